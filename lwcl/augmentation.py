@@ -1,0 +1,102 @@
+"""What a view may do to an image: one frozen settings class, and named presets with the source of every number."""
+
+from lwcl.errors import UsageError
+from lwcl.settings import Settings, setting
+
+GROUP = "Views"
+
+
+class Augmentation(Settings):
+    """What a random view may do to an image, in this order: crop, flip, colour jitter, gray, blur.
+
+    `Augmentation()` changes nothing: it scales the short side to the view and takes the central square.
+    Sigmas are in pixels of a 224 px view; a view of `size` px is blurred with sigma * size / 224, so that a blur means the same
+    at every size.
+    """
+
+    crop_min: float = setting(
+        1.0, "smallest share of an image's area that a crop may have", above=0, at_most=1, group=GROUP
+    )
+    crop_max: float = setting(
+        1.0, "largest share of an image's area that a crop may have", above=0, at_most=1, group=GROUP
+    )
+    aspect: float = setting(
+        1.0, "crops are between this many times wider than high and higher than wide", at_least=1, at_most=4, group=GROUP
+    )
+    flip_p: float = setting(0.0, "probability of a mirrored view", at_least=0, at_most=1, group=GROUP)
+    jitter_p: float = setting(
+        0.0, "probability of a change of brightness, contrast, saturation and hue", at_least=0, at_most=1, group=GROUP
+    )
+    brightness: float = setting(
+        0.0, "brightness is multiplied by 1 - this to 1 + this", at_least=0, at_most=4, group=GROUP
+    )
+    contrast: float = setting(
+        0.0, "contrast is multiplied by 1 - this to 1 + this", at_least=0, at_most=4, group=GROUP
+    )
+    saturation: float = setting(
+        0.0, "saturation is multiplied by 1 - this to 1 + this", at_least=0, at_most=4, group=GROUP
+    )
+    hue: float = setting(
+        0.0, "hue turns by at most this share of the colour circle", at_least=0, at_most=0.5, group=GROUP
+    )
+    gray_p: float = setting(0.0, "probability of a gray view", at_least=0, at_most=1, group=GROUP)
+    blur_p: float = setting(0.0, "probability of a Gaussian blur", at_least=0, at_most=1, group=GROUP)
+    blur_min: float = setting(
+        0.1, "smallest sigma of the blur, in pixels of a 224 px view", above=0, at_most=56, group=GROUP
+    )
+    blur_max: float = setting(
+        2.0, "largest sigma of the blur, in pixels of a 224 px view", above=0, at_most=56, group=GROUP
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for low, high in (("crop_min", "crop_max"), ("blur_min", "blur_max")):
+            smallest, largest = getattr(self, low), getattr(self, high)
+            if smallest > largest:
+                flags = [f"--{name.replace('_', '-')}" for name in (low, high)]
+                raise UsageError(
+                    f"{flags[0]} is {smallest:g}, above {flags[1]}, which is {largest:g}.",
+                    remedy=f"Give {flags[0]} at most {largest:g}, or raise {flags[1]}.",
+                )
+
+
+# torchvision's RandomResizedCrop(scale=(0.08, 1), ratio=(3/4, 4/3)) and a flip: the views of CompRess (papers.md 4.2), and of the
+# training pass of every linear evaluation (7.2).
+CROP_FLIP = {"crop_min": 0.08, "crop_max": 1.0, "aspect": 4 / 3, "flip_p": 0.5}
+
+# MoCo v2, Chen et al. 2020 (arXiv 2003.04297), `--aug-plus`: also the views of SEED, DisCo and light-moco (papers.md 7.1).
+MOCO_V2 = {
+    **CROP_FLIP,
+    "crop_min": 0.2,
+    "jitter_p": 0.8,
+    "brightness": 0.4,
+    "contrast": 0.4,
+    "saturation": 0.4,
+    "hue": 0.1,
+    "gray_p": 0.2,
+    "blur_p": 0.5,
+    "blur_min": 0.1,
+    "blur_max": 2.0,
+}
+
+AUGMENTATIONS: dict[str, dict[str, float]] = {
+    "moco-v2": MOCO_V2,
+    # Shi et al. 2022 (arXiv 2110.14480): jitter (0.8, 0.8, 0.8, 0.4) times cj = 1, gray 0.5; the rest is MoCo v2 (papers.md 2.2).
+    "ssl-small": {**MOCO_V2, "brightness": 0.8, "contrast": 0.8, "saturation": 0.8, "hue": 0.4, "gray_p": 0.5},
+    "crop-flip": CROP_FLIP,
+    # Ours, for digits and letters: a mirrored or half-cut character is another character, and colour says nothing. The crops keep
+    # the strokes, and the blur reaches half a pixel at 28 px.
+    "digits": {
+        "crop_min": 0.6,
+        "crop_max": 1.0,
+        "aspect": 4 / 3,
+        "jitter_p": 0.8,
+        "brightness": 0.4,
+        "contrast": 0.4,
+        "blur_p": 0.5,
+        "blur_min": 0.1,
+        "blur_max": 4.0,
+    },
+    # The view that judging uses: short side to the view's size, central square.
+    "plain": {},
+}

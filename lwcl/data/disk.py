@@ -1,0 +1,138 @@
+"""Decoded images on disk, under the cache folder, where the next run finds them by what they are and what decoded them.
+
+Pixels are appended and synced, then noted in a file of rows, so a filling that was killed goes on where it was; the
+folder gets its name when it is whole. One process fills, others that want the same wait for it. What is not whole
+is made anew.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import PIL
+import torch
+from torch import Tensor
+
+from lwcl.data.decode import VERSION
+from lwcl.data.decoding import Chunk
+from lwcl.data.images import ImageSet
+from lwcl.data.store import CHANNELS, Rows
+from lwcl.errors import StorageError
+from lwcl.storage import cache_folder, explained, fault, remove, sha256_file, sync_folder, write_atomically
+
+SYNC_BYTES = 64 * 2**20  # of pixels between two notes: what a kill can cost
+PIXELS, ROWS, MANIFEST = "pixels.bin", "rows.jsonl", "manifest.json"
+
+
+def store_folder(images: ImageSet, short_side: int | None) -> Path:
+    """Where the decoded form of these images is kept."""
+    key = f"{images.fingerprint}/{short_side}/{VERSION}/{PIL.__version__}"
+    return cache_folder() / "store" / hashlib.sha256(key.encode()).hexdigest()[:32]
+
+
+def kept(folder: Path, images: ImageSet, chunks: Callable[[Rows], Iterator[Chunk]]) -> tuple[Tensor, Rows]:
+    """The pixels, uint8 (bytes,) mapped into memory, and rows kept in `folder`; made of `chunks(done)` if not there.
+
+    Raises `StorageError` when the disk refuses, and what `chunks` raises: then what is done stays for the next time.
+    """
+    with explained(folder), alone(folder.with_suffix(".lock")):
+        rows = whole_rows(folder, len(images))
+        if rows is None:
+            remove(folder)
+            unfinished = folder.with_suffix(".part")
+            append(unfinished, chunks)
+            finish(unfinished, folder, len(images))
+            rows = whole_rows(folder, len(images))
+    if rows is None:
+        raise StorageError(f"{str(folder)!r} was changed while it was made.", remedy="Run again, or with --cache off.")
+    return torch.from_file(str(folder / PIXELS), shared=False, size=bytes_of_rows(rows), dtype=torch.uint8), rows
+
+
+@contextlib.contextmanager
+def alone(lock: Path) -> Iterator[None]:
+    """Wait until no other process holds `lock`, then hold it. A record lock: it goes with this process (fcntl(2))."""
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.lockf(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def whole_rows(folder: Path, count: int) -> Rows | None:
+    """The rows of a finished store of `count` images; None if it is missing, stale or not as its manifest says."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text())
+        size = (folder / PIXELS).stat().st_size
+        if manifest != {"images": count, "bytes": size, "rows": sha256_file(folder / ROWS)}:
+            return None
+    except (OSError, ValueError):
+        return None
+    rows = noted_rows(folder)
+    return rows if len(rows.sizes) == count and bytes_of_rows(rows) == size else None
+
+
+def noted_rows(folder: Path) -> Rows:
+    """The rows noted so far; a last line that was cut off does not count."""
+    rows = Rows([], [])
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError), open(folder / ROWS) as file:
+        for line in file:
+            noted: dict[str, Any] = json.loads(line)
+            rows.sizes.extend((height, width) for height, width in noted["sizes"])
+            rows.bad.extend((position, reason) for position, reason in noted["bad"])
+    return rows
+
+
+def bytes_of_rows(rows: Rows) -> int:
+    """Bytes of pixels that these rows have."""
+    return sum(CHANNELS * height * width for height, width in rows.sizes)
+
+
+def append(unfinished: Path, chunks: Callable[[Rows], Iterator[Chunk]]) -> None:
+    """Write what is missing of a store: pixels first, their rows when they are on disk."""
+    unfinished.mkdir(exist_ok=True)
+    done = noted_rows(unfinished)
+    if not (unfinished / PIXELS).exists() or (unfinished / PIXELS).stat().st_size < bytes_of_rows(done):
+        done = Rows([], [])
+    write_atomically(unfinished / ROWS, line_of(done) if done.sizes else "")
+    with open(unfinished / PIXELS, "ab") as pixels, open(unfinished / ROWS, "ab") as rows:
+        pixels.truncate(bytes_of_rows(done))
+        waiting = Rows([], [])
+        for chunk in chunks(done):
+            pixels.write(chunk.pixels)
+            waiting.sizes.extend(chunk.sizes)
+            waiting.bad.extend(chunk.bad)
+            if bytes_of_rows(waiting) >= SYNC_BYTES:
+                note(pixels, rows, waiting)
+                waiting = Rows([], [])
+        note(pixels, rows, waiting)
+
+
+def note(pixels: BinaryIO, rows: BinaryIO, waiting: Rows) -> None:
+    """Sync the pixels, then the line that says they are there."""
+    for file, text in ((pixels, ""), (rows, line_of(waiting))):
+        file.write(text.encode())
+        file.flush()
+        os.fsync(file.fileno())
+        fault("store.rows")
+
+
+def line_of(rows: Rows) -> str:
+    """Rows as a line of JSON."""
+    return json.dumps({"sizes": rows.sizes, "bad": rows.bad}) + "\n"
+
+
+def finish(unfinished: Path, folder: Path, count: int) -> None:
+    """Give a whole store its manifest, then its name."""
+    manifest = {"images": count, "bytes": (unfinished / PIXELS).stat().st_size, "rows": sha256_file(unfinished / ROWS)}
+    write_atomically(unfinished / MANIFEST, json.dumps(manifest))
+    fault("store.rename")
+    unfinished.replace(folder)
+    sync_folder(folder.parent)

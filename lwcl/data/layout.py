@@ -1,0 +1,85 @@
+"""What folder names say: which images are for training, which for validation, and of which class each is.
+
+Pure functions of names; the conventions are those of ImageNet, Imagenette, CIFAR as PNG files and torchvision's
+ImageFolder.
+"""
+
+import hashlib
+import itertools
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+Split = Literal["train", "val", "all"]
+WORDS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
+SPLITS = {word: split for split, words in WORDS.items() for word in words}
+OTHER = "other"  # beside the splits of a source, in none of them
+LEVELS = 3  # splits are looked for this deep below the folders that all names share
+
+
+class Layout(NamedTuple):
+    """For each name: its split (train, val, test, `other`, or "" where its source has none), its class or ""."""
+
+    splits: list[str]
+    classes: list[str]
+
+
+def layout(names: Sequence[str]) -> Layout:
+    """Read the folders of one source's names.
+
+    Below the folders that all share, the first of three levels with a training folder and a val or test folder
+    beside it holds the splits; a source whose shared folders name one split is all of that. The class is the first
+    folder below the split's (else below the shared ones), if there are at least two such.
+    """
+    folders = [name.split("/")[:-1] for name in names]
+    first, last = min(folders), max(folders)
+    shared = [
+        folder for folder, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False))
+    ]
+    whole = next((SPLITS[folder.lower()] for folder in reversed(shared) if folder.lower() in SPLITS), "")
+    for level in range(len(shared), len(shared) + LEVELS):
+        splits = [SPLITS.get(path[level].lower(), OTHER) if len(path) > level else OTHER for path in folders]
+        if "train" in splits and ("val" in splits or "test" in splits):
+            return Layout(splits, classes_at(folders, level + 1))
+    return Layout([whole] * len(names), classes_at(folders, len(shared)))
+
+
+def classes_at(folders: Sequence[Sequence[str]], level: int) -> list[str]:
+    """The folder at this level of each path, "" where there is none; all "" if fewer than two different ones."""
+    classes = [path[level] if len(path) > level else "" for path in folders]
+    return classes if len(set(classes) - {""}) >= 2 else [""] * len(classes)
+
+
+def has_splits(splits: Sequence[str]) -> bool:
+    """Whether both a training split and one to validate on are there."""
+    present = set(splits)
+    return "train" in present and bool(present & {"val", "test"})
+
+
+def chosen(splits: Sequence[str], split: Split) -> npt.NDArray[np.int64]:
+    """Positions of the images of a split; all of them where there are no splits.
+
+    `val` means test where there is no val. What comes from a source without any split is for training.
+    """
+    if split == "all" or not has_splits(splits):
+        return np.arange(len(splits))
+    wanted = ("train", "") if split == "train" else ("val" if "val" in splits else "test",)
+    return np.array([position for position, name in enumerate(splits) if name in wanted], dtype=np.int64)
+
+
+def held_out(names: Sequence[str], labels: Sequence[int], fraction: float, seed: int) -> npt.NDArray[np.bool_]:
+    """Which images to hold out: the same fraction of each label, at least one of two, by a hash of (seed, name).
+
+    An image's place in the order depends on nothing but its name, so a set that grows keeps most of its split.
+    """
+    groups: dict[int, list[tuple[bytes, int]]] = {}
+    for position, (name, label) in enumerate(zip(names, labels, strict=True)):
+        digest = hashlib.sha256(f"{seed}\0{name}".encode("utf-8", "surrogateescape")).digest()
+        groups.setdefault(label, []).append((digest, position))
+    out = np.zeros(len(names), dtype=np.bool_)
+    for group in groups.values():
+        count = min(max(round(fraction * len(group)), 1), len(group) - 1)
+        out[[position for _, position in sorted(group)[:count]]] = True
+    return out

@@ -1,0 +1,76 @@
+"""All images of a set decoded once, shrunk, and kept as bytes: in memory, or in a file that is mapped into memory.
+
+Decoding is most of the work of a small encoder's training; a store makes a batch one gather of bytes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lwcl.data.images import Broken, stand_ins
+
+CHANNELS = 3
+
+
+class Rows(NamedTuple):
+    """What is known of images decoded in order: (height, width), or (0, 0) if broken; (position, reason) of those."""
+
+    sizes: list[tuple[int, int]]
+    bad: list[tuple[int, str]]
+
+
+@dataclass(frozen=True, eq=False)
+class Store:
+    """N images of any sizes in a row: `pixels` uint8 (bytes,), each image (3, height, width) from its offset on.
+
+    A broken image shares the bytes of the one that stands in for it. `bad` are the broken ones.
+    """
+
+    pixels: Tensor
+    offsets: Tensor  # (N,) int64
+    heights: Tensor  # (N,) int64
+    widths: Tensor  # (N,) int64
+    bad: list[Broken]
+    uniform: bool = field(init=False)  # whether all have the same size
+
+    def __post_init__(self) -> None:
+        same = all(bool((sides == sides[0]).all()) for sides in (self.heights, self.widths))
+        object.__setattr__(self, "uniform", same)
+
+    def __len__(self) -> int:
+        return len(self.offsets)
+
+    def image(self, index: int) -> Tensor:
+        """One image, uint8 (3, height, width): a view of the store."""
+        offset, height, width = (int(column[index]) for column in (self.offsets, self.heights, self.widths))
+        return self.pixels[offset : offset + CHANNELS * height * width].view(CHANNELS, height, width)
+
+    def batch(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Images `index` (B,) as uint8 (B, 3, H, W), heights (B,), widths (B,); zero below and right of it."""
+        heights, widths = self.heights[index], self.widths[index]
+        if self.uniform:
+            height, width = int(self.heights[0]), int(self.widths[0])
+            rows = self.pixels.view(-1, CHANNELS * height * width)
+            places = self.offsets[index].div(rows.shape[1], rounding_mode="floor")
+            return rows.index_select(0, places).view(-1, CHANNELS, height, width), heights, widths
+        images = torch.zeros(len(index), CHANNELS, int(heights.max()), int(widths.max()), dtype=torch.uint8)
+        for place, row in enumerate(index.tolist()):
+            image = self.image(row)
+            images[place, :, : image.shape[1], : image.shape[2]] = image
+        return images, heights, widths
+
+
+def store_of(pixels: Tensor, rows: Rows, names: Sequence[str]) -> Store:
+    """A store of images decoded in order; at least one must be good."""
+    sizes = torch.tensor(rows.sizes)
+    ends = (CHANNELS * sizes.prod(1)).cumsum(0)
+    broken = {position for position, _ in rows.bad}
+    source = torch.arange(len(sizes))
+    for position in broken:
+        source[position] = next(other for other in stand_ins(position, len(sizes)) if other not in broken)
+    starts = torch.cat([ends.new_zeros(1), ends[:-1]])
+    bad = [Broken(names[position], reason) for position, reason in sorted(rows.bad)]
+    return Store(pixels, starts[source], sizes[source, 0], sizes[source, 1], bad)

@@ -1,0 +1,168 @@
+"""The two loops: `fit`, with gradients, trains whatever a method says; `embed`, without, gives features. And the learning rate.
+
+A run is a pure function of its settings and where it is: nothing here keeps a random generator or a counter of its own, so a run
+that goes on at step n equals one that never stopped.
+"""
+
+import contextlib
+import math
+import time
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import torch
+from timm.optim import create_optimizer_v2
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from lwcl import world
+from lwcl.data.draws import step_seed
+from lwcl.errors import SickError
+from lwcl.method import Batch, Loss, Method
+from lwcl.nets import Encoder, Net
+from lwcl.recipes import Recipe
+
+
+class Compute(NamedTuple):
+    """On what and how a run computes."""
+
+    device: torch.device
+    autocast: torch.dtype | None = None  # None: float32 throughout
+    channels_last: bool = False
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """The memory format of images and convolutions."""
+        return torch.channels_last if self.channels_last else torch.contiguous_format
+
+    def context(self) -> contextlib.AbstractContextManager[object]:
+        """The autocast that a forward pass runs under."""
+        return torch.autocast(self.device.type, self.autocast) if self.autocast else contextlib.nullcontext()
+
+
+class Step(NamedTuple):
+    """What one optimiser step did; `number` counts from 1."""
+
+    number: int
+    epoch: float  # epochs done after this step
+    lr: float
+    parts: dict[str, float]  # the method's scalars, means over the parts of an accumulated batch
+    grad_norm: float
+    pairs: tuple[Tensor, Tensor] | None
+    waited: float  # seconds spent waiting for data
+    seconds: float  # seconds of the whole step
+
+
+class Features(NamedTuple):
+    """What `embed` gives: N rows, in the order of the loader."""
+
+    rows: Tensor  # (N, width) float32
+    labels: Tensor  # (N,) int64, -1 where unknown
+
+
+class NotFiniteError(SickError):
+    """The loss or the gradient of a step is not finite; raised before the optimiser moves anything."""
+
+    def __init__(self, step: int, what: str, value: float, index: Tensor) -> None:
+        super().__init__(
+            f"The {what} is {value} at step {step}: stopped before the weights were changed.",
+            "Mostly the learning rate is too high, or the images hold something unusual.",
+            "Try a lower --lr, a longer --warmup, or --precision fp32.",
+        )
+        self.step, self.index = step, index
+
+
+def learning_rate(epoch: float, recipe: Recipe, epochs: int, lr: float, warmup: float) -> float:
+    """The rate at a (fractional) epoch of `epochs`, counted from 0.
+
+    `cosine` is MoCo's; a warm-up of w epochs multiplies it by (e + 1) / (w + 1) before epoch w while the cosine runs on
+    (e - w) / (E - w), as light-moco's code does; `step` multiplies by `step_factor` after each of the `milestones` (shares of E).
+    """
+    epoch = math.floor(epoch) if recipe.per_epoch else epoch
+    ramp = min(1.0, (epoch + 1) / (warmup + 1))
+    if recipe.schedule == "cosine":
+        return lr * ramp * 0.5 * (1 + math.cos(math.pi * (epoch - warmup) / (epochs - warmup)))
+    if recipe.schedule == "step":
+        return lr * ramp * recipe.step_factor ** sum(epoch >= share * epochs for share in recipe.milestones)
+    return lr * ramp
+
+
+def optimizer_of(net: nn.Module, recipe: Recipe, lr: float, weight_decay: float) -> Optimizer:
+    """timm's optimiser for what requires a gradient; weight decay on all parameters, as the papers' code has it."""
+    name = {"sgd": "momentum"}.get(recipe.optimizer, recipe.optimizer)
+    fused = {"fused": True} if name in ("momentum", "adamw") else {}
+    optimizer = create_optimizer_v2(
+        [p for p in net.parameters() if p.requires_grad], opt=name, lr=lr, weight_decay=weight_decay, momentum=recipe.momentum, **fused
+    )
+    assert isinstance(optimizer, Optimizer)
+    return optimizer
+
+
+def fit(
+    method: Method, net: Net, batches: Iterable[Batch], recipe: Recipe, optimizer: Optimizer, compute: Compute, *, steps_per_epoch: int, start: int, seed: int
+) -> Iterator[Step]:
+    """Trains `net` on `batches` from step `start` on, yielding after each step; the caller saves, reports, stops.
+
+    The order of a step: keys without gradient -> student -> logits against the queue before this batch enters -> loss -> backward ->
+    optimiser -> key encoder follows -> queue takes the keys. Raises `NotFiniteError` before an update that is not finite.
+    """
+    assert recipe.epochs and recipe.lr and recipe.warmup is not None, "rules settle these before a run"
+    trained = [p for p in net.parameters() if p.requires_grad]
+    net.train()
+    done, stream = start, iter(batches)
+    while True:
+        begun = time.perf_counter()
+        batch = next(stream, None)
+        if batch is None:
+            return
+        waited = time.perf_counter() - begun
+        epoch = done / steps_per_epoch
+        lr = learning_rate(epoch, recipe, recipe.epochs, recipe.lr, recipe.warmup)
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        torch.manual_seed(step_seed(seed, done))
+        optimizer.zero_grad(set_to_none=True)
+        losses = []
+        for part in parts_of(batch, recipe.accumulate):
+            with compute.context():
+                loss = method.loss(net, part, epoch)
+            must_be_finite("loss", loss.total, done + 1, batch)
+            (loss.total / recipe.accumulate).backward()
+            losses.append(loss)
+        world.average_gradients(trained)
+        norm = nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
+        must_be_finite("gradient", norm, done + 1, batch)
+        optimizer.step()
+        done += 1
+        net.advance()
+        parts = {name: sum(float(loss.parts[name]) for loss in losses) / len(losses) for name in losses[0].parts}
+        yield Step(done, done / steps_per_epoch, lr, parts, float(norm), losses[-1].pairs, waited, time.perf_counter() - begun)
+
+
+def must_be_finite(what: str, value: Tensor, step: int, batch: Batch) -> None:
+    """Raises `NotFiniteError` unless every process's scalar `value` is finite: all stop together, before an update."""
+    if world.any_of(not math.isfinite(float(value.detach()))):
+        raise NotFiniteError(step, what, float(value.detach()), batch.index)
+
+
+def parts_of(batch: Batch, count: int) -> Iterator[Batch]:
+    """`count` equal parts of a batch, in order."""
+    if count == 1:
+        yield batch
+        return
+    for index, labels, *views in zip(*(x.tensor_split(count) for x in (batch.index, batch.labels, *batch.views)), strict=True):
+        yield Batch(tuple(views), index, labels)
+
+
+@torch.inference_mode()
+def embed(encoder: Encoder, batches: Iterable[Batch], compute: Compute) -> Features:
+    """The backbone's features of every image, in float32 on the CPU; the encoder is in eval mode meanwhile."""
+    training = encoder.training
+    encoder.eval()
+    rows, labels = [], []
+    for batch in batches:
+        with compute.context():
+            rows.append(encoder.features(batch.views[0]).float().cpu())
+        labels.append(batch.labels.cpu())
+    encoder.train(training)
+    return Features(torch.cat(rows), torch.cat(labels))

@@ -1,0 +1,109 @@
+"""Every formula, as a pure function of tensors.
+
+B images in a batch, D the width of an embedding, K keys in a queue, N samples, C classes. Similarities are cosines: dot products of
+unit vectors. Losses are computed in float32 or wider, whatever the precision of the encoder.
+"""
+
+import functools
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class Smoothing(NamedTuple):
+    """A target for the logits [positive, queue]: mass on the positive, on the queue's keys by rank of similarity, and on every key."""
+
+    positive: float
+    ranks: tuple[float, ...]
+    each: float = 0.0
+
+
+def similarities(queries: Tensor, keys: Tensor, queue: Tensor) -> tuple[Tensor, Tensor]:
+    """Cosines of queries (B, D) with their keys (B, D) and with the queue (K, D): (B,) and (B, K), at least float32."""
+    with torch.autocast(queries.device.type, enabled=False):
+        queries, keys = at_least_float(queries), at_least_float(keys)
+        return (queries * keys).sum(1), queries @ queue.to(queries.dtype).T
+
+
+def at_least_float(x: Tensor) -> Tensor:
+    """`x` in float32, or in float64 if it is."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def info_nce(positive: Tensor, negative: Tensor, temperature: float) -> Tensor:
+    """Mean cross-entropy with the positive as the one target (MoCo, arXiv 1911.05722, eq. 1); (B,) and (B, K) -> ()."""
+    return smoothed_info_nce(positive, negative, temperature, Smoothing(1.0, ()))
+
+
+def smoothed_info_nce(positive: Tensor, negative: Tensor, temperature: float, target: Smoothing) -> Tensor:
+    """Mean cross-entropy of softmax([positive, negative] / T) against a smoothed target (light-moco, `moco/builder.py`).
+
+    (B,) and (B, K) -> (). Keys are ranked by the query's own similarity to them. No dense target is made: the loss is
+    log-sum-exp(z) - sum of mass x z over what has mass.
+    """
+    z_positive, z_negative = positive / temperature, negative / temperature
+    loss = torch.logaddexp(z_positive, z_negative.logsumexp(1)) - target.positive * z_positive
+    if target.ranks:
+        nearest = z_negative.topk(len(target.ranks), dim=1).values
+        loss = loss - nearest @ nearest.new_tensor(target.ranks)
+    if target.each:
+        loss = loss - target.each * z_negative.sum(1)
+    return loss.mean()
+
+
+#: Where light-moco's three groups of neighbours end, by the number of neighbours (strategy 2).
+GROUPS = {5: (1, 3, 5), 10: (1, 4, 10), 20: (2, 8, 20), 30: (3, 12, 30)}
+
+
+@functools.cache
+def smoothing_weights(target: str, mass: float, neighbours: int, queue_size: int) -> Smoothing:
+    """light-moco's targets by name (its code's strategies 1 to 6); all sum to 1.
+
+    `top` (1): `mass` shared evenly by the `neighbours` nearest keys. `groups` (2): half, a quarter and a quarter of it on three
+    groups of them. `halving` (3): 0.6 on the positive, then 0.2, 0.1, ... `nearest` (4): half on the nearest key. `uniform` (5): on all
+    keys. `wide-groups` (6): a third of `mass` on each group of the 20 nearest. Raises `ValueError` where a target is not defined.
+    """
+    if target == "uniform":
+        return Smoothing(1 - mass, (), mass / queue_size)
+    if target == "halving":
+        return Smoothing(0.6, (*(0.2 * 0.5**i for i in range(10)), 0.2 * 0.5**9))
+    if target == "nearest":
+        return Smoothing(0.5, (0.5,))
+    if target == "top":
+        return Smoothing(1 - mass, (mass / neighbours,) * neighbours)
+    if target == "groups" and neighbours not in GROUPS:
+        raise ValueError(f"--target groups is defined for {', '.join(map(str, GROUPS))} neighbours, got {neighbours}.")
+    shares, ends = ((1 / 2, 1 / 4, 1 / 4), GROUPS[neighbours]) if target == "groups" else ((1 / 3,) * 3, GROUPS[20])
+    ranks: list[float] = []
+    for share, start, end in zip(shares, (0, *ends), ends, strict=False):
+        ranks += [mass * share / (end - start)] * (end - start)
+    return Smoothing(1 - mass, tuple(ranks))
+
+
+def alignment(first: Tensor, second: Tensor) -> Tensor:
+    """Mean squared distance of positive pairs of unit vectors (N, D): 2 - 2 cos (Wang & Isola, arXiv 2005.10242); () in [0, 4]."""
+    return 2 - 2 * (first * second).sum(1).mean()
+
+
+def uniformity(x: Tensor, t: float = 2.0) -> Tensor:
+    """log mean exp(-t d^2) over all pairs of unit vectors (N, D) (Wang & Isola, arXiv 2005.10242); () at most 0, lower is more uniform."""
+    return torch.pdist(at_least_float(x)).square().mul(-t).exp().mean().log()
+
+
+def spread(x: Tensor) -> Tensor:
+    """Standard deviation of unit vectors (N, D) x sqrt(D): 1 when they fill the sphere, 0 when all are one point (collapse); ()."""
+    return at_least_float(x).std(0).mean() * x.shape[1] ** 0.5
+
+
+def effective_rank(x: Tensor) -> Tensor:
+    """exp of the entropy of the normalised singular values of (N, D) (RankMe, arXiv 2210.02885); () in [1, min(N, D)]."""
+    values = torch.linalg.svdvals(at_least_float(x))
+    p = values / values.sum().clamp_min(1e-12)
+    return torch.special.entr(p).sum().exp()
+
+
+def unit(x: Tensor) -> Tensor:
+    """Rows of (N, D) scaled to length 1, in at least float32."""
+    return F.normalize(at_least_float(x), dim=-1)

@@ -1,0 +1,1 @@
+"""Evaluations that train nothing, one a file: pure functions of features and labels."""

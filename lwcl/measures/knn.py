@@ -1,0 +1,103 @@
+"""k-nearest-neighbour classification of features, exact and in chunks, with bootstrap intervals.
+
+Presets are the papers' protocols: `weighted` is light-moco's (InstDisc's vote, arXiv 1805.01978), `1nn` CompRess's, `monitor` that of MoCo's
+CIFAR notebook, `best` ssl-small's best-NN: the maximum over k of a majority vote by Euclidean distance on raw features.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy
+import torch
+from torch import Tensor
+
+from lwcl.formulas import unit
+
+CHUNK_BYTES = 64 * 2**20  # of similarities at a time: the bound on memory beside features and bank
+BEST_K = tuple(range(1, 102, 2))
+
+
+class Vote(NamedTuple):
+    """How neighbours vote: how many, and their weight exp(cosine / temperature), or one vote each."""
+
+    k: int
+    temperature: float | None
+
+
+PRESETS = {"weighted": Vote(20, 0.07), "1nn": Vote(1, None), "monitor": Vote(200, 0.1)}
+
+
+class Score(NamedTuple):
+    """Which of N queries were right: first guess, and any of the first five; and the k that voted."""
+
+    top1: Tensor  # (N,) bool
+    top5: Tensor  # (N,) bool
+    k: int
+
+
+def nearest(queries: Tensor, bank: Tensor, k: int, *, euclidean: bool = False) -> tuple[Tensor, Tensor]:
+    """The k nearest rows of the bank (M, D) for each query (N, D): similarities and indices, both (N, k), nearest first.
+
+    Similarity is the dot product, or minus the Euclidean distance. Exact; memory beside the arguments is `CHUNK_BYTES`.
+    """
+    rows = max(1, CHUNK_BYTES // (4 * len(bank)))
+    found = [(-torch.cdist(part, bank) if euclidean else part @ bank.T).topk(k, dim=1) for part in queries.split(rows)]
+    return torch.cat([f.values for f in found]), torch.cat([f.indices for f in found])
+
+
+def votes(similarity: Tensor, labels: Tensor, classes: int, temperature: float | None) -> Tensor:
+    """The classes' shares of the vote (N, C), rows summing to 1, of neighbours with these similarities and labels (N, k)."""
+    weights = torch.ones_like(similarity) if temperature is None else ((similarity - similarity[:, :1]) / temperature).exp()
+    shares = torch.zeros(len(labels), classes, dtype=weights.dtype).scatter_add_(1, labels, weights)
+    return shares / shares.sum(1, keepdim=True)
+
+
+def score(queries: Tensor, query_labels: Tensor, bank: Tensor, bank_labels: Tensor, vote: Vote) -> Score:
+    """kNN by cosine of L2-normalised features: queries (N, D) against a labelled bank (M, D). k is at most M."""
+    k = min(vote.k, len(bank))
+    similarity, index = nearest(unit(queries), unit(bank), k)
+    classes = int(max(bank_labels.max(), query_labels.max())) + 1
+    return ranked(votes(similarity, bank_labels[index], classes, vote.temperature), query_labels, k)
+
+
+def best(queries: Tensor, query_labels: Tensor, bank: Tensor, bank_labels: Tensor) -> Score:
+    """ssl-small's best-NN: the best k of 1, 3, ..., 101 for a majority vote by Euclidean distance on the features as they are."""
+    return max(sweep(queries, query_labels, bank, bank_labels), key=lambda found: float(found.top1.float().mean()))
+
+
+def sweep(queries: Tensor, query_labels: Tensor, bank: Tensor, bank_labels: Tensor) -> Iterator[Score]:
+    """The score of a majority vote for every odd k up to 101 (or the bank's size); ties go to the smallest label."""
+    similarity, index = nearest(queries, bank, min(BEST_K[-1], len(bank)), euclidean=True)
+    classes = int(max(bank_labels.max(), query_labels.max())) + 1
+    for k in BEST_K:
+        if k <= len(bank):
+            yield ranked(votes(similarity[:, :k], bank_labels[index[:, :k]], classes, None), query_labels, k)
+
+
+def ranked(shares: Tensor, labels: Tensor, k: int) -> Score:
+    """Whether the label is the first, or among the first five, of the classes by share (N, C); ties go to the smallest label."""
+    order = shares.sort(dim=1, descending=True, stable=True).indices
+    right = order == labels[:, None]
+    return Score(right[:, 0], right[:, :5].any(1), k)
+
+
+def interval(right: Tensor, seed: int = 0, draws: int = 10_000) -> tuple[float, float]:
+    """95 % bootstrap interval of the share of right answers (N,) over images.
+
+    Resampling N yes-or-no answers with replacement is a binomial draw, so that is what is drawn.
+    """
+    generator = numpy.random.default_rng(seed)
+    shares = generator.binomial(len(right), float(right.float().mean()), draws) / len(right)
+    low, high = numpy.quantile(shares, (0.025, 0.975))
+    return float(low), float(high)
+
+
+def gain(right: Tensor, other: Tensor, seed: int = 0, draws: int = 10_000) -> tuple[float, float, float]:
+    """By how much one encoder is right more often than another on the same images (N,), with its 95 % paired bootstrap interval."""
+    generator = numpy.random.default_rng(seed)
+    counts = [int((right & ~other).sum()), int((~right & other).sum())]
+    total = len(right)
+    shares = numpy.array([*counts, total - sum(counts)]) / total
+    drawn = generator.multinomial(total, shares, draws)
+    low, high = numpy.quantile((drawn[:, 0] - drawn[:, 1]) / total, (0.025, 0.975))
+    return (counts[0] - counts[1]) / total, float(low), float(high)

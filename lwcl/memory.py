@@ -1,0 +1,49 @@
+"""Running out of memory, in words: what was too large, and the command to try next."""
+
+import contextlib
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from lwcl.errors import LwclError, UsageError
+from lwcl.settings import Settled
+
+#: What torch and the system say (PyTorch's CUDA and CPU allocators), where they raise no class of their own.
+SAYINGS = ("out of memory", "can't allocate memory", "not enough memory")
+
+
+def ran_out(error: BaseException) -> bool:
+    """Whether an error means that there was not enough memory; torch is not imported to find out."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in SAYINGS)
+
+
+@contextlib.contextmanager
+def enough_memory(settled: Mapping[str, Settled], arguments: Sequence[str]) -> Iterator[None]:
+    """Turns running out of memory into a `UsageError` that says batch, image size and the command to try next.
+
+    `settled` are the settings of the run, `arguments` the words that followed `lwcl`.
+    """
+    try:
+        yield
+    except LwclError:
+        raise
+    except Exception as error:
+        if not ran_out(error):
+            raise
+        raise too_large({name: setting.value for name, setting in settled.items()}, arguments) from error
+
+
+def too_large(values: dict[str, Any], arguments: Sequence[str]) -> UsageError:
+    """The error for settings that need more memory than there is: compute the batch in parts, then make it smaller."""
+    batch: Any = values.get("batch_size")
+    size, parts = values.get("image_size"), values.get("accumulate") or 1
+    known = [f"batch {batch}" if batch else "the batch", f"images of {size} px" if size else "the images"]
+    indivisible = batch is not None and batch // (2 * parts) < 2
+    again = f"--batch-size {max(2, batch // 2)}" if indivisible else f"--accumulate {2 * parts}"
+    return UsageError(
+        f"Out of memory: {' and '.join(known)} did not fit with {values.get('arch')} (--accumulate {parts}).",
+        "Less at once needs less memory: the batch in more parts, a smaller --batch-size or a smaller --image-size.",
+        f"Try: lwcl {shlex.join(arguments)} {again}",
+    )

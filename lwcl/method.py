@@ -1,0 +1,85 @@
+"""What a training method is: settings as fields, `build` for the modules that hold state, `loss` for the scalar to descend.
+
+A method is one file in `lwcl/methods/` and no other edit: registered by `@method(verb, name)`, it appears in `--help`, is trained,
+resumed and reported, and the parametrised tests pick it up.
+"""
+
+import importlib
+import pkgutil
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeVar
+
+from lwcl.settings import Settings, unknown
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lwcl.nets import Encoder, Net
+
+Verb = Literal["pretrain", "distill", "compress", "probe"]
+M = TypeVar("M", bound="type[Method]")
+
+METHODS: dict[str, type["Method"]] = {}
+
+
+class Batch(NamedTuple):
+    """The same B images, seen `len(views)` ways."""
+
+    views: "tuple[Tensor, ...]"  # each (B, 3, H, W), normalised
+    index: "Tensor"  # (B,) position in the data set
+    labels: "Tensor"  # (B,), -1 where unknown; only a probe may read it
+
+
+class Loss(NamedTuple):
+    """What one step computes: the scalar to descend, scalars to log, and the embeddings whose health is watched."""
+
+    total: "Tensor"  # ()
+    parts: "dict[str, Tensor]"  # name -> ()
+    pairs: "tuple[Tensor, Tensor] | None" = None  # unit embeddings of two views of the same images, each (B, D), detached
+
+
+class Method(Settings):
+    """The base of all methods; see `lwcl.methods.moco` for one."""
+
+    name: ClassVar[str]
+    verb: ClassVar[Verb]
+    views: ClassVar[int] = 2  # augmented views of each image
+
+    def build(self, student: "Encoder", teacher: "Encoder | None" = None) -> "Net":
+        """The modules of this method around a student encoder; what requires a gradient is trained."""
+        raise NotImplementedError
+
+    def head(self, width: int) -> tuple[int, ...]:
+        """The widths of the projection head on a backbone of `width` features."""
+        raise NotImplementedError
+
+    def loss(self, net: "Net", batch: Batch, epoch: float) -> Loss:
+        """The loss of a batch at `epoch` (fractional, counted from 0)."""
+        raise NotImplementedError
+
+
+def method(verb: Verb, name: str) -> Callable[[M], M]:
+    """Registers a method under its verb and name."""
+
+    def register(kind: M) -> M:
+        kind.verb, kind.name = verb, name
+        METHODS[name] = kind
+        return kind
+
+    return register
+
+
+def methods(verb: Verb | None = None) -> dict[str, type[Method]]:
+    """All methods by name, or those of one verb; imports every file of `lwcl/methods/`."""
+    package: Any = importlib.import_module("lwcl.methods")
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"lwcl.methods.{module.name}")
+    return {name: kind for name, kind in sorted(METHODS.items()) if verb in (None, kind.verb)}
+
+
+def method_named(name: str, verb: Verb) -> type[Method]:
+    """The method of that name; raises `UsageError` with the nearest names."""
+    known = methods(verb)
+    if name not in known:
+        raise unknown(f"{verb} method", name, known, "`lwcl list methods` shows them all.")
+    return known[name]

@@ -1,0 +1,47 @@
+"""light-moco (Lin et al., arXiv 2212.07158): MoCo with a smoothed target, because a light model's positives and negatives are noisy."""
+
+import math
+from typing import TYPE_CHECKING
+
+from lwcl.lazy import formulas
+from lwcl.method import method
+from lwcl.methods.moco import MoCo
+from lwcl.settings import setting
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lwcl import formulas
+
+#: The published code's strategies 1 to 6 (papers: light-moco's `moco/builder.py`), by what they do.
+TARGETS = ("top", "groups", "halving", "nearest", "uniform", "wide-groups")
+
+
+@method("pretrain", "light-moco")
+class LightMoCo(MoCo):
+    """MoCo whose target gives part of its mass to the queue's keys nearest to the query."""
+
+    temperature: float = setting(0.1, "softmax temperature of the contrast", above=0, group="Method")
+    hidden: str = setting("2048", "hidden width of the head: 1x or 2x the backbone's, a number, or 0 for a linear head", group="Method")
+    symmetric: bool = setting(True, "each view is query and key: the sum of both losses", group="Method")
+    smoothing: float = setting(0.2, "mass of the target that goes to neighbours", at_least=0, below=1, group="Method")
+    neighbours: int = setting(10, "nearest keys of the queue that share it", at_least=1, group="Method")
+    target: str = setting("top", "how they share it: " + ", ".join(TARGETS), choices=TARGETS, group="Method")
+    smoothing_warmup: float = setting(0.0, "epochs before smoothing starts", at_least=0, group="Method")
+    smoothing_rise: float = setting(0.0, "epochs over which smoothing rises along a cosine to its full mass; 0: at once", at_least=0, group="Method")
+
+    def target_loss(self, positive: "Tensor", negative: "Tensor", epoch: float) -> "Tensor":
+        """Smoothed InfoNCE; similarities (B,) and (B, K) before the temperature."""
+        mass = self.smoothing_at(epoch)
+        if mass == 0:
+            return super().target_loss(positive, negative, epoch)
+        weights = formulas.smoothing_weights(self.target, mass, self.neighbours, negative.shape[1])
+        return formulas.smoothed_info_nce(positive, negative, self.temperature, weights)
+
+    def smoothing_at(self, epoch: float) -> float:
+        """The smoothed mass at a (fractional) epoch: none in the warm-up, then at once or along half a cosine."""
+        if epoch < self.smoothing_warmup:
+            return 0.0
+        if epoch >= self.smoothing_rise:
+            return self.smoothing
+        return self.smoothing * 0.5 * (1 - math.cos(math.pi * epoch / self.smoothing_rise))

@@ -1,0 +1,161 @@
+"""Everything with state: the encoder that is trained, the key encoder that follows it, the queue of keys, and the net that holds them."""
+
+import copy
+from collections.abc import Sequence
+from typing import Any, cast
+
+import timm
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lwcl import world
+from lwcl.errors import UsageError
+
+
+def width_of(hidden: str, width: int) -> int:
+    """A hidden width as written: `2x` of `width`, a number, or 0 for none. Raises `UsageError`."""
+    text = hidden.strip().lower()
+    try:
+        number = round(float(text[:-1]) * width) if text.endswith("x") else int(text)
+    except ValueError:
+        number = -1
+    if number < 0:
+        raise UsageError(f"--hidden: got {hidden!r}.", remedy="Give a multiple of the backbone's width (1x, 2x), a number, or 0 for no hidden layer.")
+    return number
+
+
+def backbone_of(arch: str, *, image_size: int | None = None, output_stride: int | None = None) -> tuple[nn.Module, dict[str, Any]]:
+    """A timm model without its classifier and the arguments that made it (beside the name); weights are random.
+
+    `image_size` is passed on only to models with a fixed input size (vision transformers). Raises `UsageError` where timm refuses.
+    """
+    arguments: dict[str, Any] = {}
+    try:
+        known = timm.get_pretrained_cfg(arch)
+        if known is None or known.fixed_input_size:
+            arguments |= {"img_size": image_size} if image_size else {}
+        if output_stride:
+            arguments["output_stride"] = output_stride
+        return timm.create_model(arch, pretrained=False, num_classes=0, **arguments), arguments
+    except (RuntimeError, TypeError, ValueError, AssertionError, NotImplementedError) as error:
+        given = ", ".join(f"{name}={value}" for name, value in arguments.items()) or "its defaults"
+        raise UsageError(f"timm cannot build {arch!r} with {given}.", str(error), "Try another --image-size, leave --output-stride out, or see `lwcl list archs`.") from error
+
+
+class Encoder(nn.Module):
+    """A timm backbone and a projection head; images (B, 3, H, W) -> unit embeddings (B, dim).
+
+    `features` gives the backbone's own (B, width). Head: linear layers of the given widths with ReLU between, no batch norm.
+    """
+
+    def __init__(self, arch: str, head: Sequence[int] = (), *, image_size: int | None = None, output_stride: int | None = None) -> None:
+        super().__init__()
+        self.arch = arch
+        self.backbone, self.arguments = backbone_of(arch, image_size=image_size, output_stride=output_stride)
+        self.width = int(cast(Any, self.backbone).head_hidden_size)
+        self.head = mlp(self.width, head)
+        self.head_widths = tuple(head)
+
+    def features(self, images: Tensor) -> Tensor:
+        """What a device will use: the backbone's pooled features (B, width)."""
+        return cast(Tensor, self.backbone(images))
+
+    def forward(self, images: Tensor, splits: int = 1, interleaved: bool = False) -> Tensor:
+        """Unit embeddings (B, dim), at least float32.
+
+        With `splits` the batch passes in so many parts, each with its own batch statistics, as it would on so many devices (MoCo's
+        ShuffleBN needs that): contiguous parts, or `interleaved` ones, in which no two images were together in a contiguous part.
+        """
+        if splits > 1:
+            order = torch.arange(len(images), device=images.device)
+            order = torch.cat([order[i::splits] for i in range(splits)]) if interleaved else order
+            parts = [self(images[part]) for part in order.tensor_split(splits)]
+            return torch.cat(parts)[order.argsort()]
+        embedding = self.head(self.features(images))
+        return F.normalize(embedding if embedding.dtype == torch.float64 else embedding.float(), dim=1)
+
+
+def mlp(width: int, widths: Sequence[int]) -> nn.Sequential:
+    """Linear layers width -> widths[0] -> ..., with ReLU between; empty if there are no widths."""
+    layers: list[nn.Module] = []
+    for before, after in zip((width, *widths), widths, strict=False):
+        layers += [nn.ReLU(inplace=True), nn.Linear(before, after)] if layers else [nn.Linear(before, after)]
+    return nn.Sequential(*layers)
+
+
+class Follower(nn.Module):
+    """A key encoder: a copy of its leader without gradient, whose parameters follow the leader's slowly.
+
+    It stays in train mode, as MoCo's does: its batch norm uses the batch's statistics. Buffers are its own.
+    """
+
+    def __init__(self, leader: Encoder, momentum: float) -> None:
+        super().__init__()
+        self.encoder = copy.deepcopy(leader).requires_grad_(False)
+        self.momentum = momentum
+
+    @torch.no_grad()
+    def forward(self, images: Tensor, splits: int = 1) -> Tensor:
+        """Unit embeddings (B, dim) without gradient; see `Encoder.forward` for `splits`."""
+        return cast(Tensor, self.encoder(images, splits, interleaved=True))
+
+    @torch.no_grad()
+    def advance(self, leader: nn.Module) -> None:
+        """Each parameter becomes momentum x itself + (1 - momentum) x the leader's (MoCo, eq. 2)."""
+        torch._foreach_lerp_(list(self.encoder.parameters()), list(leader.parameters()), 1 - self.momentum)
+
+
+class Queue(nn.Module):
+    """The latest `size` unit vectors, oldest overwritten first; starts with random ones, as MoCo's does.
+
+    `push` only stages rows: they enter at `advance`, after the step's backward, so that no batch meets its own keys and nothing is cloned.
+    """
+
+    memory: Tensor
+    pointer: Tensor
+
+    def __init__(self, size: int, dim: int) -> None:
+        super().__init__()
+        self.register_buffer("memory", F.normalize(torch.randn(size, dim), dim=1))
+        self.register_buffer("pointer", torch.zeros(1, dtype=torch.int64))
+        self.staged: list[Tensor] = []
+
+    def rows(self) -> Tensor:
+        """The queue's content (size, dim), in no order that matters."""
+        return self.memory
+
+    def push(self, rows: Tensor) -> None:
+        """Stages rows (B, dim) of every process to enter at `advance`."""
+        self.staged.append(world.gather(rows.detach()))
+
+    @torch.no_grad()
+    def advance(self, leader: nn.Module) -> None:
+        """Writes the staged rows behind the pointer, wrapping at the end."""
+        if self.staged:
+            rows = torch.cat(self.staged).to(self.memory)
+            places = (self.pointer + torch.arange(len(rows), device=rows.device)) % len(self.memory)
+            self.memory[places[-len(self.memory) :]] = rows[-len(self.memory) :]
+            self.pointer.add_(len(rows)).remainder_(len(self.memory))
+            self.staged.clear()
+
+
+class Net(nn.Module):
+    """A method's modules by name: the trained `student` and whatever goes with it."""
+
+    student: Encoder
+    key: Follower
+    queue: Queue
+
+    def __init__(self, student: Encoder, **parts: nn.Module) -> None:
+        super().__init__()
+        self.student = student
+        for name, part in parts.items():
+            self.add_module(name, part)
+
+    def advance(self) -> None:
+        """What happens after an optimiser step: key encoders follow, then queues take the step's keys."""
+        for kind in (Follower, Queue):
+            for part in self.children():
+                if isinstance(part, kind):
+                    part.advance(self.student)

@@ -1,0 +1,85 @@
+"""What a run would do (`--dry-run`), and what its views look like."""
+
+import dataclasses
+from typing import Any
+
+import numpy
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from lwcl import engine
+from lwcl.data.images import ImageSet
+from lwcl.data.loader import Loader
+from lwcl.nets import Encoder
+from lwcl.plan import Plan
+from lwcl.progress import Screen, print_json, print_table
+from lwcl.training import assembled
+from lwcl.wording import duration
+
+TIMED_STEPS = 3
+SAMPLES, SAMPLE_VIEWS = 6, 4
+
+
+def describe(plan: Plan, images: ImageSet, screen: Screen, *, as_json: bool) -> None:
+    """Prints the settled settings and their origins, parameters, MACs, memory, steps, and the time by a few timed steps."""
+    few = images.subset(range(min(len(images), (TIMED_STEPS + 1) * (plan.recipe.batch_size or 1))))
+    training = assembled(plan, few, screen, lambda broken: None)
+    per_epoch = len(images) // training.loader.batch_size
+    steps = per_epoch * (plan.recipe.epochs or 0)
+    seconds = timed_step(training.plan, training)
+    student = training.net.student
+    cost = {
+        "images": len(images),
+        "steps": steps,
+        "parameters of the backbone": sum(p.numel() for p in student.backbone.parameters()),
+        "parameters in training": sum(p.numel() for p in training.net.parameters() if p.requires_grad),
+        "MACs of the backbone": macs(student, training.takes.size),
+        "memory of the queue, bytes": sum(b.nbytes for b in training.net.queue.buffers()),
+        "images a second": training.loader.batch_size / seconds,
+        "time": duration(seconds * steps),
+    }
+    if as_json:
+        settings = {name: setting._asdict() for name, setting in plan.settled.items()}
+        print_json({"schema_version": 1, "kind": "dry-run", "settings": settings, "cost": cost})
+        return
+    print_table("Settings", ("Setting", "Value", "Origin"), [(name, setting.value, setting.origin) for name, setting in plan.settled.items()])
+    print_table("Cost", ("What", "Value"), list(cost.items()))
+
+
+def timed_step(plan: Plan, training: Any) -> float:
+    """Median seconds of a step, the first left out."""
+    loader = training.loader
+    steps = min(TIMED_STEPS + 1, loader.steps_per_epoch)
+    fitted = engine.fit(
+        plan.method, training.net, loader.batches(0, steps), plan.recipe, training.optimizer, training.compute,
+        steps_per_epoch=loader.steps_per_epoch, start=0, seed=0,
+    )  # fmt: skip
+    times = [step.seconds for step in fitted]
+    return float(numpy.median(times[1:] or times))
+
+
+def macs(encoder: Encoder, size: int) -> int:
+    """Multiply-accumulates of the backbone for one image, counted on the meta device (no memory, no fused kernels that hide)."""
+    twin: nn.Module = Encoder(encoder.arch, image_size=size).to("meta").eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        twin(torch.empty(1, 3, size, size, device="meta"))
+    return counter.get_total_flops() // 2
+
+
+def sample_views(loader: Loader) -> NDArray[numpy.uint8]:
+    """Some images as stored and their views: (images, 1 + views, size, size, 3) uint8."""
+    size = loader.takes.size
+    shown = dataclasses.replace(loader, views=SAMPLE_VIEWS, batch_size=min(SAMPLES, len(loader.images)), workers=0)
+    batch = next(shown.batches(0, 1))
+    mean, std = (torch.tensor(value)[:, None, None] for value in (loader.takes.mean, loader.takes.std))
+    columns = [torch.stack([stored(loader, index, size) for index in batch.index.tolist()])]
+    columns += [(view.float().cpu() * std + mean).clamp(0, 1).mul(255).round().to(torch.uint8) for view in batch.views]
+    return torch.stack(columns, 1).permute(0, 1, 3, 4, 2).contiguous().numpy()
+
+
+def stored(loader: Loader, index: int, size: int) -> Tensor:
+    """An image squashed to a square, uint8 (3, size, size)."""
+    image = loader.images.good_image(index)[0].resize((size, size))
+    return torch.from_numpy(numpy.asarray(image).copy()).permute(2, 0, 1)

@@ -1,0 +1,113 @@
+"""How to optimise: `Recipe`, and `RECIPES`, the published recipes with the source of each number.
+
+Sources: "ssl-small" is arXiv 2107.14762 and its code, "light-moco" is arXiv 2212.07158 and its code, "MoCo v2" is arXiv 2003.04297.
+light-moco's code does not contain its final ImageNet recipe; what is reconstructed from its flags and run names says so.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from lwcl.settings import Layer, Settings, setting, unknown
+
+
+class Recipe(Settings):
+    """The optimisation of a run."""
+
+    epochs: int | None = setting(None, "passes over the images [settled from their number]", at_least=1, group="Optimisation")
+    batch_size: int | None = setting(None, "images a step, over all processes [settled from their number]", at_least=2, group="Optimisation")
+    accumulate: int = setting(1, "parts of a batch that are computed one after another to save memory", at_least=1, group="Optimisation")
+    optimizer: str = setting("sgd", "sgd, adamw or lars (of timm)", choices=("sgd", "adamw", "lars"), group="Optimisation")
+    lr: float | None = setting(None, "learning rate [base-lr x batch / 256]", above=0, group="Optimisation")
+    base_lr: float = setting(0.03, "learning rate for a batch of 256", above=0, group="Optimisation")
+    momentum: float = setting(0.9, "momentum of the optimiser", at_least=0, below=1, group="Optimisation")
+    weight_decay: float | None = setting(None, "weight decay of all parameters [settled from the number of images]", at_least=0, group="Optimisation")
+    schedule: str = setting("cosine", "cosine, constant or step", choices=("cosine", "constant", "step"), group="Optimisation")
+    milestones: tuple[float, ...] = setting((0.6, 0.8), "share of the epochs after which schedule step lowers the rate", group="Optimisation")
+    step_factor: float = setting(0.1, "what schedule step multiplies the rate with", above=0, at_most=1, group="Optimisation")
+    warmup: float | None = setting(None, "epochs of linear warm-up [settled from the epochs]", at_least=0, group="Optimisation")
+    per_epoch: bool = setting(False, "change the learning rate at epoch starts only, as the published code does", group="Optimisation")
+
+
+class Cited(NamedTuple):
+    """A number and where it comes from."""
+
+    value: Any
+    source: str
+
+
+@dataclass(frozen=True)
+class Published:
+    """A published recipe: its method, its settings with their sources, and what differs for single architectures."""
+
+    about: str
+    method: str
+    settings: dict[str, Cited]
+    archs: dict[str, dict[str, Cited]] = field(default_factory=dict)
+
+    def layer(self, name: str, arch: str) -> Layer:
+        """The settings for an architecture as a layer of precedence; the architecture's own come first."""
+        cited = self.settings | self.archs.get(arch, {})
+        return f"recipe {name}", {key: entry.value for key, entry in cited.items()}
+
+
+ARCHS = ("mobilenetv3_large_100", "mobilenetv3_small_100", "efficientnet_b0", "resnet18", "deit_tiny_patch16_224")
+
+MOCO_V2 = "MoCo v2, main_moco.py with --mlp --aug-plus --cos --moco-t 0.2"
+SSL_SMALL = "ssl-small, published command"
+LIGHT = "light-moco, code default"
+LIGHT_RUN = "light-moco, name of an internal run (sym, t0.1, lr 0.12, warm 3, inner 2048)"
+LIGHT_GUESS = "light-moco, reconstructed: published neither in the paper's code nor its README"
+
+RECIPES: dict[str, Published] = {
+    "moco-v2": Published(
+        "the baseline: MoCo v2 as published for ResNet-50, which small models learn poorly from",
+        "moco",
+        {
+            "augmentation": Cited("moco-v2", MOCO_V2),
+            "temperature": Cited(0.2, MOCO_V2),
+            "hidden": Cited("1x", MOCO_V2),
+            "symmetric": Cited(False, MOCO_V2),
+            "optimizer": Cited("sgd", MOCO_V2),
+            "base_lr": Cited(0.03, MOCO_V2 + ": 0.03 at batch 256"),
+            "schedule": Cited("cosine", MOCO_V2),
+            "warmup": Cited(0.0, MOCO_V2 + ": none"),
+        },
+    ),
+    "ssl-small": Published(
+        "a colder contrast, stronger colour and a wider head (ssl-small); it starts from random weights here, the paper's from a SEED student",
+        "moco",
+        {
+            "augmentation": Cited("ssl-small", SSL_SMALL + ": cj 1, gray 0.5"),
+            "temperature": Cited(0.1, SSL_SMALL),
+            "hidden": Cited("2x", SSL_SMALL + ": --mlp wide"),
+            "symmetric": Cited(False, SSL_SMALL),
+            "optimizer": Cited("sgd", SSL_SMALL),
+            "base_lr": Cited(0.03, SSL_SMALL + ": 0.06 at batch 512"),
+            "schedule": Cited("cosine", SSL_SMALL + ": --cos"),
+            "warmup": Cited(0.0, SSL_SMALL + ": none"),
+        },
+    ),
+    "light": Published(
+        "smoothed targets, symmetric loss, a wide head and warm-up (light-moco): the default",
+        "light-moco",
+        {
+            "augmentation": Cited("moco-v2", LIGHT + ": --aug-plus"),
+            "temperature": Cited(0.1, LIGHT_RUN),
+            "hidden": Cited("2048", LIGHT_RUN),
+            "symmetric": Cited(True, LIGHT_RUN),
+            "smoothing": Cited(0.2, LIGHT_GUESS + "; 0.2 is quoted by a third party as the paper's"),
+            "neighbours": Cited(10, LIGHT_GUESS + "; its code covers 5, 10, 20 and 30"),
+            "target": Cited("top", LIGHT + ": strategy 1"),
+            "optimizer": Cited("sgd", LIGHT),
+            "base_lr": Cited(0.06, LIGHT_RUN + ": 0.12 at batch 512"),
+            "schedule": Cited("cosine", LIGHT + ": --cos"),
+        },
+    ),
+}
+
+
+def recipe_named(name: str) -> Published:
+    """The published recipe of that name; raises `UsageError` with the nearest names."""
+    if name not in RECIPES:
+        raise unknown("recipe", name, RECIPES, "`lwcl list recipes` shows them all.")
+    return RECIPES[name]

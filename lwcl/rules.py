@@ -1,0 +1,70 @@
+"""Settings that depend on the data, the batch and the machine: each is settled by a stated rule and printed with its reason.
+
+The rules' numbers come from the papers at ImageNet's size and from MoCo's CIFAR notebook (50,000 images: queue 4,096, key momentum 0.99,
+weight decay 5e-4) at small sizes; in between they interpolate. What was tried is in `docs/results.md`.
+"""
+
+from typing import Any, NamedTuple
+
+from lwcl.settings import Settled
+
+
+#: What the rules may settle.
+RULED = ("image_size", "batch_size", "epochs", "lr", "warmup", "weight_decay", "queue_size", "key_momentum", "threads", "workers")
+
+
+class Facts(NamedTuple):
+    """What the rules look at."""
+
+    images: int  # in the training set
+    short_side: int  # pixels, median
+    cpus: int  # that this process may use
+    accelerated: bool  # whether training runs on a GPU
+
+
+def power_of_two(number: float, low: int, high: int) -> int:
+    """The largest power of two up to `number`, within [low, high]."""
+    return max(low, min(high, 2 ** (max(1, int(number)).bit_length() - 1)))
+
+
+def settle_run(values: dict[str, Any], facts: Facts) -> dict[str, Settled]:
+    """Values for all settings of a training run that are still None, with reasons; `values` has every setting by name."""
+    known = dict(values)
+    settled: dict[str, Settled] = {}
+
+    def rule(name: str, value: Any, reason: str) -> None:
+        if name in known and known[name] is None:
+            known[name] = value
+            settled[name] = Settled(value, reason)
+
+    rule("image_size", *image_size(facts))
+    batch = power_of_two(facts.images / 16, 8, 256)
+    rule("batch_size", batch, f"256, or less so that an epoch of {facts.images:,} images has at least 16 steps")
+    steps = max(1, facts.images // known["batch_size"])
+    epochs = max(20, min(200, round(EPOCH_IMAGES / facts.images)))
+    rule("epochs", epochs, f"{EPOCH_IMAGES:,} images seen in all, within 20 to 200 epochs")
+    rule("lr", known["base_lr"] * known["batch_size"] / 256, f"base-lr {known['base_lr']:g} x batch {known['batch_size']} / 256")
+    rule("warmup", min(3.0, known["epochs"] / 10), "3 epochs (light-moco), at most a tenth of them")
+    few = facts.images < 200_000
+    rule("weight_decay", 5e-4 if few else 1e-4, "5e-4 for few images (MoCo's CIFAR notebook)" if few else "1e-4, as published for ImageNet")
+    queue = power_of_two(facts.images / 8, 2 * known["batch_size"], 65536)
+    rule("queue_size", queue, "a queue longer than an eighth of the images holds many keys of the query's own image: false negatives")
+    time = max(20, min(1000, known["epochs"] * steps / 100))
+    rule("key_momentum", round(1 - 1 / time, 6), f"the key encoder lags {time:.0f} steps, a hundredth of the run, at most the papers' 1,000")
+    rule("threads", facts.cpus, "the CPUs this process may use")
+    rule("workers", facts.cpus, "the CPUs this process may use")
+    return settled
+
+
+EPOCH_IMAGES = 800_000
+
+
+def image_size(facts: Facts) -> tuple[int, str]:
+    """Pixels of a view: the images' own short side, within limits."""
+    own = max(32, facts.short_side // 32 * 32)
+    if own < 64:
+        return 64, f"images are {facts.short_side} px; below 64 px a backbone of stride 32 sees a map of 1 x 1"
+    most = 224 if facts.accelerated else 128
+    if own > most:
+        return most, f"images are {facts.short_side} px; " + ("224 px as published" if facts.accelerated else "more than 128 px is slow on a CPU")
+    return own, f"images are {facts.short_side} px"

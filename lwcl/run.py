@@ -1,0 +1,134 @@
+"""`lwcl pretrain`: from a plan to a run folder with an encoder, an export and a report."""
+
+from pathlib import Path
+
+import numpy
+import torch
+
+from lwcl import engine, rules
+from lwcl.claim import Resume
+from lwcl.commands import FREE
+from lwcl.cpu import tune_allocator, usable_cpus
+from lwcl.data.images import Broken, ImageSet, open_images
+from lwcl.engine import NotFiniteError
+from lwcl.errors import DataError, SickError
+from lwcl.interrupts import Interrupts
+from lwcl.machine import command_line, device_of
+from lwcl.outcome import Timing, finish
+from lwcl.plan import Plan
+from lwcl.preview import describe
+from lwcl.progress import Screen
+from lwcl.runfolder import RunFolder, default_out
+from lwcl.training import Saver, Training, assembled
+from lwcl.watch import ADVICE, Watch
+
+SAMPLE = 64  # images whose size stands for all
+
+
+def pretrain(plan: Plan, *, dry_run: bool = False, fast_dev_run: int | None = None, as_json: bool = False, quiet: bool = False) -> int:
+    """Trains as the plan says, or only tells what it would do; gives the exit code."""
+    screen = Screen(quiet=quiet)
+    images = open_images(plan.options.data, "train", download=plan.options.download)
+    plan = settled(plan, images)
+    torch.set_num_threads(plan.options.threads or 1)
+    tune_allocator()
+    if dry_run:
+        describe(plan, images, screen, as_json=as_json)
+        return 0
+    with opened(plan, screen) as folder:
+        screen.log = folder.log
+        bad = Bad(plan.options.max_bad, len(images))
+        say_rules(plan, images, screen)
+        training = assembled(plan, images, screen, bad.note)
+        folder.bad_files([broken._asdict() for broken in bad.found])
+        if training.resume(folder, screen.warn):
+            screen.say(f"Going on after step {training.done:,} of {training.steps:,}.")
+        code, timing = train(training, folder, screen, min(fast_dev_run or training.steps, training.steps))
+        folder.bad_files([broken._asdict() for broken in bad.found])
+        if bad.found:
+            screen.warn(f"{len(bad.found)} broken images were replaced by the next good one: {folder.bad_files_jsonl} lists them.")
+        return code or finish(training, folder, screen, timing, as_json=as_json)
+
+
+class Bad:
+    """The broken images met, each once. Raises `DataError` when they are more than the share `most` of `count`."""
+
+    def __init__(self, most: float, count: int) -> None:
+        self.most, self.count = most, count
+        self.found: dict[Broken, None] = {}
+
+    def note(self, broken: Broken) -> None:
+        """Takes note of one."""
+        self.found[broken] = None
+        if len(self.found) > self.most * self.count:
+            what = f"{len(self.found)} of {self.count} images are broken: more than --max-bad {self.most:g} allows."
+            raise DataError(what, f"The last: {broken.name!r}: {broken.reason}.", "Mend or remove them, or raise --max-bad.")
+
+
+def settled(plan: Plan, images: ImageSet) -> Plan:
+    """The plan with everything that depends on the data and the machine settled by the rules."""
+    values = {name: setting.value for name, setting in plan.settled.items()}
+    facts = rules.Facts(len(images), short_side(images), usable_cpus(), device_of(plan.options.device).type != "cpu")
+    return plan.with_rules(rules.settle_run(values, facts))
+
+
+def short_side(images: ImageSet) -> int:
+    """The median short side, in pixels, of at most `SAMPLE` images, evenly spaced."""
+    places = numpy.linspace(0, len(images) - 1, min(SAMPLE, len(images))).round().astype(int)
+    return int(numpy.median([min(images.good_image(int(place))[0].size) for place in places]))
+
+
+def say_rules(plan: Plan, images: ImageSet, screen: Screen) -> None:
+    """What is trained on what, and what the rules settled, each with its reason."""
+    options = plan.options
+    screen.say(f"{plan.method.name} with recipe {options.recipe}: {options.arch} on {len(images):,} images.")
+    for name in rules.RULED:
+        if name in plan.settled and plan.settled[name].origin not in ("default", "flag"):
+            screen.say(f"  {name} {plan.settled[name].value}: {plan.settled[name].origin}")
+
+
+def opened(plan: Plan, screen: Screen) -> RunFolder:
+    """The run folder, begun or gone on with; a changed machine or version is told."""
+    options, config = plan.options, plan.config()
+    resume: Resume = options.resume  # type: ignore[assignment]  # its choices are checked
+    out = Path(options.out) if options.out else default_out("pretrain", plan.method.name, options.arch, config, resume=resume, ignore=FREE)
+    folder = RunFolder.open(out, config, resume=resume, overwrite=options.overwrite, ignore=FREE)
+    for name, (then, now) in folder.changed.items():
+        screen.warn(f"{name} was {then} and is {now}: the last bits of the result may differ from the unbroken run's.")
+    return folder
+
+
+def train(training: Training, folder: RunFolder, screen: Screen, steps: int) -> tuple[int, Timing]:
+    """Trains up to step `steps`, watching, recording and saving; gives an interruption's exit code, or 0, and the timing."""
+    plan, loader = training.plan, training.loader
+    per_epoch = loader.steps_per_epoch
+    saver, watch = Saver(plan.options.save_every, per_epoch), Watch(training, folder, screen)
+    fitted = engine.fit(
+        plan.method,
+        training.net,
+        loader.batches(training.done, steps),
+        plan.recipe,
+        training.optimizer,
+        training.compute,
+        steps_per_epoch=per_epoch,
+        start=training.done,
+        seed=plan.options.seed,
+    )
+    shape = {"start": training.done, "steps": steps, "steps_per_epoch": per_epoch, "batch_size": loader.batch_size}
+    with Interrupts() as interrupts, screen.training(f"{plan.method.name} {plan.options.arch}", **shape) as told:
+        try:
+            for step in fitted:
+                training.done = step.number
+                health = watch.look(step, last=step.number == steps, told=told)
+                told.step(step.number, step.epoch, step.lr, step.parts["loss"], step.waited, step.seconds, health, step.parts.get("found"))
+                if interrupts.received or saver.due(step.number) or step.number == steps:
+                    training.save(folder)
+                if interrupts.received:
+                    screen.say(f"Stopped after step {step.number:,}; all is saved. Go on with: {command_line()}")
+                    return interrupts.exit_code, told.timing()
+        except NotFiniteError as error:
+            training.dump(folder, error)
+            raise
+    if plan.options.strict and watch.alarmed:
+        raise SickError("The embedding collapsed.", ADVICE, f"Its curves are in {folder.metrics_jsonl}.")
+    return 0, told.timing()

@@ -1,0 +1,157 @@
+"""Encoders on disk: reading any encoder a user names, writing ours, and exporting to plain timm.
+
+`encoder.safetensors` describes itself: one JSON string under the metadata key `lwcl` names the architecture, its arguments, the
+head, and the images it was trained on, so that loading needs no method's code. (One key: safetensors' bytes are reproducible then.)
+"""
+
+import copy
+import dataclasses
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save
+from timm.models import save_for_hf
+from torch import Tensor
+
+from lwcl import __version__
+from lwcl.errors import UsageError
+from lwcl.nets import Encoder
+from lwcl.storage import fault, write_atomically
+
+FORMAT = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Images:
+    """The images an encoder takes: side in pixels, statistics of the normalisation (on [0, 1]), and the centre crop's share."""
+
+    size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    crop_pct: float = 0.875
+
+    @classmethod
+    def of(cls, arch: str, size: int | None = None) -> "Images":
+        """What timm records for an architecture, with another size if given."""
+        known = timm.get_pretrained_cfg(arch)
+        if known is None:
+            return cls(size or 224, timm.data.IMAGENET_DEFAULT_MEAN, timm.data.IMAGENET_DEFAULT_STD)
+        return cls(size or known.input_size[-1], known.mean, known.std)
+
+
+@dataclasses.dataclass(frozen=True)
+class Loaded:
+    """An encoder, the images it takes, and what is told of its origin."""
+
+    name: str
+    encoder: Encoder
+    images: Images
+    facts: dict[str, Any]
+
+
+def save_encoder(path: Path, encoder: Encoder, images: Images, facts: dict[str, Any]) -> None:
+    """Writes backbone and head with their description; `facts` (JSON) tell where the weights come from."""
+    about = {
+        "format": FORMAT,
+        "lwcl": __version__,
+        "arch": encoder.arch,
+        "arguments": encoder.arguments,
+        "width": encoder.width,
+        "head": list(encoder.head_widths),
+        "images": dataclasses.asdict(images),
+        "facts": facts,
+    }
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in encoder.state_dict().items()}
+    fault("encoder.write")
+    write_atomically(path, save(tensors, {"lwcl": json.dumps(about, sort_keys=True)}))
+
+
+def export_timm(folder: Path, encoder: Encoder, images: Images) -> None:
+    """Writes the backbone so that `timm.create_model("local-dir:FOLDER", pretrained=True)` loads it strictly."""
+    data = {"input_size": (3, images.size, images.size), "mean": images.mean, "std": images.std, "crop_pct": images.crop_pct}
+    backbone = copy.deepcopy(encoder.backbone).to("cpu", memory_format=torch.contiguous_format)
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".tmp-export-") as scratch:
+        save_for_hf(backbone, scratch, model_config={"num_features": encoder.width}, safe_serialization=True, data_config=data)
+        for file in sorted(Path(scratch).iterdir()):
+            fault("export.write")
+            write_atomically(folder / file.name, file.read_bytes())
+
+
+def load_encoder(spec: str, *, arch: str | None = None, image_size: int | None = None, seed: int = 0) -> Loaded:
+    """The encoder that `spec` names: a run folder, one of our files, `random/ARCH` or `timm/NAME` (from timm's local cache).
+
+    `image_size` overrules the size of images it takes. Raises `UsageError` where it cannot be had.
+    """
+    kind, _, name = spec.partition("/")
+    if kind == "random" and name:
+        return random_encoder(name, Images.of(name, image_size), seed)
+    if kind == "timm" and name:
+        return timm_encoder(name, image_size)
+    path = Path(spec)
+    if path.is_dir():
+        path = path / "encoder.safetensors"
+        if not path.exists():
+            raise UsageError(f"{spec}: this folder has no encoder.safetensors.", "It is no run, or the run is not finished.", "Give a finished run, or finish it with the command in its command.txt.")
+    if not path.exists():
+        raise UsageError(f"{spec}: no such encoder.", remedy="Give a run folder, an encoder.safetensors, random/ARCH or timm/NAME.")
+    return read_encoder(path, arch, image_size)
+
+
+def random_encoder(arch: str, images: Images, seed: int, arguments: dict[str, Any] | None = None) -> Loaded:
+    """An untrained encoder: what training has to beat; its weights follow from `seed` alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        encoder = Encoder(arch, image_size=images.size, output_stride=(arguments or {}).get("output_stride"))
+    return Loaded(f"random/{arch}", encoder, images, {"origin": "untrained"})
+
+
+def timm_encoder(name: str, image_size: int | None) -> Loaded:
+    """A pretrained timm model from the local cache, without its classifier."""
+    encoder = Encoder(name, image_size=image_size)
+    try:
+        pretrained = timm.create_model(name, pretrained=True, num_classes=0, **encoder.arguments)
+    except Exception as error:  # timm and huggingface_hub raise many kinds here; all mean: not to be had
+        raise UsageError(f"timm/{name}: its weights cannot be had.", f"{type(error).__name__}: {str(error).splitlines()[0]}", f"Fetch them into timm's cache once, or write random/{name} for an untrained one.") from error
+    encoder.backbone.load_state_dict(pretrained.state_dict())
+    return Loaded(f"timm/{name}", encoder, Images.of(name, image_size), {"origin": "timm"})
+
+
+def read_encoder(path: Path, arch: str | None, image_size: int | None) -> Loaded:
+    """One of our own files, loaded strictly. Raises `UsageError` where it is not one, or holds another architecture."""
+    about = description(path)
+    if arch not in (None, about["arch"]):
+        raise UsageError(f"{path}: holds {about['arch']}, not {arch}.", remedy="Leave --arch out.")
+    images = Images(**{name: tuple(value) if isinstance(value, list) else value for name, value in about["images"].items()})
+    encoder = Encoder(about["arch"], about["head"], image_size=about["arguments"].get("img_size"), output_stride=about["arguments"].get("output_stride"))
+    encoder.load_state_dict(tensors_of(path))
+    images = dataclasses.replace(images, size=image_size or images.size)
+    return Loaded(str(path.parent if path.name == "encoder.safetensors" else path), encoder, images, about["facts"])
+
+
+def description(path: Path) -> dict[str, Any]:
+    """What an encoder file says of itself. Raises `UsageError` where it is no such file."""
+    try:
+        with safe_open(path, "pt") as file:
+            text = (file.metadata() or {}).get("lwcl")
+        about = json.loads(text) if text else {}
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UsageError(f"{path}: cannot be read as safetensors.", str(error), "Give an encoder.safetensors that lwcl wrote.") from error
+    if about.get("format") != FORMAT:
+        raise UsageError(f"{path}: lwcl did not write this file, or another version did (format {about.get('format')}).", remedy="Give an encoder.safetensors that this lwcl wrote.")
+    return dict(about)
+
+
+def tensors_of(path: Path) -> dict[str, Tensor]:
+    """All tensors of a safetensors file."""
+    return load_file(path)
+
+
+def snippet(folder: Path) -> str:
+    """Three lines of Python that load an export in plain timm."""
+    return f'import timm\nmodel = timm.create_model("local-dir:{folder}", pretrained=True).eval()\nfeatures = model(images)  # (B, {{width}})'

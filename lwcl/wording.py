@@ -1,0 +1,79 @@
+"""How names, numbers and curves are written for people, and how text from strangers is made harmless."""
+
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from lwcl.storage import json_text
+
+BARS = "▁▂▃▄▅▆▇█"
+#: An escape in JSON text: two surrogates (one character), a lone surrogate (a byte that is no UTF-8), or any other.
+JSON_ESCAPE = re.compile(r"\\(?:ud[89ab]..\\ud[c-f]..|(ud[89a-f]..)|.)")
+
+
+def harmless(text: object) -> str:
+    """`text` on one line, what is not printable made visible: escapes, newlines, direction overrides, broken UTF-8.
+
+    Names of files and classes come from strangers; this keeps them from steering a terminal or hiding what they are. It
+    leaves backslashes alone, so doing it twice is doing it once. Markup stays: whoever prints must not interpret any.
+    """
+    text = str(text)
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def harmless_lines(text: str) -> str:
+    """`text` with its line breaks kept and each of its lines made harmless."""
+    return "\n".join(harmless(line) for line in text.split("\n"))
+
+
+def json_document(value: Any) -> str:
+    """`value` as indented ASCII JSON that strict parsers take: NaN becomes null, bytes that are no UTF-8 visible."""
+    return JSON_ESCAPE.sub(lambda match: "\\" + match[0] if match[1] else match[0], json_text(value, indent=2))
+
+
+def shown(value: object) -> str:
+    """A table's cell as text: numbers short, nothing as `-`, lists joined by commas, text harmless."""
+    if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4g}" if abs(value) < 10_000 else f"{value:,.0f}"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, list | tuple):
+        return ", ".join(shown(item) for item in value) or "-"
+    return harmless(value)
+
+
+def percent(share: float) -> str:
+    """A share of 1 in percent with one decimal: `45.2 %`."""
+    return f"{100 * share:.1f} %" if math.isfinite(share) else "-"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people read them: `0.4 s`, `42 s`, `2:42`, `1:02:03`, `2 d 3:00:00`; `-` where unknown."""
+    if not math.isfinite(seconds):
+        return "-"
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    clock = f"{hours}:{minutes:02}:{rest:02}" if hours or days else f"{minutes}:{rest:02}"
+    return f"{days} d {clock}" if days else clock
+
+
+def sparkline(values: Sequence[float], width: int = 40) -> str:
+    """A curve in `width` or fewer bars, each the mean of its share of the values; `!` where none of them is finite."""
+    count = min(width, len(values))
+    parts = [values[len(values) * i // count : len(values) * (i + 1) // count] for i in range(count)]
+    finite = [[v for v in part if math.isfinite(v)] for part in parts]
+    means = [sum(part) / len(part) if part else math.nan for part in finite]
+    known = [mean for mean in means if math.isfinite(mean)]
+    low, high = min(known, default=0.0), max(known, default=0.0)
+    scale = (len(BARS) - 1) / (high - low) if high > low else 0.0
+    return "".join(BARS[round((mean - low) * scale)] if math.isfinite(mean) else "!" for mean in means)

@@ -1,0 +1,107 @@
+"""What a CPU run asks of the machine: its CPUs, and the allocator."""
+
+import ctypes
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lwcl import cpu
+
+
+def write(root: Path, files: dict[str, str]) -> None:
+    for name, text in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("membership", "files", "quota"),
+    [
+        pytest.param("0::/job", {"job/cpu.max": "150000 100000\n"}, 1.5, id="version-2"),
+        pytest.param("0::/job", {"job/cpu.max": "max 100000\n"}, math.inf, id="version-2-unlimited"),
+        pytest.param("0::/a/b", {"a/cpu.max": "200000 100000", "a/b/cpu.max": "max 100000"}, 2, id="parent-counts"),
+        pytest.param("0::/a/b", {"a/cpu.max": "400000 100000", "a/b/cpu.max": "300000 100000"}, 3, id="tightest"),
+        pytest.param("0::/not/seen/here", {"cpu.max": "50000 100000"}, 0.5, id="container-sees-its-group-as-the-root"),
+        pytest.param("0::/job", {"unified/job/cpu.max": "100000 100000"}, 1, id="hybrid"),
+        pytest.param(
+            "4:cpu,cpuacct:/job\n3:memory:/job",
+            {"cpu/job/cpu.cfs_quota_us": "250000\n", "cpu/job/cpu.cfs_period_us": "100000\n"},
+            2.5,
+            id="version-1",
+        ),
+        pytest.param(
+            "1:cpu:/",
+            {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"},
+            math.inf,
+            id="version-1-unlimited",
+        ),
+        pytest.param("2:memory:/job", {"cpu/job/cpu.cfs_quota_us": "100000"}, math.inf, id="not-a-cpu-group"),
+        pytest.param("0::/job", {"job/cpu.max": "not what is expected"}, math.inf, id="unreadable-is-unlimited"),
+    ],
+)
+def test_a_cgroup_quota_is_read(tmp_path: Path, membership: str, files: dict[str, str], quota: float) -> None:
+    write(tmp_path, files | {"membership": membership + "\n"})
+    assert cpu.cgroup_quota(tmp_path / "membership", tmp_path) == quota
+
+
+def test_without_cgroups_there_is_no_quota(tmp_path: Path) -> None:
+    assert cpu.cgroup_quota(tmp_path / "absent", tmp_path) == math.inf
+
+
+@pytest.mark.parametrize(("quota", "cpus"), [(0.5, 1), (1.9, 1), (3.0, 3), (math.inf, 8)])
+def test_usable_cpus_are_whole_and_at_least_one(monkeypatch: pytest.MonkeyPatch, quota: float, cpus: int) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    monkeypatch.setattr(cpu, "cgroup_quota", lambda: quota)
+    assert cpu.usable_cpus() == cpus
+
+
+def test_usable_cpus_follow_the_affinity(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {5}, raising=False)
+    assert cpu.usable_cpus() == 1
+
+
+def test_without_affinities_all_cpus_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    monkeypatch.setattr(cpu, "cgroup_quota", lambda: math.inf)
+    assert cpu.usable_cpus() == 6
+
+
+def test_the_allocator_is_left_alone_off_linux(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert cpu.tune_allocator() is False
+
+
+def test_the_allocator_is_left_alone_without_glibc(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: object())
+    assert cpu.tune_allocator() is False
+
+
+KEEPS_MEMORY = """
+import ctypes, resource, sys
+from lwcl.cpu import tune_allocator
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(4):
+        bytearray(64 << 20)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+stock = faults()
+assert tune_allocator()
+faults()
+assert "torch" not in sys.modules
+print(stock, faults())
+"""
+
+
+@pytest.mark.skipif(not os.confstr_names.get("CS_GNU_LIBC_VERSION"), reason="needs glibc")
+def test_a_tuned_allocator_keeps_freed_memory_and_needs_no_torch() -> None:
+    done = subprocess.run(  # noqa: S603 - our own code
+        [sys.executable, "-c", KEEPS_MEMORY], capture_output=True, text=True, check=True
+    )
+    stock, tuned = (int(count) for count in done.stdout.split())
+    assert tuned < stock / 10

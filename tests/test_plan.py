@@ -1,0 +1,308 @@
+"""Plans: where each setting of a run comes from, and that a run's config.yaml is the same plan again."""
+
+import dataclasses
+import importlib.metadata
+import itertools
+import math
+import sys
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lwcl import catalogue
+from lwcl.augmentation import AUGMENTATIONS, Augmentation
+from lwcl.commands import KnnOptions, PretrainOptions
+from lwcl.config_file import read_config
+from lwcl.errors import UsageError
+from lwcl.method import METHODS, Method, method, methods
+from lwcl.plan import PLACE, Plan, plan_pretrain, settings_of
+from lwcl.recipes import RECIPES, Recipe
+from lwcl.settings import Settled, kinds_of, names_of, setting
+
+PRETRAIN = methods("pretrain")
+FIXED = {
+    "arch": st.sampled_from(["resnet18", "efficientnet_b0", "test_resnet"]),
+    "augmentation": st.sampled_from(sorted(AUGMENTATIONS)),
+    "recipe": st.sampled_from(sorted(RECIPES)),
+    "crop_min": st.floats(0.1, 0.5),
+    "crop_max": st.floats(0.6, 1),
+    "blur_min": st.floats(0.01, 0.1),
+    "blur_max": st.floats(1, 56),
+}
+
+
+TEXT = st.text("ab/é ':#-0.~", max_size=8)
+METHOD_NAMES = st.sampled_from(sorted(PRETRAIN))
+
+
+def good(field, kind):
+    """Values that a setting of a type can have."""
+    if field.name in FIXED:
+        return FIXED[field.name]
+    metadata = field.metadata
+    if metadata["choices"]:
+        return st.sampled_from(metadata["choices"])
+    low, high = metadata.get("at_least", metadata.get("above")), metadata.get("at_most", metadata.get("below"))
+    edges = {"exclude_min": "above" in metadata, "exclude_max": "below" in metadata}
+    number = st.floats(low, high, allow_nan=False, allow_infinity=False, **edges)
+    whole = st.integers(math.ceil(low or 0), None if high is None else math.floor(high))
+    plain = {int: whole, float: number, bool: st.booleans(), str: TEXT}
+    lists = {tuple[kind, ...]: st.lists(values, max_size=3).map(tuple) for kind, values in plain.items()}
+    return (plain | lists | {kind | None: values for kind, values in plain.items()})[kind]
+
+
+def choices(name):
+    """Some settings of a run with the method of that name."""
+    kinds = (PretrainOptions, Recipe, PRETRAIN[name], Augmentation)
+    fields = {
+        field.name: good(field, kinds_of(kind)[field.name]) for kind in kinds for field in dataclasses.fields(kind)
+    }
+    return st.fixed_dictionaries({"method": st.just(name)}, optional={k: v for k, v in fields.items() if k != "method"})
+
+
+CHOICES = {name: choices(name) for name in PRETRAIN}
+TWICE = METHOD_NAMES.flatmap(lambda name: st.tuples(CHOICES[name], CHOICES[name]))
+
+
+@settings(max_examples=25, deadline=None)
+@given(TWICE)
+def test_a_plan_written_as_yaml_and_read_again_is_the_same_plan(tmp_path_factory, told):
+    plan = plan_pretrain(*told)
+    path = tmp_path_factory.getbasetemp() / "config.yaml"
+    path.write_text(yaml.safe_dump(plan.config(), sort_keys=False), encoding="utf-8")
+    again = plan_pretrain({}, read_config(str(path)))
+    values = {name: setting.value for name, setting in plan.settled.items() if name not in PLACE}
+    assert repr({name: again.settled[name].value for name in values}) == repr(values)
+    assert again.config() == plan.config()
+
+
+@settings(max_examples=25, deadline=None)
+@given(TWICE)
+def test_a_flag_wins_over_the_file_and_the_file_over_the_rest(told):
+    flags, file = told
+    plan = plan_pretrain(flags, file, "my.yaml")
+    for name, settled in plan.settled.items():
+        if name in flags:
+            assert settled == (flags[name], "flag")
+        elif name in file:
+            assert settled == (file[name], "my.yaml")
+        else:
+            assert settled.origin.split()[0] in ("default", "recipe", "augmentation", "method")
+
+
+SAYS = {
+    "flag": lambda: ({"flip_p": 0.1}, {}),
+    "file": lambda: ({}, {"flip_p": 0.2}),
+    "augmentation": lambda: ({"augmentation": "crop-flip"}, {}),
+}
+
+
+@pytest.mark.parametrize("speakers", [s for n in range(4) for s in itertools.combinations(SAYS, n)])
+def test_every_order_of_precedence(speakers):
+    flags, file = ({k: v for s in speakers for k, v in SAYS[s]()[side].items()} for side in (0, 1))
+    value, origin = plan_pretrain({"augmentation": "plain", **flags}, file, "file").settled["flip_p"]
+    expected = {"flag": (0.1, "flag"), "file": (0.2, "file"), "augmentation": (0.5, "augmentation crop-flip")}
+    assert (value, origin) == (expected[speakers[0]] if speakers else (0.0, "default"))
+
+
+def test_a_recipe_wins_over_the_named_augmentation_and_the_default():
+    settled = plan_pretrain({"recipe": "ssl-small"}).settled
+    assert settled["temperature"] == (0.1, "recipe ssl-small")
+    assert settled["brightness"] == (0.8, "augmentation ssl-small")
+    assert settled["dim"] == (128, "default")
+
+
+def test_none_is_not_a_choice():
+    assert plan_pretrain({"lr": None, "method": None}, {"temperature": None}) == plan_pretrain({})
+
+
+def test_a_method_alone_brings_the_first_recipe_for_it():
+    settled = plan_pretrain({"method": "moco"}).settled
+    assert settled["recipe"] == ("moco-v2", "method moco")
+    assert settled["temperature"] == (0.2, "recipe moco-v2")
+
+
+def test_a_recipe_alone_brings_its_method():
+    assert plan_pretrain({"recipe": "ssl-small"}).settled["method"] == ("moco", "recipe ssl-small")
+
+
+def test_of_the_recipe_of_another_method_what_the_method_has_is_used():
+    plan = plan_pretrain({"method": "moco", "recipe": "light"})
+    assert plan.settled["temperature"] == (0.1, "recipe light")
+    assert plan.method.hidden == "2048"
+    assert "smoothing" not in plan.settled
+
+
+@pytest.fixture
+def newcomer(monkeypatch):
+    """A method that no recipe knows."""
+    monkeypatch.setattr("lwcl.method.METHODS", dict(METHODS))
+
+    @method("pretrain", "newcomer")
+    class Newcomer(Method):
+        """A method that no recipe knows."""
+
+        temperature: float = setting(0.7, "softmax temperature", group="Method")
+
+    return Newcomer
+
+
+def test_a_method_without_a_recipe_keeps_its_own_defaults_and_is_optimised_as_by_default(newcomer):
+    settled = plan_pretrain({"method": "newcomer"}).settled
+    assert settled["temperature"] == (0.7, "default")
+    assert settled["base_lr"] == (0.06, "recipe light")
+    assert settled["method"] == ("newcomer", "flag")
+
+
+def test_the_validated_objects_hold_the_settled_values():
+    plan = plan_pretrain({"lr": "1e-3", "data": ["a", "b"], "jitter_p": "0.5", "queue_size": "64"})
+    assert plan.recipe.lr == 0.001
+    assert plan.options.data == ("a", "b")
+    assert plan.augmentation.jitter_p == 0.5
+    assert plan.method.queue_size == 64
+    assert plan.settled["lr"].value == 0.001, "settled values are those of the objects"
+
+
+def test_rules_fill_what_nobody_chose_and_nothing_else():
+    plan = plan_pretrain({"epochs": 7})
+    ruled = plan.with_rules(
+        {"epochs": Settled(9, "rule"), "queue_size": Settled(64, "rule"), "steps": Settled(1, "rule")}
+    )
+    assert ruled.recipe.epochs == 7
+    assert ruled.settled["queue_size"] == (64, "rule")
+    assert "steps" not in ruled.settled
+    assert plan.method.queue_size is None, "the plan itself is unchanged"
+
+
+def test_a_rule_outside_the_limits_is_refused():
+    with pytest.raises(UsageError, match="comes from a bad rule"):
+        plan_pretrain({}).with_rules({"queue_size": Settled(0, "a bad rule")})
+
+
+def test_where_a_run_goes_is_not_part_of_its_config():
+    config = plan_pretrain({"out": "runs/mine", "overwrite": True, "resume": "never"}).config()
+    assert not PLACE & set(config)
+
+
+def test_settings_of_different_classes_have_different_names():
+    kinds = (PretrainOptions, Recipe, Augmentation)
+    shared = [name for kind in kinds for name in names_of(kind)]
+    own = {name for kind in PRETRAIN.values() for name in names_of(kind)}
+    assert len(shared) == len(set(shared))
+    assert not own & set(shared)
+
+
+@pytest.mark.parametrize("name", sorted(RECIPES))
+def test_every_recipe_names_real_settings_and_sources(name):
+    published = RECIPES[name]
+    names = set(names_of(Recipe)) | set(names_of(PRETRAIN[published.method])) | {"augmentation"}
+    for layer in (published.settings, *published.archs.values()):
+        assert set(layer) <= names
+        assert all(cited.source for cited in layer.values())
+    assert isinstance(plan_pretrain({"recipe": name}), Plan)
+
+
+BAD = [
+    ({"arch": "resnet81"}, "Did you mean resnet18 or "),
+    ({"method": "light"}, "Did you mean light-moco"),
+    ({"recipe": "lite"}, "Did you mean light?"),
+    ({"augmentation": "digit"}, "Did you mean digits?"),
+    ({"basee_lr": 1}, "Did you mean base_lr"),
+    ({"method": "moco", "smoothing": 0.1}, "--smoothing"),
+    ({"lr": "fast"}, "--lr: got 'fast', which is not a number."),
+    ({"lr": -1}, "above 0"),
+    ({"crop_min": 0.9, "crop_max": 0.5}, "--crop-min"),
+]
+
+
+@pytest.mark.parametrize(("chosen", "words"), BAD)
+@pytest.mark.parametrize("place", ["flag", "file"])
+def test_a_wrong_setting_is_a_usage_error_that_says_what_to_do(chosen, words, place):
+    with pytest.raises(UsageError) as caught:
+        plan_pretrain(*((chosen, {}) if place == "flag" else ({}, chosen)))
+    assert words in str(caught.value)
+    assert caught.value.remedy
+
+
+def test_a_setting_of_another_method_names_what_the_method_has():
+    with pytest.raises(UsageError) as caught:
+        plan_pretrain({}, {"method": "moco", "smoothing": 0.1}, "my.yaml")
+    lines = str(caught.value).splitlines()
+    assert lines[0] == "--smoothing (in my.yaml) is a setting of light-moco; this run's method is moco."
+    assert "--queue-size" in lines[1]
+    assert lines[2] == "Leave --smoothing away, or choose --method light-moco."
+
+
+def test_a_bad_value_in_a_file_names_the_file():
+    with pytest.raises(UsageError, match=r"The value comes from my\.yaml\."):
+        plan_pretrain({}, {"epochs": 0}, "my.yaml")
+
+
+def test_an_architecture_that_is_not_listed_is_asked_of_another_timm(monkeypatch):
+    asked = []
+    fake = type("timm", (), {"is_model": staticmethod(lambda name: asked.append(name) or name == "resnet_of_2031")})
+    monkeypatch.setitem(sys.modules, "timm", fake)
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "99.0")
+    assert catalogue.arch_named("resnet_of_2031") == "resnet_of_2031"
+    with pytest.raises(UsageError):
+        catalogue.arch_named("resnet_of_1931")
+    assert catalogue.arch_named("resnet18") == "resnet18"
+    assert asked == ["resnet_of_2031", "resnet_of_1931"], "a listed name needs no timm"
+
+
+def test_the_settings_of_knn_come_from_flags_and_file():
+    options = settings_of(KnnOptions, {"k": "5", "preset": None}, {"preset": "1nn", "k": 9})
+    assert (options.k, options.preset) == (5, "1nn")
+    with pytest.raises(UsageError, match="Did you mean preset"):
+        settings_of(KnnOptions, {}, {"presets": "1nn"})
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("lr: 1\nlr: 2\n", "'lr' stands there twice"),
+        ("- lr\n", "It holds list"),
+        ("lr: [1\n", "no settings file"),
+        ("lr: !!python/object/apply:os.getcwd []\n", "could not determine a constructor"),
+        ("[" * 900, "no settings file"),
+        ("lr: \0", "no settings file"),
+        ("? [a]\n: 1", "unhashable key"),
+    ],
+)
+def test_a_bad_settings_file_is_a_usage_error(tmp_path, text, words):
+    path = tmp_path / "my.yaml"
+    path.write_text(text)
+    with pytest.raises(UsageError, match=r"my\.yaml") as caught:
+        read_config(str(path))
+    assert words in str(caught.value)
+
+
+def test_a_settings_file_that_is_not_there_is_a_usage_error(tmp_path):
+    with pytest.raises(UsageError, match=r"none\.yaml.*No such file"):
+        read_config(str(tmp_path / "none.yaml"))
+
+
+def test_yaml_has_no_surprises(tmp_path):
+    path = tmp_path / "my.yaml"
+    path.write_text(
+        "cache: off\nout: 2024-01-02\nlr: 1e-3\nhidden: 2048\ndownload: true\nsymmetric: False\nepochs: null\n"
+    )
+    assert read_config(str(path)) == {
+        "cache": "off",
+        "out": "2024-01-02",
+        "lr": "1e-3",
+        "hidden": 2048,
+        "download": True,
+        "symmetric": False,
+        "epochs": None,
+    }
+    plan = plan_pretrain({}, read_config(str(path)))
+    assert (plan.options.cache, plan.recipe.lr, plan.method.hidden) == ("off", 0.001, "2048")
+
+
+def test_an_empty_settings_file_chooses_nothing(tmp_path):
+    path = tmp_path / "my.yaml"
+    path.write_text("# nothing yet\n")
+    assert read_config(str(path)) == {}

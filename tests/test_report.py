@@ -1,0 +1,309 @@
+"""Reports: the verdict first, one page that loads nothing, the same bytes twice, and names that stay names."""
+
+import json
+import os
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy
+import pytest
+
+from lwcl import plots
+from lwcl.knn_report import Judged, knn_report
+from lwcl.report import Picture, Report, Table, flattened
+from lwcl.settings import Settled
+from lwcl.training_report import training_report
+
+HOSTILE = [
+    "<script>alert(1)</script>",
+    '"><img src=https://example.org/x onerror=alert(1)>',
+    "\x1b[31mred",
+    "[red]",
+    "a\nb",
+    "cat\u202egpj",
+    os.fsdecode(b"caf\xe9"),
+    "$\\frac{1}{0}$",
+    "{{ 7 * 7 }}{% raw %}",
+    "猫" * 80,
+]
+METRICS: list[dict[str, Any]] = [
+    {"step": n, "epoch": n / 10, "loss": 7 - n / 20, "lr": 0.03, "spread": 0.9, "rank": 50.0, "found": n / 100}
+    for n in range(1, 101)
+]
+METRICS[50:50] = [{"step": 50, "epoch": 5, "monitor": 0.25}]
+METRICS += [{"step": 100, "epoch": 10, "monitor": 0.75, "loss": None}]
+VOID = {"meta", "img", "path", "use", "br"}
+
+
+class Page(HTMLParser):
+    """The tags, attributes and text of a page; asserts that tags are closed in order."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.text = ""
+        self.feed(html)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += attrs
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += attrs
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def training(metrics: list[dict[str, Any]] = METRICS, **changes: Any) -> Report:
+    samples = numpy.random.default_rng(0).integers(0, 256, (2, 4, 40, 32, 3), dtype=numpy.uint8)
+    given: dict[str, Any] = {
+        "settled": {"batch_size": Settled(64, "flag"), "lr": Settled(0.03, "recipe light")},
+        "facts": {"images": 640, "bad_files": {"count": 1}},
+        "environment": {"torch": "2.14.1"},
+        "command": "lwcl pretrain --data photos/",
+        "timing": {"images_per_second": 412.3, "seconds": 4567.8, "waited": 0.031},
+        "samples": samples,
+    }
+    return training_report("pretrain", "pretrain moco", metrics, **{**given, **changes})
+
+
+def judged(
+    name: str, top1: float, gain: tuple[float, tuple[float, float]] | None = None, untrained: bool = False
+) -> Judged:
+    return Judged(name, "resnet18", top1, (top1 - 0.01, top1 + 0.01), 0.9, (0.89, 0.91), 20, untrained, gain)
+
+
+def knn(rows: list[Judged], **changes: Any) -> Report:
+    given: dict[str, Any] = {"settled": {}, "facts": {}, "environment": {}, "command": "lwcl knn"}
+    return knn_report(rows, title="kNN", images=1000, **{**given, **changes})
+
+
+def hostile_report() -> Report:
+    name = " ".join(HOSTILE)
+    series = plots.Series(name, [0, 1], [0, 1])
+    pictures = [
+        Picture(name, name, plots.curves([series, series], name)),
+        Picture(name, name, plots.bars([plots.Bar(one, 50, (40, 60)) for one in HOSTILE], name)),
+        Picture(name, name, png=plots.sheet(numpy.zeros((1, 2, 8, 8, 3), numpy.uint8))),
+    ]
+    return Report(
+        kind="knn",
+        title=name,
+        verdict=name,
+        tables=(Table(name, (name, "n"), tuple((one, 1) for one in HOSTILE), name),),
+        pictures=tuple(pictures),
+        facts={name: HOSTILE},
+        settings={name: Settled(tuple(HOSTILE), name)},
+        environment={name: name},
+        command=name,
+    )
+
+
+def test_hostile_names_are_text_and_nothing_else() -> None:
+    html = hostile_report().to_html()
+    page = Page(html)
+    names = {name for name, _ in page.attributes}
+    assert "script" not in page.tags
+    assert page.tags.count("img") == 1
+    assert not any(name.startswith("on") for name in names)
+    assert HOSTILE[0] in page.text
+    assert HOSTILE[1] in page.text
+    assert "{{ 7 * 7 }}" in page.text
+    for shown in (r"\x1b[31mred", r"a\nb", r"cat\u202egpj", r"caf\udce9"):
+        assert shown in page.text
+    assert not any(c in html for c in ("\x1b", "\u202e", "\udce9"))
+    html.encode("utf-8", "strict")
+
+
+def test_hostile_names_pass_json_and_come_back_as_they_were() -> None:
+    text = hostile_report().to_json()
+    assert text.isascii()
+    rows = json.loads(text)["tables"][0]["rows"]
+    assert [row[0] for row in rows] == [*HOSTILE[:6], r"caf\udce9", *HOSTILE[7:]]
+
+
+def test_a_hostile_report_is_written_under_names_of_ours(tmp_path: Path) -> None:
+    hostile_report().write(tmp_path)
+    names = sorted(path.name for path in (tmp_path / "plots").iterdir())
+    assert len(names) == 3
+    assert all(re.fullmatch(r"0\d-[a-z0-9-]*\.(svg|png)", name) for name in names)
+
+
+def test_a_page_loads_nothing_and_runs_nothing() -> None:
+    for report in (training(), knn([judged("a", 0.5)]), hostile_report()):
+        page = Page(report.to_html())
+        assert not {"script", "link", "iframe", "object", "embed"} & set(page.tags)
+        for name, value in page.attributes:
+            if name in ("src", "href", "xlink:href", "srcset", "action"):
+                assert value is not None
+                assert value.startswith(("data:image/png;base64,", "#"))
+        styles = report.to_html().replace("url(#", "")
+        assert "url(" not in styles
+        assert "@import" not in styles
+
+
+def test_a_training_report_with_samples_of_noise_is_below_three_megabytes() -> None:
+    noise = numpy.random.default_rng(0).integers(0, 256, (64, 5, 224, 224, 3), dtype=numpy.uint8)
+    long = [{**METRICS[0], "step": n, "epoch": n / 1000, "grad_norm": n % 7} for n in range(20_000)]
+    assert len(training(long, samples=noise).to_html().encode()) < 3_000_000
+
+
+def test_the_verdict_comes_first_then_numbers_then_pictures_then_the_making() -> None:
+    html = training().to_html()
+    marks = ["went from 6.95 to 2", 'id="numbers"', 'id="pictures"', 'id="made"', "lwcl pretrain --data photos/"]
+    places = [html.index(mark) for mark in marks]
+    assert places == sorted(places)
+
+
+def test_a_page_can_be_read_on_a_phone_and_without_eyes() -> None:
+    page = Page(training().to_html())
+    assert ("lang", "en") in page.attributes
+    assert ("name", "viewport") in page.attributes
+    assert page.tags.count("main") == page.tags.count("h1") == 1
+    assert page.tags.count("figure") == page.tags.count("figcaption")
+    images = [name for name, _ in page.attributes if name == "alt"]
+    assert len(images) == page.tags.count("img")
+    assert page.attributes.count(("role", "img")) == page.tags.count("svg")
+    assert page.tags.count("table") == page.attributes.count(("class", "scroll"))
+
+
+def test_no_identifier_is_used_twice_on_a_page() -> None:
+    names = [value for name, value in Page(training().to_html()).attributes if name == "id"]
+    assert len(names) == len(set(names))
+
+
+def test_the_same_numbers_give_the_same_bytes() -> None:
+    assert training().to_html() == training().to_html()
+    assert training().to_json() == training().to_json()
+
+
+def test_a_plot_is_xml_in_the_ink_of_the_page_without_a_date() -> None:
+    svg = plots.curves([plots.Series("a<b", [0, 1, 2], [1, None, 3]), plots.Series("$x$", [0, 1], [1, 2])], "epoch")
+    texts = [element.text for element in ElementTree.fromstring(svg).iter() if element.tag.endswith("text")]  # noqa: S314
+    assert {"a<b", "$x$", "epoch"} <= set(texts)
+    assert "currentColor" in svg
+    assert plots.INK not in svg
+    assert "metadata" not in svg
+    assert re.search(r"20\d\d-\d\d", svg) is None
+
+
+def test_curves_differ_in_more_than_colour() -> None:
+    svg = plots.curves([plots.Series(str(i), [0, 1], [i, i]) for i in range(6)], "epoch")
+    assert len(set(re.findall(r"stroke-dasharray: ([^;\"]+)", svg))) >= 5
+
+
+def test_drawing_leaves_matplotlib_as_it_was() -> None:
+    import matplotlib
+
+    before = dict(matplotlib.rcParams)
+    plots.bars([plots.Bar("a", 1, (0, 2))], "x")
+    assert dict(matplotlib.rcParams) == before
+
+
+@pytest.mark.parametrize("count", [1, 299, 300, 301, 5000])
+def test_a_long_curve_is_averaged_not_cut(count: int) -> None:
+    x, y = plots.thinned(plots.Series("s", range(count), [2.0 * i for i in range(count)]))
+    assert len(x) == min(count, plots.POINTS)
+    assert y == pytest.approx([2 * value for value in x])
+    assert x[-1] > 0.99 * (count - 1) - 1
+
+
+def test_a_sheet_has_a_cell_for_each_image_and_at_most_eight_rows() -> None:
+    from io import BytesIO
+
+    from PIL import Image
+
+    images = numpy.zeros((9, 3, 32, 64, 3), numpy.uint8)
+    images[0, 1] = (255, 0, 0)
+    with Image.open(BytesIO(plots.sheet(images))) as image:
+        assert image.size == (3 * 96 + 2 * 4, 8 * 48 + 7 * 4)
+        assert image.getpixel((100 + 48, 24)) == (255, 0, 0, 255)
+        assert image.getpixel((98, 24)) == (0, 0, 0, 0)
+
+
+def test_a_long_name_is_shortened_in_the_middle() -> None:
+    assert plots.label("short") == "short"
+    text = plots.label("start" + "x" * 300 + "end")
+    assert len(text) == 48
+    assert text.startswith("start")
+    assert text.endswith("end")
+
+
+def test_a_written_report_ends_with_its_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[str] = []
+    real = os.replace
+    monkeypatch.setattr(Path, "replace", lambda self, to: (written.append(Path(to).name), real(self, to))[1])
+    training().write(tmp_path)
+    assert written[-2:] == ["report.html", "report.json"]
+    document = json.loads((tmp_path / "report.json").read_text())
+    assert document["schema_version"] == 1
+    assert document["settings"]["lr"] == {"value": 0.03, "origin": "recipe light"}
+    assert document["facts"]["last"]["monitor"] == 0.75
+    assert [picture["title"] for picture in document["pictures"]][:2] == ["Loss", "kNN of the monitor"]
+    assert all((tmp_path / picture["file"]).stat().st_size > 0 for picture in document["pictures"])
+
+
+def test_the_verdict_of_a_training_tells_what_came_of_it() -> None:
+    verdict = training().verdict
+    assert "Trained for 10 epochs (100 steps) in 1:16:08; the loss went from 6.95 to 2." in verdict
+    assert "from 25.0 % to 75.0 %" in verdict
+    assert "The embedding is healthy at the end: spread 0.90 good, effective rank 50.0 good." in verdict
+    collapsed = [{**record, "spread": 0.01, "rank": 1.1} for record in METRICS]
+    assert "The embedding looks collapsed" in training(collapsed).verdict
+    assert "The embedding is thin" in training([{**record, "rank": 1.1} for record in METRICS]).verdict
+
+
+def test_a_training_without_a_record_has_a_report_too() -> None:
+    report = training([], samples=None, timing=None)
+    assert "Nothing was measured" in report.verdict
+    assert report.pictures == ()
+    Page(report.to_html())
+
+
+@pytest.mark.parametrize(
+    ("gain", "words"),
+    [
+        ((0.231, (0.21, 0.25)), "+23.1 (+21.0 to +25.0) points above an untrained resnet18: training helped"),
+        ((0.01, (-0.01, 0.03)), "that training helped cannot be told"),
+        ((-0.05, (-0.07, -0.03)), "training hurt"),
+        (None, "is right for 50.0 % of 1,000 images (95 % interval 49.0 to 51.0)."),
+    ],
+)
+def test_the_verdict_of_knn_says_whether_training_helped(gain: Any, words: str) -> None:
+    report = knn([judged("mine", 0.5, gain), judged("random/resnet18", 0.6, untrained=True)])
+    assert report.verdict.startswith("mine ")
+    assert words in report.verdict
+
+
+def test_knn_tells_every_encoder_with_its_intervals() -> None:
+    report = knn([judged("mine", 0.5, (0.2, (0.1, 0.3))), judged("random/resnet18", 0.3, untrained=True)])
+    (table,) = report.tables
+    assert table.rows[0][:4] == ("mine", "50.0 %", "49.0 to 51.0", "+20.0 (+10.0 to +30.0)")
+    assert table.rows[1][3] is None
+    assert "hatched: untrained" in report.pictures[0].caption
+    assert report.document()["facts"]["encoders"][0]["top1"] == 0.5
+
+
+def test_columns_of_numbers_stand_to_the_right() -> None:
+    table = Table("t", ("a", "b", "c"), (("x", 1, "1"), ("y", None, 2)))
+    assert [table.numeric(i) for i in range(3)] == [False, True, False]
+
+
+def test_nested_facts_are_told_in_words_and_tables_within_are_left_to_json() -> None:
+    facts = {"bad_files": {"max_share": 0.1}, "images": 3, "knn": [{"top1": 0.5}], "sizes": [1, 2]}
+    assert list(flattened(facts)) == [("bad files, max share", 0.1), ("images", 3), ("sizes", [1, 2])]

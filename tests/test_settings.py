@@ -1,0 +1,136 @@
+"""Settings: what becomes of a value on its way from text to a frozen dataclass."""
+
+import dataclasses
+import itertools
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lwcl.errors import UsageError
+from lwcl.settings import Settings, as_json, converted, made, setting, settle, unknown
+
+
+class Kettle(Settings):
+    """Settings of every type."""
+
+    litres: float = setting(1.5, "how much", above=0, at_most=3)
+    cups: int | None = setting(None, "how many", at_least=1)
+    tea: str = setting("green", "which", choices=("green", "black", "none"))
+    lid: bool = setting(True, "on or off")
+    minutes: tuple[float, ...] = setting((2.0, 4.0), "when to look", at_least=0)
+
+
+VALUES = st.fixed_dictionaries(
+    {},
+    optional={
+        "litres": st.floats(0, 3, exclude_min=True) | st.none(),
+        "cups": st.integers(1, 10**30) | st.none(),
+        "tea": st.sampled_from(["green", "black", "none"]) | st.none(),
+        "lid": st.booleans() | st.none(),
+        "minutes": st.lists(st.floats(0, 1e300)).map(tuple) | st.none(),
+    },
+)
+
+
+@given(VALUES, VALUES, VALUES)
+def test_the_strongest_layer_that_chose_wins(flag, file, recipe):
+    settled = settle(Kettle, [("flag", flag), ("file", file), ("recipe", recipe)])
+    for field in dataclasses.fields(Kettle):
+        layers = [("flag", flag), ("file", file), ("recipe", recipe), ("default", {field.name: field.default})]
+        told = [(origin, values[field.name]) for origin, values in layers if values.get(field.name) is not None]
+        expected = told[0] if told else ("default", None)
+        assert (settled[field.name].origin, settled[field.name].value) == expected
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(("flag", "file", "recipe"))))
+def test_precedence_is_the_order_of_the_layers_and_nothing_else(order):
+    layers = [(origin, {"cups": position + 1}) for position, origin in enumerate(order)]
+    assert settle(Kettle, layers)["cups"] == (1, order[0])
+
+
+@given(VALUES)
+def test_settings_survive_json(chosen):
+    kettle = made(Kettle, settle(Kettle, [("flag", chosen)]))
+    assert made(Kettle, settle(Kettle, [("file", json.loads(as_json(kettle)))])) == kettle
+
+
+@given(st.integers(-(10**40), 10**40))
+def test_a_whole_number_keeps_every_digit_as_text(number):
+    assert converted("seed", str(number), int) == number
+
+
+@pytest.mark.parametrize(
+    ("value", "kind", "expected"),
+    [
+        ("1e-3", float, 0.001),
+        ("1e3", int, 1000),
+        (3.0, int, 3),
+        (3, float, 3.0),
+        (2048, str, "2048"),
+        (None, int | None, None),
+        ("7", int | None, 7),
+        ("photos", tuple[str, ...], ("photos",)),
+        (["0.5", 1], tuple[float, ...], (0.5, 1.0)),
+    ],
+)
+def test_a_value_becomes_its_type(value, kind, expected):
+    got = converted("x", value, kind)
+    assert got == expected
+    assert type(got) is type(expected)
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [
+        ("many", int),
+        (2.5, int),
+        (True, int),
+        ("inf", int),
+        ("", float),
+        ([1], float),
+        ({}, str),
+        (True, str),
+        ("yes", bool),
+        (1, bool),
+        ({"a": 1}, tuple[str, ...]),
+        ([None], tuple[float, ...]),
+    ],
+)
+def test_a_value_of_another_type_is_refused_with_the_flag_and_what_it_takes(value, kind):
+    with pytest.raises(UsageError, match=r"--base-lr: got .*, which is not .*\nGive ") as caught:
+        converted("base_lr", value, kind)
+    assert repr(value if not isinstance(value, list) or kind is float else None) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "words"),
+    [
+        ({"litres": 0}, "--litres: got 0.0; it must be above 0 and at most 3."),
+        ({"litres": 3.1}, "at most 3"),
+        ({"litres": float("nan")}, "got nan"),
+        ({"cups": 0}, "at least 1"),
+        ({"minutes": (1.0, -1.0)}, "--minutes: got -1.0; it must be at least 0."),
+        ({"minutes": (float("inf"),)}, "got inf"),
+        ({"tea": "grean"}, "Did you mean green?"),
+    ],
+)
+def test_a_value_outside_its_limits_is_refused(chosen, words):
+    with pytest.raises(UsageError) as caught:
+        Kettle(**chosen)
+    assert words in str(caught.value)
+
+
+def test_settings_are_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Kettle().litres = 2.0
+
+
+def test_an_unknown_name_brings_the_three_nearest():
+    error = unknown("colour", "rad", ["red", "read", "rid", "road", "blue"], "look there")
+    assert str(error).splitlines() == ["Unknown colour: 'rad'.", "Did you mean road or read or rid?", "look there"]
+
+
+def test_an_unknown_name_like_nothing_brings_all_names():
+    assert "Possible: red, blue." in str(unknown("colour", "xyz", ["red", "blue"]))
