@@ -10,8 +10,8 @@ class Augmentation(Settings):
     """What a random view may do to an image, in this order: crop, flip, colour jitter, gray, blur.
 
     `Augmentation()` changes nothing: it scales the short side to the view and takes the central square.
-    Sigmas are in pixels of a 224 px view; a view of `size` px is blurred with sigma * size / 224, so that a blur means the same
-    at every size.
+    Sigmas are in pixels of a 224 px view; a view of `size` px is blurred with sigma * size / 224, so that a blur means
+    the same at every size.
     """
 
     crop_min: float = setting(
@@ -21,7 +21,11 @@ class Augmentation(Settings):
         1.0, "largest share of an image's area that a crop may have", above=0, at_most=1, group=GROUP
     )
     aspect: float = setting(
-        1.0, "crops are between this many times wider than high and higher than wide", at_least=1, at_most=4, group=GROUP
+        1.0,
+        "crops are up to this many times as wide as high, or as high as wide",
+        at_least=1,
+        at_most=4,
+        group=GROUP,
     )
     flip_p: float = setting(0.0, "probability of a mirrored view", at_least=0, at_most=1, group=GROUP)
     jitter_p: float = setting(
@@ -30,9 +34,7 @@ class Augmentation(Settings):
     brightness: float = setting(
         0.0, "brightness is multiplied by 1 - this to 1 + this", at_least=0, at_most=4, group=GROUP
     )
-    contrast: float = setting(
-        0.0, "contrast is multiplied by 1 - this to 1 + this", at_least=0, at_most=4, group=GROUP
-    )
+    contrast: float = setting(0.0, "contrast is multiplied by 1 - this to 1 + this", at_least=0, at_most=4, group=GROUP)
     saturation: float = setting(
         0.0, "saturation is multiplied by 1 - this to 1 + this", at_least=0, at_most=4, group=GROUP
     )
@@ -60,11 +62,11 @@ class Augmentation(Settings):
                 )
 
 
-# torchvision's RandomResizedCrop(scale=(0.08, 1), ratio=(3/4, 4/3)) and a flip: the views of CompRess (papers.md 4.2), and of the
-# training pass of every linear evaluation (7.2).
+# torchvision's RandomResizedCrop(scale=(0.08, 1), ratio=(3/4, 4/3)) and a flip: the views of CompRess, Koohpayegani
+# et al. 2020 (arXiv 2010.14713), and of the training pass of linear evaluations.
 CROP_FLIP = {"crop_min": 0.08, "crop_max": 1.0, "aspect": 4 / 3, "flip_p": 0.5}
 
-# MoCo v2, Chen et al. 2020 (arXiv 2003.04297), `--aug-plus`: also the views of SEED, DisCo and light-moco (papers.md 7.1).
+# MoCo v2, Chen et al. 2020 (arXiv 2003.04297), `--aug-plus`: also the views of SEED, DisCo and light-moco.
 MOCO_V2 = {
     **CROP_FLIP,
     "crop_min": 0.2,
@@ -81,11 +83,12 @@ MOCO_V2 = {
 
 AUGMENTATIONS: dict[str, dict[str, float]] = {
     "moco-v2": MOCO_V2,
-    # Shi et al. 2022 (arXiv 2110.14480): jitter (0.8, 0.8, 0.8, 0.4) times cj = 1, gray 0.5; the rest is MoCo v2 (papers.md 2.2).
+    # Shi et al. 2022 (arXiv 2107.14762), published command: jitter (0.8, 0.8, 0.8, 0.4) times cj = 1, gray 0.5; the
+    # rest is MoCo v2.
     "ssl-small": {**MOCO_V2, "brightness": 0.8, "contrast": 0.8, "saturation": 0.8, "hue": 0.4, "gray_p": 0.5},
     "crop-flip": CROP_FLIP,
-    # Ours, for digits and letters: a mirrored or half-cut character is another character, and colour says nothing. The crops keep
-    # the strokes, and the blur reaches half a pixel at 28 px.
+    # Ours, for digits and letters: a mirrored or half-cut character is another character, and colour says nothing.
+    # The crops keep the strokes, and the blur reaches half a pixel at 28 px.
     "digits": {
         "crop_min": 0.6,
         "crop_max": 1.0,

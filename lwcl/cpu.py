@@ -73,4 +73,5 @@ def tune_allocator() -> bool:
     library = ctypes.CDLL(None)
     if not hasattr(library, "gnu_get_libc_version"):
         return False
-    return all([library.mallopt(option, value) == 1 for option, value in MALLOPT.items()])
+    taken = [library.mallopt(option, value) for option, value in MALLOPT.items()]
+    return all(taken)

@@ -7,11 +7,11 @@ that goes on at step n equals one that never stopped.
 import contextlib
 import math
 import time
-from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple, TypeVar
 
+import timm.optim
 import torch
-from timm.optim import create_optimizer_v2
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -23,12 +23,20 @@ from lwcl.nets import Encoder, Net
 from lwcl.recipes import Recipe
 
 
+N = TypeVar("N", bound=nn.Module)
+
+
 class Compute(NamedTuple):
     """On what and how a run computes."""
 
     device: torch.device
     autocast: torch.dtype | None = None  # None: float32 throughout
     channels_last: bool = False
+
+    def place(self, net: N) -> N:
+        """The net on the device, in the memory format; changed in place."""
+        net.to(self.device)
+        return net.to(memory_format=self.memory_format)
 
     @property
     def memory_format(self) -> torch.memory_format:
@@ -90,12 +98,10 @@ def learning_rate(epoch: float, recipe: Recipe, epochs: int, lr: float, warmup: 
 def optimizer_of(net: nn.Module, recipe: Recipe, lr: float, weight_decay: float) -> Optimizer:
     """timm's optimiser for what requires a gradient; weight decay on all parameters, as the papers' code has it."""
     name = {"sgd": "momentum"}.get(recipe.optimizer, recipe.optimizer)
-    fused = {"fused": True} if name in ("momentum", "adamw") else {}
-    optimizer = create_optimizer_v2(
-        [p for p in net.parameters() if p.requires_grad], opt=name, lr=lr, weight_decay=weight_decay, momentum=recipe.momentum, **fused
-    )
-    assert isinstance(optimizer, Optimizer)
-    return optimizer
+    more: dict[str, Any] = {"fused": True} if name in ("momentum", "adamw") else {}
+    trained = [p for p in net.parameters() if p.requires_grad]
+    create: Callable[..., Optimizer] = timm.optim.create_optimizer_v2  # type: ignore[attr-defined]  # not re-exported
+    return create(trained, opt=name, lr=lr, weight_decay=weight_decay, momentum=recipe.momentum, **more)
 
 
 def fit(
@@ -127,7 +133,7 @@ def fit(
             with compute.context():
                 loss = method.loss(net, part, epoch)
             must_be_finite("loss", loss.total, done + 1, batch)
-            (loss.total / recipe.accumulate).backward()
+            (loss.total / recipe.accumulate).backward()  # type: ignore[no-untyped-call]
             losses.append(loss)
         world.average_gradients(trained)
         norm = nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])

@@ -89,7 +89,8 @@ def alignment(first: Tensor, second: Tensor) -> Tensor:
 
 def uniformity(x: Tensor, t: float = 2.0) -> Tensor:
     """log mean exp(-t d^2) over all pairs of unit vectors (N, D) (Wang & Isola, arXiv 2005.10242); () at most 0, lower is more uniform."""
-    return torch.pdist(at_least_float(x)).square().mul(-t).exp().mean().log()
+    similarity: Tensor = (-t * torch.pdist(at_least_float(x)).square()).exp().mean()
+    return similarity.log()
 
 
 def spread(x: Tensor) -> Tensor:
@@ -99,9 +100,10 @@ def spread(x: Tensor) -> Tensor:
 
 def effective_rank(x: Tensor) -> Tensor:
     """exp of the entropy of the normalised singular values of (N, D) (RankMe, arXiv 2210.02885); () in [1, min(N, D)]."""
-    values = torch.linalg.svdvals(at_least_float(x))
+    values: Tensor = torch.linalg.svdvals(at_least_float(x))
     p = values / values.sum().clamp_min(1e-12)
-    return torch.special.entr(p).sum().exp()
+    entropy: Tensor = torch.special.entr(p).sum()
+    return entropy.exp()
 
 
 def unit(x: Tensor) -> Tensor:

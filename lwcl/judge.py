@@ -42,7 +42,7 @@ class Judge:
     def features(self, loaded: Loaded, compute: Compute) -> tuple[Tensor, Tensor]:
         """The backbone's features of the bank and of the queries. Raises `SickError` if they are not finite."""
         rows = []
-        encoder = loaded.encoder.to(compute.device, memory_format=compute.memory_format)
+        encoder = compute.place(loaded.encoder)
         for number, images in enumerate((self.bank, self.queries)):
             with self.screen.counting(f"{loaded.name}: features", len(images)) as counting:
                 pixels = self._pixels(number, images, loaded.images, counting.advance)

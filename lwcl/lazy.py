@@ -8,7 +8,7 @@ from typing import Any
 class Lazy:
     """Stands for a module and imports it when one of its attributes is first read.
 
-    To be used inside function bodies only; for type checkers the real import stands under `TYPE_CHECKING`.
+    To be used inside function bodies only; type checkers see the real import, under `TYPE_CHECKING`.
     """
 
     def __init__(self, name: str) -> None:
@@ -19,8 +19,3 @@ class Lazy:
         if self._module is None:
             self._module = importlib.import_module(self._name)
         return getattr(self._module, attribute)
-
-
-formulas = Lazy("lwcl.formulas")
-nets = Lazy("lwcl.nets")
-torch = Lazy("torch")

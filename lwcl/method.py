@@ -26,7 +26,7 @@ class Batch(NamedTuple):
     """The same B images, seen `len(views)` ways."""
 
     views: "tuple[Tensor, ...]"  # each (B, 3, H, W), normalised
-    index: "Tensor"  # (B,) position in the data set
+    index: "Tensor"  # type: ignore[assignment]  # (B,) position in the data set
     labels: "Tensor"  # (B,), -1 where unknown; only a probe may read it
 
 

@@ -1,6 +1,7 @@
 """Everything with state: the encoder that is trained, the key encoder that follows it, the queue of keys, and the net that holds them."""
 
 import copy
+import itertools
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -46,16 +47,24 @@ def backbone_of(arch: str, *, image_size: int | None = None, output_stride: int 
 class Encoder(nn.Module):
     """A timm backbone and a projection head; images (B, 3, H, W) -> unit embeddings (B, dim).
 
-    `features` gives the backbone's own (B, width). Head: linear layers of the given widths with ReLU between, no batch norm.
+    `features` gives the backbone's own (B, width). Head: linear layers of the given widths with ReLU between; see `mlp` for `norm`.
     """
 
-    def __init__(self, arch: str, head: Sequence[int] = (), *, image_size: int | None = None, output_stride: int | None = None) -> None:
+    def __init__(
+        self,
+        arch: str,
+        head: Sequence[int] = (),
+        *,
+        norm: bool = False,
+        image_size: int | None = None,
+        output_stride: int | None = None,
+    ) -> None:
         super().__init__()
         self.arch = arch
         self.backbone, self.arguments = backbone_of(arch, image_size=image_size, output_stride=output_stride)
         self.width = int(cast(Any, self.backbone).head_hidden_size)
-        self.head = mlp(self.width, head)
-        self.head_widths = tuple(head)
+        self.head = mlp(self.width, head, norm)
+        self.head_widths, self.head_norm = tuple(head), norm
 
     def features(self, images: Tensor) -> Tensor:
         """What a device will use: the backbone's pooled features (B, width)."""
@@ -76,11 +85,16 @@ class Encoder(nn.Module):
         return F.normalize(embedding if embedding.dtype == torch.float64 else embedding.float(), dim=1)
 
 
-def mlp(width: int, widths: Sequence[int]) -> nn.Sequential:
-    """Linear layers width -> widths[0] -> ..., with ReLU between; empty if there are no widths."""
+def mlp(width: int, widths: Sequence[int], norm: bool = False) -> nn.Sequential:
+    """Linear layers width -> widths[0] -> ..., with ReLU between; empty if there are no widths.
+
+    With `norm`, batch norm after every linear layer, the last without scale and shift, as in MoCo v3's heads (arXiv 2104.02057).
+    """
     layers: list[nn.Module] = []
-    for before, after in zip((width, *widths), widths, strict=False):
-        layers += [nn.ReLU(inplace=True), nn.Linear(before, after)] if layers else [nn.Linear(before, after)]
+    for number, (before, after) in enumerate(itertools.pairwise((width, *widths)), 1):
+        layers += [nn.ReLU(inplace=True)] if layers else []
+        layers += [nn.Linear(before, after, bias=not norm)]
+        layers += [nn.BatchNorm1d(after, affine=number < len(widths))] if norm else []
     return nn.Sequential(*layers)
 
 

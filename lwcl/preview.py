@@ -65,7 +65,7 @@ def macs(encoder: Encoder, size: int) -> int:
     twin: nn.Module = Encoder(encoder.arch, image_size=size).to("meta").eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         twin(torch.empty(1, 3, size, size, device="meta"))
-    return counter.get_total_flops() // 2
+    return int(counter.get_total_flops()) // 2
 
 
 def sample_views(loader: Loader) -> NDArray[numpy.uint8]:

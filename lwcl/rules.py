@@ -24,7 +24,7 @@ class Facts(NamedTuple):
 
 def power_of_two(number: float, low: int, high: int) -> int:
     """The largest power of two up to `number`, within [low, high]."""
-    return max(low, min(high, 2 ** (max(1, int(number)).bit_length() - 1)))
+    return max(low, min(high, 1 << (max(1, int(number)).bit_length() - 1)))
 
 
 def settle_run(values: dict[str, Any], facts: Facts) -> dict[str, Settled]:

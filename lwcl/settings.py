@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 class Settled(NamedTuple):
-    """A setting's value and where it came from: `flag`, a file's name, `recipe light`, `default`, or a rule's reason."""
+    """A setting's value and its origin: `flag`, a file's name, `recipe light`, `default`, or the reason of a rule."""
 
     value: Any
     origin: str

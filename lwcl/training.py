@@ -99,7 +99,7 @@ def built(plan: Plan, options: PretrainOptions) -> tuple[Net, Compute, Images]:
     student = Encoder(options.arch, head, image_size=options.image_size, output_stride=options.output_stride)
     net = plan.method.build(student)
     compute = compute_for(student, options)
-    net.to(compute.device, memory_format=compute.memory_format)
+    compute.place(net)
     if compute.device.type == "cpu":
         fast_depthwise(net.student)
     return net, compute, Images.of(options.arch, options.image_size)

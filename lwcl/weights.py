@@ -19,6 +19,7 @@ from timm.models import save_for_hf
 from torch import Tensor
 
 from lwcl import __version__
+from lwcl.engine import Compute
 from lwcl.errors import UsageError
 from lwcl.nets import Encoder
 from lwcl.storage import fault, write_atomically
@@ -74,7 +75,7 @@ def save_encoder(path: Path, encoder: Encoder, images: Images, facts: dict[str, 
 def export_timm(folder: Path, encoder: Encoder, images: Images) -> None:
     """Writes the backbone so that `timm.create_model("local-dir:FOLDER", pretrained=True)` loads it strictly."""
     data = {"input_size": (3, images.size, images.size), "mean": images.mean, "std": images.std, "crop_pct": images.crop_pct}
-    backbone = copy.deepcopy(encoder.backbone).to("cpu", memory_format=torch.contiguous_format)
+    backbone = Compute(torch.device("cpu")).place(copy.deepcopy(encoder.backbone))
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".tmp-export-") as scratch:
         save_for_hf(backbone, scratch, model_config={"num_features": encoder.width}, safe_serialization=True, data_config=data)
@@ -127,7 +128,8 @@ def read_encoder(path: Path, arch: str | None, image_size: int | None) -> Loaded
     about = description(path)
     if arch not in (None, about["arch"]):
         raise UsageError(f"{path}: holds {about['arch']}, not {arch}.", remedy="Leave --arch out.")
-    images = Images(**{name: tuple(value) if isinstance(value, list) else value for name, value in about["images"].items()})
+    told = about["images"]
+    images = Images(told["size"], tuple(told["mean"]), tuple(told["std"]), told["crop_pct"])
     encoder = Encoder(about["arch"], about["head"], image_size=about["arguments"].get("img_size"), output_stride=about["arguments"].get("output_stride"))
     encoder.load_state_dict(tensors_of(path))
     images = dataclasses.replace(images, size=image_size or images.size)

@@ -1,5 +1,7 @@
 """One process or many: rank, size, and the three things processes do together. With one process each is the identity."""
 
+from collections.abc import Iterable
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -29,7 +31,7 @@ def gather(rows: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
-def average_gradients(parameters: list[Tensor]) -> None:
+def average_gradients(parameters: Iterable[Tensor]) -> None:
     """Gradients become their mean over all processes."""
     if together():
         for parameter in parameters:

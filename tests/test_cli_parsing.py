@@ -29,7 +29,7 @@ print([name for name in {HEAVY} if name in sys.modules], code, used.ru_utime + u
 
 def outside(*words, **environment):
     """Runs the program in a process of its own: heavy modules it imported, exit code, CPU seconds, stdout, stderr."""
-    process = subprocess.run(  # noqa: S603  # our own program
+    process = subprocess.run(
         [sys.executable, "-c", PROBE, *words],
         capture_output=True,
         text=True,

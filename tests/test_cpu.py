@@ -100,8 +100,6 @@ print(stock, faults())
 
 @pytest.mark.skipif(not os.confstr_names.get("CS_GNU_LIBC_VERSION"), reason="needs glibc")
 def test_a_tuned_allocator_keeps_freed_memory_and_needs_no_torch() -> None:
-    done = subprocess.run(  # noqa: S603 - our own code
-        [sys.executable, "-c", KEEPS_MEMORY], capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", KEEPS_MEMORY], capture_output=True, text=True, check=True)
     stock, tuned = (int(count) for count in done.stdout.split())
     assert tuned < stock / 10

@@ -26,7 +26,10 @@ def test_the_mixing_is_splitmix64():
 
 
 def test_numbers_never_change():
-    golden = [[0.21475211370900282, 0.7312041918961224, 0.9262928305075777], [0.9268166494112087, 0.8757251203551045, 0.5064504727329887]]
+    golden = [
+        [0.21475211370900282, 0.7312041918961224, 0.9262928305075777],
+        [0.9268166494112087, 0.8757251203551045, 0.5064504727329887],
+    ]
     assert uniform(1, 2, 1, torch.tensor([0, 41]), 3).tolist() == golden
     assert epoch_order(8, 1, 2).tolist() == [3, 5, 6, 7, 2, 4, 1, 0]
     assert step_seed(1, 2) == 7612879067803988792
@@ -62,7 +65,11 @@ def test_pairs_of_neighbours_fill_the_square():
     assert float(chi_square) < 255 + 4 * math.sqrt(2 * 255)
 
 
-@given(index=st.lists(st.integers(0, 2**40), min_size=1, max_size=20), seed=st.integers(0, 2**63 - 1), count=st.integers(1, 9))
+@given(
+    index=st.lists(st.integers(0, 2**40), min_size=1, max_size=20),
+    seed=st.integers(0, 2**63 - 1),
+    count=st.integers(1, 9),
+)
 def test_an_image_meets_the_same_numbers_in_any_batch(index, seed, count):
     together = uniform(seed, 7, 1, torch.tensor(index), count)
     alone = [uniform(seed, 7, 1, torch.tensor([i]), count + 3)[0, :count] for i in index]

@@ -27,7 +27,7 @@ FIXED = {
     "augmentation": st.sampled_from(sorted(AUGMENTATIONS)),
     "recipe": st.sampled_from(sorted(RECIPES)),
     "crop_min": st.floats(0.1, 0.5),
-    "crop_max": st.floats(0.6, 1),
+    "crop_max": st.just(1.0),  # `plain` and the default have the smallest at 1
     "blur_min": st.floats(0.01, 0.1),
     "blur_max": st.floats(1, 56),
 }

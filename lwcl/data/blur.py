@@ -1,8 +1,8 @@
 """Gaussian blur for many images at once, each with its own sigma, as sums of shifted images.
 
 At the sigmas of a view (up to 2 pixels of 224) a kernel has few taps, and adding shifted images is no slower than a
-convolution or a banded matrix product. Products and sums round separately, so an image's result is the same bits in whatever
-company.
+convolution or a product with a banded matrix. Products and sums round separately, so an image's result is the same bits
+in whatever company.
 """
 
 import torch
@@ -27,11 +27,11 @@ def sides(sigmas: Tensor, limit: int) -> Tensor:
 
 
 def blur_(images: Tensor, kernels: Tensor) -> None:
-    """Blurs float images (n, 3, s, s) in place with kernels whose `sides` are (n, reach + 1), reach < s; borders are reflected.
+    """Blurs float images (n, 3, s, s) in place with kernels whose `sides` are (n, reach + 1), reach < s.
 
-    As torchvision's `gaussian_blur` with kernels of 2 `radii` + 1 pixels.
+    Borders are reflected, as torchvision's `gaussian_blur` does; its kernel size is 2 `radii` + 1.
     """
-    count, _, size, _ = images.shape
+    count = len(images)
     reach = kernels.shape[1] - 1
     padded = F.pad(images, (reach,) * 4, mode="reflect")
     width = padded.shape[-1]

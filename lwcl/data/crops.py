@@ -25,7 +25,8 @@ TRIES = 10  # crops tried before the central one, as torchvision
 def draw_boxes(augmentation: Augmentation, numbers: Tensor, heights: Tensor, widths: Tensor) -> Tensor:
     """The boxes (B, 4) of torchvision's RandomResizedCrop from uniform `numbers` (B, 2 `TRIES` + 2).
 
-    Area uniform, aspect ratio log-uniform; the first try that fits the image, else the largest central box of an allowed ratio.
+    Top, left, height and width; area uniform, aspect ratio log-uniform; the first try that fits the image, else the
+    largest central box of an allowed ratio.
     """
     areas, ratios = numbers[:, :TRIES], numbers[:, TRIES : 2 * TRIES]
     high, wide = heights[:, None].double(), widths[:, None].double()
@@ -42,9 +43,9 @@ def draw_boxes(augmentation: Augmentation, numbers: Tensor, heights: Tensor, wid
 
 
 def crop_rounded(image: Tensor, box: Sequence[int], size: int) -> Tensor:
-    """The box of a uint8 image (1, 3, H, W) on the CPU, scaled to (1, 3, size, size) uint8: within 1 of Pillow, as fixed-point sums.
+    """The box of a uint8 image (1, 3, H, W) on the CPU, scaled to (1, 3, size, size) uint8: within 1 of Pillow.
 
-    An image that lies in memory with its channels last is scaled two to three times as fast.
+    Sums are in fixed point. An image that lies in memory with its channels last is scaled two to three times as fast.
     """
     top, left, height, width = box
     part = image[:, :, top : top + height, left : left + width]
@@ -52,9 +53,10 @@ def crop_rounded(image: Tensor, box: Sequence[int], size: int) -> Tensor:
 
 
 def scaling(starts: Tensor, lengths: Tensor, source: int, size: int) -> Tensor:
-    """The matrices (n, size, source) that scale `lengths` (n,) pixels from `starts` (n,) to `size` pixels: rows sum to 1.
+    """The matrices (n, size, source) that scale `lengths` (n,) pixels from `starts` (n,) to `size` pixels.
 
-    A triangle as wide as the larger of a source and a target pixel, centred on the target pixel, cut at the box.
+    A row sums to 1: a triangle as wide as the larger of a source and a target pixel, centred on the target pixel and
+    cut at the box.
     """
     scale = lengths.to(torch.float64)[:, None, None] / size
     centre = (torch.arange(size, device=starts.device) + 0.5)[:, None] * scale
@@ -65,10 +67,11 @@ def scaling(starts: Tensor, lengths: Tensor, source: int, size: int) -> Tensor:
 
 
 def crop_exact(images: Tensor, boxes: Tensor, flips: Tensor, size: int) -> Tensor:
-    """The boxes (n, 4) of images (n, 3, H, W), scaled to float32 (n, 3, size, size) in the range of the source, some mirrored.
+    """The boxes (n, 4) of images (n, 3, H, W), scaled to float32 (n, 3, size, size) in their range, some mirrored.
 
-    Two batched matrix products; the flip is a reversed matrix. `boxes` are (top, left, height, width), `flips` (n,) bool, all on one
-    device. Within 1e-5 of torchvision's `resized_crop` on floats in [0, 1]; on a CPU an image's last bits depend on the batch.
+    Two batched matrix products; the flip is a reversed matrix. `boxes` are (top, left, height, width), `flips` (n,)
+    bool, all on one device. Within 1e-5 of torchvision's `resized_crop` on floats in [0, 1]; an image's last bits may
+    depend on the batch.
     """
     rows = scaling(boxes[:, 0], boxes[:, 2], images.shape[2], size)
     columns = scaling(boxes[:, 1], boxes[:, 3], images.shape[3], size)
@@ -77,7 +80,7 @@ def crop_exact(images: Tensor, boxes: Tensor, flips: Tensor, size: int) -> Tenso
 
 
 def crop_with_pillow(image: "Image.Image", box: Sequence[int], flip: bool, size: int) -> "npt.NDArray[np.uint8]":
-    """The box (top, left, height, width) of an RGB image, scaled by Pillow and perhaps mirrored: uint8 (size, size, 3)."""
+    """The box (top, left, height, width) of an RGB image, scaled by Pillow, perhaps mirrored: uint8 (size, size, 3)."""
     import numpy as np
     from PIL import Image
 

@@ -1,7 +1,7 @@
 """Counter-based randomness: every number is a hash of where it is used, never of what was drawn before.
 
-SplitMix64 (Steele, Lea & Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014; constants of variant 13 of Stafford)
-on int64 tensors, whose products wrap like unsigned ones.
+SplitMix64 (Steele, Lea & Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014, with Stafford's
+variant 13 of the mixing constants) on int64 tensors, whose products wrap like unsigned ones.
 """
 
 import torch
@@ -45,8 +45,8 @@ def stream(*path: int) -> Tensor:
 def uniform(seed: int, epoch: int, view: int, index: Tensor, count: int) -> Tensor:
     """`count` numbers for each image: float64 (B, count), uniform in [0, 1), on the device of `index`.
 
-    They depend on the seed, the epoch, the view and the image's place `index` (B,) in the data set, and on nothing else: an image
-    meets the same numbers in whatever batch it comes.
+    They depend on the seed, the epoch, the view and the image's place `index` (B,) in the data set, and on nothing
+    else: an image meets the same numbers in whatever batch it comes.
     """
     keys = child(stream(seed, VIEWS, epoch, view).to(index.device), index.to(torch.int64))
     columns = torch.arange(count, device=index.device)

@@ -141,7 +141,7 @@ class Plain(Dataset[tuple[Tensor, list[Broken]]]):
 
 def plain_pixels(images: ImageSet, takes: Images, *, batch_size: int, workers: int, broken: Callable[[Broken], None]) -> Iterator[Tensor]:
     """The judging views of all images in order, in batches of uint8 (B, 3, size, size)."""
-    batches = torch.arange(len(images)).split(batch_size)
+    batches = torch.split(torch.arange(len(images)), batch_size)
     for items in workers_over(Plain(images, takes), [batch.tolist() for batch in batches], workers):
         for _, bad in items:
             for each in bad:

@@ -1,10 +1,11 @@
 """The views a network sees: their parameters drawn for a whole batch at once, then applied to a batch of uint8 images.
 
-Semantics of torchvision's RandomResizedCrop, RandomHorizontalFlip, ColorJitter, RandomGrayscale and GaussianBlur, in the order of
-MoCo v2 (arXiv 2003.04297); randomness by `lwcl.data.draws`.
+Semantics of torchvision's RandomResizedCrop, RandomHorizontalFlip, ColorJitter, RandomGrayscale and GaussianBlur, as
+MoCo v2 (arXiv 2003.04297) puts them together; randomness by `lwcl.data.draws`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import permutations
 from typing import NamedTuple
 
@@ -13,14 +14,14 @@ from torch import Tensor
 
 from lwcl.augmentation import Augmentation
 from lwcl.data.blur import blur_, radii, sides
-from lwcl.data.colour import NEUTRAL, amounts, draw_factors, gray_, jitter_
+from lwcl.data.colour import NEUTRAL, WHITE, amounts, draw_factors, gray_, jitter_
 from lwcl.data.crops import TRIES, crop_exact, crop_rounded, draw_boxes
 from lwcl.data.draws import uniform
 
 ORDERS = tuple(permutations(range(4)))
-CHUNK = 1 << 17  # pixels times channels worked on at once: half a MiB of float32, so that it stays in a core's cache
+CHUNK = 1 << 18  # numbers worked on at once, 1 MiB of float32: small enough for the cache, large enough for few calls
 
-Crop = Callable[[list[int], Tensor], None]  # writes the crops of some images, in [0, 1], into (n, 3, size, size)
+Crop = Callable[[list[int], Tensor], None]  # writes the crops of some images, in [0, 255], into (n, 3, size, size)
 
 
 class ViewDraw(NamedTuple):
@@ -55,11 +56,8 @@ def draw_views(
     A pure function of the settings, (seed, epoch, view), and each image's index, height and width.
     """
     numbers = uniform(seed, epoch, view, index.cpu(), 2 * TRIES + 12)
-    crops, (flip, jitter, order, gray, blur, sigma), factors = (
-        numbers[:, : 2 * TRIES + 2],
-        numbers[:, 2 * TRIES + 2 : -4].unbind(1),
-        numbers[:, -4:],
-    )
+    crops, others, factors = torch.split(numbers, [2 * TRIES + 2, 6, 4], 1)
+    flip, jitter, order, gray, blur, sigma = others.unbind(1)
     jittered = jitter < augmentation.jitter_p
     blurred = blur < augmentation.blur_p
     sigmas = augmentation.blur_min + sigma * (augmentation.blur_max - augmentation.blur_min)
@@ -85,22 +83,22 @@ def apply_views(
     dtype: torch.dtype = torch.float32,
     channels_last: bool = False,
 ) -> Tensor:
-    """The views of uint8 `images` (B, 3, H, W), padded below and right as they like: normalised (B, 3, size, size) on their device.
+    """The views of uint8 `images` (B, 3, H, W), padded below and right if need be: normalised (B, 3, size, size).
 
-    On a CPU crops are rounded to uint8, as Pillow rounds them, unless `exact`; elsewhere they are matrix products in float32. On a
-    CPU an image's view has the same bits in whatever batch it comes, unless `exact`.
+    They are made on the images' device. On a CPU crops are rounded to uint8, as Pillow rounds them, and an image's
+    view has the same bits in whatever batch it comes; with `exact`, and elsewhere, crops are float32 matrix products,
+    and the last bits may depend on the batch. Images with their channels last in memory are cropped faster.
     """
 
     def crop_each(rows: list[int], into: Tensor) -> None:
         for row, place in zip(rows, torch.split(into, 1), strict=True):
             part = crop_rounded(images[row : row + 1], boxes[row], size)
             place.copy_(part.flip(3) if flips[row] else part)
-        into.mul_(1 / 255)
 
     def crop_all(rows: list[int], into: Tensor) -> None:
         index = torch.tensor(rows)
         box, flip = draw.boxes[index].to(images.device), draw.flip[index].to(images.device)
-        torch.mul(crop_exact(images[index.to(images.device)], box, flip, size), 1 / 255, out=into)
+        into.copy_(crop_exact(images[index.to(images.device)], box, flip, size))
 
     boxes, flips = draw.boxes.tolist(), draw.flip.tolist()
     crop = crop_all if exact or images.device.type != "cpu" else crop_each
@@ -116,13 +114,13 @@ def colour_and_blur(
     dtype: torch.dtype = torch.float32,
     channels_last: bool = False,
 ) -> Tensor:
-    """The views of crops already cut, scaled and flipped, uint8 or float in [0, 1] (B, 3, s, s): normalised (B, 3, s, s)."""
-    scale = 1.0 if crops.is_floating_point() else 1 / 255
+    """The views (B, 3, s, s), normalised, of crops that are cut, scaled and flipped: uint8, or float in [0, 1]."""
 
     def crop(rows: list[int], into: Tensor) -> None:
         for place, row in enumerate(rows):
             into[place].copy_(crops[row])
-        into.mul_(scale)
+        if crops.is_floating_point():
+            into.mul_(WHITE)
 
     return painted(crop, draw, empty_views(crops, len(crops), crops.shape[-1], dtype, channels_last), mean, std)
 
@@ -137,7 +135,7 @@ def plain_views(
 ) -> Tensor:
     """Images (B, 3, s, s) uint8 as they are, normalised."""
     views = empty_views(images, len(images), images.shape[-1], dtype, channels_last)
-    average, deviation = (images.new_tensor(v, dtype=torch.float32)[:, None, None] * 255 for v in (mean, std))
+    average, deviation = (torch.tensor(v, device=images.device)[:, None, None] * WHITE for v in (mean, std))
     return views.copy_((images - average) / deviation)
 
 
@@ -147,10 +145,24 @@ def empty_views(like: Tensor, count: int, size: int, dtype: torch.dtype, channel
     return torch.empty((count, 3, size, size), dtype=dtype, device=like.device, memory_format=layout)
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Computes on one CPU thread: at this size of work a second gains nothing, and waiting for it costs up to tenfold on
+    a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@one_thread()
 @torch.inference_mode()
 def painted(crop: Crop, draw: ViewDraw, views: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """Fills `views` (B, 3, s, s): crops, colours, grays, blurs and normalises a chunk of images at a time."""
-    average, scale = (torch.tensor(v, device=views.device)[:, None, None] for v in (mean, [1 / s for s in std]))
+    average = torch.tensor([WHITE * value for value in mean], device=views.device)[:, None, None]
+    scale = torch.tensor([1 / (WHITE * value) for value in std], device=views.device)[:, None, None]
     # Jittered images first, those of the same order of operations together.
     rows = torch.argsort(torch.where(draw.jitter, draw.order @ torch.tensor([64, 16, 4, 1]), 256), stable=True)
     paint = painter(draw.rows(rows), views)
@@ -182,20 +194,20 @@ def painter(draw: ViewDraw, views: Tensor) -> Callable[[Tensor, int], None]:
         jittered = len(orders[start:stop])
         if jittered:
             jitter_(flat[:jittered], orders[start:stop], table[start : start + jittered], skipped)
-        change_(flat, [i for i, gray in enumerate(grays[start:stop]) if gray], lambda some, _: gray_(some))
+        change_(flat, [i for i, gray in enumerate(grays[start:stop]) if gray], gray_)
         for reach in sorted(set(reaches[start:stop]) - {0}):
             alike = [i for i, own in enumerate(reaches[start:stop]) if own == reach]
-            change_(pixels, alike, lambda some, index: blur_(some, kernels[start:stop][index, : reach + 1]))
+            change_(pixels, alike, blur_, kernels[start:stop, : reach + 1])
 
     return paint
 
 
-def change_(pixels: Tensor, chosen: list[int], change: Callable[[Tensor, Tensor], None]) -> None:
-    """Changes the chosen images in place; `change` gets them, contiguous, and their indices."""
-    index = torch.tensor(chosen, device=pixels.device)
+def change_(pixels: Tensor, chosen: list[int], change: Callable[..., None], *columns: Tensor) -> None:
+    """Changes the chosen images in place; `change` gets them, contiguous, and their rows of the columns."""
     if len(chosen) == len(pixels):
-        change(pixels, index)
+        change(pixels, *columns)
     elif chosen:
+        index = torch.tensor(chosen, device=pixels.device)
         some = pixels[index]
-        change(some, index)
+        change(some, *(column[index] for column in columns))
         pixels[index] = some

@@ -41,7 +41,7 @@ def nearest(queries: Tensor, bank: Tensor, k: int, *, euclidean: bool = False) -
     Similarity is the dot product, or minus the Euclidean distance. Exact; memory beside the arguments is `CHUNK_BYTES`.
     """
     rows = max(1, CHUNK_BYTES // (4 * len(bank)))
-    found = [(-torch.cdist(part, bank) if euclidean else part @ bank.T).topk(k, dim=1) for part in queries.split(rows)]
+    found = [(-torch.cdist(part, bank) if euclidean else part @ bank.T).topk(k, dim=1) for part in torch.split(queries, rows)]
     return torch.cat([f.values for f in found]), torch.cat([f.indices for f in found])
 
 

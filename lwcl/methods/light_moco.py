@@ -3,7 +3,7 @@
 import math
 from typing import TYPE_CHECKING
 
-from lwcl.lazy import formulas
+from lwcl.lazy import Lazy
 from lwcl.method import method
 from lwcl.methods.moco import MoCo
 from lwcl.settings import setting
@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from lwcl import formulas
+else:
+    formulas = Lazy("lwcl.formulas")
 
 #: The published code's strategies 1 to 6 (papers: light-moco's `moco/builder.py`), by what they do.
 TARGETS = ("top", "groups", "halving", "nearest", "uniform", "wide-groups")

@@ -2,15 +2,18 @@
 
 from typing import TYPE_CHECKING
 
-from lwcl.lazy import formulas, nets, torch
+from lwcl.lazy import Lazy
 from lwcl.method import Batch, Loss, Method, method
 from lwcl.settings import setting
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from lwcl import formulas, nets
     from lwcl.nets import Encoder, Net
+else:
+    formulas, nets, torch = Lazy("lwcl.formulas"), Lazy("lwcl.nets"), Lazy("torch")
 
 
 @method("pretrain", "moco")

@@ -1,0 +1,120 @@
+"""The parts with state: the queue as a plain list, the key encoder as an exponential average, heads, and split batch norm."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lwcl.errors import UsageError
+from lwcl.nets import Encoder, Follower, Net, Queue, mlp, width_of
+
+
+@given(st.integers(1, 20), st.lists(st.integers(1, 30), max_size=12))
+def test_a_queue_holds_the_latest_rows_of_a_plain_list(size: int, batches: list[int]) -> None:
+    queue, plain = Queue(size, 2), []
+    leader = torch.nn.Identity()
+    for number, count in enumerate(batches):
+        rows = torch.full((count, 2), float(number)) + torch.arange(count)[:, None] / 100
+        queue.push(rows)
+        queue.advance(leader)
+        plain += rows.tolist()
+    latest = plain[-size:]
+    held = queue.rows().tolist()
+    assert all(row in held for row in latest)
+    assert int(queue.pointer) == len(plain) % size
+
+
+def test_rows_enter_a_queue_only_after_the_step() -> None:
+    queue = Queue(4, 2)
+    before = queue.rows().clone()
+    queue.push(torch.ones(2, 2))
+    assert torch.equal(queue.rows(), before)
+    queue.advance(torch.nn.Identity())
+    assert torch.equal(queue.rows()[:2], torch.ones(2, 2))
+    assert torch.equal(queue.rows()[2:], before[2:])
+
+
+def test_a_new_queue_holds_unit_vectors() -> None:
+    assert Queue(100, 8).rows().norm(dim=1).tolist() == pytest.approx([1.0] * 100)
+
+
+def test_a_key_encoder_is_an_exponential_average_of_its_leader() -> None:
+    leader = Encoder("test_resnet", (4,)).double()
+    with torch.no_grad():
+        for parameter in leader.parameters():
+            parameter.fill_(1.0)
+    follower = Follower(leader, momentum=0.999)
+    seen = []
+    for value in (2.0, 3.0, 4.0):
+        with torch.no_grad():
+            for parameter in leader.parameters():
+                parameter.fill_(value)
+        follower.advance(leader)
+        seen.append(float(next(follower.parameters()).flatten()[0]))
+    assert seen == pytest.approx([1.001, 1.002999, 1.005996001], rel=1e-12)
+
+
+def test_a_key_encoder_without_momentum_copies_parameters_and_keeps_its_own_buffers() -> None:
+    leader = Encoder("test_resnet", (4,))
+    follower = Follower(leader, momentum=0.0)
+    leader.train()(torch.randn(4, 3, 32, 32))
+    with torch.no_grad():
+        for parameter in leader.parameters():
+            parameter.add_(1.0)
+    follower.advance(leader)
+    assert all(torch.equal(a, b) for a, b in zip(leader.parameters(), follower.parameters(), strict=True))
+    changed = [not torch.equal(a, b) for a, b in zip(leader.buffers(), follower.buffers(), strict=True)]
+    assert any(changed)
+
+
+def test_keys_carry_no_gradient_and_a_key_encoder_stays_in_train_mode() -> None:
+    leader = Encoder("test_resnet", (4,))
+    net = Net(leader, key=Follower(leader, 0.9))
+    net.train()
+    assert not net.key(torch.randn(2, 3, 32, 32)).requires_grad
+    assert all(module.training for module in net.key.modules())
+
+
+def test_embeddings_are_unit_vectors_of_the_heads_last_width() -> None:
+    embedding = Encoder("test_efficientnet", (32, 8))(torch.randn(3, 3, 32, 32))
+    assert embedding.shape == (3, 8)
+    assert embedding.norm(dim=1).tolist() == pytest.approx([1.0] * 3, rel=1e-6)
+
+
+@pytest.mark.parametrize(("hidden", "expected"), [("1x", 960), ("2x", 1920), ("0.5x", 480), ("2048", 2048), ("0", 0)])
+def test_hidden_widths_are_written_as_multiples_or_numbers(hidden: str, expected: int) -> None:
+    assert width_of(hidden, 960) == expected
+
+
+@pytest.mark.parametrize("hidden", ["wide", "-1", "x", ""])
+def test_a_hidden_width_that_is_none_is_refused(hidden: str) -> None:
+    with pytest.raises(UsageError, match="--hidden"):
+        width_of(hidden, 960)
+
+
+def test_a_head_has_relu_between_its_linear_layers_and_no_batch_norm() -> None:
+    kinds = [type(layer).__name__ for layer in mlp(8, (16, 4))]
+    assert kinds == ["Linear", "ReLU", "Linear"]
+    assert len(mlp(8, ())) == 0
+
+
+def test_an_architecture_that_cannot_take_a_size_is_refused_in_words() -> None:
+    with pytest.raises(UsageError, match="test_vit"):
+        Encoder("test_vit", image_size=33, output_stride=8)
+
+
+def test_split_batch_norm_gives_each_part_its_own_statistics() -> None:
+    encoder = Encoder("test_resnet", (4,)).train()
+    images = torch.randn(8, 3, 32, 32)
+    parts = torch.cat([encoder(images[:4]), encoder(images[4:])])
+    assert torch.allclose(encoder(images, splits=2), parts, atol=1e-6)
+    interleaved = encoder(images, splits=2, interleaved=True)
+    assert torch.allclose(interleaved[::2], encoder(images[::2]), atol=1e-6)
+    assert not torch.allclose(interleaved, parts, atol=1e-3)
+
+
+def test_splits_keep_the_order_of_images() -> None:
+    encoder = Encoder("test_resnet", (4,)).eval()
+    images = torch.randn(7, 3, 32, 32)
+    for interleaved in (False, True):
+        assert torch.allclose(encoder(images, splits=3, interleaved=interleaved), encoder(images), atol=1e-5)
