@@ -1,7 +1,7 @@
 """Two MoCo v2 views of a batch: by Pillow and torchvision an image at a time, and by lwcl for the whole batch.
 
-Claim: lwcl's are made 7 times as fast at 32 px, and 4.5 to 6 times at 64 to 224 px. Measured 2026-11-22, on one core
-of an AMD EPYC (Zen 5, AVX-512) that other programs shared (load 2 to 4), torch 2.14.1, torchvision 0.29.1, batches of 128:
+Claim: lwcl's are made 7 times as fast at 32 px, and 4.5 to 6 times at 64 to 224 px. Measured 2026-11-22 on one core of
+an AMD EPYC (Zen 5, AVX-512) that other programs shared (load 2 to 4), torch 2.14.1, torchvision 0.29.1, batch 128:
 
     pixels  Pillow, us a view  lwcl, us a view  ratio (quartiles)  ratio, channels first
         32                452               63  7.1 (6.9 - 7.3)    7.6 (6.3 - 8.0)
@@ -10,10 +10,10 @@ of an AMD EPYC (Zen 5, AVX-512) that other programs shared (load 2 to 4), torch 
        128               1675              373  4.5 (3.5 - 4.8)
        224               4587              953  4.8 (4.7 - 4.9)    3.6 (3.4 - 4.3)
 
-Both ways start from decoded images of 1.15 x 1.5 times the view's side, as a store keeps them: Pillow images for the one,
-a uint8 batch for the other, its channels last in memory, or with `--planar` first. Drawing the parameters is part of
-both, and so are one thread and the allocator's settings. The ways take turns; times are CPU time of the thread, so that
-other load on the machine counts as little as it can; ratios are medians, with quartiles, over the turns.
+Both ways start from decoded images of 1.15 x 1.5 times the view's side, as a store keeps them: Pillow images for the
+one, a uint8 batch for the other, its channels last in memory, or with `--planar` first. Drawing the parameters is part
+of both, and so are one thread and the allocator's settings. The ways take turns; times are CPU time of the thread, so
+that other load on the machine counts as little as it can; ratios are medians, with quartiles, over the turns.
 
     python benchmarks/views.py [--sizes 32 64] [--planar] [--smoke]
 """

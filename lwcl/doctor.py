@@ -65,10 +65,20 @@ def machine_found() -> Iterator[Finding]:
     slow = "" if device.type != "cpu" else "no GPU: small images and small nets train well on a CPU too"
     yield Finding("device", str(device), slow)
     cpus = usable_cpus()
-    yield Finding("CPUs that may be used", str(cpus), "few: expect hours for more than 10,000 images" if cpus <= FEW_CPUS else "")
+    yield Finding(
+        "CPUs that may be used", str(cpus), "few: expect hours for more than 10,000 images" if cpus <= FEW_CPUS else ""
+    )
     memory, disk = available_memory(), free_space(cache_folder())
-    yield Finding("memory available", size_text(memory), "little: lower --batch-size, --cache disk" if memory < LITTLE_MEMORY else "")
-    yield Finding("disk free for the cache", size_text(disk), "little: set LWCL_CACHE to another disk" if disk < LITTLE_DISK else "")
+    yield Finding(
+        "memory available",
+        size_text(memory),
+        "little: lower --batch-size, --cache disk" if memory < LITTLE_MEMORY else "",
+    )
+    yield Finding(
+        "disk free for the cache",
+        size_text(disk),
+        "little: set LWCL_CACHE to another disk" if disk < LITTLE_DISK else "",
+    )
     yield Finding("allocator", "tuned" if tune_allocator() else "as it is (tuning needs glibc)")
     bf16 = "has native bfloat16" if torch.cpu._is_avx512_bf16_supported() else "no native bfloat16"
     yield Finding("CPU", f"{torch.backends.cpu.get_cpu_capability()}, {bf16}")
@@ -93,7 +103,9 @@ def data_found(images: ImageSet) -> Iterator[Finding]:
         sides = sorted(min(size) for size in sizes)
         yield Finding("short sides", f"{sides[0]} to {sides[-1]} px, median {sides[len(sides) // 2]}")
     advice = "they are replaced while training; mend or remove them" if broken else ""
-    yield Finding("broken", f"{len(broken)} of {count} looked at" + (f", such as {broken[0]}" if broken else ""), advice)
+    yield Finding(
+        "broken", f"{len(broken)} of {count} looked at" + (f", such as {broken[0]}" if broken else ""), advice
+    )
 
 
 def speed_found(data: tuple[str, ...]) -> Iterator[Finding]:

@@ -18,10 +18,9 @@ from torch.optim import Optimizer
 from lwcl import world
 from lwcl.data.draws import step_seed
 from lwcl.errors import SickError
-from lwcl.method import Batch, Loss, Method
+from lwcl.method import Batch, Method
 from lwcl.nets import Encoder, Net
 from lwcl.recipes import Recipe
-
 
 N = TypeVar("N", bound=nn.Module)
 
@@ -105,7 +104,16 @@ def optimizer_of(net: nn.Module, recipe: Recipe, lr: float, weight_decay: float)
 
 
 def fit(
-    method: Method, net: Net, batches: Iterable[Batch], recipe: Recipe, optimizer: Optimizer, compute: Compute, *, steps_per_epoch: int, start: int, seed: int
+    method: Method,
+    net: Net,
+    batches: Iterable[Batch],
+    recipe: Recipe,
+    optimizer: Optimizer,
+    compute: Compute,
+    *,
+    steps_per_epoch: int,
+    start: int,
+    seed: int,
 ) -> Iterator[Step]:
     """Trains `net` on `batches` from step `start` on, yielding after each step; the caller saves, reports, stops.
 
@@ -142,7 +150,9 @@ def fit(
         done += 1
         net.advance()
         parts = {name: sum(float(loss.parts[name]) for loss in losses) / len(losses) for name in losses[0].parts}
-        yield Step(done, done / steps_per_epoch, lr, parts, float(norm), losses[-1].pairs, waited, time.perf_counter() - begun)
+        yield Step(
+            done, done / steps_per_epoch, lr, parts, float(norm), losses[-1].pairs, waited, time.perf_counter() - begun
+        )
 
 
 def must_be_finite(what: str, value: Tensor, step: int, batch: Batch) -> None:
@@ -156,7 +166,9 @@ def parts_of(batch: Batch, count: int) -> Iterator[Batch]:
     if count == 1:
         yield batch
         return
-    for index, labels, *views in zip(*(x.tensor_split(count) for x in (batch.index, batch.labels, *batch.views)), strict=True):
+    for index, labels, *views in zip(
+        *(x.tensor_split(count) for x in (batch.index, batch.labels, *batch.views)), strict=True
+    ):
         yield Batch(tuple(views), index, labels)
 
 

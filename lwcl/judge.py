@@ -48,7 +48,11 @@ class Judge:
                 pixels = self._pixels(number, images, loaded.images, counting.advance)
                 found = engine.embed(encoder, plain_batches(pixels, images.labels, loaded.images, compute), compute)
             if not bool(found.rows.isfinite().all()):
-                raise SickError(f"{loaded.name}: its features are not finite.", "Its weights are damaged or its training diverged.", "Train it again with a lower --lr.")
+                raise SickError(
+                    f"{loaded.name}: its features are not finite.",
+                    "Its weights are damaged or its training diverged.",
+                    "Train it again with a lower --lr.",
+                )
             rows.append(found.rows)
         return rows[0], rows[1]
 
@@ -58,7 +62,9 @@ class Judge:
         kept = self._kept.get(key, [])
         fresh = not kept
         fits = 3 * takes.size**2 * len(images) < MEMORY_SHARE * available_memory()
-        source = kept or plain_pixels(images, takes, batch_size=self.batch_size, workers=self.workers, broken=self.broken.add)
+        source = kept or plain_pixels(
+            images, takes, batch_size=self.batch_size, workers=self.workers, broken=self.broken.add
+        )
         for pixels in source:
             if fresh and fits:
                 self._kept.setdefault(key, []).append(pixels)
@@ -72,7 +78,9 @@ class Judge:
         return neighbours.best(*told) if vote is None else neighbours.score(*told, vote)
 
 
-def labelled_pair(data: Sequence[str], val: Sequence[str], *, seed: int, download: bool = False) -> tuple[ImageSet, ImageSet]:
+def labelled_pair(
+    data: Sequence[str], val: Sequence[str], *, seed: int, download: bool = False
+) -> tuple[ImageSet, ImageSet]:
     """The bank and the queries that `--data` and `--val` name; without a val split, a fifth of the images is held out.
 
     Raises `DataError` where labels are missing.
@@ -93,7 +101,11 @@ def labelled_pair(data: Sequence[str], val: Sequence[str], *, seed: int, downloa
 def must_be_labelled(images: ImageSet, flag: str) -> None:
     """Raises `DataError` unless there are at least two classes and an image for each side of a comparison."""
     if not images.labelled or len(images.classes) < 2:
-        raise DataError(f"The {len(images):,} images of {flag} have no labels.", "kNN needs class folders, at least two.", "Put each class into a folder of its own, or give images that have labels.")
+        raise DataError(
+            f"The {len(images):,} images of {flag} have no labels.",
+            "kNN needs class folders, at least two.",
+            "Put each class into a folder of its own, or give images that have labels.",
+        )
 
 
 def with_classes_of(bank: ImageSet, queries: ImageSet) -> ImageSet:
@@ -105,7 +117,11 @@ def with_classes_of(bank: ImageSet, queries: ImageSet) -> ImageSet:
     labels = torch.where(queries.labels >= 0, table[queries.labels], -1)
     known = (labels >= 0).nonzero()[:, 0]
     if not len(known):
-        raise DataError("The images to classify share no class with the bank.", f"Bank: {', '.join(bank.classes[:5])}; to classify: {', '.join(queries.classes[:5])}.", "Name the class folders alike.")
+        raise DataError(
+            "The images to classify share no class with the bank.",
+            f"Bank: {', '.join(bank.classes[:5])}; to classify: {', '.join(queries.classes[:5])}.",
+            "Name the class folders alike.",
+        )
     chosen = queries.subset(known)
     return dataclasses.replace(chosen, labels=labels[known], classes=bank.classes)
 
@@ -131,7 +147,9 @@ def untrained_like(loaded: Loaded, seed: int) -> Loaded:
     return random_encoder(loaded.encoder.arch, loaded.images, seed, loaded.encoder.arguments)
 
 
-def table(judge: Judge, encoders: list[Loaded], compute_of: Any, vote: Vote | None, *, beside: bool, seed: int) -> list[Judged]:
+def table(
+    judge: Judge, encoders: list[Loaded], compute_of: Any, vote: Vote | None, *, beside: bool, seed: int
+) -> list[Judged]:
     """All encoders' rows, each followed by the untrained one of its architecture and images, once."""
     rows: list[Judged] = []
     known: dict[Any, Score] = {}
@@ -160,7 +178,9 @@ def vote_of(options: KnnOptions) -> Vote | None:
 def prepared(options: DataOptions, batch_size: int, val: Sequence[str], seed: int, screen: Screen) -> Judge:
     """The judge of the images that the options name."""
     bank, queries = labelled_pair(options.data, val, seed=seed, download=options.download)
-    screen.say(f"{len(bank):,} labelled images of {len(bank.classes)} classes to find neighbours in, {len(queries):,} to classify.")
+    screen.say(
+        f"{len(bank):,} labelled images of {len(bank.classes)} classes to find neighbours in, {len(queries):,} to classify."
+    )
     workers = usable_cpus() if options.workers is None else options.workers
     return Judge(bank, queries, batch_size=batch_size, workers=workers if len(bank) > 2000 else 0, screen=screen)
 
@@ -168,7 +188,9 @@ def prepared(options: DataOptions, batch_size: int, val: Sequence[str], seed: in
 def knn(encoders: list[str], options: KnnOptions, *, as_json: bool = False, quiet: bool = False) -> int:
     """Judges the encoders, prints a table or JSON, writes a report; gives the exit code."""
     screen = Screen(quiet=quiet)
-    loaded = [load_encoder(name, arch=options.arch, image_size=options.image_size, seed=options.seed) for name in encoders]
+    loaded = [
+        load_encoder(name, arch=options.arch, image_size=options.image_size, seed=options.seed) for name in encoders
+    ]
     torch.set_num_threads(options.threads or usable_cpus())
     judge = prepared(options, options.batch_size, options.val, options.seed, screen)
 
@@ -181,7 +203,12 @@ def knn(encoders: list[str], options: KnnOptions, *, as_json: bool = False, quie
         title="kNN of " + ", ".join(one.name for one in loaded),
         images=len(judge.queries),
         settled={field.name: Settled(getattr(options, field.name), "") for field in dataclasses.fields(options)},
-        facts={"bank": len(judge.bank), "classes": len(judge.bank.classes), "broken images": len(judge.broken), "data": judge.bank.fingerprint},
+        facts={
+            "bank": len(judge.bank),
+            "classes": len(judge.bank.classes),
+            "broken images": len(judge.broken),
+            "data": judge.bank.fingerprint,
+        },
         environment=environment(),
         command=command_line(),
     )

@@ -19,7 +19,11 @@ def device_of(name: str) -> torch.device:
     if name == "auto":
         return accelerator or torch.device("cpu")
     if name != "cpu" and (accelerator is None or accelerator.type != name):
-        found = f"This machine has {accelerator.type}." if accelerator else "This machine has no accelerator that torch can use."
+        found = (
+            f"This machine has {accelerator.type}."
+            if accelerator
+            else "This machine has no accelerator that torch can use."
+        )
         raise UsageError(f"--device {name}: not available.", found, "Leave --device out, or give --device cpu.")
     return torch.device(name)
 
@@ -27,7 +31,7 @@ def device_of(name: str) -> torch.device:
 def compute_for(net: nn.Module, options: MachineOptions) -> Compute:
     """How to compute a net: `auto` is bfloat16 on CUDA and float32 elsewhere; channels_last for convolutional nets."""
     device = device_of(options.device)
-    half = options.precision == "bf16" or options.precision == "auto" and device.type == "cuda"
+    half = options.precision == "bf16" or (options.precision == "auto" and device.type == "cuda")
     convolutions = sum(isinstance(module, nn.Conv2d) for module in net.modules())
     return Compute(device, torch.bfloat16 if half else None, convolutions >= CONVOLUTIONS)
 

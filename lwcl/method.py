@@ -35,7 +35,9 @@ class Loss(NamedTuple):
 
     total: "Tensor"  # ()
     parts: "dict[str, Tensor]"  # name -> ()
-    pairs: "tuple[Tensor, Tensor] | None" = None  # unit embeddings of two views of the same images, each (B, D), detached
+    pairs: "tuple[Tensor, Tensor] | None" = (
+        None  # unit embeddings of two views of the same images, each (B, D), detached
+    )
 
 
 class Method(Settings):

@@ -22,11 +22,16 @@ def width_of(hidden: str, width: int) -> int:
     except ValueError:
         number = -1
     if number < 0:
-        raise UsageError(f"--hidden: got {hidden!r}.", remedy="Give a multiple of the backbone's width (1x, 2x), a number, or 0 for no hidden layer.")
+        raise UsageError(
+            f"--hidden: got {hidden!r}.",
+            remedy="Give a multiple of the backbone's width (1x, 2x), a number, or 0 for no hidden layer.",
+        )
     return number
 
 
-def backbone_of(arch: str, *, image_size: int | None = None, output_stride: int | None = None) -> tuple[nn.Module, dict[str, Any]]:
+def backbone_of(
+    arch: str, *, image_size: int | None = None, output_stride: int | None = None
+) -> tuple[nn.Module, dict[str, Any]]:
     """A timm model without its classifier and the arguments that made it (beside the name); weights are random.
 
     `image_size` is passed on only to models with a fixed input size (vision transformers). Raises `UsageError` where timm refuses.
@@ -41,7 +46,11 @@ def backbone_of(arch: str, *, image_size: int | None = None, output_stride: int 
         return timm.create_model(arch, pretrained=False, num_classes=0, **arguments), arguments
     except (RuntimeError, TypeError, ValueError, AssertionError, NotImplementedError) as error:
         given = ", ".join(f"{name}={value}" for name, value in arguments.items()) or "its defaults"
-        raise UsageError(f"timm cannot build {arch!r} with {given}.", str(error), "Try another --image-size, leave --output-stride out, or see `lwcl list archs`.") from error
+        raise UsageError(
+            f"timm cannot build {arch!r} with {given}.",
+            str(error),
+            "Try another --image-size, leave --output-stride out, or see `lwcl list archs`.",
+        ) from error
 
 
 class Encoder(nn.Module):

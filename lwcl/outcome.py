@@ -55,7 +55,9 @@ def finish(training: Training, folder: RunFolder, screen: Screen, timing: Timing
         print_json(report.document())
     elif rows:
         print_table(scores(rows).title, scores(rows).columns, scores(rows).rows)
-    screen.say(f"{report.verdict}\nReport: {folder.report_html}\nEncoder: {folder.encoder}\nUse it in plain timm:\n{snippet(folder.export)}")
+    screen.say(
+        f"{report.verdict}\nReport: {folder.report_html}\nEncoder: {folder.encoder}\nUse it in plain timm:\n{snippet(folder.export)}"
+    )
     return 0
 
 
@@ -66,7 +68,9 @@ def judged_at_end(training: Training, folder: RunFolder, screen: Screen) -> tupl
     if not options.monitor and not (training.images.labelled and training.images.has_splits):
         return (), 0
     bank, queries = labelled_pair(data, (), seed=options.seed)
-    judge = Judge(some(bank, BANK, options.seed), some(queries, QUERIES, options.seed), batch_size=256, workers=0, screen=screen)
+    judge = Judge(
+        some(bank, BANK, options.seed), some(queries, QUERIES, options.seed), batch_size=256, workers=0, screen=screen
+    )
     rows = table(
         judge,
         [training.loaded(str(folder.path))],

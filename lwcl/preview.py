@@ -44,7 +44,11 @@ def describe(plan: Plan, images: ImageSet, screen: Screen, *, as_json: bool) -> 
         settings = {name: setting._asdict() for name, setting in plan.settled.items()}
         print_json({"schema_version": 1, "kind": "dry-run", "settings": settings, "cost": cost})
         return
-    print_table("Settings", ("Setting", "Value", "Origin"), [(name, setting.value, setting.origin) for name, setting in plan.settled.items()])
+    print_table(
+        "Settings",
+        ("Setting", "Value", "Origin"),
+        [(name, setting.value, setting.origin) for name, setting in plan.settled.items()],
+    )
     print_table("Cost", ("What", "Value"), list(cost.items()))
 
 

@@ -13,19 +13,39 @@ from lwcl.settings import Layer, Settings, setting, unknown
 class Recipe(Settings):
     """The optimisation of a run."""
 
-    epochs: int | None = setting(None, "passes over the images [settled from their number]", at_least=1, group="Optimisation")
-    batch_size: int | None = setting(None, "images a step, over all processes [settled from their number]", at_least=2, group="Optimisation")
-    accumulate: int = setting(1, "parts of a batch that are computed one after another to save memory", at_least=1, group="Optimisation")
-    optimizer: str = setting("sgd", "sgd, adamw or lars (of timm)", choices=("sgd", "adamw", "lars"), group="Optimisation")
+    epochs: int | None = setting(
+        None, "passes over the images [settled from their number]", at_least=1, group="Optimisation"
+    )
+    batch_size: int | None = setting(
+        None, "images a step, over all processes [settled from their number]", at_least=2, group="Optimisation"
+    )
+    accumulate: int = setting(
+        1, "parts of a batch that are computed one after another to save memory", at_least=1, group="Optimisation"
+    )
+    optimizer: str = setting(
+        "sgd", "sgd, adamw or lars (of timm)", choices=("sgd", "adamw", "lars"), group="Optimisation"
+    )
     lr: float | None = setting(None, "learning rate [base-lr x batch / 256]", above=0, group="Optimisation")
     base_lr: float = setting(0.03, "learning rate for a batch of 256", above=0, group="Optimisation")
     momentum: float = setting(0.9, "momentum of the optimiser", at_least=0, below=1, group="Optimisation")
-    weight_decay: float | None = setting(None, "weight decay of all parameters [settled from the number of images]", at_least=0, group="Optimisation")
-    schedule: str = setting("cosine", "cosine, constant or step", choices=("cosine", "constant", "step"), group="Optimisation")
-    milestones: tuple[float, ...] = setting((0.6, 0.8), "share of the epochs after which schedule step lowers the rate", group="Optimisation")
-    step_factor: float = setting(0.1, "what schedule step multiplies the rate with", above=0, at_most=1, group="Optimisation")
-    warmup: float | None = setting(None, "epochs of linear warm-up [settled from the epochs]", at_least=0, group="Optimisation")
-    per_epoch: bool = setting(False, "change the learning rate at epoch starts only, as the published code does", group="Optimisation")
+    weight_decay: float | None = setting(
+        None, "weight decay of all parameters [settled from the number of images]", at_least=0, group="Optimisation"
+    )
+    schedule: str = setting(
+        "cosine", "cosine, constant or step", choices=("cosine", "constant", "step"), group="Optimisation"
+    )
+    milestones: tuple[float, ...] = setting(
+        (0.6, 0.8), "share of the epochs after which schedule step lowers the rate", group="Optimisation"
+    )
+    step_factor: float = setting(
+        0.1, "what schedule step multiplies the rate with", above=0, at_most=1, group="Optimisation"
+    )
+    warmup: float | None = setting(
+        None, "epochs of linear warm-up [settled from the epochs]", at_least=0, group="Optimisation"
+    )
+    per_epoch: bool = setting(
+        False, "change the learning rate at epoch starts only, as the published code does", group="Optimisation"
+    )
 
 
 class Cited(NamedTuple):

@@ -8,9 +8,19 @@ from typing import Any, NamedTuple
 
 from lwcl.settings import Settled
 
-
 #: What the rules may settle.
-RULED = ("image_size", "batch_size", "epochs", "lr", "warmup", "weight_decay", "queue_size", "key_momentum", "threads", "workers")
+RULED = (
+    "image_size",
+    "batch_size",
+    "epochs",
+    "lr",
+    "warmup",
+    "weight_decay",
+    "queue_size",
+    "key_momentum",
+    "threads",
+    "workers",
+)
 
 
 class Facts(NamedTuple):
@@ -43,14 +53,30 @@ def settle_run(values: dict[str, Any], facts: Facts) -> dict[str, Settled]:
     steps = max(1, facts.images // known["batch_size"])
     epochs = max(20, min(200, round(EPOCH_IMAGES / facts.images)))
     rule("epochs", epochs, f"{EPOCH_IMAGES:,} images seen in all, within 20 to 200 epochs")
-    rule("lr", known["base_lr"] * known["batch_size"] / 256, f"base-lr {known['base_lr']:g} x batch {known['batch_size']} / 256")
+    rule(
+        "lr",
+        known["base_lr"] * known["batch_size"] / 256,
+        f"base-lr {known['base_lr']:g} x batch {known['batch_size']} / 256",
+    )
     rule("warmup", min(3.0, known["epochs"] / 10), "3 epochs (light-moco), at most a tenth of them")
     few = facts.images < 200_000
-    rule("weight_decay", 5e-4 if few else 1e-4, "5e-4 for few images (MoCo's CIFAR notebook)" if few else "1e-4, as published for ImageNet")
+    rule(
+        "weight_decay",
+        5e-4 if few else 1e-4,
+        "5e-4 for few images (MoCo's CIFAR notebook)" if few else "1e-4, as published for ImageNet",
+    )
     queue = power_of_two(facts.images / 8, 2 * known["batch_size"], 65536)
-    rule("queue_size", queue, "a queue longer than an eighth of the images holds many keys of the query's own image: false negatives")
+    rule(
+        "queue_size",
+        queue,
+        "a queue longer than an eighth of the images holds many keys of the query's own image: false negatives",
+    )
     time = max(20, min(1000, known["epochs"] * steps / 100))
-    rule("key_momentum", round(1 - 1 / time, 6), f"the key encoder lags {time:.0f} steps, a hundredth of the run, at most the papers' 1,000")
+    rule(
+        "key_momentum",
+        round(1 - 1 / time, 6),
+        f"the key encoder lags {time:.0f} steps, a hundredth of the run, at most the papers' 1,000",
+    )
     rule("threads", facts.cpus, "the CPUs this process may use")
     rule("workers", facts.cpus, "the CPUs this process may use")
     return settled
@@ -66,5 +92,7 @@ def image_size(facts: Facts) -> tuple[int, str]:
         return 64, f"images are {facts.short_side} px; below 64 px a backbone of stride 32 sees a map of 1 x 1"
     most = 224 if facts.accelerated else 128
     if own > most:
-        return most, f"images are {facts.short_side} px; " + ("224 px as published" if facts.accelerated else "more than 128 px is slow on a CPU")
+        return most, f"images are {facts.short_side} px; " + (
+            "224 px as published" if facts.accelerated else "more than 128 px is slow on a CPU"
+        )
     return own, f"images are {facts.short_side} px"

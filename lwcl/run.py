@@ -25,7 +25,9 @@ from lwcl.watch import ADVICE, Watch
 SAMPLE = 64  # images whose size stands for all
 
 
-def pretrain(plan: Plan, *, dry_run: bool = False, fast_dev_run: int | None = None, as_json: bool = False, quiet: bool = False) -> int:
+def pretrain(
+    plan: Plan, *, dry_run: bool = False, fast_dev_run: int | None = None, as_json: bool = False, quiet: bool = False
+) -> int:
     """Trains as the plan says, or only tells what it would do; gives the exit code."""
     screen = Screen(quiet=quiet)
     images = open_images(plan.options.data, "train", download=plan.options.download)
@@ -46,7 +48,9 @@ def pretrain(plan: Plan, *, dry_run: bool = False, fast_dev_run: int | None = No
         code, timing = train(training, folder, screen, min(fast_dev_run or training.steps, training.steps))
         folder.bad_files([broken._asdict() for broken in bad.found])
         if bad.found:
-            screen.warn(f"{len(bad.found)} broken images were replaced by the next good one: {folder.bad_files_jsonl} lists them.")
+            screen.warn(
+                f"{len(bad.found)} broken images were replaced by the next good one: {folder.bad_files_jsonl} lists them."
+            )
         return code or finish(training, folder, screen, timing, as_json=as_json)
 
 
@@ -62,7 +66,9 @@ class Bad:
         self.found[broken] = None
         if len(self.found) > self.most * self.count:
             what = f"{len(self.found)} of {self.count} images are broken: more than --max-bad {self.most:g} allows."
-            raise DataError(what, f"The last: {broken.name!r}: {broken.reason}.", "Mend or remove them, or raise --max-bad.")
+            raise DataError(
+                what, f"The last: {broken.name!r}: {broken.reason}.", "Mend or remove them, or raise --max-bad."
+            )
 
 
 def settled(plan: Plan, images: ImageSet) -> Plan:
@@ -91,7 +97,11 @@ def opened(plan: Plan, screen: Screen) -> RunFolder:
     """The run folder, begun or gone on with; a changed machine or version is told."""
     options, config = plan.options, plan.config()
     resume: Resume = options.resume  # type: ignore[assignment]  # its choices are checked
-    out = Path(options.out) if options.out else default_out("pretrain", plan.method.name, options.arch, config, resume=resume, ignore=FREE)
+    out = (
+        Path(options.out)
+        if options.out
+        else default_out("pretrain", plan.method.name, options.arch, config, resume=resume, ignore=FREE)
+    )
     folder = RunFolder.open(out, config, resume=resume, overwrite=options.overwrite, ignore=FREE)
     for name, (then, now) in folder.changed.items():
         screen.warn(f"{name} was {then} and is {now}: the last bits of the result may differ from the unbroken run's.")
@@ -120,7 +130,16 @@ def train(training: Training, folder: RunFolder, screen: Screen, steps: int) -> 
             for step in fitted:
                 training.done = step.number
                 health = watch.look(step, last=step.number == steps, told=told)
-                told.step(step.number, step.epoch, step.lr, step.parts["loss"], step.waited, step.seconds, health, step.parts.get("found"))
+                told.step(
+                    step.number,
+                    step.epoch,
+                    step.lr,
+                    step.parts["loss"],
+                    step.waited,
+                    step.seconds,
+                    health,
+                    step.parts.get("found"),
+                )
                 if interrupts.received or saver.due(step.number) or step.number == steps:
                     training.save(folder)
                 if interrupts.received:

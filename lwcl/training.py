@@ -82,7 +82,11 @@ class Training:
         if found is None:
             return False
         if found.facts["data"] != self.images.fingerprint:
-            raise DataError("The images are not those that this run began with.", "Names, sizes or times of files have changed.", "Put them back, or begin anew with --overwrite or another --out.")
+            raise DataError(
+                "The images are not those that this run began with.",
+                "Names, sizes or times of files have changed.",
+                "Put them back, or begin anew with --overwrite or another --out.",
+            )
         self.net.load_state_dict(found.tensors["net"])
         unpack_optimizer(self.optimizer, found.tensors["optimizer"], found.facts["optimizer"])
         self.done = found.step
@@ -110,9 +114,15 @@ def assembled(plan: Plan, images: ImageSet, screen: Screen, broken: Callable[[Br
     options, recipe = plan.options, plan.recipe
     assert recipe.batch_size and recipe.lr and recipe.weight_decay is not None and options.workers is not None
     if len(images) < recipe.batch_size:
-        raise UsageError(f"{len(images)} images are fewer than a batch of {recipe.batch_size}.", remedy=f"Give --batch-size {max(2, len(images) // 2)} or less, or more images.")
+        raise UsageError(
+            f"{len(images)} images are fewer than a batch of {recipe.batch_size}.",
+            remedy=f"Give --batch-size {max(2, len(images) // 2)} or less, or more images.",
+        )
     if recipe.batch_size % recipe.accumulate:
-        raise UsageError(f"A batch of {recipe.batch_size} has no {recipe.accumulate} equal parts.", remedy="Give an --accumulate that divides --batch-size.")
+        raise UsageError(
+            f"A batch of {recipe.batch_size} has no {recipe.accumulate} equal parts.",
+            remedy="Give an --accumulate that divides --batch-size.",
+        )
     net, compute, takes = built(plan, options)
     short_side = round(takes.size * STORED_SIDES) if options.cache_size == "auto" else None
     cache = choose_cache(options.cache, bytes_needed(images, short_side))  # type: ignore[arg-type]  # its choices are checked
@@ -142,7 +152,9 @@ def assembled(plan: Plan, images: ImageSet, screen: Screen, broken: Callable[[Br
         workers=options.workers,
         broken=broken,
     )
-    return Training(plan, images, takes, net, engine.optimizer_of(net, recipe, recipe.lr, recipe.weight_decay), compute, loader)
+    return Training(
+        plan, images, takes, net, engine.optimizer_of(net, recipe, recipe.lr, recipe.weight_decay), compute, loader
+    )
 
 
 class Saver:

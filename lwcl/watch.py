@@ -21,7 +21,11 @@ class Watch:
         self.training, self.folder, self.screen = training, folder, screen
         options = training.plan.options
         self.every, self.epochs = options.log_every, options.monitor_every * training.loader.steps_per_epoch
-        self.judge = prepared(dataclasses.replace(options, data=options.monitor), 256, (), options.seed, screen) if options.monitor else None
+        self.judge = (
+            prepared(dataclasses.replace(options, data=options.monitor), 256, (), options.seed, screen)
+            if options.monitor
+            else None
+        )
         self.history = [Health(*(r[name] for name in Health._fields)) for r in folder.metrics() if "spread" in r]
         self.alarmed = collapsed(self.history)
 
@@ -31,7 +35,13 @@ class Watch:
         monitored = self.judge is not None and (step.number % self.epochs == 0 or last)
         if not due and not monitored:
             return None
-        record: dict[str, Any] = {"step": step.number, "epoch": step.epoch, "lr": step.lr, **step.parts, "grad_norm": step.grad_norm}
+        record: dict[str, Any] = {
+            "step": step.number,
+            "epoch": step.epoch,
+            "lr": step.lr,
+            **step.parts,
+            "grad_norm": step.grad_norm,
+        }
         health = examine(step.pairs) if step.pairs else None
         if health:
             record |= health._asdict()

@@ -74,11 +74,18 @@ def save_encoder(path: Path, encoder: Encoder, images: Images, facts: dict[str, 
 
 def export_timm(folder: Path, encoder: Encoder, images: Images) -> None:
     """Writes the backbone so that `timm.create_model("local-dir:FOLDER", pretrained=True)` loads it strictly."""
-    data = {"input_size": (3, images.size, images.size), "mean": images.mean, "std": images.std, "crop_pct": images.crop_pct}
+    data = {
+        "input_size": (3, images.size, images.size),
+        "mean": images.mean,
+        "std": images.std,
+        "crop_pct": images.crop_pct,
+    }
     backbone = Compute(torch.device("cpu")).place(copy.deepcopy(encoder.backbone))
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".tmp-export-") as scratch:
-        save_for_hf(backbone, scratch, model_config={"num_features": encoder.width}, safe_serialization=True, data_config=data)
+        save_for_hf(
+            backbone, scratch, model_config={"num_features": encoder.width}, safe_serialization=True, data_config=data
+        )
         for file in sorted(Path(scratch).iterdir()):
             fault("export.write")
             write_atomically(folder / file.name, file.read_bytes())
@@ -98,9 +105,15 @@ def load_encoder(spec: str, *, arch: str | None = None, image_size: int | None =
     if path.is_dir():
         path = path / "encoder.safetensors"
         if not path.exists():
-            raise UsageError(f"{spec}: this folder has no encoder.safetensors.", "It is no run, or the run is not finished.", "Give a finished run, or finish it with the command in its command.txt.")
+            raise UsageError(
+                f"{spec}: this folder has no encoder.safetensors.",
+                "It is no run, or the run is not finished.",
+                "Give a finished run, or finish it with the command in its command.txt.",
+            )
     if not path.exists():
-        raise UsageError(f"{spec}: no such encoder.", remedy="Give a run folder, an encoder.safetensors, random/ARCH or timm/NAME.")
+        raise UsageError(
+            f"{spec}: no such encoder.", remedy="Give a run folder, an encoder.safetensors, random/ARCH or timm/NAME."
+        )
     return read_encoder(path, arch, image_size)
 
 
@@ -118,7 +131,11 @@ def timm_encoder(name: str, image_size: int | None) -> Loaded:
     try:
         pretrained = timm.create_model(name, pretrained=True, num_classes=0, **encoder.arguments)
     except Exception as error:  # timm and huggingface_hub raise many kinds here; all mean: not to be had
-        raise UsageError(f"timm/{name}: its weights cannot be had.", f"{type(error).__name__}: {str(error).splitlines()[0]}", f"Fetch them into timm's cache once, or write random/{name} for an untrained one.") from error
+        raise UsageError(
+            f"timm/{name}: its weights cannot be had.",
+            f"{type(error).__name__}: {str(error).splitlines()[0]}",
+            f"Fetch them into timm's cache once, or write random/{name} for an untrained one.",
+        ) from error
     encoder.backbone.load_state_dict(pretrained.state_dict())
     return Loaded(f"timm/{name}", encoder, Images.of(name, image_size), {"origin": "timm"})
 
@@ -130,7 +147,12 @@ def read_encoder(path: Path, arch: str | None, image_size: int | None) -> Loaded
         raise UsageError(f"{path}: holds {about['arch']}, not {arch}.", remedy="Leave --arch out.")
     told = about["images"]
     images = Images(told["size"], tuple(told["mean"]), tuple(told["std"]), told["crop_pct"])
-    encoder = Encoder(about["arch"], about["head"], image_size=about["arguments"].get("img_size"), output_stride=about["arguments"].get("output_stride"))
+    encoder = Encoder(
+        about["arch"],
+        about["head"],
+        image_size=about["arguments"].get("img_size"),
+        output_stride=about["arguments"].get("output_stride"),
+    )
     encoder.load_state_dict(tensors_of(path))
     images = dataclasses.replace(images, size=image_size or images.size)
     return Loaded(str(path.parent if path.name == "encoder.safetensors" else path), encoder, images, about["facts"])
@@ -143,9 +165,14 @@ def description(path: Path) -> dict[str, Any]:
             text = (file.metadata() or {}).get("lwcl")
         about = json.loads(text) if text else {}
     except (SafetensorError, OSError, ValueError) as error:
-        raise UsageError(f"{path}: cannot be read as safetensors.", str(error), "Give an encoder.safetensors that lwcl wrote.") from error
+        raise UsageError(
+            f"{path}: cannot be read as safetensors.", str(error), "Give an encoder.safetensors that lwcl wrote."
+        ) from error
     if about.get("format") != FORMAT:
-        raise UsageError(f"{path}: lwcl did not write this file, or another version did (format {about.get('format')}).", remedy="Give an encoder.safetensors that this lwcl wrote.")
+        raise UsageError(
+            f"{path}: lwcl did not write this file, or another version did (format {about.get('format')}).",
+            remedy="Give an encoder.safetensors that this lwcl wrote.",
+        )
     return dict(about)
 
 

@@ -7,7 +7,12 @@ os.environ.pop("LWCL_FAULT", None)
 
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+
+hypothesis.settings.register_profile("lwcl", deadline=None)  # a busy machine is no failure
+hypothesis.settings.load_profile("lwcl")
 
 
 @pytest.fixture(autouse=True)

@@ -53,7 +53,17 @@ class Run:
 
     def go(self, start: int, stop: int) -> list[Step]:
         return list(
-            engine.fit(self.method, self.net, batches(start, stop), self.recipe, self.optimizer, CPU, steps_per_epoch=COUNT // BATCH, start=start, seed=0)
+            engine.fit(
+                self.method,
+                self.net,
+                batches(start, stop),
+                self.recipe,
+                self.optimizer,
+                CPU,
+                steps_per_epoch=COUNT // BATCH,
+                start=start,
+                seed=0,
+            )
         )
 
     def state(self) -> dict[str, Tensor]:
@@ -174,7 +184,9 @@ def test_the_learning_rate_of_a_step_is_that_of_its_place() -> None:
 def test_bfloat16_keeps_losses_in_float32_and_trains() -> None:
     run = Run("light-moco")
     half = Compute(torch.device("cpu"), torch.bfloat16, channels_last=True)
-    fitted = engine.fit(run.method, run.net, batches(0, 2), RECIPE, run.optimizer, half, steps_per_epoch=3, start=0, seed=0)
+    fitted = engine.fit(
+        run.method, run.net, batches(0, 2), RECIPE, run.optimizer, half, steps_per_epoch=3, start=0, seed=0
+    )
     pairs = [step.pairs for step in fitted]
     assert pairs[0] is not None
     assert pairs[0][0].dtype == torch.float32

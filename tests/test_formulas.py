@@ -33,7 +33,9 @@ INFO_NCE = {0.05: 18.130691133396613, 0.07: 12.998952599384976, 0.1: 9.213789263
 @pytest.mark.parametrize(("temperature", "expected"), INFO_NCE.items())
 def test_info_nce_equals_the_published_code(temperature: float, expected: float) -> None:
     q, k, queue = drawn(0, (4, 8), (4, 8), (8, 16))
-    assert [float(x.sum()) for x in (q, k, queue)] == pytest.approx([13.818803363194329, -12.790208123611146, 8.914090771413756])
+    assert [float(x.sum()) for x in (q, k, queue)] == pytest.approx(
+        [13.818803363194329, -12.790208123611146, 8.914090771413756]
+    )
     assert float(formulas.info_nce(*contrast(q, k, queue), temperature)) == pytest.approx(expected, rel=1e-12)
 
 
@@ -43,7 +45,9 @@ def test_the_gradient_of_info_nce_equals_the_published_codes() -> None:
     formulas.info_nce(*contrast(q, k, queue), 0.2).backward()
     assert q.grad is not None
     assert float(q.grad.norm()) == pytest.approx(1.050198871571169, rel=1e-12)
-    assert q.grad[0, :3].tolist() == pytest.approx([0.0011766404677223126, 0.2531639647610788, 0.06057368595368695], rel=1e-9)
+    assert q.grad[0, :3].tolist() == pytest.approx(
+        [0.0011766404677223126, 0.2531639647610788, 0.06057368595368695], rel=1e-9
+    )
     assert (q.grad * q.detach()).sum(1).abs().max() < 1e-12, "orthogonal to the un-normalised query"
 
 
@@ -65,7 +69,9 @@ SMOOTHED = [
 
 
 @pytest.mark.parametrize(("target", "mass", "neighbours", "expected"), SMOOTHED)
-def test_smoothed_info_nce_equals_the_published_code(target: str, mass: float, neighbours: int, expected: float) -> None:
+def test_smoothed_info_nce_equals_the_published_code(
+    target: str, mass: float, neighbours: int, expected: float
+) -> None:
     q, k, queue = drawn(1, (4, 8), (4, 8), (8, 64))
     assert float(queue.sum()) == pytest.approx(32.85080722378973)
     positive, negative = contrast(q, k, queue)
@@ -107,7 +113,9 @@ targets = st.one_of(
 
 
 @given(targets, st.floats(0.01, 0.99), st.integers(0, 2**31))
-def test_targets_are_probabilities_and_the_loss_is_their_cross_entropy(kind: tuple[str, int], mass: float, seed: int) -> None:
+def test_targets_are_probabilities_and_the_loss_is_their_cross_entropy(
+    kind: tuple[str, int], mass: float, seed: int
+) -> None:
     q, k, queue = drawn(seed, (3, 6), (3, 6), (6, 64))
     positive, negative = contrast(q, k, queue)
     target = smoothing_weights(kind[0], mass, kind[1], 64)
@@ -119,7 +127,10 @@ def test_targets_are_probabilities_and_the_loss_is_their_cross_entropy(kind: tup
 
 def test_smoothing_over_the_whole_queue_is_uniform_smoothing() -> None:
     q, k, queue = drawn(1, (4, 8), (4, 8), (8, 64))
-    losses = [formulas.smoothed_info_nce(*contrast(q, k, queue), 0.1, smoothing_weights(name, 0.3, 64, 64)) for name in ("top", "uniform")]
+    losses = [
+        formulas.smoothed_info_nce(*contrast(q, k, queue), 0.1, smoothing_weights(name, 0.3, 64, 64))
+        for name in ("top", "uniform")
+    ]
     assert float(losses[0]) == pytest.approx(float(losses[1]), rel=1e-12)
 
 
@@ -153,7 +164,9 @@ def test_random_directions_fill_the_sphere() -> None:
 MOCO = Recipe(schedule="cosine", per_epoch=True)
 
 
-@pytest.mark.parametrize(("epoch", "expected"), [(0, 0.06), (1, 0.05999976868144411), (400, 0.03), (799, 2.3131855588331972e-07)])
+@pytest.mark.parametrize(
+    ("epoch", "expected"), [(0, 0.06), (1, 0.05999976868144411), (400, 0.03), (799, 2.3131855588331972e-07)]
+)
 def test_mocos_cosine(epoch: int, expected: float) -> None:
     assert learning_rate(epoch, MOCO, 800, 0.06, 0) == pytest.approx(expected, rel=1e-9)
 
@@ -161,14 +174,18 @@ def test_mocos_cosine(epoch: int, expected: float) -> None:
 LIGHT = [0.029929251317499208, 0.05993708478713135, 0.08997640060704817, 0.12, 0.1199685341427309]
 
 
-@pytest.mark.parametrize(("epoch", "expected"), [*enumerate(LIGHT), (50, 0.0629137333268669), (99, 3.1465857269104e-05)])
+@pytest.mark.parametrize(
+    ("epoch", "expected"), [*enumerate(LIGHT), (50, 0.0629137333268669), (99, 3.1465857269104e-05)]
+)
 def test_light_mocos_warm_up(epoch: int, expected: float) -> None:
     assert learning_rate(epoch + 0.7, MOCO, 100, 0.12, 3) == pytest.approx(expected, rel=1e-9)
 
 
 @pytest.mark.parametrize(("epoch", "expected"), [(0, 0.0), (50, 0.1), (99, 0.19995065603657317)])
 def test_light_mocos_rise_of_smoothing(epoch: int, expected: float) -> None:
-    assert LightMoCo(smoothing=0.2, smoothing_rise=100).smoothing_at(epoch) == pytest.approx(expected, rel=1e-9, abs=1e-15)
+    assert LightMoCo(smoothing=0.2, smoothing_rise=100).smoothing_at(epoch) == pytest.approx(
+        expected, rel=1e-9, abs=1e-15
+    )
 
 
 def test_smoothing_waits_for_its_warm_up() -> None:

@@ -261,7 +261,7 @@ fill(open_images([sys.argv[1]]), short_side=None, where="disk", max_bad=0.5)
 def test_a_killed_filling_goes_on_where_it_was(
     holed: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, point: str
 ) -> None:
-    killed = subprocess.run(  # noqa: S603
+    killed = subprocess.run(
         [sys.executable, "-c", FILL, str(tmp_path)], env=os.environ | {"LWCL_FAULT": point}, check=False
     )
     assert killed.returncode == -signal.SIGKILL
@@ -292,7 +292,7 @@ def test_pixels_lost_with_the_power_are_decoded_anew(ragged: ImageSet) -> None:
 
 def test_two_processes_that_want_the_same_store_fill_it_once(ragged: ImageSet, tmp_path: Path, cache: Path) -> None:
     with disk.alone(disk.store_folder(ragged, None).with_suffix(".lock")):
-        other = subprocess.Popen([sys.executable, "-c", FILL, str(tmp_path)])  # noqa: S603
+        other = subprocess.Popen([sys.executable, "-c", FILL, str(tmp_path)])
         with pytest.raises(subprocess.TimeoutExpired):
             other.wait(3)
     assert other.wait(30) == 0

@@ -13,7 +13,8 @@ from lwcl.augmentation import AUGMENTATIONS, Augmentation
 from lwcl.data import colour
 from lwcl.data.blur import blur_, radii, sides
 from lwcl.data.crops import crop_exact, crop_rounded, crop_with_pillow
-from lwcl.data.views import ViewDraw, apply_views, colour_and_blur, draw_views, plain_views
+from lwcl.data.paint import ViewDraw
+from lwcl.data.views import apply_views, colour_and_blur, draw_views, plain_views
 from lwcl.errors import UsageError
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -20,10 +20,11 @@ def sides(sigmas: Tensor, limit: int) -> Tensor:
 
     The reach is the largest radius, but at most `limit`: a border of s pixels can reflect s - 1.
     """
-    distance = torch.arange(min(int(radii(sigmas).max()), limit) + 1, device=sigmas.device)
+    distance = torch.arange(limit + 1, device=sigmas.device)  # as long for any batch, so that sums have the same bits
     bells = torch.exp(-0.5 * (distance / sigmas.to(torch.float64).clamp_min(1e-3)[:, None]) ** 2)
     bells = bells * (distance <= radii(sigmas)[:, None])
-    return (bells / (2 * bells.sum(1, keepdim=True) - bells[:, :1])).float()
+    reach = int(radii(sigmas).max())
+    return (bells / (2 * bells.sum(1, keepdim=True) - bells[:, :1])).float()[:, : reach + 1]
 
 
 def blur_(images: Tensor, kernels: Tensor) -> None:

@@ -91,7 +91,14 @@ class Loader:
     def draw(self, epoch: int, view: int, index: Tensor, heights: Tensor, widths: Tensor) -> Any:
         """What happens to the images at `index` in a view."""
         return draw_views(
-            self.augmentation, size=self.takes.size, seed=self.seed, epoch=epoch, view=view, index=index, heights=heights, widths=widths
+            self.augmentation,
+            size=self.takes.size,
+            seed=self.seed,
+            epoch=epoch,
+            view=view,
+            index=index,
+            heights=heights,
+            widths=widths,
         )
 
     @property
@@ -139,7 +146,9 @@ class Plain(Dataset[tuple[Tensor, list[Broken]]]):
         return torch.from_numpy(view.copy()).permute(2, 0, 1), broken
 
 
-def plain_pixels(images: ImageSet, takes: Images, *, batch_size: int, workers: int, broken: Callable[[Broken], None]) -> Iterator[Tensor]:
+def plain_pixels(
+    images: ImageSet, takes: Images, *, batch_size: int, workers: int, broken: Callable[[Broken], None]
+) -> Iterator[Tensor]:
     """The judging views of all images in order, in batches of uint8 (B, 3, size, size)."""
     batches = torch.split(torch.arange(len(images)), batch_size)
     for items in workers_over(Plain(images, takes), [batch.tolist() for batch in batches], workers):
@@ -149,27 +158,42 @@ def plain_pixels(images: ImageSet, takes: Images, *, batch_size: int, workers: i
         yield torch.stack([pixels for pixels, _ in items])
 
 
-def plain_batches(pixels: Iterator[Tensor] | Sequence[Tensor], labels: Tensor, takes: Images, compute: Compute) -> Iterator[Batch]:
+def plain_batches(
+    pixels: Iterator[Tensor] | Sequence[Tensor], labels: Tensor, takes: Images, compute: Compute
+) -> Iterator[Batch]:
     """Batches for judging from uint8 pixels in the order of `labels` (N,)."""
     done = 0
     for part in pixels:
         index = torch.arange(done, done + len(part))
         done += len(part)
-        view = plain_views(part.to(compute.device, non_blocking=True), mean=takes.mean, std=takes.std, channels_last=compute.channels_last)
+        view = plain_views(
+            part.to(compute.device, non_blocking=True),
+            mean=takes.mean,
+            std=takes.std,
+            channels_last=compute.channels_last,
+        )
         yield Batch((view,), index, labels[index])
 
 
 def workers_over(dataset: Dataset[Any], batches: list[list[Any]], workers: int) -> Iterator[list[Any]]:
     """The items of each batch in order, made by worker processes (0: by this one); a lost worker is a `DataError`."""
     loader = DataLoader(
-        dataset, batch_sampler=batches, num_workers=workers, collate_fn=as_they_are, timeout=WORKER_TIMEOUT if workers else 0
+        dataset,
+        batch_sampler=batches,
+        num_workers=workers,
+        collate_fn=as_they_are,
+        timeout=WORKER_TIMEOUT if workers else 0,
     )
     try:
         yield from loader
     except RuntimeError as error:
         if "DataLoader" not in str(error):
             raise
-        raise DataError("A process that decodes images died or hangs.", " ".join(str(error).split())[:200], "Give the machine more memory, or fewer --workers.") from None
+        raise DataError(
+            "A process that decodes images died or hangs.",
+            " ".join(str(error).split())[:200],
+            "Give the machine more memory, or fewer --workers.",
+        ) from None
 
 
 def as_they_are(items: list[Any]) -> list[Any]:

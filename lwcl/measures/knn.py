@@ -41,13 +41,17 @@ def nearest(queries: Tensor, bank: Tensor, k: int, *, euclidean: bool = False) -
     Similarity is the dot product, or minus the Euclidean distance. Exact; memory beside the arguments is `CHUNK_BYTES`.
     """
     rows = max(1, CHUNK_BYTES // (4 * len(bank)))
-    found = [(-torch.cdist(part, bank) if euclidean else part @ bank.T).topk(k, dim=1) for part in torch.split(queries, rows)]
+    found = [
+        (-torch.cdist(part, bank) if euclidean else part @ bank.T).topk(k, dim=1) for part in torch.split(queries, rows)
+    ]
     return torch.cat([f.values for f in found]), torch.cat([f.indices for f in found])
 
 
 def votes(similarity: Tensor, labels: Tensor, classes: int, temperature: float | None) -> Tensor:
     """The classes' shares of the vote (N, C), rows summing to 1, of neighbours with these similarities and labels (N, k)."""
-    weights = torch.ones_like(similarity) if temperature is None else ((similarity - similarity[:, :1]) / temperature).exp()
+    weights = (
+        torch.ones_like(similarity) if temperature is None else ((similarity - similarity[:, :1]) / temperature).exp()
+    )
     shares = torch.zeros(len(labels), classes, dtype=weights.dtype).scatter_add_(1, labels, weights)
     return shares / shares.sum(1, keepdim=True)
 

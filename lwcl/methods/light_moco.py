@@ -24,13 +24,17 @@ class LightMoCo(MoCo):
     """MoCo whose target gives part of its mass to the queue's keys nearest to the query."""
 
     temperature: float = setting(0.1, "softmax temperature of the contrast", above=0, group="Method")
-    hidden: str = setting("2048", "hidden width of the head: 1x or 2x the backbone's, a number, or 0 for a linear head", group="Method")
+    hidden: str = setting(
+        "2048", "hidden width of the head: 1x or 2x the backbone's, a number, or 0 for a linear head", group="Method"
+    )
     symmetric: bool = setting(True, "each view is query and key: the sum of both losses", group="Method")
     smoothing: float = setting(0.2, "mass of the target that goes to neighbours", at_least=0, below=1, group="Method")
     neighbours: int = setting(10, "nearest keys of the queue that share it", at_least=1, group="Method")
     target: str = setting("top", "how they share it: " + ", ".join(TARGETS), choices=TARGETS, group="Method")
     smoothing_warmup: float = setting(0.0, "epochs before smoothing starts", at_least=0, group="Method")
-    smoothing_rise: float = setting(0.0, "epochs over which smoothing rises along a cosine to its full mass; 0: at once", at_least=0, group="Method")
+    smoothing_rise: float = setting(
+        0.0, "epochs over which smoothing rises along a cosine to its full mass; 0: at once", at_least=0, group="Method"
+    )
 
     def target_loss(self, positive: "Tensor", negative: "Tensor", epoch: float) -> "Tensor":
         """Smoothed InfoNCE; similarities (B,) and (B, K) before the temperature."""

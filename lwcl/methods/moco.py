@@ -21,14 +21,24 @@ class MoCo(Method):
     """Find the other view of an image among a queue of keys from a slowly following encoder."""
 
     temperature: float = setting(0.2, "softmax temperature of the contrast", above=0, group="Method")
-    queue_size: int | None = setting(None, "keys to contrast with [settled from the number of images]", at_least=1, group="Method")
-    key_momentum: float | None = setting(
-        None, "share that the key encoder keeps of itself a step [settled from the steps]", at_least=0, below=1, group="Method"
+    queue_size: int | None = setting(
+        None, "keys to contrast with [settled from the number of images]", at_least=1, group="Method"
     )
-    hidden: str = setting("1x", "hidden width of the head: 1x or 2x the backbone's, a number, or 0 for a linear head", group="Method")
+    key_momentum: float | None = setting(
+        None,
+        "share that the key encoder keeps of itself a step [settled from the steps]",
+        at_least=0,
+        below=1,
+        group="Method",
+    )
+    hidden: str = setting(
+        "1x", "hidden width of the head: 1x or 2x the backbone's, a number, or 0 for a linear head", group="Method"
+    )
     dim: int = setting(128, "width of the embedding that is contrasted", at_least=2, group="Method")
     symmetric: bool = setting(False, "each view is query and key: the sum of both losses", group="Method")
-    bn_splits: int = setting(1, "batch-normalise this many parts of a batch apart, as on many devices", at_least=1, group="Method")
+    bn_splits: int = setting(
+        1, "batch-normalise this many parts of a batch apart, as on many devices", at_least=1, group="Method"
+    )
 
     def head(self, width: int) -> tuple[int, ...]:
         """Widths of the projection head on a backbone of `width` features: hidden (if any), then `dim`."""

@@ -1,0 +1,104 @@
+"""Whole runs small enough for tests: made images, the words of a command, processes that run it, and what a run leaves."""
+
+import contextlib
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy
+import pytest
+from crash import ended, started
+from PIL import Image
+
+from lwcl import checkpoint, cli
+from lwcl.runfolder import RunFolder
+
+STEPS, PER_EPOCH, SAVE_EVERY = 12, 6, 3
+SMALL = (
+    "--arch test_efficientnet --image-size 32 --epochs 2 --batch-size 8 --hidden 16 --dim 8 --queue-size 20 --lr 0.01 "
+    f"--threads 1 --workers 0 --device cpu --log-every 1 --save-every {SAVE_EVERY} --quiet"
+).split()
+METHODS = {"light-moco": ["--neighbours", "3"], "moco": ["--recipe", "ssl-small"]}
+#: What the way to the end of a run must not change.
+LASTING = ("encoder.safetensors", "export/model.safetensors", "metrics.jsonl")
+
+
+def picture(number: int, side: int = 24) -> Image.Image:
+    """A small image of its own: nine coloured patches, smoothly joined."""
+    pixels = numpy.random.default_rng(number).integers(0, 256, (3, 3, 3), dtype=numpy.uint8)
+    return Image.fromarray(pixels).resize((side, side), Image.Resampling.BICUBIC)
+
+
+def made_images(folder: Path, count: int = 48, classes: tuple[str, ...] = (), suffix: str = ".png") -> Path:
+    """A folder of made images, in class folders if there are classes."""
+    for number in range(count):
+        place = folder / classes[number % len(classes)] if classes else folder
+        place.mkdir(parents=True, exist_ok=True)
+        picture(number).save(place / f"{number:03}{suffix}")
+    return folder
+
+
+def pretrain(data: Path | str, out: Path, *more: str) -> list[str]:
+    """The words of a small run; `more` words win."""
+    return ["pretrain", "--data", str(data), "--out", str(out), *SMALL, *more]
+
+
+def lwcl(words: list[str]) -> int:
+    """The exit code of a command, run in this process as if it had been typed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["lwcl", *words])
+        return cli.main(words)
+
+
+def begun(words: list[str], cache: Path, fault: str = "", before: Callable[[], object] = bool) -> int:
+    """The process id of a forked child that runs a command after `before`, with a cache folder of its own."""
+
+    def work() -> None:
+        os.environ["LWCL_CACHE"] = str(cache)
+        before()
+        os._exit(lwcl(words))
+
+    return started(work, fault)
+
+
+def child(words: list[str], cache: Path, fault: str = "", before: Callable[[], object] = bool) -> int:
+    """The exit code of a forked child that runs a command."""
+    return ended(begun(words, cache, fault, before))
+
+
+def at_step(number: int, act: Callable[[], object]) -> Callable[[], None]:
+    """Something to do `before` a child's run: `act` in the middle of step `number`, when its metrics are written."""
+    append = RunFolder.append_metrics
+
+    def watched(folder: RunFolder, record: dict[str, object]) -> None:
+        append(folder, record)
+        if record["step"] == number:
+            act()
+
+    def patch() -> None:
+        RunFolder.append_metrics = watched  # type: ignore[assignment,method-assign]
+
+    return patch
+
+
+def left_by(out: Path) -> dict[str, bytes]:
+    """The content of what a run leaves that must not depend on interruptions: encoder, metrics, whole final state."""
+    newest = checkpoint.newest_first(out / "checkpoints")[0]
+    assert newest.name == f"step-{STEPS:06}"
+    state = {f"{newest.name}/{file.name}": file.read_bytes() for file in sorted(newest.iterdir())}
+    return {name: (out / name).read_bytes() for name in LASTING} | state
+
+
+def copied(run: Path, to: Path) -> Path:
+    """A copy of a run's folder."""
+    return shutil.copytree(run, to)
+
+
+@contextlib.contextmanager
+def cache_at(folder: Path) -> Iterator[None]:
+    """A cache folder for fixtures that serve a whole file."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LWCL_CACHE", str(folder))
+        yield

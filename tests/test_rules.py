@@ -1,0 +1,47 @@
+"""The rules that settle settings from data and machine: their limits, their reasons, and that choices win."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lwcl.plan import plan_pretrain
+from lwcl.rules import RULED, Facts, settle_run
+from lwcl.settings import Settled
+
+
+def settled(images: int, side: int = 224, *, accelerated: bool = False, **chosen: object) -> dict[str, Settled]:
+    values = {name: setting.value for name, setting in plan_pretrain(chosen).settled.items()}
+    return settle_run(values, Facts(images, side, cpus=4, accelerated=accelerated))
+
+
+@given(st.integers(2, 10_000_000), st.integers(1, 5000), st.booleans())
+def test_every_rule_gives_a_valid_plan_for_any_data(images: int, side: int, accelerated: bool) -> None:
+    plan = plan_pretrain({})
+    values = {name: setting.value for name, setting in plan.settled.items()}
+    done = plan.with_rules(settle_run(values, Facts(images, side, 4, accelerated)))
+    assert all(done.settled[name].value is not None for name in RULED)
+    assert all(done.settled[name].origin for name in RULED)
+    assert done.method.queue_size >= done.recipe.batch_size  # type: ignore[attr-defined]
+    assert done.recipe.warmup < done.recipe.epochs
+
+
+def test_imagenet_gets_the_published_queue_and_decay() -> None:
+    done = settled(1_281_167, accelerated=True)
+    assert (done["queue_size"].value, done["weight_decay"].value) == (65536, 1e-4)
+    assert (done["batch_size"].value, done["image_size"].value) == (256, 224)
+
+
+def test_what_was_chosen_is_not_settled_and_is_what_other_rules_follow() -> None:
+    done = settled(25_000, batch_size=512)
+    assert "batch_size" not in done
+    assert done["lr"].value == pytest.approx(0.12), "light-moco's 0.12 at batch 512"
+
+
+def test_small_images_get_views_of_64_pixels_and_the_reason_says_why() -> None:
+    done = settled(25_000, side=32)
+    assert done["image_size"].value == 64
+    assert "1 x 1" in done["image_size"].origin
+
+
+def test_a_queue_never_holds_most_of_a_small_set() -> None:
+    assert settled(4_000)["queue_size"].value <= 1024
