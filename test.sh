@@ -28,10 +28,11 @@ made_from=$({ "$python" -VV; cat pyproject.toml tests/constraints.txt; } | cksum
 if [[ ! -f $venv/made-from || $(cat "$venv/made-from") != "$made_from" ]]; then
   rm -rf "$venv"
   "$python" -m venv "$venv"
-  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "${constraints[@]}" ".[dev]"
+  echo '*' > "$venv/.gitignore"
+  "$venv/bin/python" -m pip install -qq --disable-pip-version-check ${constraints[@]+"${constraints[@]}"} ".[dev]"
   echo "$made_from" > "$venv/made-from"
 else
-  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --force-reinstall .
+  "$venv/bin/python" -m pip install -qq --disable-pip-version-check --no-deps --force-reinstall .
 fi
 
 step() {

@@ -15,8 +15,8 @@ Resume = Literal["auto", "never", "must"]
 HEADING = "# Settings of a run of lwcl: give this file to --config, and the run is made again.\n"
 # In the order in which --overwrite removes them: killed half-way, the run is still refused as finished or as another.
 MADE = (
-    *("checkpoints", "metrics.jsonl", "encoder.safetensors", "export", "plots", "bad_files.jsonl", "log.txt"),
-    *("command.txt", "env.json", "report.html", "report.json", "config.yaml"),
+    *("checkpoints", "metrics.jsonl", "encoder.safetensors", "export", "plots", "knn", "nonfinite", "bad_files.jsonl"),
+    *("log.txt", "command.txt", "env.json", "report.html", "report.json", "config.yaml"),
 )
 HINT = "Give --overwrite to replace it, or another --out."
 
@@ -47,15 +47,23 @@ def is_finished(path: Path) -> bool:
     return (path / "report.json").exists()
 
 
+def is_stillborn(path: Path, settings: Mapping[str, Any], ignore: frozenset[str]) -> bool:
+    """Whether a run of other settings is in a folder that failed before its first step: nothing is lost with it."""
+    done = is_finished(path) or any((path / name).exists() for name in ("metrics.jsonl", "checkpoints"))
+    return is_run(path) and not done and bool(differences(settings_of(path), settings, ignore))
+
+
 def begin(
     path: Path, settings: Mapping[str, Any], resume: Resume, overwrite: bool, ignore: frozenset[str] = frozenset()
 ) -> bool:
     """Settle, holding the lock, whether a run of `settings` begins in `path` or goes on (true); refuse it otherwise.
 
+    After one that failed before its first step, the command can be given again with other settings.
     Raises `UsageError` for a finished or another run, or where `resume` forbids, and `StorageError` of the disk.
     """
-    clear_leftovers(path, of_the_living=True)
-    if overwrite:
+    for place in (path, path / "export", path / "plots"):
+        clear_leftovers(place, of_the_living=True)
+    if overwrite or (resume != "must" and is_stillborn(path, settings, ignore)):
         clear(path)
     if is_run(path):
         refuse_other(path, settings, resume, ignore)

@@ -24,7 +24,7 @@ from lwcl.method import methods
 from lwcl.options import completer, with_options
 from lwcl.plan import plan_pretrain, settings_of
 from lwcl.recipes import Recipe
-from lwcl.wording import harmless_lines, json_document
+from lwcl.wording import harmless, harmless_lines, json_document
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -162,7 +162,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = PROGRAM.main(words, prog_name="lwcl", standalone_mode=False, obj=words)
         return code if isinstance(code, int) else 0
     except LwclError as error:
-        return tell(error, str(error), words)
+        return tell(error, "\n".join(harmless(line) for line in error.args if line), words)
     except typer.TyperException as error:
         return tell(error, usage(error, words, COMMANDS), words)
     except KeyboardInterrupt:

@@ -65,7 +65,7 @@ class PretrainOptions(DataOptions, MachineOptions):
 
 
 #: Settings that change where or how fast a run computes, but not what: a resumed run may differ in them.
-FREE = frozenset({"out", "resume", "overwrite", "workers", "save_every", "download"})
+FREE = frozenset({"out", "resume", "overwrite", "workers", "save_every", "download", "max_bad", "strict"})
 
 
 class KnnOptions(DataOptions, MachineOptions):

@@ -1,4 +1,4 @@
-"""`lwcl doctor`: can this machine train, how fast is it, and are these images fit to be trained on? In under half a minute."""
+"""`lwcl doctor`: can this machine train, how fast, and are these images fit to train on? In under half a minute."""
 
 import importlib.metadata
 import sys

@@ -1,7 +1,7 @@
-"""The two loops: `fit`, with gradients, trains whatever a method says; `embed`, without, gives features. And the learning rate.
+"""The two loops: `fit`, with gradients, trains a method; `embed`, without, gives features. And the learning rate.
 
-A run is a pure function of its settings and where it is: nothing here keeps a random generator or a counter of its own, so a run
-that goes on at step n equals one that never stopped.
+A run is a pure function of its settings and where it is: nothing here keeps a random generator or a counter of its own,
+so a run that goes on at step n equals one that never stopped.
 """
 
 import contextlib
@@ -83,7 +83,8 @@ def learning_rate(epoch: float, recipe: Recipe, epochs: int, lr: float, warmup: 
     """The rate at a (fractional) epoch of `epochs`, counted from 0.
 
     `cosine` is MoCo's; a warm-up of w epochs multiplies it by (e + 1) / (w + 1) before epoch w while the cosine runs on
-    (e - w) / (E - w), as light-moco's code does; `step` multiplies by `step_factor` after each of the `milestones` (shares of E).
+    (e - w) / (E - w), as light-moco's code does; `step` multiplies by `step_factor` after each of the `milestones`
+    (shares of E).
     """
     epoch = math.floor(epoch) if recipe.per_epoch else epoch
     ramp = min(1.0, (epoch + 1) / (warmup + 1))
@@ -117,8 +118,8 @@ def fit(
 ) -> Iterator[Step]:
     """Trains `net` on `batches` from step `start` on, yielding after each step; the caller saves, reports, stops.
 
-    The order of a step: keys without gradient -> student -> logits against the queue before this batch enters -> loss -> backward ->
-    optimiser -> key encoder follows -> queue takes the keys. Raises `NotFiniteError` before an update that is not finite.
+    The order of a step: keys without gradient -> student -> logits against the queue without this batch -> loss ->
+    backward -> optimiser -> key encoder follows -> queue takes the keys. Raises `NotFiniteError` before a bad update.
     """
     assert recipe.epochs and recipe.lr and recipe.warmup is not None, "rules settle these before a run"
     trained = [p for p in net.parameters() if p.requires_grad]

@@ -1,7 +1,7 @@
 """Every formula, as a pure function of tensors.
 
-B images in a batch, D the width of an embedding, K keys in a queue, N samples, C classes. Similarities are cosines: dot products of
-unit vectors. Losses are computed in float32 or wider, whatever the precision of the encoder.
+B images in a batch, D the width of an embedding, K keys in a queue, N samples, C classes. Similarities are cosines: dot
+products of unit vectors. Losses are computed in float32 or wider, whatever the precision of the encoder.
 """
 
 import functools
@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 class Smoothing(NamedTuple):
-    """A target for the logits [positive, queue]: mass on the positive, on the queue's keys by rank of similarity, and on every key."""
+    """A target for the logits [positive, queue]: mass on the positive, on keys by rank of similarity, on every key."""
 
     positive: float
     ranks: tuple[float, ...]
@@ -38,7 +38,7 @@ def info_nce(positive: Tensor, negative: Tensor, temperature: float) -> Tensor:
 
 
 def smoothed_info_nce(positive: Tensor, negative: Tensor, temperature: float, target: Smoothing) -> Tensor:
-    """Mean cross-entropy of softmax([positive, negative] / T) against a smoothed target (light-moco, `moco/builder.py`).
+    """Mean cross-entropy of softmax([positive, negative] / T) with a smoothed target (light-moco, `moco/builder.py`).
 
     (B,) and (B, K) -> (). Keys are ranked by the query's own similarity to them. No dense target is made: the loss is
     log-sum-exp(z) - sum of mass x z over what has mass.
@@ -61,9 +61,10 @@ GROUPS = {5: (1, 3, 5), 10: (1, 4, 10), 20: (2, 8, 20), 30: (3, 12, 30)}
 def smoothing_weights(target: str, mass: float, neighbours: int, queue_size: int) -> Smoothing:
     """light-moco's targets by name (its code's strategies 1 to 6); all sum to 1.
 
-    `top` (1): `mass` shared evenly by the `neighbours` nearest keys. `groups` (2): half, a quarter and a quarter of it on three
-    groups of them. `halving` (3): 0.6 on the positive, then 0.2, 0.1, ... `nearest` (4): half on the nearest key. `uniform` (5): on all
-    keys. `wide-groups` (6): a third of `mass` on each group of the 20 nearest. Raises `ValueError` where a target is not defined.
+    `top` (1): `mass` shared evenly by the `neighbours` nearest keys. `groups` (2): half, a quarter and a quarter of it
+    on three groups of them. `halving` (3): 0.6 on the positive, then 0.2, 0.1, ... `nearest` (4): half on the nearest
+    key. `uniform` (5): on all keys. `wide-groups` (6): a third of `mass` on each group of the 20 nearest. Raises
+    `ValueError` where a target is not defined.
     """
     if target == "uniform":
         return Smoothing(1 - mass, (), mass / queue_size)
@@ -83,23 +84,27 @@ def smoothing_weights(target: str, mass: float, neighbours: int, queue_size: int
 
 
 def alignment(first: Tensor, second: Tensor) -> Tensor:
-    """Mean squared distance of positive pairs of unit vectors (N, D): 2 - 2 cos (Wang & Isola, arXiv 2005.10242); () in [0, 4]."""
+    """Mean squared distance 2 - 2 cos of unit vectors, pairs (N, D) (Wang & Isola, arXiv 2005.10242); () in [0, 4]."""
     return 2 - 2 * (first * second).sum(1).mean()
 
 
 def uniformity(x: Tensor, t: float = 2.0) -> Tensor:
-    """log mean exp(-t d^2) over all pairs of unit vectors (N, D) (Wang & Isola, arXiv 2005.10242); () at most 0, lower is more uniform."""
+    """log mean exp(-t d^2) over all pairs of unit vectors (N, D) (Wang & Isola, arXiv 2005.10242).
+
+    () at most 0; lower is more uniform.
+    """
     similarity: Tensor = (-t * torch.pdist(at_least_float(x)).square()).exp().mean()
     return similarity.log()
 
 
 def spread(x: Tensor) -> Tensor:
-    """Standard deviation of unit vectors (N, D) x sqrt(D): 1 when they fill the sphere, 0 when all are one point (collapse); ()."""
-    return at_least_float(x).std(0).mean() * x.shape[1] ** 0.5
+    """Standard deviation of unit vectors (N, D) x sqrt(D): (); 1 fills the sphere, 0 is one point (collapse)."""
+    scaled: Tensor = at_least_float(x).std(0).mean() * x.shape[1] ** 0.5
+    return scaled
 
 
 def effective_rank(x: Tensor) -> Tensor:
-    """exp of the entropy of the normalised singular values of (N, D) (RankMe, arXiv 2210.02885); () in [1, min(N, D)]."""
+    """exp of the entropy of the normed singular values of (N, D) (RankMe, arXiv 2210.02885); () in [1, min(N, D)]."""
     values: Tensor = torch.linalg.svdvals(at_least_float(x))
     p = values / values.sum().clamp_min(1e-12)
     entropy: Tensor = torch.special.entr(p).sum()

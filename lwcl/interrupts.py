@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM during training: finish the step, save, then leave with the right exit code; Ctrl-C twice leaves now."""
+"""Ctrl-C and SIGTERM in training: finish the step, save, leave with the right exit code; Ctrl-C twice leaves now."""
 
 import signal
 from types import FrameType

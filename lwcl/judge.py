@@ -1,6 +1,7 @@
 """`lwcl knn`: what encoders are worth on labelled images, beside untrained ones; also the monitor of a training run."""
 
 import dataclasses
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,27 +12,27 @@ from torch import Tensor
 from lwcl import engine
 from lwcl.commands import DataOptions, KnnOptions
 from lwcl.cpu import usable_cpus
-from lwcl.data.images import Broken, ImageSet, holdout, open_images
+from lwcl.data.images import Broken, ImageSet
+from lwcl.data.labelled import labelled_pair
 from lwcl.data.loader import plain_batches, plain_pixels
 from lwcl.data.room import available_memory
 from lwcl.engine import Compute
 from lwcl.environment import environment
-from lwcl.errors import DataError, SickError
+from lwcl.errors import SickError
 from lwcl.knn_report import Judged, knn_report, scores
 from lwcl.machine import command_line, compute_for
 from lwcl.measures import knn as neighbours
 from lwcl.measures.knn import Score, Vote
-from lwcl.progress import Screen, print_json, print_table
+from lwcl.progress import Screen, print_json, print_table, put
 from lwcl.runfolder import RunFolder
 from lwcl.settings import Settled
 from lwcl.weights import Images, Loaded, load_encoder, random_encoder
 
-HELD_OUT = 0.2
 MEMORY_SHARE = 0.25  # of what is available, for keeping decoded images for the next encoder
 
 
 class Judge:
-    """Labelled images to find neighbours in (the bank) and to classify (the queries), decoded once for every size asked for."""
+    """Labelled images to find neighbours in (the bank) and to classify (the queries), decoded once for every size."""
 
     def __init__(self, bank: ImageSet, queries: ImageSet, *, batch_size: int, workers: int, screen: Screen) -> None:
         self.bank, self.queries = bank, queries
@@ -78,55 +79,7 @@ class Judge:
         return neighbours.best(*told) if vote is None else neighbours.score(*told, vote)
 
 
-def labelled_pair(
-    data: Sequence[str], val: Sequence[str], *, seed: int, download: bool = False
-) -> tuple[ImageSet, ImageSet]:
-    """The bank and the queries that `--data` and `--val` name; without a val split, a fifth of the images is held out.
-
-    Raises `DataError` where labels are missing.
-    """
-    bank = open_images(data, "train", download=download)
-    if val:
-        queries = open_images(val, "val", download=download)
-    elif bank.has_splits:
-        queries = open_images(data, "val", download=download)
-    else:
-        must_be_labelled(bank, "--data")
-        bank, queries = holdout(bank, HELD_OUT, seed)
-    must_be_labelled(bank, "--data")
-    must_be_labelled(queries, "--val")
-    return bank, with_classes_of(bank, queries)
-
-
-def must_be_labelled(images: ImageSet, flag: str) -> None:
-    """Raises `DataError` unless there are at least two classes and an image for each side of a comparison."""
-    if not images.labelled or len(images.classes) < 2:
-        raise DataError(
-            f"The {len(images):,} images of {flag} have no labels.",
-            "kNN needs class folders, at least two.",
-            "Put each class into a folder of its own, or give images that have labels.",
-        )
-
-
-def with_classes_of(bank: ImageSet, queries: ImageSet) -> ImageSet:
-    """The queries that have a class of the bank, numbered as there. Raises `DataError` if there are none."""
-    if queries.classes == bank.classes:
-        return queries
-    numbers = {name: number for number, name in enumerate(bank.classes)}
-    table = torch.tensor([numbers.get(name, -1) for name in queries.classes])
-    labels = torch.where(queries.labels >= 0, table[queries.labels], -1)
-    known = (labels >= 0).nonzero()[:, 0]
-    if not len(known):
-        raise DataError(
-            "The images to classify share no class with the bank.",
-            f"Bank: {', '.join(bank.classes[:5])}; to classify: {', '.join(queries.classes[:5])}.",
-            "Name the class folders alike.",
-        )
-    chosen = queries.subset(known)
-    return dataclasses.replace(chosen, labels=labels[known], classes=bank.classes)
-
-
-def judged(judge: Judge, loaded: Loaded, found: Score, untrained: Score | None, seed: int) -> Judged:
+def judged(loaded: Loaded, found: Score, untrained: Score | None, seed: int) -> Judged:
     """A row of the table: shares of right answers with intervals, and the paired gain over the untrained encoder."""
     gain = neighbours.gain(found.top1, untrained.top1, seed) if untrained else None
     return Judged(
@@ -161,9 +114,9 @@ def table(
         if beside and trained and key not in known:
             fresh = untrained_like(loaded, seed)
             known[key] = judge.score(fresh, compute_of(fresh.encoder), vote)
-        rows.append(judged(judge, loaded, found, known.get(key) if trained else None, seed))
+        rows.append(judged(loaded, found, known.get(key) if trained else None, seed))
         if fresh:
-            rows.append(judged(judge, fresh, known[key], None, seed))
+            rows.append(judged(fresh, known[key], None, seed))
     return rows
 
 
@@ -179,7 +132,8 @@ def prepared(options: DataOptions, batch_size: int, val: Sequence[str], seed: in
     """The judge of the images that the options name."""
     bank, queries = labelled_pair(options.data, val, seed=seed, download=options.download)
     screen.say(
-        f"{len(bank):,} labelled images of {len(bank.classes)} classes to find neighbours in, {len(queries):,} to classify."
+        f"{len(bank):,} labelled images of {len(bank.classes)} classes to find neighbours in, "
+        f"{len(queries):,} to classify."
     )
     workers = usable_cpus() if options.workers is None else options.workers
     return Judge(bank, queries, batch_size=batch_size, workers=workers if len(bank) > 2000 else 0, screen=screen)
@@ -219,7 +173,7 @@ def knn(encoders: list[str], options: KnnOptions, *, as_json: bool = False, quie
     else:
         shown = scores(rows)
         print_table(shown.title, shown.columns, shown.rows)
-        print(report.verdict)
+        put(report.verdict, sys.stdout)
     place = knn_folder(options.out, encoders)
     if place:
         report.write(place)

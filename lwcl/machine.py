@@ -14,7 +14,7 @@ CONVOLUTIONS = 4  # a net with fewer is a transformer with a patch embedding: ch
 
 
 def device_of(name: str) -> torch.device:
-    """The device that `--device` names; `auto` takes an accelerator if there is one. Raises `UsageError` if it is absent."""
+    """The device that `--device` names; `auto`: an accelerator if there is one. Raises `UsageError` if it is absent."""
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     if name == "auto":
         return accelerator or torch.device("cpu")

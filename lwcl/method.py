@@ -1,7 +1,7 @@
-"""What a training method is: settings as fields, `build` for the modules that hold state, `loss` for the scalar to descend.
+"""What a training method is: settings as fields, `build` for the modules with state, `loss` for the scalar to descend.
 
-A method is one file in `lwcl/methods/` and no other edit: registered by `@method(verb, name)`, it appears in `--help`, is trained,
-resumed and reported, and the parametrised tests pick it up.
+A method is one file in `lwcl/methods/` and no other edit: registered by `@method(verb, name)`, it appears in `--help`,
+is trained, resumed and reported, and the parametrised tests pick it up.
 """
 
 import importlib

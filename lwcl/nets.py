@@ -1,4 +1,4 @@
-"""Everything with state: the encoder that is trained, the key encoder that follows it, the queue of keys, and the net that holds them."""
+"""Everything with state: the trained encoder, the key encoder that follows it, the queue of keys, the net of all."""
 
 import copy
 import itertools
@@ -34,7 +34,8 @@ def backbone_of(
 ) -> tuple[nn.Module, dict[str, Any]]:
     """A timm model without its classifier and the arguments that made it (beside the name); weights are random.
 
-    `image_size` is passed on only to models with a fixed input size (vision transformers). Raises `UsageError` where timm refuses.
+    `image_size` is passed on only to models with a fixed input size (vision transformers). Raises `UsageError` where
+    timm refuses.
     """
     arguments: dict[str, Any] = {}
     try:
@@ -56,7 +57,8 @@ def backbone_of(
 class Encoder(nn.Module):
     """A timm backbone and a projection head; images (B, 3, H, W) -> unit embeddings (B, dim).
 
-    `features` gives the backbone's own (B, width). Head: linear layers of the given widths with ReLU between; see `mlp` for `norm`.
+    `features` gives the backbone's own (B, width). Head: linear layers of the given widths with ReLU between; see `mlp`
+    for `norm`.
     """
 
     def __init__(
@@ -82,8 +84,9 @@ class Encoder(nn.Module):
     def forward(self, images: Tensor, splits: int = 1, interleaved: bool = False) -> Tensor:
         """Unit embeddings (B, dim), at least float32.
 
-        With `splits` the batch passes in so many parts, each with its own batch statistics, as it would on so many devices (MoCo's
-        ShuffleBN needs that): contiguous parts, or `interleaved` ones, in which no two images were together in a contiguous part.
+        With `splits` the batch passes in so many parts, each with its own batch statistics, as it would on so many
+        devices (MoCo's ShuffleBN needs that): contiguous parts, or `interleaved` ones, in which no two images were
+        together in a contiguous part.
         """
         if splits > 1:
             order = torch.arange(len(images), device=images.device)
@@ -97,7 +100,7 @@ class Encoder(nn.Module):
 def mlp(width: int, widths: Sequence[int], norm: bool = False) -> nn.Sequential:
     """Linear layers width -> widths[0] -> ..., with ReLU between; empty if there are no widths.
 
-    With `norm`, batch norm after every linear layer, the last without scale and shift, as in MoCo v3's heads (arXiv 2104.02057).
+    With `norm`, batch norm after every linear layer, the last without scale and shift (MoCo v3, arXiv 2104.02057).
     """
     layers: list[nn.Module] = []
     for number, (before, after) in enumerate(itertools.pairwise((width, *widths)), 1):
@@ -132,7 +135,8 @@ class Follower(nn.Module):
 class Queue(nn.Module):
     """The latest `size` unit vectors, oldest overwritten first; starts with random ones, as MoCo's does.
 
-    `push` only stages rows: they enter at `advance`, after the step's backward, so that no batch meets its own keys and nothing is cloned.
+    `push` only stages rows: they enter at `advance`, after the step's backward, so that no batch meets its own keys and
+    nothing is cloned.
     """
 
     memory: Tensor

@@ -1,12 +1,13 @@
-"""What a finished run leaves: the encoder, its export to plain timm, a kNN score where there are labels, and the report."""
+"""What a finished run leaves: the encoder, its export to plain timm, a kNN score where there are labels, the report."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
 
 from lwcl.data.draws import epoch_order
 from lwcl.data.images import ImageSet
+from lwcl.data.labelled import labelled_pair
 from lwcl.environment import environment
-from lwcl.judge import Judge, labelled_pair, table
+from lwcl.judge import Judge, table
 from lwcl.knn_report import Judged, scores, verdict
 from lwcl.machine import command_line, compute_for
 from lwcl.measures.knn import PRESETS
@@ -16,6 +17,7 @@ from lwcl.runfolder import RunFolder
 from lwcl.training import Training
 from lwcl.training_report import training_report
 from lwcl.weights import export_timm, save_encoder, snippet
+from lwcl.wording import harmless
 
 Timing = Mapping[str, float | None]
 BANK, QUERIES = 20_000, 5_000  # at most, for the score at the end of a training; `lwcl knn` takes all
@@ -56,13 +58,14 @@ def finish(training: Training, folder: RunFolder, screen: Screen, timing: Timing
     elif rows:
         print_table(scores(rows).title, scores(rows).columns, scores(rows).rows)
     screen.say(
-        f"{report.verdict}\nReport: {folder.report_html}\nEncoder: {folder.encoder}\nUse it in plain timm:\n{snippet(folder.export)}"
+        f"{harmless(report.verdict)}\nReport: {harmless(folder.report_html)}\nEncoder: {harmless(folder.encoder)}\n"
+        f"Use it in plain timm:\n{snippet(folder.export, student.width)}"
     )
     return 0
 
 
 def judged_at_end(training: Training, folder: RunFolder, screen: Screen) -> tuple[Sequence[Judged], int]:
-    """The kNN rows of the trained and an untrained encoder, and how many images were classified; none without labels."""
+    """The kNN rows of the trained and an untrained encoder, and how many images were judged; none without labels."""
     options = training.plan.options
     data = options.monitor or options.data
     if not options.monitor and not (training.images.labelled and training.images.has_splits):

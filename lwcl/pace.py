@@ -6,6 +6,7 @@ import time
 from array import array
 from collections import deque
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from lwcl import judgement
 from lwcl.wording import duration, percent
@@ -52,6 +53,17 @@ class Trace:
             self._each *= 2
 
 
+class Stride(NamedTuple):
+    """What an optimiser step did, as far as people are told."""
+
+    number: int  # from 1
+    epoch: float  # epochs done after it
+    lr: float
+    loss: float
+    waited: float  # seconds of waiting for data
+    seconds: float  # in all
+
+
 class Trained:
     """What a training has done so far."""
 
@@ -72,23 +84,14 @@ class Trained:
         """The epochs of the whole training."""
         return self.steps / self.steps_per_epoch
 
-    def add(
-        self,
-        number: int,
-        epoch: float,
-        lr: float,
-        loss: float,
-        waited: float,
-        seconds: float,
-        measures: Mapping[str, float | None],
-    ) -> None:
+    def add(self, step: Stride, measures: Mapping[str, float | None]) -> None:
         """One more step; measures that it does not have stay as they were."""
-        self.number, self.epoch, self.lr, self.loss = number, epoch, lr, loss
+        self.number, self.epoch, self.lr, self.loss = step.number, step.epoch, step.lr, step.loss
         self.measures = judgement.known({**self.measures, **measures})
-        self.losses.add(loss)
-        self._seconds.append(seconds)
-        self._waited += waited
-        self._recent.append((seconds, waited))
+        self.losses.add(step.loss)
+        self._seconds.append(step.seconds)
+        self._waited += step.waited
+        self._recent.append((step.seconds, step.waited))
         self._ends.append(time.monotonic())
 
     def speed(self) -> float:

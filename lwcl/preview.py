@@ -23,7 +23,7 @@ SAMPLES, SAMPLE_VIEWS = 6, 4
 
 
 def describe(plan: Plan, images: ImageSet, screen: Screen, *, as_json: bool) -> None:
-    """Prints the settled settings and their origins, parameters, MACs, memory, steps, and the time by a few timed steps."""
+    """Prints the settings and their origins, parameters, MACs, memory, steps, and the time by a few timed steps."""
     few = images.subset(range(min(len(images), (TIMED_STEPS + 1) * (plan.recipe.batch_size or 1))))
     training = assembled(plan, few, screen, lambda broken: None)
     per_epoch = len(images) // training.loader.batch_size
@@ -65,7 +65,7 @@ def timed_step(plan: Plan, training: Any) -> float:
 
 
 def macs(encoder: Encoder, size: int) -> int:
-    """Multiply-accumulates of the backbone for one image, counted on the meta device (no memory, no fused kernels that hide)."""
+    """Multiply-accumulates of the backbone for an image, counted on the meta device (no memory, no hiding kernels)."""
     twin: nn.Module = Encoder(encoder.arch, image_size=size).to("meta").eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         twin(torch.empty(1, 3, size, size, device="meta"))

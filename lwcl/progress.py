@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
 from lwcl.lazy import Lazy
-from lwcl.pace import Counted, Every, Trained
+from lwcl.pace import Counted, Every, Stride, Trained
 from lwcl.wording import harmless, harmless_lines, json_document, shown
 
 if TYPE_CHECKING:
@@ -121,25 +121,14 @@ class Training:
         self.screen, self.done = screen, done
         self._line, self._epoch = Every(LINE_SECONDS), Every(NEWS_SECONDS)
 
-    def step(
-        self,
-        number: int,
-        epoch: float,
-        lr: float,
-        loss: float,
-        waited: float,
-        seconds: float,
-        health: "Health | None" = None,
-        found: float | None = None,
-    ) -> None:
-        """Takes note of optimiser step `number` (from 1), which ended at `epoch`: microseconds, unless a line is due.
+    def step(self, step: Stride, health: "Health | None" = None, found: float | None = None) -> None:
+        """Takes note of an optimiser step: microseconds, unless a line is due.
 
-        `waited` and `seconds`: the step's seconds of waiting for data, and in all. `found`: the share of queries that
-        found their key. Measures that are not given stay as they were.
+        `found`: the share of queries that found their key. Measures that are not given stay as they were.
         """
         measures = {**(health._asdict() if health else {}), **({} if found is None else {"found": found})}
-        self.done.add(number, epoch, lr, loss, waited, seconds, measures)
-        last, ends = number >= self.done.steps, number % self.done.steps_per_epoch == 0
+        self.done.add(step, measures)
+        last, ends = step.number >= self.done.steps, step.number % self.done.steps_per_epoch == 0
         if self._line.due() or last or (ends and self._epoch.due()):
             self._line.restart()
             self._epoch.restart()

@@ -1,7 +1,8 @@
 """How to optimise: `Recipe`, and `RECIPES`, the published recipes with the source of each number.
 
-Sources: "ssl-small" is arXiv 2107.14762 and its code, "light-moco" is arXiv 2212.07158 and its code, "MoCo v2" is arXiv 2003.04297.
-light-moco's code does not contain its final ImageNet recipe; what is reconstructed from its flags and run names says so.
+Sources: "ssl-small" is arXiv 2107.14762 and its code, "light-moco" is arXiv 2212.07158 and its code, "MoCo v2" is arXiv
+2003.04297. light-moco's code does not contain its final ImageNet recipe; what is reconstructed from its flags and run
+names says so.
 """
 
 from dataclasses import dataclass, field
@@ -94,7 +95,8 @@ RECIPES: dict[str, Published] = {
         },
     ),
     "ssl-small": Published(
-        "a colder contrast, stronger colour and a wider head (ssl-small); it starts from random weights here, the paper's from a SEED student",
+        "a colder contrast, stronger colour and a wider head (ssl-small); "
+        "it starts from random weights here, the paper's from a SEED student",
         "moco",
         {
             "augmentation": Cited("ssl-small", SSL_SMALL + ": cj 1, gray 0.5"),

@@ -1,7 +1,8 @@
-"""Settings that depend on the data, the batch and the machine: each is settled by a stated rule and printed with its reason.
+"""Settings that depend on the data, the batch and the machine: each settled by a stated rule, told with its reason.
 
-The rules' numbers come from the papers at ImageNet's size and from MoCo's CIFAR notebook (50,000 images: queue 4,096, key momentum 0.99,
-weight decay 5e-4) at small sizes; in between they interpolate. What was tried is in `docs/results.md`.
+The rules' numbers come from the papers at ImageNet's size and from MoCo's CIFAR notebook (50,000 images: queue 4,096,
+key momentum 0.99, weight decay 5e-4) at small sizes; in between they interpolate. What was tried is in
+`docs/results.md`.
 """
 
 from typing import Any, NamedTuple
@@ -38,7 +39,7 @@ def power_of_two(number: float, low: int, high: int) -> int:
 
 
 def settle_run(values: dict[str, Any], facts: Facts) -> dict[str, Settled]:
-    """Values for all settings of a training run that are still None, with reasons; `values` has every setting by name."""
+    """Values for all settings of a run that are still None, with reasons; `values` has every setting by name."""
     known = dict(values)
     settled: dict[str, Settled] = {}
 

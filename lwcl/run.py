@@ -1,5 +1,6 @@
 """`lwcl pretrain`: from a plan to a run folder with an encoder, an export and a report."""
 
+import sys
 from pathlib import Path
 
 import numpy
@@ -14,7 +15,9 @@ from lwcl.engine import NotFiniteError
 from lwcl.errors import DataError, SickError
 from lwcl.interrupts import Interrupts
 from lwcl.machine import command_line, device_of
+from lwcl.memory import enough_memory
 from lwcl.outcome import Timing, finish
+from lwcl.pace import Stride
 from lwcl.plan import Plan
 from lwcl.preview import describe
 from lwcl.progress import Screen
@@ -37,33 +40,36 @@ def pretrain(
     if dry_run:
         describe(plan, images, screen, as_json=as_json)
         return 0
-    with opened(plan, screen) as folder:
+    with enough_memory(plan.settled, sys.argv[1:]), opened(plan, screen) as folder:
         screen.log = folder.log
-        bad = Bad(plan.options.max_bad, len(images))
+        bad = Bad(plan.options.max_bad, len(images), folder)
         say_rules(plan, images, screen)
         training = assembled(plan, images, screen, bad.note)
-        folder.bad_files([broken._asdict() for broken in bad.found])
         if training.resume(folder, screen.warn):
             screen.say(f"Going on after step {training.done:,} of {training.steps:,}.")
         code, timing = train(training, folder, screen, min(fast_dev_run or training.steps, training.steps))
-        folder.bad_files([broken._asdict() for broken in bad.found])
         if bad.found:
             screen.warn(
-                f"{len(bad.found)} broken images were replaced by the next good one: {folder.bad_files_jsonl} lists them."
+                f"{len(bad.found)} broken images were replaced by the next good one: "
+                f"{folder.bad_files_jsonl} lists them."
             )
         return code or finish(training, folder, screen, timing, as_json=as_json)
 
 
 class Bad:
-    """The broken images met, each once. Raises `DataError` when they are more than the share `most` of `count`."""
+    """The broken images met, each once, those before an interruption too; listed in the run's folder."""
 
-    def __init__(self, most: float, count: int) -> None:
-        self.most, self.count = most, count
-        self.found: dict[Broken, None] = {}
+    def __init__(self, most: float, count: int, folder: RunFolder) -> None:
+        self.most, self.count, self.folder = most, count, folder
+        self.found = dict.fromkeys(Broken(**row) for row in folder.known_bad())
+        folder.bad_files(broken._asdict() for broken in self.found)
 
     def note(self, broken: Broken) -> None:
-        """Takes note of one."""
+        """Takes note of one. Raises `DataError` when they are more than the share `most` of `count`."""
+        if broken in self.found:
+            return
         self.found[broken] = None
+        self.folder.bad_file(broken._asdict())
         if len(self.found) > self.most * self.count:
             what = f"{len(self.found)} of {self.count} images are broken: more than --max-bad {self.most:g} allows."
             raise DataError(
@@ -100,7 +106,14 @@ def opened(plan: Plan, screen: Screen) -> RunFolder:
     out = (
         Path(options.out)
         if options.out
-        else default_out("pretrain", plan.method.name, options.arch, config, resume=resume, ignore=FREE)
+        else default_out(
+            "pretrain",
+            plan.method.name,
+            options.arch,
+            config,
+            resume="never" if options.overwrite else resume,
+            ignore=FREE,
+        )
     )
     folder = RunFolder.open(out, config, resume=resume, overwrite=options.overwrite, ignore=FREE)
     for name, (then, now) in folder.changed.items():
@@ -109,7 +122,7 @@ def opened(plan: Plan, screen: Screen) -> RunFolder:
 
 
 def train(training: Training, folder: RunFolder, screen: Screen, steps: int) -> tuple[int, Timing]:
-    """Trains up to step `steps`, watching, recording and saving; gives an interruption's exit code, or 0, and the timing."""
+    """Trains up to step `steps`, watching, recording, saving; gives an interruption's exit code, or 0, and timing."""
     plan, loader = training.plan, training.loader
     per_epoch = loader.steps_per_epoch
     saver, watch = Saver(plan.options.save_every, per_epoch), Watch(training, folder, screen)
@@ -130,16 +143,8 @@ def train(training: Training, folder: RunFolder, screen: Screen, steps: int) -> 
             for step in fitted:
                 training.done = step.number
                 health = watch.look(step, last=step.number == steps, told=told)
-                told.step(
-                    step.number,
-                    step.epoch,
-                    step.lr,
-                    step.parts["loss"],
-                    step.waited,
-                    step.seconds,
-                    health,
-                    step.parts.get("found"),
-                )
+                stride = Stride(step.number, step.epoch, step.lr, step.parts["loss"], step.waited, step.seconds)
+                told.step(stride, health, step.parts.get("found"))
                 if interrupts.received or saver.due(step.number) or step.number == steps:
                     training.save(folder)
                 if interrupts.received:

@@ -109,6 +109,14 @@ class RunFolder:
         """Add `text` to log.txt with date and time."""
         append(self.log_txt, f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}")
 
+    def known_bad(self) -> list[dict[str, Any]]:
+        """The rows of bad_files.jsonl, none where there is no such file; a line that a kill tore is left out."""
+        return [row for _, row in whole_lines(self.bad_files_jsonl)]
+
+    def bad_file(self, row: Mapping[str, Any]) -> None:
+        """Add a row to bad_files.jsonl."""
+        append(self.bad_files_jsonl, json_text(dict(row)))
+
     def bad_files(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Write bad_files.jsonl, a line for each row; without rows there is no such file."""
         if text := "".join(json_text(dict(row)) + "\n" for row in rows):

@@ -24,7 +24,7 @@ from lwcl.progress import Screen
 from lwcl.runfolder import RunFolder
 from lwcl.weights import Images, Loaded
 
-#: A stored image's short side, in sides of a view: a crop of a fifth of its area still has 0.8 of the view's pixels across.
+#: A stored image's short side, in sides of a view: a crop of a fifth of its area has 0.8 of a view's pixels across.
 STORED_SIDES = 1.75
 MIN_SAVE_SECONDS = 10.0  # epochs shorter than this are not all saved
 
@@ -55,7 +55,7 @@ class Training:
         checkpoint.save(folder.checkpoints, self.done, tensors, {"optimizer": facts, "data": self.images.fingerprint})
 
     def dump(self, folder: RunFolder, error: NotFiniteError) -> None:
-        """Writes what shows a step that was not finite again: the weights before its update, its images, the last records."""
+        """Writes what shows a step that was not finite again: weights before it, its images, the last records."""
         names = [self.images.names[index] for index in error.index.tolist()]
         facts = {"step": error.step, "what": str(error), "images": names, "last": folder.metrics()[-50:]}
         checkpoint.save(folder.path / "nonfinite", error.step, {"net": self.net.state_dict()}, facts)
@@ -110,18 +110,25 @@ def built(plan: Plan, options: PretrainOptions) -> tuple[Net, Compute, Images]:
 
 
 def assembled(plan: Plan, images: ImageSet, screen: Screen, broken: Callable[[Broken], None]) -> Training:
-    """Everything a run needs, from its plan and its images. Raises `UsageError` or `DataError` where they do not fit."""
+    """Everything a run needs, from its plan and images. Raises `UsageError` or `DataError` where they do not fit."""
     options, recipe = plan.options, plan.recipe
     assert recipe.batch_size and recipe.lr and recipe.weight_decay is not None and options.workers is not None
     if len(images) < recipe.batch_size:
         raise UsageError(
             f"{len(images)} images are fewer than a batch of {recipe.batch_size}.",
-            remedy=f"Give --batch-size {max(2, len(images) // 2)} or less, or more images.",
+            remedy=f"Give --batch-size {max(2, len(images))} or less, or more images.",
         )
     if recipe.batch_size % recipe.accumulate:
         raise UsageError(
             f"A batch of {recipe.batch_size} has no {recipe.accumulate} equal parts.",
             remedy="Give an --accumulate that divides --batch-size.",
+        )
+    parts = recipe.accumulate * getattr(plan.method, "bn_splits", 1)
+    if recipe.batch_size // parts < 2:
+        raise UsageError(
+            f"A batch of {recipe.batch_size} in {parts} parts (--accumulate x --bn-splits) "
+            "leaves less than 2 images each.",
+            remedy=f"Give --batch-size {2 * parts} or more, or fewer parts.",
         )
     net, compute, takes = built(plan, options)
     short_side = round(takes.size * STORED_SIDES) if options.cache_size == "auto" else None

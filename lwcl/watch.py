@@ -1,6 +1,7 @@
-"""What is measured while a run trains: the health of the embedding, the monitor's kNN; and an alarm when it collapses."""
+"""What is measured while a run trains: the embedding's health, the monitor's kNN; and an alarm when it collapses."""
 
 import dataclasses
+import math
 from typing import Any
 
 from lwcl.engine import Step
@@ -11,11 +12,19 @@ from lwcl.progress import Training as Told
 from lwcl.runfolder import RunFolder
 from lwcl.training import Training
 
-ADVICE = "The embeddings of all images are nearly one point (collapse). Try a lower --lr, a longer --warmup, or a larger --batch-size."
+ADVICE = (
+    "The embeddings of all images are nearly one point (collapse). "
+    "Try a lower --lr, a longer --warmup, or a larger --batch-size."
+)
+
+
+def number(value: float | None) -> float:
+    """A measure as it was before it was written: JSON has null for NaN."""
+    return math.nan if value is None else value
 
 
 class Watch:
-    """What is measured while training: health every few steps, the monitor's kNN every few epochs; each is recorded once."""
+    """Measures while training: health every few steps, the monitor's kNN every few epochs; each is recorded once."""
 
     def __init__(self, training: Training, folder: RunFolder, screen: Screen) -> None:
         self.training, self.folder, self.screen = training, folder, screen
@@ -26,7 +35,8 @@ class Watch:
             if options.monitor
             else None
         )
-        self.history = [Health(*(r[name] for name in Health._fields)) for r in folder.metrics() if "spread" in r]
+        known = (record for record in folder.metrics() if "spread" in record)
+        self.history = [Health(*(number(record[name]) for name in Health._fields)) for record in known]
         self.alarmed = collapsed(self.history)
 
     def look(self, step: Step, *, last: bool, told: Told) -> Health | None:

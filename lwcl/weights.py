@@ -1,12 +1,14 @@
 """Encoders on disk: reading any encoder a user names, writing ours, and exporting to plain timm.
 
-`encoder.safetensors` describes itself: one JSON string under the metadata key `lwcl` names the architecture, its arguments, the
-head, and the images it was trained on, so that loading needs no method's code. (One key: safetensors' bytes are reproducible then.)
+`encoder.safetensors` describes itself: one JSON string under the metadata key `lwcl` names the architecture, its
+arguments, the head, and the images it was trained on, so that loading needs no method's code. (One key: safetensors'
+bytes are reproducible then.)
 """
 
 import copy
 import dataclasses
 import json
+import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -29,7 +31,7 @@ FORMAT = 1
 
 @dataclasses.dataclass(frozen=True)
 class Images:
-    """The images an encoder takes: side in pixels, statistics of the normalisation (on [0, 1]), and the centre crop's share."""
+    """The images an encoder takes: side in pixels, statistics to normalise by (on [0, 1]), share of the centre crop."""
 
     size: int
     mean: tuple[float, ...]
@@ -82,7 +84,7 @@ def export_timm(folder: Path, encoder: Encoder, images: Images) -> None:
     }
     backbone = Compute(torch.device("cpu")).place(copy.deepcopy(encoder.backbone))
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".tmp-export-") as scratch:
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".tmp-{os.getpid()}-export-") as scratch:
         save_for_hf(
             backbone, scratch, model_config={"num_features": encoder.width}, safe_serialization=True, data_config=data
         )
@@ -92,7 +94,7 @@ def export_timm(folder: Path, encoder: Encoder, images: Images) -> None:
 
 
 def load_encoder(spec: str, *, arch: str | None = None, image_size: int | None = None, seed: int = 0) -> Loaded:
-    """The encoder that `spec` names: a run folder, one of our files, `random/ARCH` or `timm/NAME` (from timm's local cache).
+    """The encoder that `spec` names: a run folder, one of our files, `random/ARCH` or `timm/NAME` (from timm's cache).
 
     `image_size` overrules the size of images it takes. Raises `UsageError` where it cannot be had.
     """
@@ -181,6 +183,11 @@ def tensors_of(path: Path) -> dict[str, Tensor]:
     return load_file(path)
 
 
-def snippet(folder: Path) -> str:
-    """Three lines of Python that load an export in plain timm."""
-    return f'import timm\nmodel = timm.create_model("local-dir:{folder}", pretrained=True).eval()\nfeatures = model(images)  # (B, {{width}})'
+def snippet(folder: Path, width: int) -> str:
+    """Three lines of Python that load an export, of so many features, in plain timm."""
+    name = json.dumps(f"local-dir:{folder}", ensure_ascii=False)
+    return (
+        "import timm\n"
+        f"model = timm.create_model({name}, pretrained=True).eval()\n"
+        f"features = model(images)  # (B, {width})"
+    )

@@ -1,4 +1,4 @@
-"""One process or many: rank, size, and the three things processes do together. With one process each is the identity."""
+"""One process or many: rank, size, and the three things processes do together. In one process each is the identity."""
 
 from collections.abc import Iterable
 

@@ -10,7 +10,6 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-
 hypothesis.settings.register_profile("lwcl", deadline=None)  # a busy machine is no failure
 hypothesis.settings.load_profile("lwcl")
 

@@ -1,4 +1,4 @@
-"""Whole runs small enough for tests: made images, the words of a command, processes that run it, and what a run leaves."""
+"""Whole runs small enough for tests: made images, the words of a command, processes that run it, what a run leaves."""
 
 import contextlib
 import os
@@ -12,6 +12,7 @@ import pytest
 from crash import ended, started
 from PIL import Image
 
+import lwcl.run  # noqa: F401  # here, so that no child has to wait for torch
 from lwcl import checkpoint, cli
 from lwcl.runfolder import RunFolder
 
@@ -45,7 +46,7 @@ def pretrain(data: Path | str, out: Path, *more: str) -> list[str]:
     return ["pretrain", "--data", str(data), "--out", str(out), *SMALL, *more]
 
 
-def lwcl(words: list[str]) -> int:
+def ran(words: list[str]) -> int:
     """The exit code of a command, run in this process as if it had been typed."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["lwcl", *words])
@@ -58,7 +59,7 @@ def begun(words: list[str], cache: Path, fault: str = "", before: Callable[[], o
     def work() -> None:
         os.environ["LWCL_CACHE"] = str(cache)
         before()
-        os._exit(lwcl(words))
+        os._exit(ran(words))
 
     return started(work, fault)
 

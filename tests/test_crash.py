@@ -7,7 +7,7 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,20 @@ import pytest
 import safetensors.torch
 import torch
 from crash import KILLED, ended
-from runs import METHODS, SAVE_EVERY, STEPS, at_step, begun, cache_at, child, copied, left_by, lwcl, made_images, pretrain
+from runs import (
+    METHODS,
+    SAVE_EVERY,
+    STEPS,
+    at_step,
+    begun,
+    cache_at,
+    child,
+    copied,
+    left_by,
+    made_images,
+    pretrain,
+    ran,
+)
 
 from lwcl.method import Batch, Loss
 from lwcl.methods.moco import MoCo
@@ -51,7 +64,7 @@ class Whole:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Whole]:
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
     folder = tmp_path_factory.mktemp("whole")
     data = made_images(folder / "images")
     (data / "007.png").write_bytes(b"no image")  # its stand-in must be the same every time
@@ -62,12 +75,12 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Whole]:
                 for module in [m for name, m in sys.modules.items() if name.startswith("lwcl") and hasattr(m, "fault")]:
                     patch.setattr(module, "fault", lambda name: found.passed.update([name]))
             begin = time.monotonic()
-            assert lwcl(found.words(folder / method, method)) == 0
+            assert ran(found.words(folder / method, method)) == 0
             found.seconds = time.monotonic() - begin
             found.left[method] = left_by(folder / method)
             patch.undo()
             patch.setenv("LWCL_CACHE", str(folder / "cache"))
-    yield found
+    return found
 
 
 def test_a_run_passes_every_fault_point_but_those_that_are_listed(whole: Whole) -> None:
@@ -219,10 +232,10 @@ def test_a_step_that_is_not_finite_changes_no_weights_and_is_kept_for_study(
     whole: Whole, what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out, cache = tmp_path / "run", Path(os.environ["LWCL_CACHE"])
-    assert lwcl([*whole.words(tmp_path / "before"), "--fast-dev-run", "7"]) == 0
+    assert ran([*whole.words(tmp_path / "before"), "--fast-dev-run", "7"]) == 0
     before = safetensors.torch.load_file(tmp_path / "before" / "checkpoints" / "step-000007" / "net.safetensors")
     poisoned(monkeypatch, 8, what)
-    assert lwcl(whole.words(out)) == 3
+    assert ran(whole.words(out)) == 3
     said = capsys.readouterr().err.splitlines()[-3:]
     assert said[0] == f"The {what} is nan at step 8: stopped before the weights were changed."
     kept = safetensors.torch.load_file(out / "nonfinite" / "step-000008" / "net.safetensors")
@@ -244,9 +257,9 @@ def test_a_second_process_is_refused_the_folder_of_a_running_one(
     stopped = begun(words, cache, before=at_step(2, signals(signal.SIGSTOP)))
     assert os.WIFSTOPPED(os.waitpid(stopped, os.WUNTRACED)[1])
     try:
-        assert lwcl(words) == 2
+        assert ran(words) == 2
         assert f"in use by process {stopped} on" in capsys.readouterr().err
-        assert lwcl([*words, "--overwrite"]) == 2, "nor may it be overwritten"
+        assert ran([*words, "--overwrite"]) == 2, "nor may it be overwritten"
     finally:
         os.kill(stopped, signal.SIGCONT)
     assert ended(stopped) == 0

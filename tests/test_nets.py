@@ -1,4 +1,4 @@
-"""The parts with state: the queue as a plain list, the key encoder as an exponential average, heads, and split batch norm."""
+"""The parts with state: the queue as a plain list, the key encoder as a moving average, heads, split batch norm."""
 
 import pytest
 import torch

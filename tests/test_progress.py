@@ -71,7 +71,7 @@ def train(
     with screen.training(title, start=0, steps=steps, steps_per_epoch=10, batch_size=32) as training:
         for number in range(1, steps + 1):
             each()
-            training.step(number, number / 10, 0.03, 5.0 / number, 0.01, 0.1, HEALTHY, found=0.25)
+            training.step(pace.Stride(number, number / 10, 0.03, 5.0 / number, 0.01, 0.1), HEALTHY, found=0.25)
     return training
 
 
@@ -167,7 +167,7 @@ def test_on_a_terminal_the_log_is_plain_and_the_panel_shows_all(terminal: Termin
     screen = progress.Screen(log=log.append)
     with screen.training("pretrain moco", start=0, steps=20, steps_per_epoch=10, batch_size=64) as training:
         for number in range(1, 11):
-            training.step(number, number / 10, 0.03, 5.0, 0.01, 0.1, HEALTHY, found=0.25)
+            training.step(pace.Stride(number, number / 10, 0.03, 5.0, 0.01, 0.1), HEALTHY, found=0.25)
         training.monitored(1, 0.5)
         screen.warn("above the panel")
     shown = visible(terminal.getvalue())
@@ -252,14 +252,14 @@ def test_the_remaining_time_counts_what_happens_between_steps(clock: Callable[[f
     assert math.isnan(done.remaining())
     for number in (11, 12, 13):
         clock(2)
-        done.add(number, number / 10, 0.1, 1.0, 0.0, 0.5, {})
+        done.add(pace.Stride(number, number / 10, 0.1, 1.0, 0.0, 0.5), {})
     assert done.remaining() == pytest.approx(14)
 
 
 def test_a_step_without_health_leaves_what_was_known() -> None:
     done = pace.Trained("t", 0, 20, 10, 32)
-    done.add(1, 0.1, 0.1, 1.0, 0.0, 0.5, {"found": 0.1, "spread": 0.5})
-    done.add(2, 0.2, 0.1, 1.0, 0.0, 0.5, {"found": 0.2})
+    done.add(pace.Stride(1, 0.1, 0.1, 1.0, 0.0, 0.5), {"found": 0.1, "spread": 0.5})
+    done.add(pace.Stride(2, 0.2, 0.1, 1.0, 0.0, 0.5), {"found": 0.2})
     assert done.measures == {"spread": 0.5, "found": 0.2}
 
 

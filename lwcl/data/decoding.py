@@ -14,10 +14,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, get_worker_info
+from torch.utils.data import Dataset, get_worker_info
 
 from lwcl.data.decode import BadImage, shrink
 from lwcl.data.images import ImageSet
+from lwcl.data.workers import loading
 from lwcl.errors import DataError, LwclError
 
 CHUNK_BYTES = 4 * 2**20
@@ -84,9 +85,8 @@ def decoded(
     slots: Tensor = torch.full((max(workers, 1), 3), IDLE).share_memory_()  # type: ignore[no-untyped-call]
     chunks = Chunks(images, short_side, first, length, slots)
     wait = timeout if workers else 0
-    loader = DataLoader(chunks, batch_size=None, num_workers=workers, collate_fn=unchanged, timeout=wait)
     try:
-        for chunk in loader:
+        for chunk in loading(chunks, batch_size=None, num_workers=workers, collate_fn=unchanged, timeout=wait):
             if chunk.failure:
                 raise chunk.failure
             yield chunk

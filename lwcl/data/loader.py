@@ -1,6 +1,7 @@
-"""Batches: which images, in which order, seen how. All of it follows from (seed, epoch, index), so a loader can begin at any step.
+"""Batches: which images, in which order, seen how; all follows from (seed, epoch, index), so they begin at any step.
 
-Decoded images come from a `Store`; without one, worker processes decode and crop while colour and blur stay batched here.
+Decoded images come from a `Store`; without one, worker processes decode and crop, and only colour and blur are done
+on whole batches here.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -9,7 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from lwcl import world
 from lwcl.augmentation import Augmentation
@@ -19,17 +20,15 @@ from lwcl.data.draws import epoch_order
 from lwcl.data.images import Broken, ImageSet
 from lwcl.data.store import Store
 from lwcl.data.views import apply_views, colour_and_blur, draw_views, plain_views
+from lwcl.data.workers import workers_over
 from lwcl.engine import Compute
-from lwcl.errors import DataError
 from lwcl.method import Batch
 from lwcl.weights import Images
-
-WORKER_TIMEOUT = 120.0  # seconds after which a worker counts as hung
 
 
 @dataclass(frozen=True, kw_only=True)
 class Loader:
-    """Training batches of a set of images: `views` random views of each, in a new order every epoch; the last, short batch is dropped."""
+    """Training batches: `views` random views of each image, in a new order every epoch; no last, short batch."""
 
     images: ImageSet
     store: Store | None  # None: images are decoded each time they are needed
@@ -50,7 +49,7 @@ class Loader:
     def batches(self, start: int, stop: int) -> Iterator[Batch]:
         """The batches of steps `start` to `stop` (counted over all epochs); this process's share of each."""
         raw = self.from_store(start, stop) if self.store else self.decoded(start, stop)
-        for epoch, index, views in raw:
+        for _, index, views in raw:
             yield Batch(tuple(views), index, self.images.labels[index])
 
     def places(self, start: int, stop: int) -> Iterator[tuple[int, Tensor]]:
@@ -173,29 +172,3 @@ def plain_batches(
             channels_last=compute.channels_last,
         )
         yield Batch((view,), index, labels[index])
-
-
-def workers_over(dataset: Dataset[Any], batches: list[list[Any]], workers: int) -> Iterator[list[Any]]:
-    """The items of each batch in order, made by worker processes (0: by this one); a lost worker is a `DataError`."""
-    loader = DataLoader(
-        dataset,
-        batch_sampler=batches,
-        num_workers=workers,
-        collate_fn=as_they_are,
-        timeout=WORKER_TIMEOUT if workers else 0,
-    )
-    try:
-        yield from loader
-    except RuntimeError as error:
-        if "DataLoader" not in str(error):
-            raise
-        raise DataError(
-            "A process that decodes images died or hangs.",
-            " ".join(str(error).split())[:200],
-            "Give the machine more memory, or fewer --workers.",
-        ) from None
-
-
-def as_they_are(items: list[Any]) -> list[Any]:
-    """Keeps the loader from stacking items itself."""
-    return items

@@ -85,13 +85,7 @@ def apply_views(
 
 
 def colour_and_blur(
-    crops: Tensor,
-    draw: ViewDraw,
-    *,
-    mean: Sequence[float],
-    std: Sequence[float],
-    dtype: torch.dtype = torch.float32,
-    channels_last: bool = False,
+    crops: Tensor, draw: ViewDraw, *, mean: Sequence[float], std: Sequence[float], channels_last: bool = False
 ) -> Tensor:
     """The views (B, 3, s, s), normalised, of crops that are cut, scaled and flipped: uint8, or float in [0, 1]."""
 
@@ -101,19 +95,12 @@ def colour_and_blur(
         if crops.is_floating_point():
             into.mul_(WHITE)
 
-    return painted(crop, draw, empty_views(crops, len(crops), crops.shape[-1], dtype, channels_last), mean, std)
+    return painted(crop, draw, empty_views(crops, len(crops), crops.shape[-1], torch.float32, channels_last), mean, std)
 
 
-def plain_views(
-    images: Tensor,
-    *,
-    mean: Sequence[float],
-    std: Sequence[float],
-    dtype: torch.dtype = torch.float32,
-    channels_last: bool = False,
-) -> Tensor:
+def plain_views(images: Tensor, *, mean: Sequence[float], std: Sequence[float], channels_last: bool = False) -> Tensor:
     """Images (B, 3, s, s) uint8 as they are, normalised."""
-    views = empty_views(images, len(images), images.shape[-1], dtype, channels_last)
+    views = empty_views(images, len(images), images.shape[-1], torch.float32, channels_last)
     average, deviation = (torch.tensor(v, device=images.device)[:, None, None] * WHITE for v in (mean, std))
     return views.copy_((images - average) / deviation)
 

@@ -6,8 +6,9 @@ from torch import Tensor
 
 from lwcl import formulas
 
-#: Below this spread the embeddings of different images are practically one point. Healthy runs leave it within some dozen steps and
-#: an untrained net may start under it, so the alarm waits for `PATIENCE` measurements in a row, none of them clearly rising.
+#: Below this spread the embeddings of different images are practically one point. Healthy runs leave it within some
+#: dozen steps and an untrained net may start under it, so the alarm waits for `PATIENCE` measurements in a row, none of
+#: them clearly rising.
 COLLAPSED_SPREAD = 0.1
 COLLAPSED_RANK = 2.0
 PATIENCE = 5
@@ -34,7 +35,7 @@ def examine(pairs: tuple[Tensor, Tensor]) -> Health:
 
 
 def collapsed(history: list[Health]) -> bool:
-    """Whether the latest measures say that all images get practically the same embedding, and that it is not mending."""
+    """Whether the latest measures say that all images get nearly the same embedding, and that it is not mending."""
     latest = history[-PATIENCE:]
     if len(latest) < PATIENCE:
         return False

@@ -1,7 +1,8 @@
 """k-nearest-neighbour classification of features, exact and in chunks, with bootstrap intervals.
 
-Presets are the papers' protocols: `weighted` is light-moco's (InstDisc's vote, arXiv 1805.01978), `1nn` CompRess's, `monitor` that of MoCo's
-CIFAR notebook, `best` ssl-small's best-NN: the maximum over k of a majority vote by Euclidean distance on raw features.
+Presets are the papers' protocols: `weighted` is light-moco's (InstDisc's vote, arXiv 1805.01978), `1nn` CompRess's,
+`monitor` that of MoCo's CIFAR notebook, `best` ssl-small's best-NN: the maximum over k of a majority vote by Euclidean
+distance on raw features.
 """
 
 from collections.abc import Iterator
@@ -36,7 +37,7 @@ class Score(NamedTuple):
 
 
 def nearest(queries: Tensor, bank: Tensor, k: int, *, euclidean: bool = False) -> tuple[Tensor, Tensor]:
-    """The k nearest rows of the bank (M, D) for each query (N, D): similarities and indices, both (N, k), nearest first.
+    """The k nearest rows of the bank (M, D) to each query (N, D): similarities and indices, each (N, k), nearest first.
 
     Similarity is the dot product, or minus the Euclidean distance. Exact; memory beside the arguments is `CHUNK_BYTES`.
     """
@@ -48,7 +49,7 @@ def nearest(queries: Tensor, bank: Tensor, k: int, *, euclidean: bool = False) -
 
 
 def votes(similarity: Tensor, labels: Tensor, classes: int, temperature: float | None) -> Tensor:
-    """The classes' shares of the vote (N, C), rows summing to 1, of neighbours with these similarities and labels (N, k)."""
+    """The classes' shares (N, C), summing to 1, of the vote of neighbours with these similarities and labels (N, k)."""
     weights = (
         torch.ones_like(similarity) if temperature is None else ((similarity - similarity[:, :1]) / temperature).exp()
     )
@@ -65,7 +66,7 @@ def score(queries: Tensor, query_labels: Tensor, bank: Tensor, bank_labels: Tens
 
 
 def best(queries: Tensor, query_labels: Tensor, bank: Tensor, bank_labels: Tensor) -> Score:
-    """ssl-small's best-NN: the best k of 1, 3, ..., 101 for a majority vote by Euclidean distance on the features as they are."""
+    """ssl-small's best-NN: the best k of 1, 3, ..., 101 for a majority vote by Euclidean distance of raw features."""
     return max(sweep(queries, query_labels, bank, bank_labels), key=lambda found: float(found.top1.float().mean()))
 
 
@@ -79,7 +80,7 @@ def sweep(queries: Tensor, query_labels: Tensor, bank: Tensor, bank_labels: Tens
 
 
 def ranked(shares: Tensor, labels: Tensor, k: int) -> Score:
-    """Whether the label is the first, or among the first five, of the classes by share (N, C); ties go to the smallest label."""
+    """Whether the label comes first, or among five, of the classes by share (N, C); ties go to the smallest label."""
     order = shares.sort(dim=1, descending=True, stable=True).indices
     right = order == labels[:, None]
     return Score(right[:, 0], right[:, :5].any(1), k)
@@ -97,7 +98,7 @@ def interval(right: Tensor, seed: int = 0, draws: int = 10_000) -> tuple[float, 
 
 
 def gain(right: Tensor, other: Tensor, seed: int = 0, draws: int = 10_000) -> tuple[float, float, float]:
-    """By how much one encoder is right more often than another on the same images (N,), with its 95 % paired bootstrap interval."""
+    """How much oftener one encoder is right than another on the same N images, its 95 % paired bootstrap interval."""
     generator = numpy.random.default_rng(seed)
     counts = [int((right & ~other).sum()), int((~right & other).sum())]
     total = len(right)

@@ -1,8 +1,9 @@
-"""light-moco (Lin et al., arXiv 2212.07158): MoCo with a smoothed target, because a light model's positives and negatives are noisy."""
+"""light-moco (Lin et al., arXiv 2212.07158): MoCo with a smoothed target, for a light model's pairs are noisy."""
 
 import math
 from typing import TYPE_CHECKING
 
+from lwcl.errors import UsageError
 from lwcl.lazy import Lazy
 from lwcl.method import method
 from lwcl.methods.moco import MoCo
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from lwcl import formulas
+    from lwcl.nets import Encoder, Net
 else:
     formulas = Lazy("lwcl.formulas")
 
@@ -35,6 +37,20 @@ class LightMoCo(MoCo):
     smoothing_rise: float = setting(
         0.0, "epochs over which smoothing rises along a cosine to its full mass; 0: at once", at_least=0, group="Method"
     )
+
+    def build(self, student: "Encoder", teacher: "Encoder | None" = None) -> "Net":
+        """As MoCo's. Raises `UsageError` for a target that is not defined, or needs more keys than the queue has."""
+        queue: int = self.queue_size or 0
+        try:
+            reach = len(formulas.smoothing_weights(self.target, self.smoothing, self.neighbours, queue or 1).ranks)
+        except ValueError as error:
+            raise UsageError(str(error), remedy="Give one of these --neighbours, or another --target.") from error
+        if reach > queue:
+            raise UsageError(
+                f"The target {self.target} is shared by {reach} neighbours; the queue has {queue} keys.",
+                remedy=f"Give --queue-size {reach} or more, or fewer --neighbours.",
+            )
+        return super().build(student, teacher)
 
     def target_loss(self, positive: "Tensor", negative: "Tensor", epoch: float) -> "Tensor":
         """Smoothed InfoNCE; similarities (B,) and (B, K) before the temperature."""

@@ -1,4 +1,4 @@
-"""MoCo v2 (arXiv 2003.04297), the baseline, and the ground of ssl-small (arXiv 2107.14762) and light-moco (arXiv 2212.07158)."""
+"""MoCo v2 (arXiv 2003.04297), the baseline, and the ground of ssl-small (2107.14762) and light-moco (2212.07158)."""
 
 from typing import TYPE_CHECKING
 

@@ -1,0 +1,41 @@
+"""From a folder of photos, without labels, to an encoder that plain timm loads.
+
+    python examples/photos_to_encoder.py photos/ --arch mobilenetv3_large_100 --out runs/photos
+
+The same training on the command line: lwcl pretrain --data photos/ --arch mobilenetv3_large_100 --out runs/photos
+"""
+
+import argparse
+from pathlib import Path
+
+import timm
+import torch
+
+from lwcl import run
+from lwcl.plan import plan_pretrain
+
+
+def main() -> None:
+    """Trains on the folder, then shows what timm makes of the result."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("photos")
+    parser.add_argument("--arch", default="mobilenetv3_large_100", help="any timm model")
+    parser.add_argument("--out", default="runs/photos", help="folder of the run")
+    parser.add_argument("--epochs", help="passes over the photos; settled from their number if not given")
+    told = parser.parse_args()
+
+    # What is not chosen is settled by the recipe and the rules, as on the command line.
+    plan = plan_pretrain({"data": [told.photos], "arch": told.arch, "out": told.out, "epochs": told.epochs})
+    if code := run.pretrain(plan):
+        raise SystemExit(code)
+
+    # From here on nothing is needed but timm.
+    model = timm.create_model(f"local-dir:{Path(told.out) / 'export'}", pretrained=True).eval()
+    takes = timm.data.resolve_model_data_config(model)
+    with torch.inference_mode():
+        features = model(torch.zeros(1, *takes["input_size"]))
+    print(f"{told.arch} takes images of {takes['input_size']} and gives {features.shape[1]} features.")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""Labelled images to compare: the bank, to find neighbours in, and the queries, to classify, classes numbered alike."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import torch
+
+from lwcl.data.images import ImageSet, holdout, open_images
+from lwcl.errors import DataError
+
+HELD_OUT = 0.2  # of the bank becomes the queries where there is no val split
+
+
+def labelled_pair(
+    data: Sequence[str], val: Sequence[str], *, seed: int, download: bool = False
+) -> tuple[ImageSet, ImageSet]:
+    """The bank and the queries that `--data` and `--val` name; without a val split, a fifth of the images is held out.
+
+    Raises `DataError` where labels are missing.
+    """
+    bank = open_images(data, "train", download=download)
+    if val:
+        queries = open_images(val, "val", download=download)
+    elif bank.has_splits:
+        queries = open_images(data, "val", download=download)
+    else:
+        must_be_labelled(bank, "--data")
+        bank, queries = holdout(bank, HELD_OUT, seed)
+    must_be_labelled(bank, "--data")
+    must_be_labelled(queries, "--val")
+    return bank, with_classes_of(bank, queries)
+
+
+def must_be_labelled(images: ImageSet, flag: str) -> None:
+    """Raises `DataError` unless there are at least two classes and an image for each side of a comparison."""
+    if not images.labelled or len(images.classes) < 2:
+        raise DataError(
+            f"The {len(images):,} images of {flag} have no labels.",
+            "kNN needs class folders, at least two.",
+            "Put each class into a folder of its own, or give images that have labels.",
+        )
+
+
+def with_classes_of(bank: ImageSet, queries: ImageSet) -> ImageSet:
+    """The queries that have a class of the bank, numbered as there. Raises `DataError` if there are none."""
+    if queries.classes == bank.classes:
+        return queries
+    numbers = {name: number for number, name in enumerate(bank.classes)}
+    table = torch.tensor([numbers.get(name, -1) for name in queries.classes])
+    labels = torch.where(queries.labels >= 0, table[queries.labels], -1)
+    known = (labels >= 0).nonzero()[:, 0]
+    if not len(known):
+        raise DataError(
+            "The images to classify share no class with the bank.",
+            f"Bank: {', '.join(bank.classes[:5])}; to classify: {', '.join(queries.classes[:5])}.",
+            "Name the class folders alike.",
+        )
+    chosen = queries.subset(known)
+    return dataclasses.replace(chosen, labels=labels[known], classes=bank.classes)

@@ -1,0 +1,40 @@
+"""Worker processes: they make the items of batches, which come in order whatever their number."""
+
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+from torch.utils.data import DataLoader, Dataset
+
+from lwcl.errors import DataError
+
+WORKER_TIMEOUT = 120.0  # seconds after which a worker counts as hung
+
+
+def workers_over(dataset: Dataset[Any], batches: list[list[Any]], workers: int) -> Iterator[list[Any]]:
+    """The items of each batch in order, made by worker processes (0: by this one); a lost worker is a `DataError`."""
+    timeout = WORKER_TIMEOUT if workers else 0
+    try:
+        yield from loading(
+            dataset, batch_sampler=batches, num_workers=workers, collate_fn=as_they_are, timeout=timeout
+        )
+    except RuntimeError as error:
+        if "DataLoader" not in str(error):
+            raise
+        raise DataError(
+            "A process that decodes images died or hangs.",
+            " ".join(str(error).split())[:200],
+            "Give the machine more memory, or fewer --workers.",
+        ) from None
+
+
+def loading(dataset: Dataset[Any], **options: Any) -> Iterator[Any]:
+    """What a `DataLoader` gives, without its opinion on the number of workers: that is the user's, or a rule's."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "This DataLoader will create")
+        return iter(DataLoader(dataset, **options))
+
+
+def as_they_are(items: list[Any]) -> list[Any]:
+    """Keeps the loader from stacking items itself."""
+    return items

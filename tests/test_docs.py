@@ -1,0 +1,261 @@
+"""The texts: that their commands parse, their Python compiles or runs, their links lead somewhere; tables are current.
+
+`LWCL_UPDATE_GOLDEN=1 pytest tests/test_docs.py` writes the tables of docs/recipes.md anew.
+"""
+
+import ast
+import importlib
+import os
+import re
+import runpy
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lwcl import cli
+from lwcl.augmentation import AUGMENTATIONS, Augmentation
+from lwcl.commands import KnnOptions
+from lwcl.errors import DataError, LwclError, SickError, StorageError, UsageError
+from lwcl.method import methods
+from lwcl.plan import plan_pretrain, settings_of
+from lwcl.recipes import LIGHT_GUESS, LIGHT_RUN, RECIPES
+from lwcl.rules import RULED, Facts, settle_run
+from lwcl.settings import flag_of, names_of
+
+ROOT = Path(__file__).parents[1]
+TEXTS = {str(path.relative_to(ROOT)): path for path in (*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/*.md")))}
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+SETTLERS = {"pretrain": plan_pretrain, "knn": lambda chosen: settings_of(KnnOptions, chosen)}
+PUBLISHED = {"--mlp", "--aug-plus", "--cos", "--moco-t"}  # flags of the papers' code, in the sources of numbers
+OWN = {"config", "dry_run", "fast_dev_run", "as_json", "quiet", "debug", "encoders", "what", "pattern"}
+
+
+def blocks(language: str) -> Iterator[tuple[str, str]]:
+    """The fenced blocks of a language in all texts: (text, block)."""
+    for name, path in TEXTS.items():
+        for found in FENCE.finditer(path.read_text(encoding="utf-8")):
+            if found[1] == language:
+                yield name, found[2]
+
+
+def commands() -> Iterator[tuple[str, list[str]]]:
+    """Every command line of lwcl in the shell blocks: (text, words after `lwcl`)."""
+    for name, block in blocks("sh"):
+        for line in block.replace("\\\n", " ").splitlines():
+            for part in re.split(r"&&|\|\||[|;]", line):
+                words = shlex.split(part, comments=True)
+                if words and words[0].rpartition("/")[2] == "lwcl":
+                    yield name, words[1:]
+
+
+COMMANDS = sorted({(name, shlex.join(words)) for name, words in commands()})
+
+
+@pytest.mark.parametrize(("text", "line"), COMMANDS)
+def test_every_command_in_the_texts_parses_and_its_settings_settle(text, line):
+    words = [word if word != "COMMAND" else "pretrain" for word in shlex.split(line)]
+    with cli.PROGRAM.make_context("lwcl", words[:1]) as above:
+        context = cli.PROGRAM.commands[words[0]].make_context(words[0], words[1:], parent=above)
+    chosen = {name: value for name, value in context.params.items() if name not in OWN}
+    if words[0] in SETTLERS:
+        SETTLERS[words[0]](chosen)
+
+
+def test_the_readme_has_commands_and_its_first_is_the_main_job():
+    lines = [line for text, line in COMMANDS if text == "README.md"]
+    assert "pretrain --arch efficientnet_b0" in lines
+    first = next(block for name, block in blocks("sh") if name == "README.md")
+    assert first == (
+        "python -m venv .venv && .venv/bin/pip install . && .venv/bin/lwcl pretrain --arch efficientnet_b0\n"
+    )
+
+
+def test_the_readme_names_every_command_and_recipe_and_nothing_else():
+    text = TEXTS["README.md"].read_text(encoding="utf-8")
+    assert re.findall(r"^\| `lwcl (\S+)` \|", text, re.MULTILINE) == list(cli.PROGRAM.commands)
+    assert set(re.findall(r"^\| `([\w-]+)` \|", text, re.MULTILINE)) == set(RECIPES)
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_flags_that_texts_mention_exist(name):
+    known = {flag for command in cli.PROGRAM.commands.values() for param in command.params for flag in param.opts}
+    known |= {"--help", "--version", "--install-completion", "--show-completion"}
+    text = TEXTS[name].read_text(encoding="utf-8").replace("--[no-]", "--")
+    ours = re.sub(r"^(python|bash|\.venv/bin/(?!lwcl)).*$", "", text, flags=re.MULTILINE)
+    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+\b", ours)) <= known | PUBLISHED
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_links_lead_somewhere(name):
+    for target in LINK.findall(TEXTS[name].read_text(encoding="utf-8")):
+        path, _, anchor = target.partition("#")
+        if not target.startswith("https://"):
+            place = TEXTS[name].parent / path if path else TEXTS[name]
+            assert place.exists(), target
+            heads = re.findall(r"^#+ (.*)$", place.read_text(encoding="utf-8"), re.MULTILINE) if anchor else []
+            assert not anchor or anchor in {re.sub(r"[^\w -]", "", head.lower()).replace(" ", "-") for head in heads}
+
+
+@pytest.mark.parametrize(("text", "block"), list(blocks("python")))
+def test_python_in_the_texts_compiles_and_imports_what_exists(text, block):
+    for node in ast.walk(ast.parse(block)):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("lwcl"):
+            module = importlib.import_module(node.module)
+            for alias in node.names:
+                assert hasattr(module, alias.name) or importlib.import_module(f"{node.module}.{alias.name}")
+
+
+@pytest.mark.parametrize("heading", ["Features of images", "Judge features"])
+def test_python_that_needs_no_run_runs(heading):
+    text = TEXTS["docs/python.md"].read_text(encoding="utf-8").partition(f"## {heading}\n")[2]
+    exec(FENCE.search(text)[2], {})  # noqa: S102  # our own text
+
+
+def test_the_python_page_shows_what_a_plan_says():
+    plan = plan_pretrain({"data": ["photos/"], "arch": "resnet18", "epochs": 50, "out": "runs/mine"})
+    line = f'plan.settled["temperature"]  # {plan.settled["temperature"]}'
+    assert line in TEXTS["docs/python.md"].read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("error", [UsageError, SickError, DataError, StorageError, LwclError])
+def test_the_exit_codes_are_those_of_the_errors(error):
+    rows = re.findall(r"^\| (\d+) \| (\w+)", TEXTS["docs/reliability.md"].read_text(encoding="utf-8"), re.MULTILINE)
+    words = {UsageError: "usage", SickError: "the", DataError: "data", StorageError: "storage", LwclError: "a"}
+    assert (str(error.exit_code), words[error]) in rows
+
+
+def row(*cells: object) -> str:
+    """A row of a Markdown table."""
+    return "| " + " | ".join(str(cell) for cell in cells) + " |\n"
+
+
+def head(*titles: str) -> str:
+    """The first two rows of a Markdown table."""
+    return row(*titles) + "|" + "---|" * len(titles) + "\n"
+
+
+def value_text(value: object) -> str:
+    """A setting's value in a table."""
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def recipe_table(name: str) -> str:
+    """A recipe's settings with their sources, and the method's settings that it leaves as they are."""
+    published = RECIPES[name]
+    lines = [f"### {name}\n\n{published.about[0].upper()}{published.about[1:]}. Method: `{published.method}`.\n\n"]
+    lines.append(head("Setting", "Value", "", "Source"))
+    layers = {"": published.settings, **{f" for {arch}": settings for arch, settings in published.archs.items()}}
+    for where, settings in layers.items():
+        for key, cited in settings.items():
+            mark = "?" if cited.source.startswith((LIGHT_GUESS, LIGHT_RUN)) else ""
+            lines.append(row(f"`{flag_of(key)}`{where}", value_text(cited.value), mark, cited.source))
+    kind = methods()[published.method]
+    rest = {key: vars(kind)["__dataclass_fields__"][key].default for key in names_of(kind)}
+    own = [
+        f"`{flag_of(key)}` {value_text(value)}"
+        for key, value in rest.items()
+        if key not in published.settings and value is not None
+    ]
+    lines.append(f"\nOtherwise the method's defaults: {', '.join(own)}.\n")
+    return "".join(lines)
+
+
+def augmentation_table() -> str:
+    """The named augmentations side by side."""
+    lines = [head("Setting", *(f"`{name}`" for name in AUGMENTATIONS))]
+    unchanged = {field: vars(Augmentation)["__dataclass_fields__"][field].default for field in names_of(Augmentation)}
+    for field, default in unchanged.items():
+        lines.append(row(f"`{flag_of(field)}`", *(f"{v.get(field, default):.4g}" for v in AUGMENTATIONS.values())))
+    return "".join(lines)
+
+
+SIZES = {
+    "digits, 2 CPUs": Facts(1297, 8, 2, False),
+    "10,000 photos, 8 CPUs": Facts(10_000, 480, 8, False),
+    "1,281,167 photos, a GPU": Facts(1_281_167, 375, 16, True),
+}
+
+
+def rules_table() -> str:
+    """What the rules settle for sets of three sizes, and the reasons in the words of the program."""
+    bare = {name: setting.value for name, setting in plan_pretrain({}).settled.items()}
+    settled = {title: settle_run(bare, facts) for title, facts in SIZES.items()}
+    ruled = [name for name in RULED if all(name in found for found in settled.values())]
+    lines = [head("Setting", *SIZES)]
+    for name in ruled:
+        lines.append(row(f"`{flag_of(name)}`", *(value_text(found[name].value) for found in settled.values())))
+    lines.append("\nThe reasons, for the 10,000 photos:\n\n")
+    middle = settled["10,000 photos, 8 CPUs"]
+    lines += [f"* `{flag_of(name)}` {value_text(middle[name].value)}: {middle[name].origin}\n" for name in ruled]
+    return "".join(lines)
+
+
+TABLES = {
+    "recipes": lambda: "\n".join(recipe_table(name) for name in RECIPES),
+    "augmentations": augmentation_table,
+    "rules": rules_table,
+}
+
+
+def test_the_page_of_recipes_is_current():
+    path = TEXTS["docs/recipes.md"]
+    text = path.read_text(encoding="utf-8")
+    for name, table in TABLES.items():
+        begin, end = f"<!-- made: {name} -->\n", f"<!-- end: {name} -->"
+        before, _, rest = text.partition(begin)
+        text = f"{before}{begin}\n{table()}\n{end}{rest.partition(end)[2]}"
+    if os.environ.get("LWCL_UPDATE_GOLDEN"):
+        path.write_text(text, encoding="utf-8")
+    assert path.read_text(encoding="utf-8") == text, f"{path} is old: run the tests with LWCL_UPDATE_GOLDEN=1"
+
+
+def example(monkeypatch: pytest.MonkeyPatch, name: str, *words: object) -> None:
+    """Runs an example in this process."""
+    monkeypatch.setattr(sys, "argv", [name, *map(str, words)])
+    runpy.run_path(str(ROOT / "examples" / name), run_name="__main__")
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """24 images of noise in a folder without classes."""
+    random = np.random.default_rng(0)
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in range(24):
+        Image.fromarray(random.integers(0, 256, (40, 48, 3), dtype=np.uint8)).save(folder / f"{number:02}.png")
+    return folder
+
+
+def test_the_first_examples_train_on_photos_and_find_a_photo_again(photos, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "run"
+    example(monkeypatch, "photos_to_encoder.py", photos, "--arch", "test_efficientnet", "--epochs", 1, "--out", out)
+    assert "gives 256 features" in capsys.readouterr().out
+    example(monkeypatch, "nearest_images.py", out / "export", photos, photos / "07.png", "--count", 3)
+    first, *others = capsys.readouterr().out.splitlines()
+    assert first.split() == ["1.000", str(photos / "07.png")]
+    assert len(others) == 2
+
+
+def test_a_method_of_ones_own_is_trained_like_the_others(photos, tmp_path):
+    words = ["--data", str(photos), "--arch", "test_efficientnet", "--dim", "16", "--fast-dev-run", "2", "--out", "own"]
+    done = subprocess.run(  # in a process of its own, since it registers a method
+        [sys.executable, str(ROOT / "examples/own_method.py"), *words],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "own/export/model.safetensors").exists()
+    assert "simclr" in (tmp_path / "own/report.html").read_text(encoding="utf-8")
