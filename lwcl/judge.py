@@ -26,6 +26,7 @@ from lwcl.measures.knn import Score, Vote
 from lwcl.progress import Screen, print_json, print_table, put
 from lwcl.runfolder import RunFolder
 from lwcl.settings import Settled
+from lwcl.trial import must_take
 from lwcl.weights import Images, Loaded, load_encoder, random_encoder
 
 MEMORY_SHARE = 0.25  # of what is available, for keeping decoded images for the next encoder
@@ -146,6 +147,8 @@ def knn(encoders: list[str], options: KnnOptions, *, as_json: bool = False, quie
         load_encoder(name, arch=options.arch, image_size=options.image_size, seed=options.seed) for name in encoders
     ]
     torch.set_num_threads(options.threads or usable_cpus())
+    for one in loaded:
+        must_take(one.encoder, one.images.size)
     judge = prepared(options, options.batch_size, options.val, options.seed, screen)
 
     def compute_of(encoder: Any) -> Compute:

@@ -38,6 +38,8 @@ def backbone_of(
     timm refuses.
     """
     arguments: dict[str, Any] = {}
+    if output_stride not in (None, 8, 16, 32):
+        raise UsageError(f"--output-stride: got {output_stride}.", remedy="Give 8, 16 or 32.")
     try:
         known = timm.get_pretrained_cfg(arch)
         if known is None or known.fixed_input_size:

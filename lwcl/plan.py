@@ -15,7 +15,7 @@ from lwcl.catalogue import arch_named
 from lwcl.commands import PretrainOptions
 from lwcl.errors import UsageError
 from lwcl.method import Method, method_named, methods
-from lwcl.recipes import RECIPES, Recipe, recipe_named
+from lwcl.recipes import FEW, FEW_IMAGES, RECIPES, Recipe, recipe_named
 from lwcl.settings import (
     Layer,
     Settings,
@@ -67,6 +67,18 @@ class Plan:
     def augmentation(self) -> Augmentation:
         """What a view may do to an image."""
         return made(Augmentation, self.settled)
+
+    def at_scale(self, images: int) -> "Plan":
+        """This plan with what recipes change for few images, where neither a flag nor a file chose."""
+        if images >= FEW_IMAGES:
+            return self
+        origin = f"recipes, for fewer than {FEW_IMAGES:,} images"
+        changed = {
+            name: Settled(cited.value, origin)
+            for name, cited in FEW.items()
+            if name in self.settled and self.settled[name].origin.split()[0] in ("default", "recipe", "method")
+        }
+        return Plan(checked(self.kinds, {**self.settled, **changed}))
 
     def with_rules(self, rules: Mapping[str, Settled]) -> "Plan":
         """This plan with the settings that are still None filled from `rules`; what was chosen stays.

@@ -26,7 +26,7 @@ class Recipe(Settings):
     optimizer: str = setting(
         "sgd", "sgd, adamw or lars (of timm)", choices=("sgd", "adamw", "lars"), group="Optimisation"
     )
-    lr: float | None = setting(None, "learning rate [base-lr x batch / 256]", above=0, group="Optimisation")
+    lr: float | None = setting(None, "learning rate [base-lr scaled by the batch]", above=0, group="Optimisation")
     base_lr: float = setting(0.03, "learning rate for a batch of 256", above=0, group="Optimisation")
     momentum: float = setting(0.9, "momentum of the optimiser", at_least=0, below=1, group="Optimisation")
     weight_decay: float | None = setting(
@@ -70,6 +70,19 @@ class Published:
         cited = self.settings | self.archs.get(arch, {})
         return f"recipe {name}", {key: entry.value for key, entry in cited.items()}
 
+
+#: With fewer images than this a run has too few steps for SGD as published for ImageNet.
+FEW_IMAGES = 200_000
+MEASURED = "lwcl, docs/results.md: with few steps SGD and a head without batch norm stay on InfoNCE's plateau"
+
+#: What every recipe changes for fewer than `FEW_IMAGES` images; a flag or a file wins over it.
+FEW: dict[str, Cited] = {
+    "optimizer": Cited("adamw", MEASURED),
+    "base_lr": Cited(1e-3, MEASURED),
+    "weight_decay": Cited(0.05, "AdamW's customary value (MoCo v3, arXiv 2104.02057: 0.1; DeiT, arXiv 2012.12877: 0.05)"),
+    "head_norm": Cited(True, MEASURED + "; MoCo v3 (arXiv 2104.02057) has it too"),
+    "smoothing_warmup": Cited(3.0, "light-moco: --warm 3 delays smoothing too"),
+}
 
 ARCHS = ("mobilenetv3_large_100", "mobilenetv3_small_100", "efficientnet_b0", "resnet18", "deit_tiny_patch16_224")
 

@@ -7,7 +7,10 @@ key momentum 0.99, weight decay 5e-4) at small sizes; in between they interpolat
 
 from typing import Any, NamedTuple
 
+from lwcl.recipes import FEW_IMAGES
 from lwcl.settings import Settled
+
+IMAGES_SEEN = 800_000  # over all epochs of a run on few images
 
 #: What the rules may settle.
 RULED = (
@@ -49,41 +52,27 @@ def settle_run(values: dict[str, Any], facts: Facts) -> dict[str, Settled]:
             settled[name] = Settled(value, reason)
 
     rule("image_size", *image_size(facts))
-    batch = power_of_two(facts.images / 16, 8, 256)
-    rule("batch_size", batch, f"256, or less so that an epoch of {facts.images:,} images has at least 16 steps")
+    batch = power_of_two(min(facts.images / 2, max(64, facts.images / 100)), 2, 256)
+    rule("batch_size", batch, f"256, or less for more steps from {facts.images:,} images, but 64 where there are enough")
     steps = max(1, facts.images // known["batch_size"])
-    epochs = max(20, min(200, round(EPOCH_IMAGES / facts.images)))
-    rule("epochs", epochs, f"{EPOCH_IMAGES:,} images seen in all, within 20 to 200 epochs")
-    rule(
-        "lr",
-        known["base_lr"] * known["batch_size"] / 256,
-        f"base-lr {known['base_lr']:g} x batch {known['batch_size']} / 256",
-    )
+    epochs = max(20, min(200, round(IMAGES_SEEN / facts.images)))
+    rule("epochs", epochs, f"{IMAGES_SEEN:,} images seen in all, within 20 to 200 epochs")
+    share = known["batch_size"] / 256
+    scaled = known["base_lr"] * (share**0.5 if known["optimizer"] == "adamw" else share)
+    root = "the root of " if known["optimizer"] == "adamw" else ""
+    rule("lr", float(f"{scaled:.6g}"), f"base-lr {known['base_lr']:g} x {root}batch {known['batch_size']} / 256")
     rule("warmup", min(3.0, known["epochs"] / 10), "3 epochs (light-moco), at most a tenth of them")
-    few = facts.images < 200_000
-    rule(
-        "weight_decay",
-        5e-4 if few else 1e-4,
-        "5e-4 for few images (MoCo's CIFAR notebook)" if few else "1e-4, as published for ImageNet",
-    )
+    few = facts.images < FEW_IMAGES
+    notebook, published = "5e-4 for few images (MoCo's CIFAR notebook)", "1e-4, as published for ImageNet"
+    rule("weight_decay", 5e-4 if few else 1e-4, notebook if few else published)
     queue = power_of_two(facts.images / 8, 2 * known["batch_size"], 65536)
-    rule(
-        "queue_size",
-        queue,
-        "a queue longer than an eighth of the images holds many keys of the query's own image: false negatives",
-    )
-    time = max(20, min(1000, known["epochs"] * steps / 100))
-    rule(
-        "key_momentum",
-        round(1 - 1 / time, 6),
-        f"the key encoder lags {time:.0f} steps, a hundredth of the run, at most the papers' 1,000",
-    )
+    rule("queue_size", queue, "a queue longer than an eighth of the images holds keys of the query's own image")
+    time = max(100, min(1000, known["epochs"] * steps / 100))
+    lag = f"the key encoder lags {time:.0f} steps: a hundredth of the run, within 100 (MoCo's CIFAR notebook) and 1,000"
+    rule("key_momentum", round(1 - 1 / time, 6), lag)
     rule("threads", facts.cpus, "the CPUs this process may use")
     rule("workers", facts.cpus, "the CPUs this process may use")
     return settled
-
-
-EPOCH_IMAGES = 800_000
 
 
 def image_size(facts: Facts) -> tuple[int, str]:

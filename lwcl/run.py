@@ -21,6 +21,7 @@ from lwcl.pace import Stride
 from lwcl.plan import Plan
 from lwcl.preview import describe
 from lwcl.progress import Screen
+from lwcl.recipes import FEW
 from lwcl.runfolder import RunFolder, default_out
 from lwcl.training import Saver, Training, assembled
 from lwcl.watch import ADVICE, Watch
@@ -79,6 +80,7 @@ class Bad:
 
 def settled(plan: Plan, images: ImageSet) -> Plan:
     """The plan with everything that depends on the data and the machine settled by the rules."""
+    plan = plan.at_scale(len(images))
     values = {name: setting.value for name, setting in plan.settled.items()}
     facts = rules.Facts(len(images), short_side(images), usable_cpus(), device_of(plan.options.device).type != "cpu")
     return plan.with_rules(rules.settle_run(values, facts))
@@ -94,7 +96,7 @@ def say_rules(plan: Plan, images: ImageSet, screen: Screen) -> None:
     """What is trained on what, and what the rules settled, each with its reason."""
     options = plan.options
     screen.say(f"{plan.method.name} with recipe {options.recipe}: {options.arch} on {len(images):,} images.")
-    for name in rules.RULED:
+    for name in (*FEW, *(name for name in rules.RULED if name not in FEW)):
         if name in plan.settled and plan.settled[name].origin not in ("default", "flag"):
             screen.say(f"  {name} {plan.settled[name].value}: {plan.settled[name].origin}")
 

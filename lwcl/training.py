@@ -1,5 +1,6 @@
 """One training run, put together: net, optimiser and batches from a plan, its state to a checkpoint and back."""
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from lwcl.optimizer_state import pack_optimizer, unpack_optimizer
 from lwcl.plan import Plan
 from lwcl.progress import Screen
 from lwcl.runfolder import RunFolder
+from lwcl.trial import must_take
 from lwcl.weights import Images, Loaded
 
 #: A stored image's short side, in sides of a view: a crop of a fifth of its area has 0.8 of a view's pixels across.
@@ -100,7 +102,11 @@ def built(plan: Plan, options: PretrainOptions) -> tuple[Net, Compute, Images]:
     probe, _ = backbone_of(options.arch, image_size=options.image_size, output_stride=options.output_stride)
     head = plan.method.head(int(probe.head_hidden_size))  # type: ignore[arg-type]  # an int on every timm model
     torch.manual_seed(options.seed)
-    student = Encoder(options.arch, head, image_size=options.image_size, output_stride=options.output_stride)
+    norm = bool(getattr(plan.method, "head_norm", False))
+    student = Encoder(
+        options.arch, head, norm=norm, image_size=options.image_size, output_stride=options.output_stride
+    )
+    must_take(student, options.image_size)
     net = plan.method.build(student)
     compute = compute_for(student, options)
     compute.place(net)
@@ -188,6 +194,6 @@ def interval_of(every: str) -> tuple[int, float]:
         steps, seconds = (0, 60 * float(text[:-1])) if text.endswith("m") else (int(text), 0.0)
     except ValueError:
         steps, seconds = 0, 0.0
-    if steps <= 0 and seconds <= 0:
+    if steps <= 0 and not 0 < seconds < math.inf:
         raise UsageError(f"--save-every: got {every!r}.", remedy="Give steps, such as 500, or minutes, such as 10m.")
     return steps, seconds

@@ -66,6 +66,7 @@ def save_encoder(path: Path, encoder: Encoder, images: Images, facts: dict[str, 
         "arguments": encoder.arguments,
         "width": encoder.width,
         "head": list(encoder.head_widths),
+        "head_norm": encoder.head_norm,
         "images": dataclasses.asdict(images),
         "facts": facts,
     }
@@ -76,21 +77,22 @@ def save_encoder(path: Path, encoder: Encoder, images: Images, facts: dict[str, 
 
 def export_timm(folder: Path, encoder: Encoder, images: Images) -> None:
     """Writes the backbone so that `timm.create_model("local-dir:FOLDER", pretrained=True)` loads it strictly."""
-    data = {
-        "input_size": (3, images.size, images.size),
-        "mean": images.mean,
-        "std": images.std,
-        "crop_pct": images.crop_pct,
-    }
+    data = dataclasses.asdict(images) | {"input_size": (3, images.size, images.size)}
+    del data["size"]
     backbone = Compute(torch.device("cpu")).place(copy.deepcopy(encoder.backbone))
+    backbone.register_state_dict_post_hook(unshare)  # type: ignore[no-untyped-call]  # as torch has it
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".tmp-{os.getpid()}-export-") as scratch:
-        save_for_hf(
-            backbone, scratch, model_config={"num_features": encoder.width}, safe_serialization=True, data_config=data
-        )
+        about = {"model_config": {"num_features": encoder.width}, "model_args": encoder.arguments}
+        save_for_hf(backbone, scratch, **about, safe_serialization=True, data_config=data)
         for file in sorted(Path(scratch).iterdir()):
             fault("export.write")
             write_atomically(folder / file.name, file.read_bytes())
+
+
+def unshare(module: Any, state: dict[str, Any], prefix: str, about: Any) -> None:
+    """Gives each tensor of a state dict memory of its own: safetensors refuses tied ones (CoaT has some)."""
+    state.update({name: tensor.clone() for name, tensor in state.items()})
 
 
 def load_encoder(spec: str, *, arch: str | None = None, image_size: int | None = None, seed: int = 0) -> Loaded:
@@ -152,10 +154,15 @@ def read_encoder(path: Path, arch: str | None, image_size: int | None) -> Loaded
     encoder = Encoder(
         about["arch"],
         about["head"],
+        norm=about["head_norm"],
         image_size=about["arguments"].get("img_size"),
         output_stride=about["arguments"].get("output_stride"),
     )
-    encoder.load_state_dict(tensors_of(path))
+    try:
+        encoder.load_state_dict(tensors_of(path))
+    except RuntimeError as error:
+        why = " ".join(str(error).split())[:500]
+        raise UsageError(f"{path}: its tensors are not those of {about['arch']}.", why, "Train it again.") from error
     images = dataclasses.replace(images, size=image_size or images.size)
     return Loaded(str(path.parent if path.name == "encoder.safetensors" else path), encoder, images, about["facts"])
 

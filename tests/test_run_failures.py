@@ -122,6 +122,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("--hidden wide", ["--hidden: got 'wide'.", "2x"]),
         ("--save-every soon", ["--save-every: got 'soon'.", "500", "10m"]),
         ("--save-every 0", ["--save-every: got '0'."]),
+        ("--arch test_vit --output-stride 16", ["timm cannot build", "output_stride=16"]),
         ("--save-every infm", ["--save-every: got 'infm'."]),
         ("--neighbours 30", ["30 neighbours; the queue has 20 keys", "--queue-size 30 or more"]),
         ("--target wide-groups --queue-size 12", ["20 neighbours; the queue has 12 keys"]),
@@ -129,8 +130,8 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("--accumulate 3", ["no 3 equal parts", "divides --batch-size"]),
         ("--accumulate 8", ["less than 2 images each", "--batch-size 16"]),
         ("--bn-splits 8", ["less than 2 images each"]),
-        ("--arch test_vit --image-size 50", ["timm cannot build 'test_vit'", "img_size=50", "--image-size"]),
-        ("--output-stride 5", ["timm cannot build", "output_stride=5"]),
+        ("--arch test_vit --image-size 50", ["test_vit does not take images of 50 px.", "patch size", "--image-size"]),
+        ("--output-stride 5", ["--output-stride: got 5.", "8, 16 or 32"]),
         ("--device cuda", ["--device"]),
         ("--resume must", ["no run to resume"]),
         ("--data nowhere", ["nowhere"]),
@@ -236,7 +237,7 @@ def test_a_full_disk_ends_a_run_and_leaves_the_checkpoint_before(
     assert final[0].read_bytes() == final[1].read_bytes()
 
 
-HOSTILE = ("<script>alert(1)", "\x1b[31mred\x1b]0;title\x07", "[red]bold[", "two\nlines", "\u202egpj.exe", "\udcff\udcfe")
+HOSTILE = ("<script>alert(1)", "\x1b[31mred\x1b]0;me\x07", "[red]bold[", "two\nlines", "\u202egpj.exe", "\udcff\udcfe")
 
 
 def test_names_from_strangers_steer_neither_terminal_nor_page(

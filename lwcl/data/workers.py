@@ -15,9 +15,7 @@ def workers_over(dataset: Dataset[Any], batches: list[list[Any]], workers: int) 
     """The items of each batch in order, made by worker processes (0: by this one); a lost worker is a `DataError`."""
     timeout = WORKER_TIMEOUT if workers else 0
     try:
-        yield from loading(
-            dataset, batch_sampler=batches, num_workers=workers, collate_fn=as_they_are, timeout=timeout
-        )
+        yield from loading(dataset, batch_sampler=batches, num_workers=workers, collate_fn=as_they_are, timeout=timeout)
     except RuntimeError as error:
         if "DataLoader" not in str(error):
             raise

@@ -35,6 +35,7 @@ class MoCo(Method):
         "1x", "hidden width of the head: 1x or 2x the backbone's, a number, or 0 for a linear head", group="Method"
     )
     dim: int = setting(128, "width of the embedding that is contrasted", at_least=2, group="Method")
+    head_norm: bool = setting(False, "batch norm after the head's layers, as in MoCo v3", group="Method")
     symmetric: bool = setting(False, "each view is query and key: the sum of both losses", group="Method")
     bn_splits: int = setting(
         1, "batch-normalise this many parts of a batch apart, as on many devices", at_least=1, group="Method"
