@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import torch
 
+from lwcl.assembly import assembled
 from lwcl.cpu import tune_allocator, usable_cpus
 from lwcl.data.decode import BadImage
 from lwcl.data.images import ImageSet, open_images
@@ -19,7 +20,6 @@ from lwcl.preview import timed_step
 from lwcl.progress import Screen, print_json, print_table
 from lwcl.run import settled
 from lwcl.storage import cache_folder, free_space, size_text
-from lwcl.training import assembled
 
 PACKAGES = ("torch", "torchvision", "timm", "safetensors", "numpy", "pillow", "scikit-learn")
 SCAN_SECONDS = 5.0

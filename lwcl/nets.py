@@ -2,7 +2,7 @@
 
 import copy
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import timm
@@ -66,7 +66,7 @@ class Encoder(nn.Module):
     def __init__(
         self,
         arch: str,
-        head: Sequence[int] = (),
+        head: Sequence[int] | Callable[[int], Sequence[int]] = (),
         *,
         norm: bool = False,
         image_size: int | None = None,
@@ -76,8 +76,8 @@ class Encoder(nn.Module):
         self.arch = arch
         self.backbone, self.arguments = backbone_of(arch, image_size=image_size, output_stride=output_stride)
         self.width = int(cast(Any, self.backbone).head_hidden_size)
-        self.head = mlp(self.width, head, norm)
-        self.head_widths, self.head_norm = tuple(head), norm
+        self.head_widths = tuple(head(self.width) if callable(head) else head)
+        self.head, self.head_norm = mlp(self.width, self.head_widths, norm), norm
 
     def features(self, images: Tensor) -> Tensor:
         """What a device will use: the backbone's pooled features (B, width)."""

@@ -1,7 +1,6 @@
 """What a run would do (`--dry-run`), and what its views look like."""
 
 import dataclasses
-from typing import Any
 
 import numpy
 import torch
@@ -10,12 +9,13 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from lwcl import engine
+from lwcl.assembly import assembled
 from lwcl.data.images import ImageSet
 from lwcl.data.loader import Loader
-from lwcl.nets import Encoder
+from lwcl.nets import Encoder, Queue
 from lwcl.plan import Plan
 from lwcl.progress import Screen, print_json, print_table
-from lwcl.training import assembled
+from lwcl.training import Training
 from lwcl.wording import duration
 
 TIMED_STEPS = 3
@@ -36,7 +36,9 @@ def describe(plan: Plan, images: ImageSet, screen: Screen, *, as_json: bool) -> 
         "parameters of the backbone": sum(p.numel() for p in student.backbone.parameters()),
         "parameters in training": sum(p.numel() for p in training.net.parameters() if p.requires_grad),
         "MACs of the backbone": macs(student, training.takes.size),
-        "memory of the queue, bytes": sum(b.nbytes for b in training.net.queue.buffers()),
+        "memory of queues, bytes": sum(
+            b.nbytes for q in training.net.modules() if isinstance(q, Queue) for b in q.buffers()
+        ),
         "images a second": training.loader.batch_size / seconds,
         "time": duration(seconds * steps),
     }
@@ -52,7 +54,7 @@ def describe(plan: Plan, images: ImageSet, screen: Screen, *, as_json: bool) -> 
     print_table("Cost", ("What", "Value"), list(cost.items()))
 
 
-def timed_step(plan: Plan, training: Any) -> float:
+def timed_step(plan: Plan, training: Training) -> float:
     """Median seconds of a step, the first left out."""
     loader = training.loader
     steps = min(TIMED_STEPS + 1, loader.steps_per_epoch)

@@ -79,7 +79,9 @@ MEASURED = "lwcl, docs/results.md: with few steps SGD and a head without batch n
 FEW: dict[str, Cited] = {
     "optimizer": Cited("adamw", MEASURED),
     "base_lr": Cited(1e-3, MEASURED),
-    "weight_decay": Cited(0.05, "AdamW's customary value (MoCo v3, arXiv 2104.02057: 0.1; DeiT, arXiv 2012.12877: 0.05)"),
+    "weight_decay": Cited(
+        0.05, "AdamW's customary value (MoCo v3, arXiv 2104.02057: 0.1; DeiT, arXiv 2012.12877: 0.05)"
+    ),
     "head_norm": Cited(True, MEASURED + "; MoCo v3 (arXiv 2104.02057) has it too"),
     "smoothing_warmup": Cited(3.0, "light-moco: --warm 3 delays smoothing too"),
 }

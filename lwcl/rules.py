@@ -53,7 +53,9 @@ def settle_run(values: dict[str, Any], facts: Facts) -> dict[str, Settled]:
 
     rule("image_size", *image_size(facts))
     batch = power_of_two(min(facts.images / 2, max(64, facts.images / 100)), 2, 256)
-    rule("batch_size", batch, f"256, or less for more steps from {facts.images:,} images, but 64 where there are enough")
+    rule(
+        "batch_size", batch, f"256, or less for more steps from {facts.images:,} images, but 64 where there are enough"
+    )
     steps = max(1, facts.images // known["batch_size"])
     epochs = max(20, min(200, round(IMAGES_SEEN / facts.images)))
     rule("epochs", epochs, f"{IMAGES_SEEN:,} images seen in all, within 20 to 200 epochs")

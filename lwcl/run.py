@@ -7,6 +7,7 @@ import numpy
 import torch
 
 from lwcl import engine, rules
+from lwcl.assembly import assembled
 from lwcl.claim import Resume
 from lwcl.commands import FREE
 from lwcl.cpu import tune_allocator, usable_cpus
@@ -23,7 +24,7 @@ from lwcl.preview import describe
 from lwcl.progress import Screen
 from lwcl.recipes import FEW
 from lwcl.runfolder import RunFolder, default_out
-from lwcl.training import Saver, Training, assembled
+from lwcl.training import Saver, Training
 from lwcl.watch import ADVICE, Watch
 
 SAMPLE = 64  # images whose size stands for all
