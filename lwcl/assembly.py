@@ -15,7 +15,7 @@ from lwcl.depthwise import fast_depthwise
 from lwcl.engine import Compute
 from lwcl.errors import UsageError
 from lwcl.machine import compute_for
-from lwcl.nets import Encoder, Net
+from lwcl.nets import Encoder, Net, zero_residuals
 from lwcl.plan import Plan
 from lwcl.progress import Screen
 from lwcl.training import Training
@@ -39,6 +39,8 @@ def built(plan: Plan, options: PretrainOptions) -> tuple[Net, Compute, Images]:
         output_stride=options.output_stride,
     )
     must_take(student, options.image_size)
+    if options.zero_residuals:
+        zero_residuals(student.backbone)
     net = plan.method.build(student)
     compute = compute_for(student, options)
     compute.place(net)

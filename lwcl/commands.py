@@ -43,6 +43,9 @@ class PretrainOptions(DataOptions, MachineOptions):
     output_stride: int | None = setting(
         None, "total stride of a convolutional backbone: 8, 16 or 32 [the architecture's]", group="What"
     )
+    zero_residuals: bool = setting(
+        False, "start the residual branches of MobileNet-like blocks at zero, as ResNets do", group="What"
+    )
     seed: int = setting(0, "all randomness follows from it", at_least=0, group="What")
     cache: str = setting("auto", "where decoded images are kept", choices=("auto", "ram", "disk", "off"), group="Data")
     cache_size: str = setting(

@@ -56,6 +56,21 @@ def backbone_of(
         ) from error
 
 
+def zero_residuals(backbone: nn.Module) -> int:
+    """Starts the residual branches of MobileNet-like blocks at zero, as timm's ResNets do; gives how many there are.
+
+    The last normalisation of a branch gets weight 0 (Goyal et al., arXiv 1706.02677, 5.1): the net begins shallow.
+    """
+    count = 0
+    for block in backbone.modules():
+        if getattr(block, "has_skip", False):
+            norms = [module for module in block.children() if isinstance(module, nn.BatchNorm2d)]
+            for norm in norms[-1:]:
+                nn.init.zeros_(norm.weight)
+                count += 1
+    return count
+
+
 class Encoder(nn.Module):
     """A timm backbone and a projection head; images (B, 3, H, W) -> unit embeddings (B, dim).
 

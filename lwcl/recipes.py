@@ -83,6 +83,7 @@ FEW: dict[str, Cited] = {
         0.05, "AdamW's customary value (MoCo v3, arXiv 2104.02057: 0.1; DeiT, arXiv 2012.12877: 0.05)"
     ),
     "head_norm": Cited(True, MEASURED + "; MoCo v3 (arXiv 2104.02057) has it too"),
+    "zero_residuals": Cited(True, "lwcl, docs/results.md; light-moco's ResNets start so too (zero_init_residual)"),
     "smoothing_warmup": Cited(3.0, "light-moco: --warm 3 delays smoothing too"),
 }
 
