@@ -1,7 +1,7 @@
-"""Whole pretraining steps, views included: the papers' way (Pillow, torchvision v1, float32, a queue cloned) and lwcl's.
+"""Whole pretraining steps, views included: the papers' way (Pillow, torchvision v1, float32, queue cloned) and lwcl's.
 
-Claim, machine, date and figures: see the table that this script printed, in `benchmarks/README.md`. Both ways train MoCo
-v2 on the same decoded images; the ways take turns of a few steps, so that other load meets both; medians of the turns.
+Claim, machine, date and figures: see the table that this script printed, in `benchmarks/README.md`. Both ways train
+MoCo v2 on the same decoded images; the ways take turns step by step, so that other load meets both; medians.
 
     python benchmarks/pretraining.py [--archs resnet18 mobilenetv3_large_100] [--sizes 32 96] [--smoke]
 """

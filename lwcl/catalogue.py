@@ -18,8 +18,8 @@ from lwcl.recipes import ARCHS, RECIPES, Cited
 from lwcl.settings import unknown
 
 DATASETS = {
-    "digits": "1,797 handwritten digits, embedded: what is used without --data; no file, no network",
-    "shapes": "4,000 drawn figures of 64 x 64 pixels, embedded: no file, no network",
+    "shapes": "4,000 drawn figures of 64 x 64 pixels, embedded: what is used without --data; no file, no network",
+    "digits": "1,797 handwritten digits, embedded: no file, no network",
     "tv/NAME:ROOT": "a torchvision data set below the folder ROOT, as tv/cifar10:~/data; fetched only with --download",
     "FOLDER": "images in class folders, in nested folders or loose; train and val folders inside are found",
     "LIST.txt": "a path of an image on each line",

@@ -108,13 +108,18 @@ def plan_pretrain(chosen: Chosen, file: Chosen | None = None, file_name: str = "
     first = checked((PretrainOptions,), settle(PretrainOptions, told))
     arch, method = arch_named(first["arch"].value), first["method"].value
     kind = method_named(method, "pretrain") if method is not None else None
-    recipe = recipe_layers(first["recipe"], kind, arch)
+    recipe = data_layers(first["data"].value) + recipe_layers(first["recipe"], kind, arch)
     own = method_named(settle(PretrainOptions, [*told, *recipe])["method"].value, "pretrain")
     kinds = (PretrainOptions, Recipe, own, Augmentation)
     check_method(told, names_in(kinds), own)
     layers = [*told, *recipe]
     layers += augmentation_layers(settle(PretrainOptions, layers)["augmentation"].value)
     return Plan(checked(kinds, {name: setting for kind in kinds for name, setting in settle(kind, layers).items()}))
+
+
+def data_layers(data: tuple[str, ...]) -> list[Layer]:
+    """What a data set asks for: a mirrored or half-cut digit is another one."""
+    return [("data digits", {"augmentation": "digits"})] if data == ("digits",) else []
 
 
 def recipe_layers(recipe: Settled, method: type[Method] | None, arch: str) -> list[Layer]:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from lwcl.recipes import FEW_IMAGES
 from lwcl.settings import Settled
 
+DEMONSTRATION_SEEN = 36_000  # images over all epochs of a run on an embedded set
 IMAGES_SEEN = 800_000  # over all epochs of a run on few images
 
 #: What the rules may settle.
@@ -34,6 +35,7 @@ class Facts(NamedTuple):
     short_side: int  # pixels, median
     cpus: int  # that this process may use
     accelerated: bool  # whether training runs on a GPU
+    embedded: bool = False  # whether the set is embedded: a demonstration
 
 
 def power_of_two(number: float, low: int, high: int) -> int:
@@ -57,14 +59,17 @@ def settle_run(values: dict[str, Any], facts: Facts) -> dict[str, Settled]:
         "batch_size", batch, f"256, or less for more steps from {facts.images:,} images, but 64 where there are enough"
     )
     steps = max(1, facts.images // known["batch_size"])
-    epochs = max(20, min(200, round(IMAGES_SEEN / facts.images)))
-    rule("epochs", epochs, f"{IMAGES_SEEN:,} images seen in all, within 20 to 200 epochs")
+    few = facts.images < FEW_IMAGES
+    if facts.embedded:
+        rule("epochs", max(1, DEMONSTRATION_SEEN // facts.images), "a demonstration: minutes on two cores")
+    epochs = max(20, min(200, round(IMAGES_SEEN / facts.images))) if few else 200
+    seen = f"{IMAGES_SEEN:,} images seen in all, within 20 to 200 epochs"
+    rule("epochs", epochs, seen if few else "200, as published for ImageNet")
     share = known["batch_size"] / 256
     scaled = known["base_lr"] * (share**0.5 if known["optimizer"] == "adamw" else share)
     root = "the root of " if known["optimizer"] == "adamw" else ""
     rule("lr", float(f"{scaled:.6g}"), f"base-lr {known['base_lr']:g} x {root}batch {known['batch_size']} / 256")
     rule("warmup", min(3.0, known["epochs"] / 10), "3 epochs (light-moco), at most a tenth of them")
-    few = facts.images < FEW_IMAGES
     notebook, published = "5e-4 for few images (MoCo's CIFAR notebook)", "1e-4, as published for ImageNet"
     rule("weight_decay", 5e-4 if few else 1e-4, notebook if few else published)
     queue = power_of_two(facts.images / 8, 2 * known["batch_size"], 65536)

@@ -11,6 +11,7 @@ from lwcl.assembly import assembled
 from lwcl.claim import Resume
 from lwcl.commands import FREE
 from lwcl.cpu import tune_allocator, usable_cpus
+from lwcl.data import embedded
 from lwcl.data.images import Broken, ImageSet, open_images
 from lwcl.engine import NotFiniteError
 from lwcl.errors import DataError, SickError
@@ -83,7 +84,9 @@ def settled(plan: Plan, images: ImageSet) -> Plan:
     """The plan with everything that depends on the data and the machine settled by the rules."""
     plan = plan.at_scale(len(images))
     values = {name: setting.value for name, setting in plan.settled.items()}
-    facts = rules.Facts(len(images), short_side(images), usable_cpus(), device_of(plan.options.device).type != "cpu")
+    accelerated = device_of(plan.options.device).type != "cpu"
+    demonstration = set(plan.options.data) <= set(embedded.SETS)
+    facts = rules.Facts(len(images), short_side(images), usable_cpus(), accelerated, demonstration)
     return plan.with_rules(rules.settle_run(values, facts))
 
 

@@ -24,7 +24,7 @@ from lwcl.commands import KnnOptions
 from lwcl.errors import DataError, LwclError, SickError, StorageError, UsageError
 from lwcl.method import methods
 from lwcl.plan import plan_pretrain, settings_of
-from lwcl.recipes import LIGHT_GUESS, LIGHT_RUN, RECIPES
+from lwcl.recipes import FEW, LIGHT_GUESS, LIGHT_RUN, RECIPES
 from lwcl.rules import RULED, Facts, settle_run
 from lwcl.settings import flag_of, names_of
 
@@ -179,7 +179,7 @@ def augmentation_table() -> str:
 
 
 SIZES = {
-    "digits, 2 CPUs": Facts(1297, 8, 2, False),
+    "the shapes, 2 CPUs": Facts(3000, 64, 2, False, embedded=True),
     "10,000 photos, 8 CPUs": Facts(10_000, 480, 8, False),
     "1,281,167 photos, a GPU": Facts(1_281_167, 375, 16, True),
 }
@@ -187,9 +187,11 @@ SIZES = {
 
 def rules_table() -> str:
     """What the rules settle for sets of three sizes, and the reasons in the words of the program."""
-    bare = {name: setting.value for name, setting in plan_pretrain({}).settled.items()}
-    settled = {title: settle_run(bare, facts) for title, facts in SIZES.items()}
-    ruled = [name for name in RULED if all(name in found for found in settled.values())]
+    settled = {}
+    for title, facts in SIZES.items():
+        scaled = plan_pretrain({}).at_scale(facts.images).settled
+        settled[title] = scaled | settle_run({name: setting.value for name, setting in scaled.items()}, facts)
+    ruled = [*RULED, *(name for name in FEW if name not in RULED)]
     lines = [head("Setting", *SIZES)]
     for name in ruled:
         lines.append(row(f"`{flag_of(name)}`", *(value_text(found[name].value) for found in settled.values())))
@@ -199,7 +201,14 @@ def rules_table() -> str:
     return "".join(lines)
 
 
+def few_table() -> str:
+    """What every recipe changes for few images."""
+    rows = (row(f"`{flag_of(name)}`", value_text(cited.value), cited.source) for name, cited in FEW.items())
+    return head("Setting", "Value", "Source") + "".join(rows)
+
+
 TABLES = {
+    "few": few_table,
     "recipes": lambda: "\n".join(recipe_table(name) for name in RECIPES),
     "augmentations": augmentation_table,
     "rules": rules_table,

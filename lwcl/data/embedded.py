@@ -14,7 +14,7 @@ from lwcl.data import shapes
 from lwcl.data.layout import held_out
 from lwcl.data.parts import Arrays, Part
 
-DEFAULT = "digits"
+DEFAULT = "shapes"
 DIGITS_VAL = 500 / 1797  # held out of the digits, of each the same share
 SHAPES_TRAIN, SHAPES_ALL = 3000, 4000
 
