@@ -84,7 +84,7 @@ FEW: dict[str, Cited] = {
     ),
     "head_norm": Cited(True, MEASURED + "; MoCo v3 (arXiv 2104.02057) has it too"),
     "zero_residuals": Cited(True, "lwcl, docs/results.md; light-moco's ResNets start so too (zero_init_residual)"),
-    "smoothing_warmup": Cited(3.0, "light-moco: --warm 3 delays smoothing too"),
+    "smoothing_warmup": Cited(3.0, "light-moco, code: its warm-up of 3 epochs delays smoothing too"),
 }
 
 ARCHS = ("mobilenetv3_large_100", "mobilenetv3_small_100", "efficientnet_b0", "resnet18", "deit_tiny_patch16_224")
