@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 
 from lwcl import engine
+from lwcl.backbones import zero_residuals
 from lwcl.commands import PretrainOptions
 from lwcl.data.fill import fill
 from lwcl.data.images import Broken, ImageSet
@@ -15,7 +16,7 @@ from lwcl.depthwise import fast_depthwise
 from lwcl.engine import Compute
 from lwcl.errors import UsageError
 from lwcl.machine import compute_for
-from lwcl.nets import Encoder, Net, zero_residuals
+from lwcl.nets import Encoder, Net
 from lwcl.plan import Plan
 from lwcl.progress import Screen
 from lwcl.training import Training

@@ -5,6 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lwcl.backbones import backbone_of, zero_residuals
 from lwcl.errors import UsageError
 from lwcl.nets import Encoder, Follower, Net, Queue, mlp, width_of
 
@@ -118,3 +119,13 @@ def test_splits_keep_the_order_of_images() -> None:
     images = torch.randn(7, 3, 32, 32)
     for interleaved in (False, True):
         assert torch.allclose(encoder(images, splits=3, interleaved=interleaved), encoder(images), atol=1e-5)
+
+
+@pytest.mark.parametrize(("arch", "branches"), [("mobilenetv3_small_100", 6), ("efficientnet_b0", 9), ("resnet18", 0)])
+def test_residual_branches_that_start_at_zero_leave_their_block_the_identity(arch: str, branches: int) -> None:
+    backbone, _ = backbone_of(arch)
+    assert zero_residuals(backbone) == branches
+    for block in backbone.modules():
+        if getattr(block, "has_skip", False):
+            images = torch.randn(2, next(block.parameters()).shape[1], 8, 8)
+            assert torch.equal(block.eval()(images), images)
