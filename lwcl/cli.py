@@ -42,7 +42,7 @@ File = Annotated[str | None, Option("--config", metavar="FILE", help=FILE, rich_
 DryRun = Annotated[bool, Option("--dry-run", help=DRY, rich_help_panel="Run")]
 Steps = Annotated[int | None, Option("--fast-dev-run", metavar="INT", min=1, help=FAST, rich_help_panel="Run")]
 PATTERN = "part of a name, or a pattern such as '*vit*'"
-ENCODER = "run folder, .safetensors file, checkpoint of another project, timm/NAME or random/NAME"
+ENCODER = "run folder, encoder.safetensors, timm/NAME (from the local cache) or random/NAME"
 Json = Annotated[bool, Option("--json", help="print one JSON document on stdout", rich_help_panel="Screen")]
 Quiet = Annotated[bool, Option("--quiet", help="print results and errors only", rich_help_panel="Screen")]
 Debug = Annotated[bool, Option("--debug", help="show the traceback of an error", rich_help_panel="Screen")]
