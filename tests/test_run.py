@@ -19,7 +19,7 @@ from runs import METHODS, STEPS, cache_at, left_by, made_images, pretrain, ran
 from torch import Tensor
 
 import lwcl
-from lwcl import training
+from lwcl import assembly
 from lwcl.nets import Encoder
 from lwcl.recipes import ARCHS, RECIPES
 from lwcl.weights import load_encoder
@@ -53,7 +53,7 @@ class Finished:
 
 def finished_run(folder: Path, *words: str) -> Finished:
     """A run in a folder, told aloud."""
-    data, out, untrained, built = labelled(folder / "data"), folder / "run", {}, training.built
+    data, out, untrained, built = labelled(folder / "data"), folder / "run", {}, assembly.built
 
     def watched(plan, options):
         made = built(plan, options)
@@ -63,7 +63,7 @@ def finished_run(folder: Path, *words: str) -> Finished:
     command = [word for word in pretrain(data, out, *words) if word != "--quiet"]
     said, told = io.StringIO(), io.StringIO()
     with pytest.MonkeyPatch.context() as patch, cache_at(folder / "cache"):
-        patch.setattr(training, "built", watched)
+        patch.setattr(assembly, "built", watched)
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(told):
             assert ran(command) == 0
     return Finished(data, out, command, said.getvalue(), told.getvalue(), untrained)
@@ -288,7 +288,7 @@ def test_the_embedded_images_are_what_is_used_without_data(tmp_path: Path) -> No
     words = [word for word in pretrain("", tmp_path / "run", "--fast-dev-run", "1") if word not in ("--data", "")]
     assert ran([*words, "--neighbours", "3"]) == 0
     facts = json.loads((tmp_path / "run" / "report.json").read_text())["facts"]
-    assert facts["images"] == 1297
+    assert facts["images"] == 3000
     assert [row["untrained"] for row in facts["knn"]] == [False, True]
 
 
