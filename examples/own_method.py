@@ -26,7 +26,7 @@ class SimCLR(Method):
         """A hidden layer as wide as the backbone, then the embedding."""
         return width, self.dim
 
-    def build(self, student: Encoder, teacher: Encoder | None = None) -> Net:
+    def build(self, student: Encoder, taught: int = 0) -> Net:
         """Nothing but the student has state."""
         return Net(student=student)
 

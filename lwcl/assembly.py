@@ -35,7 +35,7 @@ def built(plan: Plan, options: PretrainOptions) -> tuple[Net, Compute, Images]:
     student = Encoder(
         options.arch,
         plan.method.head,
-        norm=bool(getattr(plan.method, "head_norm", False)),
+        norm=plan.method.norm,
         image_size=options.image_size,
         output_stride=options.output_stride,
     )
@@ -64,7 +64,7 @@ def must_fit(plan: Plan, images: int) -> None:
             f"A batch of {recipe.batch_size} has no {recipe.accumulate} equal parts.",
             remedy="Give an --accumulate that divides --batch-size.",
         )
-    parts = recipe.accumulate * getattr(plan.method, "bn_splits", 1)
+    parts = recipe.accumulate * plan.method.splits
     if recipe.batch_size // parts < 2:
         raise UsageError(
             f"A batch of {recipe.batch_size} in {parts} parts (--accumulate x --bn-splits) "

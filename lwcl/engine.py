@@ -167,10 +167,10 @@ def parts_of(batch: Batch, count: int) -> Iterator[Batch]:
     if count == 1:
         yield batch
         return
-    for index, labels, *views in zip(
-        *(x.tensor_split(count) for x in (batch.index, batch.labels, *batch.views)), strict=True
-    ):
-        yield Batch(tuple(views), index, labels)
+    tensors = (batch.index, batch.labels, *batch.views, *batch.taught)
+    for index, labels, *others in zip(*(x.tensor_split(count) for x in tensors), strict=True):
+        seen = len(batch.views)
+        yield Batch(tuple(others[:seen]), index, labels, tuple(others[seen:]))
 
 
 @torch.inference_mode()

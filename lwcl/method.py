@@ -28,6 +28,7 @@ class Batch(NamedTuple):
     views: "tuple[Tensor, ...]"  # each (B, 3, H, W), normalised
     index: "Tensor"  # type: ignore[assignment]  # (B,) position in the data set
     labels: "Tensor"  # (B,), -1 where unknown; only a probe may read it
+    taught: "tuple[Tensor, ...]" = ()  # what the teacher says of each view, (B, D) each; see `Method.taught`
 
 
 class Loss(NamedTuple):
@@ -46,12 +47,28 @@ class Method(Settings):
     name: ClassVar[str]
     verb: ClassVar[Verb]
     views: ClassVar[int] = 2  # augmented views of each image
+    #: What a teacher says of each view, in `Batch.taught`: its head's unit embeddings (its features' where it has no
+    #: head), its backbone's features, or nothing, since there is no teacher.
+    taught: ClassVar[Literal["", "embedding", "features"]] = ""
 
-    def build(self, student: "Encoder", teacher: "Encoder | None" = None) -> "Net":
-        """The modules of this method around a student encoder; what requires a gradient is trained."""
+    @property
+    def norm(self) -> bool:
+        """Whether the projection head has batch norm; see `lwcl.nets.mlp`."""
+        return False
+
+    @property
+    def splits(self) -> int:
+        """How many parts of a batch are batch-normalised apart."""
+        return 1
+
+    def build(self, student: "Encoder", taught: int = 0) -> "Net":
+        """The modules of this method around a student encoder; what requires a gradient is trained.
+
+        `taught` is the width of what a teacher says of a view, 0 without one.
+        """
         raise NotImplementedError
 
-    def head(self, width: int) -> tuple[int, ...]:
+    def head(self, width: int, taught: int = 0) -> tuple[int, ...]:
         """The widths of the projection head on a backbone of `width` features."""
         raise NotImplementedError
 

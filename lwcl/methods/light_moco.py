@@ -38,7 +38,7 @@ class LightMoCo(MoCo):
         0.0, "epochs over which smoothing rises along a cosine to its full mass; 0: at once", at_least=0, group="Method"
     )
 
-    def build(self, student: "Encoder", teacher: "Encoder | None" = None) -> "Net":
+    def build(self, student: "Encoder", taught: int = 0) -> "Net":
         """As MoCo's. Raises `UsageError` for a target that is not defined, or needs more keys than the queue has."""
         queue: int = self.queue_size or 0
         try:
@@ -50,7 +50,7 @@ class LightMoCo(MoCo):
                 f"The target {self.target} is shared by {reach} neighbours; the queue has {queue} keys.",
                 remedy=f"Give --queue-size {reach} or more, or fewer --neighbours.",
             )
-        return super().build(student, teacher)
+        return super().build(student, taught)
 
     def target_loss(self, positive: "Tensor", negative: "Tensor", epoch: float) -> "Tensor":
         """Smoothed InfoNCE; similarities (B,) and (B, K) before the temperature."""

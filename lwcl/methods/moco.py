@@ -41,12 +41,22 @@ class MoCo(Method):
         1, "batch-normalise this many parts of a batch apart, as on many devices", at_least=1, group="Method"
     )
 
-    def head(self, width: int) -> tuple[int, ...]:
+    @property
+    def norm(self) -> bool:
+        """As `head_norm` says."""
+        return self.head_norm
+
+    @property
+    def splits(self) -> int:
+        """As `bn_splits` says."""
+        return self.bn_splits
+
+    def head(self, width: int, taught: int = 0) -> tuple[int, ...]:
         """Widths of the projection head on a backbone of `width` features: hidden (if any), then `dim`."""
         hidden = nets.width_of(self.hidden, width)
         return (hidden, self.dim) if hidden else (self.dim,)
 
-    def build(self, student: "Encoder", teacher: "Encoder | None" = None) -> "Net":
+    def build(self, student: "Encoder", taught: int = 0) -> "Net":
         """The student, the key encoder that follows it, and the queue of keys."""
         assert self.queue_size is not None and self.key_momentum is not None, "rules settle both before a run"
         return nets.Net(
