@@ -1,12 +1,13 @@
 """A training run put together from its plan and its images: net, decoded images, batches, optimiser."""
 
+import functools
 from collections.abc import Callable
 
 import torch
 
 from lwcl import engine
 from lwcl.backbones import zero_residuals
-from lwcl.commands import PretrainOptions
+from lwcl.commands import TrainOptions
 from lwcl.data.fill import fill
 from lwcl.data.images import Broken, ImageSet
 from lwcl.data.loader import Loader
@@ -19,35 +20,58 @@ from lwcl.machine import compute_for
 from lwcl.nets import Encoder, Net
 from lwcl.plan import Plan
 from lwcl.progress import Screen
+from lwcl.teachers import central, live_teacher, with_teacher
+from lwcl.teaching import cache_of
 from lwcl.training import Training
 from lwcl.trial import must_take
-from lwcl.weights import Images
+from lwcl.weights import Images, load_encoder
 
 #: A stored image's short side, in sides of a view: a crop of a fifth of its area has 0.8 of a view's pixels across.
 STORED_SIDES = 1.75
 FEW_IMAGES = 2000  # are decoded sooner than worker processes start
 
 
-def built(plan: Plan, options: PretrainOptions) -> tuple[Net, Compute, Images]:
-    """The net of a plan with weights that follow from the seed, how it computes, and the images it takes."""
+def built(plan: Plan, options: TrainOptions, taught: int = 0) -> tuple[Net, Compute, Images]:
+    """The net of a plan, how it computes, and the images it takes; `taught` is the width of the teacher's answers.
+
+    Weights are those of `--init`, or follow from the seed.
+    """
     assert options.image_size is not None
     torch.manual_seed(options.seed)
     student = Encoder(
         options.arch,
-        plan.method.head,
+        functools.partial(plan.method.head, taught=taught),
         norm=plan.method.norm,
         image_size=options.image_size,
         output_stride=options.output_stride,
     )
     must_take(student, options.image_size)
-    if options.zero_residuals:
+    if options.init:
+        start_from(student, options.init, head=options.init_head)
+    elif options.zero_residuals:
         zero_residuals(student.backbone)
-    net = plan.method.build(student)
+    net = plan.method.build(student, taught)
     compute = compute_for(student, options)
     compute.place(net)
     if compute.device.type == "cpu":
         fast_depthwise(net.student)
     return net, compute, Images.of(options.arch, options.image_size)
+
+
+def start_from(student: Encoder, spec: str, *, head: bool) -> None:
+    """Gives the student another encoder's backbone, and its head if wanted. Raises `UsageError` where they differ."""
+    first = load_encoder(spec).encoder
+    parts = [("backbone", student.backbone, first.backbone)]
+    parts += [("head", student.head, first.head)] if head else []
+    for name, own, other in parts:
+        try:
+            own.load_state_dict(other.state_dict())
+        except RuntimeError as error:
+            raise UsageError(
+                f"--init {spec}: its {name} does not fit the {name} of {student.arch}.",
+                f"It is of {first.arch}. {' '.join(str(error).split())[:200]}",
+                "Give an encoder of the same --arch" + (", or leave --init-head out." if head else "."),
+            ) from None
 
 
 def must_fit(plan: Plan, images: int) -> None:
@@ -73,10 +97,10 @@ def must_fit(plan: Plan, images: int) -> None:
         )
 
 
-def stored(images: ImageSet, takes: Images, options: PretrainOptions, screen: Screen) -> Store | None:
-    """The decoded images, kept where `--cache` says; None where they are decoded anew every time."""
+def stored(images: ImageSet, size: int, options: TrainOptions, screen: Screen) -> Store | None:
+    """The decoded images for views of `size` pixels, kept where `--cache` says; None: decoded anew every time."""
     assert options.workers is not None
-    short_side = round(takes.size * STORED_SIDES) if options.cache_size == "auto" else None
+    short_side = round(size * STORED_SIDES) if options.cache_size == "auto" else None
     mode: Mode = options.cache  # type: ignore[assignment]  # its choices are checked
     cache = choose_cache(mode, bytes_needed(images, short_side))
     screen.say(f"Decoded images: {cache.reason}")
@@ -98,8 +122,10 @@ def assembled(plan: Plan, images: ImageSet, screen: Screen, broken: Callable[[Br
     options, recipe = plan.options, plan.recipe
     assert recipe.batch_size and recipe.lr and recipe.weight_decay is not None and options.workers is not None
     must_fit(plan, len(images))
-    net, compute, takes = built(plan, options)
-    store = stored(images, takes, options, screen)
+    live = live_teacher(plan)
+    net, compute, takes = built(plan, options, live.width if live else 0)
+    largest = live.sees.size if live and cache_of(options.teacher_cache).kind != "center" else 0
+    store = stored(images, max(takes.size, largest), options, screen)
     for bad in store.bad if store else ():
         broken(bad)
     loader = Loader(
@@ -114,6 +140,14 @@ def assembled(plan: Plan, images: ImageSet, screen: Screen, broken: Callable[[Br
         workers=options.workers,
         broken=broken,
     )
-    return Training(
-        plan, images, takes, net, engine.optimizer_of(net, recipe, recipe.lr, recipe.weight_decay), compute, loader
-    )
+    loader = with_teacher(loader, live, plan, screen) if live else loader
+    optimizer = engine.optimizer_of(net, recipe, recipe.lr, recipe.weight_decay)
+    return Training(plan, images, takes, net, optimizer, compute, loader, live)
+
+
+def prepare(training: Training, screen: Screen) -> None:
+    """What a method needs before its first step: what the teacher says of all images, where it learns from that."""
+    method, live, loader = training.plan.method, training.teacher, training.loader
+    if live and method.prepares:
+        said = central(live, training.images, loader.workers, screen)
+        method.prepare(training.net, said.whole(0))

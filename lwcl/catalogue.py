@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 
 from lwcl.augmentation import AUGMENTATIONS
 from lwcl.method import methods
-from lwcl.recipes import ARCHS, RECIPES, Cited
+from lwcl.published import Cited
+from lwcl.recipes import ARCHS, RECIPES
 from lwcl.settings import unknown
 
 DATASETS = {

@@ -15,7 +15,8 @@ Resume = Literal["auto", "never", "must"]
 HEADING = "# Settings of a run of lwcl: give this file to --config, and the run is made again.\n"
 # In the order in which --overwrite removes them: killed half-way, the run is still refused as finished or as another.
 MADE = (
-    *("checkpoints", "metrics.jsonl", "encoder.safetensors", "export", "plots", "knn", "nonfinite", "bad_files.jsonl"),
+    *("checkpoints", "first", "metrics.jsonl", "encoder.safetensors", "export", "plots", "knn", "probe", "diagnosis"),
+    *("nonfinite", "bad_files.jsonl"),
     *("log.txt", "command.txt", "env.json", "report.html", "report.json", "config.yaml"),
 )
 HINT = "Give --overwrite to replace it, or another --out."

@@ -15,14 +15,15 @@ from typer import Argument, Option
 import lwcl
 from lwcl.augmentation import Augmentation
 from lwcl.catalogue import CATALOGUES, arch_named, listed, table
-from lwcl.commands import KnnOptions, PretrainOptions
+from lwcl.chosen import settings_of
+from lwcl.commands import TRAINING, KnnOptions
 from lwcl.errors import LwclError
 from lwcl.failures import bug, usage
 from lwcl.help import CONTEXT, Command, Group
 from lwcl.memory import enough_memory
-from lwcl.method import methods
+from lwcl.method import Verb, methods
 from lwcl.options import completer, with_options
-from lwcl.plan import plan_pretrain, settings_of
+from lwcl.plan import plan_run
 from lwcl.recipes import Recipe
 from lwcl.wording import harmless, harmless_lines, json_document
 
@@ -69,27 +70,47 @@ def program(
     """Train small vision encoders from images without labels."""
 
 
-@command("lwcl pretrain --data photos/ --arch efficientnet_b0 --out runs/mine")
-@with_options(PretrainOptions, Recipe, *methods("pretrain").values(), Augmentation, settled=plan_pretrain({}).settled)
-def pretrain(
-    context: typer.Context,
-    config: File = None,
-    dry_run: DryRun = False,
-    fast_dev_run: Steps = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
-    **chosen: Any,
-) -> int:
-    """Train an encoder from images without labels.
+def training(verb: Verb, example: str, about: str) -> None:
+    """Registers a command that trains by the methods of `verb`."""
+    bare = plan_run(verb, {} if verb == "pretrain" else {"teacher": "timm/resnet50"}).settled
 
-    Without --data it trains on embedded images: no network, and no more than minutes.
-    """
-    plan = plan_pretrain(chosen, *file_layer(config))
-    from lwcl import run
+    @command(example, verb)
+    @with_options(TRAINING[verb], Recipe, *methods(verb).values(), Augmentation, settled=bare)
+    def train(
+        context: typer.Context,
+        config: File = None,
+        dry_run: DryRun = False,
+        fast_dev_run: Steps = None,
+        as_json: Json = False,
+        quiet: Quiet = False,
+        debug: Debug = False,
+        **chosen: Any,
+    ) -> int:
+        plan = plan_run(verb, chosen, *file_layer(config))
+        from lwcl import run
 
-    with enough_memory(plan.settled, context.obj):
-        return run.pretrain(plan, dry_run=dry_run, fast_dev_run=fast_dev_run, as_json=as_json, quiet=quiet)
+        with enough_memory(plan.settled, context.obj):
+            return run.train_run(plan, dry_run=dry_run, fast_dev_run=fast_dev_run, as_json=as_json, quiet=quiet)
+
+    app.registered_commands[-1].help = about
+
+
+training(
+    "pretrain",
+    "lwcl pretrain --data photos/ --arch efficientnet_b0 --out runs/mine",
+    "Train an encoder from images without labels.\n\n"
+    "Without --data it trains on embedded images: no network, and no more than minutes.",
+)
+training(
+    "distill",
+    "lwcl distill --data photos/ --arch mobilenetv3_small_100 --teacher r50.safetensors",
+    "Train an encoder to embed images as a teacher does (DisCo, SEED).",
+)
+training(
+    "compress",
+    "lwcl compress --data photos/ --arch resnet18 --teacher r50.safetensors --method 1q",
+    "Train an encoder to find images as alike as a teacher does (CompRess).",
+)
 
 
 @command("lwcl knn runs/mine --data labelled/")

@@ -1,6 +1,11 @@
 """What each command can be told, besides its method, recipe and augmentation: the data, the machine, the run folder."""
 
+from typing import TYPE_CHECKING
+
 from lwcl.settings import Settings, setting
+
+if TYPE_CHECKING:
+    from lwcl.method import Verb
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
@@ -32,8 +37,8 @@ class MachineOptions(Settings):
     )
 
 
-class PretrainOptions(DataOptions, MachineOptions):
-    """`lwcl pretrain`: what to train, on what, and where to put it."""
+class TrainOptions(DataOptions, MachineOptions):
+    """What to train, on what, from where, and where to put it."""
 
     arch: str = setting("mobilenetv3_large_100", "any timm model; `lwcl list archs` shows them", group="What")
     recipe: str = setting("light", "light, ssl-small or moco-v2: settings with their sources", group="What")
@@ -46,6 +51,8 @@ class PretrainOptions(DataOptions, MachineOptions):
     zero_residuals: bool = setting(
         False, "start the residual branches of MobileNet-like blocks at zero, as ResNets do", group="What"
     )
+    init: str | None = setting(None, "encoder whose backbone to start from [random weights]", group="What")
+    init_head: bool = setting(False, "take its head over too, where the shapes are equal", group="What")
     seed: int = setting(0, "all randomness follows from it", at_least=0, group="What")
     cache: str = setting("auto", "where decoded images are kept", choices=("auto", "ram", "disk", "off"), group="Data")
     cache_size: str = setting(
@@ -65,7 +72,61 @@ class PretrainOptions(DataOptions, MachineOptions):
     monitor: tuple[str, ...] = setting((), "labelled images for a kNN score during training", group="Run")
     monitor_every: int = setting(1, "epochs between two monitor scores", at_least=1, group="Run")
     strict: bool = setting(False, "end with exit code 3 if the embedding collapses", group="Run")
+    teacher: str | None = setting(
+        None,
+        "encoder to learn from: run folder, .safetensors, foreign checkpoint, timm/NAME or random/NAME",
+        group="Teacher",
+    )
+    teacher_arch: str | None = setting(None, "its architecture [what its file says]", group="Teacher")
+    teacher_size: int | None = setting(
+        None, "pixels of the views that it sees [those it was trained on]", at_least=16, group="Teacher"
+    )
+    teacher_precision: str = setting(
+        "bf16",
+        "what it computes and answers in, and what is stored of it: bf16 or fp32",
+        choices=("bf16", "fp32"),
+        group="Teacher",
+    )
+    teacher_cache: str = setting(
+        "off",
+        "off: ask it in every step; center: ask once, for the central square of each image (CompRess's way); views:K: "
+        "ask once, for K crops of each image, which then are all the crops there are",
+        group="Teacher",
+    )
 
+
+class PretrainOptions(TrainOptions):
+    """`lwcl pretrain`."""
+
+    init_by: str | None = setting(
+        None,
+        "METHOD:EPOCHS of a first stage that learns from --teacher, as seed:2 (ssl-small's start) [none]",
+        group="Teacher",
+    )
+
+
+class DistillOptions(TrainOptions):
+    """`lwcl distill`."""
+
+    recipe: str = setting("disco", "disco or seed: settings with their sources", group="What")
+
+
+class CompressOptions(TrainOptions):
+    """`lwcl compress`."""
+
+    recipe: str = setting(
+        "compress-2q",
+        "compress-2q, compress-1q, regression or cluster-classify: settings with their sources",
+        group="What",
+    )
+
+
+#: The options of each command that trains.
+TRAINING: "dict[Verb, type[TrainOptions]]" = {
+    "pretrain": PretrainOptions,
+    "distill": DistillOptions,
+    "compress": CompressOptions,
+}
 
 #: Settings that change where or how fast a run computes, but not what: a resumed run may differ in them.
 FREE = frozenset({"out", "resume", "overwrite", "workers", "save_every", "download", "max_bad", "strict"})
@@ -96,6 +157,71 @@ class KnnOptions(DataOptions, MachineOptions):
         0, "seed of the untrained encoder, the bootstrap and a held-out split", at_least=0, group="What"
     )
     batch_size: int = setting(256, "images in one forward pass", at_least=1, group="Machine")
+    out: str | None = setting(
+        None, "folder for report.json and report.html [the first run's folder, if it is one]", group="Run"
+    )
+
+
+class DiagnoseOptions(DataOptions, MachineOptions):
+    """`lwcl diagnose-clustering`: which encoders to examine, on what, and beside what."""
+
+    val: tuple[str, ...] = setting(
+        (), "images that were held out, to check clusters on [the val or test folder of --data]", group="Data"
+    )
+    images: int = setting(5000, "images to examine at most, chosen by the seed", at_least=1, group="Data")
+    views: str = setting(
+        "run",
+        "random views: those of the run that made the encoder (run), ssl-small's static set (ssl-small, which are MoCo "
+        "v2's views), or a named augmentation",
+        group="Data",
+    )
+    arch: str | None = setting(None, "architecture of a checkpoint that does not say", group="What")
+    image_size: int | None = setting(
+        None, "pixels of an image [what the encoder was trained on]", at_least=16, group="What"
+    )
+    teacher: str | None = setting(None, "encoder to compare with: as ENCODER", group="What")
+    teacher_arch: str | None = setting(None, "its architecture [what its file says]", group="What")
+    random_init: bool = setting(True, "examine an untrained encoder of each architecture beside", group="What")
+    k: tuple[int, ...] = setting(
+        (), "a number of clusters to try too [a third of the classes to 16 times as many]", at_least=2, group="What"
+    )
+    seed: int = setting(0, "seed of the views, the choice of images, k-means and t-SNE", at_least=0, group="What")
+    batch_size: int = setting(256, "images in one forward pass", at_least=1, group="Machine")
+    strict: bool = setting(False, "end with exit code 3 if an encoder collapsed or is over-clustered", group="Run")
+    out: str | None = setting(
+        None, "folder for report.json and report.html [the first run's folder, if it is one]", group="Run"
+    )
+
+
+class ProbeOptions(DataOptions, MachineOptions):
+    """`lwcl probe`: which encoders to judge by a linear classifier of their features, on what, and how."""
+
+    val: tuple[str, ...] = setting(
+        (), "images to judge by [the val or test folder of --data, or a held-out fifth]", group="Data"
+    )
+    fractions: str = setting(
+        "", "shares of the labels in percent to probe with too, for a curve, as 1,5,10,100 [none]", group="Data"
+    )
+    protocol: str = setting(
+        "fast",
+        "fast, logistic, moco, disco, simsiam, compress, swav, transfer, finetune, semi:1% or semi:10% (and "
+        "semi:1%-finetune, semi:10%-finetune): how the classifier is trained",
+        group="What",
+    )
+    arch: str | None = setting(None, "architecture of a checkpoint that does not say", group="What")
+    teacher: str | None = setting(None, "encoder to compare with: as ENCODER", group="What")
+    image_size: int | None = setting(
+        None, "pixels of an image [what the encoder was trained on]", at_least=16, group="What"
+    )
+    random_init: bool = setting(True, "probe an untrained encoder of each architecture beside", group="What")
+    seed: int = setting(0, "all randomness follows from it", at_least=0, group="What")
+    epochs: int | None = setting(None, "passes over the images [the protocol's]", at_least=1, group="Optimisation")
+    batch_size: int | None = setting(
+        None, "images a step [the protocol's, less for few images]", at_least=2, group="Optimisation"
+    )
+    lr: float | None = setting(
+        None, "learning rate [the protocol's, scaled by the batch]", above=0, group="Optimisation"
+    )
     out: str | None = setting(
         None, "folder for report.json and report.html [the first run's folder, if it is one]", group="Run"
     )

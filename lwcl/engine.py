@@ -96,10 +96,17 @@ def learning_rate(epoch: float, recipe: Recipe, epochs: int, lr: float, warmup: 
 
 
 def optimizer_of(net: nn.Module, recipe: Recipe, lr: float, weight_decay: float) -> Optimizer:
-    """timm's optimiser for what requires a gradient; weight decay on all parameters, as the papers' code has it."""
+    """timm's optimiser for what requires a gradient; weight decay on all parameters, as the papers' code has it.
+
+    LARS adapts the rate of matrices only, and treats biases and norms as SGD without decay does (light-moco,
+    `main_lincls_lars.py`); timm's own default adapts all parameters, but none without weight decay.
+    """
     name = {"sgd": "momentum"}.get(recipe.optimizer, recipe.optimizer)
     more: dict[str, Any] = {"fused": True} if name in ("momentum", "adamw") else {}
-    trained = [p for p in net.parameters() if p.requires_grad]
+    trained: list[Any] = [p for p in net.parameters() if p.requires_grad]
+    if name == "lars":
+        flat = {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0}
+        trained = [{"params": [p for p in trained if p.ndim > 1], "always_adapt": True}, flat]
     create: Callable[..., Optimizer] = timm.optim.create_optimizer_v2  # type: ignore[attr-defined]  # not re-exported
     return create(trained, opt=name, lr=lr, weight_decay=weight_decay, momentum=recipe.momentum, **more)
 

@@ -5,7 +5,7 @@ products of unit vectors. Losses are computed in float32 or wider, whatever the 
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -81,6 +81,67 @@ def smoothing_weights(target: str, mass: float, neighbours: int, queue_size: int
     for share, start, end in zip(shares, (0, *ends), ends, strict=False):
         ranks += [mass * share / (end - start)] * (end - start)
     return Smoothing(1 - mass, tuple(ranks))
+
+
+def taught_cross_entropy(
+    student: tuple[Tensor, Tensor], teacher: tuple[Tensor, Tensor], temperature: float, teacher_temperature: float
+) -> Tensor:
+    """Mean cross-entropy of softmax(student / T) with softmax(teacher / T_t) as target (SEED, arXiv 2101.04731).
+
+    Each side is what `similarities` gives for the teacher's embeddings as keys: (B,) with the own image's, 1 for the
+    teacher itself, and (B, K) with the queue. () at least the entropy of the target.
+    """
+    z, said = (torch.cat([positive[:, None], negative], 1) for positive, negative in (student, teacher))
+    return F.cross_entropy(z / temperature, (said / teacher_temperature).softmax(1))
+
+
+def divergence(log_q: Tensor, log_p: Tensor) -> Tensor:
+    """Mean KL(p || q) of B distributions over K anchors, as logarithms (B, K) (CompRess, arXiv 2010.14713); ()."""
+    return F.kl_div(log_q, log_p, log_target=True, reduction="batchmean")
+
+
+def shared_mass(log_q: Tensor, log_p: Tensor) -> Tensor:
+    """Mean mass that two distributions (B, K), as logarithms, put on the same anchors: () in [0, 1], 1 if equal."""
+    return torch.minimum(log_q, log_p).exp().sum(1).mean()
+
+
+STRETCH = 8192  # rows of a memory that are widened at a time
+
+
+class Products(torch.autograd.Function):
+    """rows (B, D) times a memory (K, D) transposed, in the rows' precision, without a widened copy of the memory."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, memory: Tensor) -> Tensor:
+        """(B, K)."""
+        ctx.save_for_backward(memory)
+        return torch.cat([rows @ part.to(rows.dtype).T for part in torch.split(memory, STRETCH)], 1)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        """The gradient of the rows (B, D); the memory has none."""
+        (memory,) = ctx.saved_tensors
+        of_rows = gradient.new_zeros(len(gradient), memory.shape[1])
+        for part, of_part in zip(torch.split(memory, STRETCH), torch.split(gradient, STRETCH, 1), strict=True):
+            of_rows.addmm_(of_part, part.to(gradient.dtype))
+        return of_rows, None
+
+
+def cosines(rows: Tensor, memory: Tensor) -> Tensor:
+    """Cosines of unit rows (B, D) with a memory's (K, D) of any precision: (B, K), at least float32."""
+    with torch.autocast(rows.device.type, enabled=False):
+        products: Tensor = Products.apply(at_least_float(rows), memory)
+        return products
+
+
+def standardised_distance(first: Tensor, second: Tensor) -> Tensor:
+    """Mean squared difference of (B, D) and (B, D), each dimension at mean 0 and variance 1 over the batch.
+
+    () in [0, 4]: 2 - 2 x the mean correlation of a dimension. CompRess's Reg-BN (arXiv 2010.14713): batch norm without
+    scale and shift on both sides, in place of unit length. With several processes each takes its own part's statistics.
+    """
+    first, second = (F.batch_norm(at_least_float(x), None, None, training=True) for x in (first, second))
+    return (first - second).square().mean()
 
 
 def alignment(first: Tensor, second: Tensor) -> Tensor:

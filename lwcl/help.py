@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 #: In the order of help; options without a group come last.
-GROUPS = ("What", "Data", "Method", "Optimisation", "Views", "Machine", "Run", "Screen", "Options")
+GROUPS = ("What", "Data", "Teacher", "Method", "Optimisation", "Views", "Machine", "Run", "Screen", "Options")
 WIDTH = 100
 #: Flags of typer's own have no default, and typer imports pydantic (0.1 s of CPU) to make a truth value of that.
 OFF = {"help": False, "install_completion": False, "show_completion": False}

@@ -14,7 +14,7 @@ from lwcl.commands import DataOptions, KnnOptions
 from lwcl.cpu import usable_cpus
 from lwcl.data.images import Broken, ImageSet
 from lwcl.data.labelled import labelled_pair
-from lwcl.data.loader import plain_batches, plain_pixels
+from lwcl.data.plain import plain_batches, plain_pixels
 from lwcl.data.room import available_memory
 from lwcl.engine import Compute
 from lwcl.environment import environment

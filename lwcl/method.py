@@ -50,6 +50,8 @@ class Method(Settings):
     #: What a teacher says of each view, in `Batch.taught`: its head's unit embeddings (its features' where it has no
     #: head), its backbone's features, or nothing, since there is no teacher.
     taught: ClassVar[Literal["", "embedding", "features"]] = ""
+    #: Whether `prepare` has something to fit.
+    prepares: ClassVar[bool] = False
 
     @property
     def norm(self) -> bool:
@@ -61,6 +63,11 @@ class Method(Settings):
         """How many parts of a batch are batch-normalised apart."""
         return 1
 
+    @property
+    def teacher_by_batch(self) -> bool:
+        """Whether the teacher's batch norm takes the statistics of the batch that it is asked about."""
+        return False
+
     def build(self, student: "Encoder", taught: int = 0) -> "Net":
         """The modules of this method around a student encoder; what requires a gradient is trained.
 
@@ -71,6 +78,12 @@ class Method(Settings):
     def head(self, width: int, taught: int = 0) -> tuple[int, ...]:
         """The widths of the projection head on a backbone of `width` features."""
         raise NotImplementedError
+
+    def prepare(self, net: "Net", features: "Tensor") -> None:
+        """Fits what is fitted once, before the first step, to what the teacher says of all N images: (N, D) float32.
+
+        What it fits is part of the net's state, so that a resumed run does not fit again.
+        """
 
     def loss(self, net: "Net", batch: Batch, epoch: float) -> Loss:
         """The loss of a batch at `epoch` (fractional, counted from 0)."""

@@ -1,9 +1,8 @@
 """Everything with state: the trained encoder, the key encoder that follows it, the queue of keys, the net of all."""
 
 import copy
-import itertools
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +11,9 @@ from torch import Tensor, nn
 from lwcl import world
 from lwcl.backbones import backbone_of
 from lwcl.errors import UsageError
+
+if TYPE_CHECKING:
+    from lwcl.banks import Anchors, Clusters
 
 
 def width_of(hidden: str, width: int) -> int:
@@ -32,25 +34,32 @@ def width_of(hidden: str, width: int) -> int:
 class Encoder(nn.Module):
     """A timm backbone and a projection head; images (B, 3, H, W) -> unit embeddings (B, dim).
 
-    `features` gives the backbone's own (B, width). Head: linear layers of the given widths with ReLU between; see `mlp`
-    for `norm`.
+    `features` gives the backbone's own (B, width). Head: see `mlp`. `bn_eps`: the epsilon of the backbone's batch
+    norms, for weights that were trained with another than timm's (MobileNets and EfficientNets: others cannot be told).
     """
 
     def __init__(
         self,
         arch: str,
-        head: Sequence[int] | Callable[[int], Sequence[int]] = (),
+        head: Sequence[int | str] | Callable[[int], Sequence[int]] = (),
         *,
         norm: bool = False,
         image_size: int | None = None,
         output_stride: int | None = None,
+        bn_eps: float | None = None,
     ) -> None:
         super().__init__()
         self.arch = arch
         self.backbone, self.arguments = backbone_of(arch, image_size=image_size, output_stride=output_stride)
+        norms = [module for module in self.backbone.modules() if isinstance(module, nn.BatchNorm2d)]
+        if bn_eps is not None and any(module.eps != bn_eps for module in norms):
+            self.arguments["bn_eps"] = bn_eps
+            for module in norms:
+                module.eps = bn_eps
         self.width = int(cast(Any, self.backbone).head_hidden_size)
-        self.head_widths = tuple(head(self.width) if callable(head) else head)
-        self.head, self.head_norm = mlp(self.width, self.head_widths, norm), norm
+        self.head_layers: tuple[int | str, ...] = tuple(head(self.width) if callable(head) else head)
+        self.head, self.head_norm = mlp(self.width, self.head_layers, norm), norm
+        self.head_widths = tuple(layer.out_features for layer in self.head if isinstance(layer, nn.Linear))
 
     def features(self, images: Tensor) -> Tensor:
         """What a device will use: the backbone's pooled features (B, width)."""
@@ -72,17 +81,33 @@ class Encoder(nn.Module):
         return F.normalize(embedding if embedding.dtype == torch.float64 else embedding.float(), dim=1)
 
 
-def mlp(width: int, widths: Sequence[int], norm: bool = False) -> nn.Sequential:
-    """Linear layers width -> widths[0] -> ..., with ReLU between; empty if there are no widths.
+def mlp(width: int, head: Sequence[int | str], norm: bool = False) -> nn.Sequential:
+    """A projection head on features (B, width); no layers at all leave them as they are.
 
-    With `norm`, batch norm after every linear layer, the last without scale and shift (MoCo v3, arXiv 2104.02057).
+    `head`: widths of linear layers with ReLU between; with `norm`, batch norm after every one, the last without scale
+    and shift (MoCo v3, arXiv 2104.02057). Or every layer in words, for the heads of other code: `linear 128`,
+    `linear 128 unbiased`, `norm`, `norm plain` (without scale and shift), `relu`, `gelu`.
     """
     layers: list[nn.Module] = []
-    for number, (before, after) in enumerate(itertools.pairwise((width, *widths)), 1):
-        layers += [nn.ReLU(inplace=True)] if layers else []
-        layers += [nn.Linear(before, after, bias=not norm)]
-        layers += [nn.BatchNorm1d(after, affine=number < len(widths))] if norm else []
+    for word in head if all(isinstance(one, str) for one in head) else in_words(head, norm):
+        kind, *more = str(word).split()
+        if kind == "linear":
+            layers.append(nn.Linear(width, width := int(more[0]), bias="unbiased" not in more))
+        elif kind == "norm":
+            layers.append(nn.BatchNorm1d(width, affine="plain" not in more))
+        else:
+            layers.append({"relu": nn.ReLU(inplace=True), "gelu": nn.GELU()}[kind])
     return nn.Sequential(*layers)
+
+
+def in_words(widths: Sequence[int | str], norm: bool) -> list[str]:
+    """The layers of a head that is given by its widths; see `mlp`."""
+    words: list[str] = []
+    for number, width in enumerate(widths, 1):
+        words += ["relu"] if words else []
+        words += [f"linear {width} unbiased", "norm" if number < len(widths) else "norm plain"] if norm else []
+        words += [] if norm else [f"linear {width}"]
+    return words
 
 
 class Follower(nn.Module):
@@ -117,9 +142,10 @@ class Queue(nn.Module):
     memory: Tensor
     pointer: Tensor
 
-    def __init__(self, size: int, dim: int) -> None:
+    def __init__(self, size: int, dim: int, start: Tensor | None = None) -> None:
+        """`start` (size, dim) is what it holds at first, if not random unit vectors."""
         super().__init__()
-        self.register_buffer("memory", F.normalize(torch.randn(size, dim), dim=1))
+        self.register_buffer("memory", F.normalize(torch.randn(size, dim), dim=1) if start is None else start)
         self.register_buffer("pointer", torch.zeros(1, dtype=torch.int64))
         self.staged: list[Tensor] = []
 
@@ -148,6 +174,8 @@ class Net(nn.Module):
     student: Encoder
     key: Follower
     queue: Queue
+    anchors: "Anchors"
+    clusters: "Clusters"
 
     def __init__(self, student: Encoder, **parts: nn.Module) -> None:
         super().__init__()

@@ -4,37 +4,22 @@ One precedence: flag > the file the user named > the recipe (of this architectur
 the default of the dataclass. What is still None then is settled by `rules.py`, which has seen the images.
 """
 
-import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any
 
+from lwcl import teaching
 from lwcl.augmentation import AUGMENTATIONS, Augmentation
 from lwcl.catalogue import arch_named
-from lwcl.commands import PretrainOptions
-from lwcl.errors import UsageError
-from lwcl.method import Method, method_named, methods
+from lwcl.chosen import FLAG, Chosen, check_method, check_names, checked, names_in
+from lwcl.commands import TRAINING, TrainOptions
+from lwcl.method import Method, Verb, method_named, methods
 from lwcl.recipes import FEW, FEW_IMAGES, RECIPES, Recipe, recipe_named
-from lwcl.settings import (
-    Layer,
-    Settings,
-    Settled,
-    check_limits,
-    converted,
-    flag_of,
-    kinds_of,
-    made,
-    names_of,
-    settle,
-    unknown,
-)
+from lwcl.settings import Layer, Settings, Settled, made, names_of, settle, unknown
 
 #: Where a run goes is not what it is: a run's own config.yaml, given back, must not overwrite that run.
 PLACE = frozenset({"out", "resume", "overwrite"})
-FLAG = "flag"
-Chosen = Mapping[str, Any]
-S = TypeVar("S", bound=Settings)
 
 
 @dataclass(frozen=True)
@@ -42,16 +27,17 @@ class Plan:
     """All settings of a training run by name; equal plans are equal runs."""
 
     settled: Mapping[str, Settled]
+    verb: Verb = "pretrain"  # the command
 
     @property
     def kinds(self) -> tuple[type[Settings], ...]:
         """The settings classes of this run."""
-        return PretrainOptions, Recipe, method_named(self.settled["method"].value, "pretrain"), Augmentation
+        return TRAINING[self.verb], Recipe, method_named(self.settled["method"].value, self.verb), Augmentation
 
     @cached_property
-    def options(self) -> PretrainOptions:
+    def options(self) -> TrainOptions:
         """What to train, on what, and where to put it."""
-        return made(PretrainOptions, self.settled)
+        return made(TRAINING[self.verb], self.settled)
 
     @cached_property
     def recipe(self) -> Recipe:
@@ -61,7 +47,7 @@ class Plan:
     @cached_property
     def method(self) -> Method:
         """The training method with its hyper-parameters."""
-        return made(method_named(self.settled["method"].value, "pretrain"), self.settled)
+        return made(method_named(self.settled["method"].value, self.verb), self.settled)
 
     @cached_property
     def augmentation(self) -> Augmentation:
@@ -75,10 +61,10 @@ class Plan:
         origin = f"recipes, for fewer than {FEW_IMAGES:,} images"
         changed = {
             name: Settled(cited.value, origin)
-            for name, cited in FEW.items()
+            for name, cited in FEW[self.verb].items()
             if name in self.settled and self.settled[name].origin.split()[0] in ("default", "recipe", "method")
         }
-        return Plan(checked(self.kinds, {**self.settled, **changed}))
+        return Plan(checked(self.kinds, {**self.settled, **changed}), self.verb)
 
     def with_rules(self, rules: Mapping[str, Settled]) -> "Plan":
         """This plan with the settings that are still None filled from `rules`; what was chosen stays.
@@ -86,7 +72,11 @@ class Plan:
         Raises `UsageError` for a value outside its limits.
         """
         filled = {name: rules.get(name, old) if old.value is None else old for name, old in self.settled.items()}
-        return Plan(checked(self.kinds, filled))
+        return Plan(checked(self.kinds, filled), self.verb)
+
+    def starting_from(self, encoder: str) -> "Plan":
+        """This plan with another `--init`."""
+        return Plan({**self.settled, "init": Settled(encoder, "the first stage")}, self.verb)
 
     def config(self) -> dict[str, Any]:
         """Every setting's value, flat and fit for YAML and JSON; `--config` with it gives this plan again.
@@ -98,23 +88,30 @@ class Plan:
 
 
 def plan_pretrain(chosen: Chosen, file: Chosen | None = None, file_name: str = "--config") -> Plan:
-    """The plan of `lwcl pretrain` from flags and the settings of a file; None is not a choice.
+    """The plan of `lwcl pretrain`; see `plan_run`."""
+    return plan_run("pretrain", chosen, file, file_name)
+
+
+def plan_run(verb: Verb, chosen: Chosen, file: Chosen | None = None, file_name: str = "--config") -> Plan:
+    """The plan of a command that trains, from flags and the settings of a file; None is not a choice.
 
     Raises `UsageError` for an unknown name, a value outside its limits, and a setting that the method does not have.
     """
+    options = TRAINING[verb]
     told: list[Layer] = [(FLAG, chosen), (file_name, file or {})]
-    known = methods("pretrain")
-    check_names(told, names_in((PretrainOptions, Recipe, Augmentation, *known.values())))
-    first = checked((PretrainOptions,), settle(PretrainOptions, told))
+    check_names(told, names_in((options, Recipe, Augmentation, *methods(verb).values())))
+    first = checked((options,), settle(options, told))
     arch, method = arch_named(first["arch"].value), first["method"].value
-    kind = method_named(method, "pretrain") if method is not None else None
-    recipe = data_layers(first["data"].value) + recipe_layers(first["recipe"], kind, arch)
-    own = method_named(settle(PretrainOptions, [*told, *recipe])["method"].value, "pretrain")
-    kinds = (PretrainOptions, Recipe, own, Augmentation)
+    kind = method_named(method, verb) if method is not None else None
+    recipe = data_layers(first["data"].value) + recipe_layers(verb, first["recipe"], kind, arch)
+    own = method_named(settle(options, [*told, *recipe])["method"].value, verb)
+    kinds: tuple[type[Settings], ...] = (options, Recipe, own, Augmentation)
     check_method(told, names_in(kinds), own)
     layers = [*told, *recipe]
-    layers += augmentation_layers(settle(PretrainOptions, layers)["augmentation"].value)
-    return Plan(checked(kinds, {name: setting for kind in kinds for name, setting in settle(kind, layers).items()}))
+    layers += augmentation_layers(settle(options, layers)["augmentation"].value)
+    plan = Plan(checked(kinds, {name: setting for kind in kinds for name, setting in settle(kind, layers).items()}), verb)
+    teaching.check(plan.options, plan.method)
+    return plan
 
 
 def data_layers(data: tuple[str, ...]) -> list[Layer]:
@@ -122,15 +119,15 @@ def data_layers(data: tuple[str, ...]) -> list[Layer]:
     return [("data digits", {"augmentation": "digits"})] if data == ("digits",) else []
 
 
-def recipe_layers(recipe: Settled, method: type[Method] | None, arch: str) -> list[Layer]:
+def recipe_layers(verb: Verb, recipe: Settled, method: type[Method] | None, arch: str) -> list[Layer]:
     """The layers of the recipe that was chosen, or of the first recipe for the chosen method.
 
     A method without a recipe takes how to optimise from the default recipe, and keeps its own hyper-parameters.
     """
     fitting = [name for name, published in RECIPES.items() if method and published.method == method.name]
     if recipe.origin == "default" and method and fitting:
-        return [(f"method {method.name}", {"recipe": fitting[0]}), recipe_named(fitting[0]).layer(fitting[0], arch)]
-    published = recipe_named(recipe.value)
+        return [(f"method {method.name}", {"recipe": fitting[0]}), recipe_named(fitting[0], verb).layer(fitting[0], arch)]
+    published = recipe_named(recipe.value, verb)
     origin, values = published.layer(recipe.value, arch)
     if recipe.origin == "default" and method:
         values = {name: value for name, value in values.items() if name not in names_of(method)}
@@ -144,57 +141,3 @@ def augmentation_layers(name: str | None) -> list[Layer]:
     if name not in AUGMENTATIONS:
         raise unknown("augmentation", name, AUGMENTATIONS, "`lwcl list augmentations` shows them all.")
     return [(f"augmentation {name}", AUGMENTATIONS[name])]
-
-
-def settings_of(kind: type[S], chosen: Chosen, file: Chosen | None = None, file_name: str = "--config") -> S:
-    """The settings of a command without recipe or method, from flags and a file; raises `UsageError` as above."""
-    told: list[Layer] = [(FLAG, chosen), (file_name, file or {})]
-    check_names(told, names_of(kind))
-    return made(kind, checked((kind,), settle(kind, told)))
-
-
-def checked(kinds: Iterable[type[Settings]], settled: Mapping[str, Settled]) -> dict[str, Settled]:
-    """The settings with every value converted to its type and within its limits.
-
-    Raises `UsageError`, which says where the value came from if it was not a flag.
-    """
-    good = {}
-    for kind in kinds:
-        types = kinds_of(kind)
-        for field in dataclasses.fields(kind):  # type: ignore[arg-type]  # every Settings class is a dataclass
-            value, origin = settled[field.name]
-            try:
-                value = converted(field.name, value, types[field.name])
-                check_limits(field.name, value, field.metadata)
-            except UsageError as error:
-                why = error.why if origin == FLAG else f"The value comes from {origin}. {error.why}".rstrip()
-                raise UsageError(error.what, why, error.remedy) from None
-            good[field.name] = Settled(value, origin)
-        made(kind, good)
-    return good
-
-
-def check_names(told: Sequence[Layer], known: Sequence[str]) -> None:
-    """Raises `UsageError` for a setting that nothing here has, with the nearest names."""
-    for origin, values in told:
-        for name in values:
-            if name not in known:
-                raise unknown(f"setting in {origin}", str(name), known, "`lwcl COMMAND --help` shows all settings.")
-
-
-def check_method(told: Sequence[Layer], own: Sequence[str], method: type[Method]) -> None:
-    """Raises `UsageError` for a chosen setting that belongs to another method."""
-    for origin, values in told:
-        for name in (name for name, value in values.items() if value is not None and name not in own):
-            owners = [other for other, kind in methods("pretrain").items() if name in names_of(kind)]
-            where = "" if origin == FLAG else f" (in {origin})"
-            raise UsageError(
-                f"{flag_of(name)}{where} is a setting of {' and '.join(owners)}; this run's method is {method.name}.",
-                f"{method.name} has {', '.join(map(flag_of, names_of(method)))}.",
-                f"Leave {flag_of(name)} away, or choose --method {owners[0]}.",
-            )
-
-
-def names_in(kinds: Iterable[type[Settings]]) -> list[str]:
-    """The names of all settings of these classes."""
-    return [name for kind in kinds for name in names_of(kind)]

@@ -63,6 +63,16 @@ class Bar(NamedTuple):
     plain: bool = False
 
 
+class Dot(NamedTuple):
+    """A dot of a scatter: its name, its place and the interval of `y`; `plain` for what others are compared with."""
+
+    name: str
+    x: float
+    y: float
+    interval: tuple[float, float]
+    plain: bool = False
+
+
 def curves(series: Sequence[Series], x_label: str, *, markers: bool = False, good: float | None = None) -> str:
     """Curves as SVG text; a legend where there are several, and a dotted line at `good` if it is in sight."""
     import matplotlib
@@ -97,6 +107,30 @@ def bars(rows: Sequence[Bar], x_label: str) -> str:
             axes.text(row.interval[1] + 0.02 * right, i, f"{row.value:.1f}", va="center")
         axes.set(xlim=(0, 1.15 * right), ylim=(len(rows) - 0.6, -0.8), yticks=(), xlabel=label(x_label))
         axes.grid(False, axis="y")
+        return as_svg(figure)
+
+
+def scatter(dots: Sequence[Dot], x_label: str, y_label: str) -> str:
+    """Dots with their intervals as SVG text, named in a legend; the axis of x, above zero, is logarithmic."""
+    import matplotlib
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    with matplotlib.rc_context(RC):
+        figure, axes = canvas(2.4)
+        for i, dot in enumerate(dots):
+            colour = GREY if dot.plain else COLOURS[i % 6]
+            face = "none" if dot.plain else colour
+            axes.plot((dot.x, dot.x), dot.interval, color=colour, linewidth=1.2)
+            axes.plot(
+                dot.x, dot.y, MARKERS[i % 6], color=colour, markerfacecolor=face, markersize=7, label=label(dot.name)
+            )
+        axes.set(xscale="log", xlabel=label(x_label), ylabel=label(y_label))
+        axes.set_xlim(0.5 * min(dot.x for dot in dots), 2 * max(dot.x for dot in dots))  # so 1, 2 or 5 is in sight
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.margins(y=0.15)
+        axes.legend(frameon=False)
         return as_svg(figure)
 
 

@@ -77,7 +77,7 @@ def macs(encoder: Encoder, size: int) -> int:
 def sample_views(loader: Loader) -> NDArray[numpy.uint8]:
     """Some images as stored and their views: (images, 1 + views, size, size, 3) uint8."""
     size = loader.takes.size
-    shown = dataclasses.replace(loader, views=SAMPLE_VIEWS, batch_size=min(SAMPLES, len(loader.images)), workers=0)
+    shown = dataclasses.replace(loader, teacher=None, views=SAMPLE_VIEWS, batch_size=min(SAMPLES, len(loader.images)), workers=0)
     batch = next(shown.batches(0, 1))
     mean, std = (torch.tensor(value)[:, None, None] for value in (loader.takes.mean, loader.takes.std))
     columns = [torch.stack([stored(loader, index, size) for index in batch.index.tolist()])]

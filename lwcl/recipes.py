@@ -5,10 +5,10 @@ Sources: "ssl-small" is arXiv 2107.14762 and its code, "light-moco" is arXiv 221
 names says so.
 """
 
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
-
-from lwcl.settings import Layer, Settings, setting, unknown
+from lwcl.method import Verb, methods
+from lwcl.published import Cited, Published
+from lwcl.settings import Settings, setting, unknown
+from lwcl.teaching_recipes import TEACHING
 
 
 class Recipe(Settings):
@@ -49,42 +49,29 @@ class Recipe(Settings):
     )
 
 
-class Cited(NamedTuple):
-    """A number and where it comes from."""
-
-    value: Any
-    source: str
-
-
-@dataclass(frozen=True)
-class Published:
-    """A published recipe: its method, its settings with their sources, and what differs for single architectures."""
-
-    about: str
-    method: str
-    settings: dict[str, Cited]
-    archs: dict[str, dict[str, Cited]] = field(default_factory=dict)
-
-    def layer(self, name: str, arch: str) -> Layer:
-        """The settings for an architecture as a layer of precedence; the architecture's own come first."""
-        cited = self.settings | self.archs.get(arch, {})
-        return f"recipe {name}", {key: entry.value for key, entry in cited.items()}
-
-
 #: With fewer images than this a run has too few steps for SGD as published for ImageNet.
 FEW_IMAGES = 200_000
 MEASURED = "lwcl, docs/results.md: with few steps SGD and a head without batch norm stay on InfoNCE's plateau"
 
-#: What every recipe changes for fewer than `FEW_IMAGES` images; a flag or a file wins over it.
-FEW: dict[str, Cited] = {
+#: What every recipe that has a teacher changes for fewer than `FEW_IMAGES` images.
+FEW_TAUGHT: dict[str, Cited] = {
     "optimizer": Cited("adamw", MEASURED),
     "base_lr": Cited(1e-3, MEASURED),
     "weight_decay": Cited(
         0.05, "AdamW's customary value (MoCo v3, arXiv 2104.02057: 0.1; DeiT, arXiv 2012.12877: 0.05)"
     ),
-    "head_norm": Cited(True, MEASURED + "; MoCo v3 (arXiv 2104.02057) has it too"),
     "zero_residuals": Cited(True, "lwcl, docs/results.md; light-moco's ResNets start so too (zero_init_residual)"),
-    "smoothing_warmup": Cited(3.0, "light-moco, code: its warm-up of 3 epochs delays smoothing too"),
+}
+
+#: What the recipes of each command change for so few images; a flag or a file wins over it.
+FEW: dict[Verb, dict[str, Cited]] = {
+    "pretrain": {
+        **FEW_TAUGHT,
+        "head_norm": Cited(True, MEASURED + "; MoCo v3 (arXiv 2104.02057) has it too"),
+        "smoothing_warmup": Cited(3.0, "light-moco, code: its warm-up of 3 epochs delays smoothing too"),
+    },
+    "distill": FEW_TAUGHT,
+    "compress": FEW_TAUGHT,
 }
 
 ARCHS = ("mobilenetv3_large_100", "mobilenetv3_small_100", "efficientnet_b0", "resnet18", "deit_tiny_patch16_224")
@@ -141,11 +128,18 @@ RECIPES: dict[str, Published] = {
             "schedule": Cited("cosine", LIGHT + ": --cos"),
         },
     ),
+    **TEACHING,
 }
 
 
-def recipe_named(name: str) -> Published:
-    """The published recipe of that name; raises `UsageError` with the nearest names."""
-    if name not in RECIPES:
-        raise unknown("recipe", name, RECIPES, "`lwcl list recipes` shows them all.")
-    return RECIPES[name]
+def recipes_of(verb: Verb) -> dict[str, Published]:
+    """The recipes whose method is of that verb."""
+    return {name: published for name, published in RECIPES.items() if published.method in methods(verb)}
+
+
+def recipe_named(name: str, verb: Verb) -> Published:
+    """The published recipe of that name for a command; raises `UsageError` with the nearest names."""
+    known = recipes_of(verb)
+    if name not in known:
+        raise unknown(f"{verb} recipe", name, known, "`lwcl list recipes` shows them all.")
+    return known[name]

@@ -22,6 +22,8 @@ RULED = (
     "warmup",
     "weight_decay",
     "queue_size",
+    "anchors",
+    "clusters",
     "key_momentum",
     "threads",
     "workers",
@@ -74,6 +76,9 @@ def settle_run(values: dict[str, Any], facts: Facts) -> dict[str, Settled]:
     rule("weight_decay", 5e-4 if few else 1e-4, notebook if few else published)
     queue = power_of_two(facts.images / 8, 2 * known["batch_size"], 65536)
     rule("queue_size", queue, "a queue longer than an eighth of the images holds keys of the query's own image")
+    anchors = max(2 * known["batch_size"], min(128_000, facts.images // 2))
+    rule("anchors", anchors, "half of the images (one in eight then meets its own anchor), at most CompRess's 128,000")
+    rule("clusters", max(2, min(16_000, facts.images // 80)), "80 images a cluster, as CompRess's 16,000 of ImageNet")
     time = max(100, min(1000, known["epochs"] * steps / 100))
     lag = f"the key encoder lags {time:.0f} steps: a hundredth of the run, within 100 (MoCo's CIFAR notebook) and 1,000"
     rule("key_momentum", round(1 - 1 / time, 6), lag)

@@ -1,4 +1,4 @@
-"""`lwcl pretrain`: from a plan to a run folder with an encoder, an export and a report."""
+"""`lwcl pretrain`, `distill`, `compress`: from a plan to a run folder with an encoder, an export and a report."""
 
 import sys
 from pathlib import Path
@@ -7,7 +7,7 @@ import numpy
 import torch
 
 from lwcl import engine, rules
-from lwcl.assembly import assembled
+from lwcl.assembly import assembled, prepare
 from lwcl.claim import Resume
 from lwcl.commands import FREE
 from lwcl.cpu import tune_allocator, usable_cpus
@@ -25,13 +25,14 @@ from lwcl.preview import describe
 from lwcl.progress import Screen
 from lwcl.recipes import FEW
 from lwcl.runfolder import RunFolder, default_out
+from lwcl.stages import first_stage
 from lwcl.training import Saver, Training
 from lwcl.watch import ADVICE, Watch
 
 SAMPLE = 64  # images whose size stands for all
 
 
-def pretrain(
+def train_run(
     plan: Plan, *, dry_run: bool = False, fast_dev_run: int | None = None, as_json: bool = False, quiet: bool = False
 ) -> int:
     """Trains as the plan says, or only tells what it would do; gives the exit code."""
@@ -40,23 +41,37 @@ def pretrain(
     plan = settled(plan, images)
     torch.set_num_threads(plan.options.threads or 1)
     tune_allocator()
-    if dry_run:
-        describe(plan, images, screen, as_json=as_json)
-        return 0
-    with enough_memory(plan.settled, sys.argv[1:]), opened(plan, screen) as folder:
-        screen.log = folder.log
-        bad = Bad(plan.options.max_bad, len(images), folder)
-        say_rules(plan, images, screen)
-        training = assembled(plan, images, screen, bad.note)
-        if training.resume(folder, screen.warn):
-            screen.say(f"Going on after step {training.done:,} of {training.steps:,}.")
-        code, timing = train(training, folder, screen, min(fast_dev_run or training.steps, training.steps))
-        if bad.found:
-            screen.warn(
-                f"{len(bad.found)} broken images were replaced by the next good one: "
-                f"{folder.bad_files_jsonl} lists them."
-            )
-        return code or finish(training, folder, screen, timing, as_json=as_json)
+    with enough_memory(plan.settled, sys.argv[1:]):
+        if dry_run:
+            describe(plan, images, screen, as_json=as_json)
+            return 0
+        with opened(plan, screen) as folder:
+            screen.log = folder.log
+            if stage := first_stage(plan, folder.first):
+                told = 0 if RunFolder(folder.first).is_finished() else train_run(stage, quiet=quiet)
+                if told:
+                    return told
+                plan = plan.starting_from(str(folder.first))
+            return trained(plan, images, folder, screen, fast_dev_run, as_json=as_json)
+
+
+def trained(
+    plan: Plan, images: ImageSet, folder: RunFolder, screen: Screen, steps: int | None, *, as_json: bool
+) -> int:
+    """Trains in a folder, up to `steps` if given, and finishes; gives the exit code."""
+    bad = Bad(plan.options.max_bad, len(images), folder)
+    say_rules(plan, images, screen)
+    training = assembled(plan, images, screen, bad.note)
+    if training.resume(folder, screen.warn):
+        screen.say(f"Going on after step {training.done:,} of {training.steps:,}.")
+    else:
+        prepare(training, screen)
+    code, timing = train(training, folder, screen, min(steps or training.steps, training.steps))
+    if bad.found:
+        count = len(bad.found)
+        images_were = "broken image was" if count == 1 else "broken images were"
+        screen.warn(f"{count} {images_were} replaced by the next good one: {folder.bad_files_jsonl} lists them.")
+    return code or finish(training, folder, screen, timing, as_json=as_json)
 
 
 class Bad:
@@ -100,7 +115,8 @@ def say_rules(plan: Plan, images: ImageSet, screen: Screen) -> None:
     """What is trained on what, and what the rules settled, each with its reason."""
     options = plan.options
     screen.say(f"{plan.method.name} with recipe {options.recipe}: {options.arch} on {len(images):,} images.")
-    for name in (*FEW, *(name for name in rules.RULED if name not in FEW)):
+    few = FEW[plan.verb]
+    for name in (*few, *(name for name in rules.RULED if name not in few)):
         if name in plan.settled and plan.settled[name].origin not in ("default", "flag"):
             screen.say(f"  {name} {plan.settled[name].value}: {plan.settled[name].origin}")
 
@@ -113,7 +129,7 @@ def opened(plan: Plan, screen: Screen) -> RunFolder:
         Path(options.out)
         if options.out
         else default_out(
-            "pretrain",
+            plan.verb,
             plan.method.name,
             options.arch,
             config,

@@ -33,7 +33,7 @@ class RunFolder:
         self.encoder, self.config = path / "encoder.safetensors", path / "config.yaml"
         self.report_json, self.report_html = path / "report.json", path / "report.html"
         self.metrics_jsonl, self.log_txt = path / "metrics.jsonl", path / "log.txt"
-        self.bad_files_jsonl = path / "bad_files.jsonl"
+        self.bad_files_jsonl, self.first = path / "bad_files.jsonl", path / "first"  # the run of a first stage
         self._held = contextlib.ExitStack()
 
     @classmethod

@@ -37,8 +37,8 @@ FAULT_POINTS = (
     "export.write",
     "report.write",
     "index.write",
-    "store.rows",
-    "store.rename",
+    *("store.rows", "store.rename"),
+    *("chunk.written", "chunk.noted"),  # once for each chunk: it is on disk; its note is, too
 )
 TEMPORARY = re.compile(r"\.tmp-(\d{1,9})-")
 REASONS = {

@@ -16,6 +16,7 @@ from lwcl.nets import Net
 from lwcl.optimizer_state import pack_optimizer, unpack_optimizer
 from lwcl.plan import Plan
 from lwcl.runfolder import RunFolder
+from lwcl.teachers import Live
 from lwcl.weights import Images, Loaded
 
 MIN_SAVE_SECONDS = 10.0  # epochs shorter than this are not all saved
@@ -32,6 +33,7 @@ class Training:
     optimizer: Optimizer
     compute: Compute
     loader: Loader
+    teacher: Live | None = None
     done: int = 0
 
     @property
@@ -44,7 +46,8 @@ class Training:
         """Writes the whole state as a checkpoint of step `done`."""
         packed, facts = pack_optimizer(self.optimizer)
         tensors = {"net": self.net.state_dict(), "optimizer": packed}
-        checkpoint.save(folder.checkpoints, self.done, tensors, {"optimizer": facts, "data": self.images.fingerprint})
+        facts = {"optimizer": facts, "data": self.images.fingerprint, "teacher": self.teacher and self.teacher.hash}
+        checkpoint.save(folder.checkpoints, self.done, tensors, facts)
 
     def dump(self, folder: RunFolder, error: NotFiniteError) -> None:
         """Writes what shows a step that was not finite again: weights before it, its images, the last records."""
@@ -56,7 +59,7 @@ class Training:
         """The student as it is now, as judging takes it, with where its weights come from."""
         options = self.plan.options
         facts = {
-            "origin": "lwcl pretrain",
+            "origin": f"lwcl {self.plan.verb}",
             "method": self.plan.method.name,
             "recipe": options.recipe,
             "steps": self.done,
@@ -65,6 +68,8 @@ class Training:
             "data": self.images.fingerprint,
             "seed": options.seed,
         }
+        if self.teacher:
+            facts |= {"teacher": self.teacher.loaded.name, "teacher weights": self.teacher.hash}
         return Loaded(name, self.net.student, self.takes, facts)
 
     def resume(self, folder: RunFolder, tell: Callable[[str], None]) -> bool:
@@ -78,6 +83,12 @@ class Training:
                 "The images are not those that this run began with.",
                 "Names, sizes or times of files have changed.",
                 "Put them back, or begin anew with --overwrite or another --out.",
+            )
+        if found.facts.get("teacher") != (self.teacher and self.teacher.hash):
+            raise DataError(
+                "The teacher is not the one that this run began with.",
+                "Its weights have changed.",
+                "Put it back, or begin anew with --overwrite or another --out.",
             )
         self.net.load_state_dict(found.tensors["net"])
         unpack_optimizer(self.optimizer, found.tensors["optimizer"], found.facts["optimizer"])

@@ -11,20 +11,25 @@ import json
 import os
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import timm
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from timm.models import save_for_hf
-from torch import Tensor
 
 from lwcl import __version__
 from lwcl.engine import Compute
 from lwcl.errors import UsageError
+from lwcl.lazy import Lazy
 from lwcl.nets import Encoder
 from lwcl.storage import fault, write_atomically
+
+if TYPE_CHECKING:
+    from lwcl.foreign import encoders, reading
+else:  # above this module: they make what it defines
+    encoders, reading = Lazy("lwcl.foreign.encoders"), Lazy("lwcl.foreign.reading")
 
 FORMAT = 1
 
@@ -65,7 +70,7 @@ def save_encoder(path: Path, encoder: Encoder, images: Images, facts: dict[str, 
         "arch": encoder.arch,
         "arguments": encoder.arguments,
         "width": encoder.width,
-        "head": list(encoder.head_widths),
+        "head": list(encoder.head_layers),
         "head_norm": encoder.head_norm,
         "images": dataclasses.asdict(images),
         "facts": facts,
@@ -98,14 +103,24 @@ def unshare(module: Any, state: dict[str, Any], prefix: str, about: Any) -> None
 def load_encoder(spec: str, *, arch: str | None = None, image_size: int | None = None, seed: int = 0) -> Loaded:
     """The encoder that `spec` names: a run folder, one of our files, `random/ARCH` or `timm/NAME` (from timm's cache).
 
+    Or a checkpoint of other code, `FILE#teacher` for a part of it; `arch` then overrules what it seems to be.
     `image_size` overrules the size of images it takes. Raises `UsageError` where it cannot be had.
     """
     kind, _, name = spec.partition("/")
     if kind == "random" and name:
         return random_encoder(name, Images.of(name, image_size), seed)
     if kind == "timm" and name:
-        return timm_encoder(name, image_size)
-    path = Path(spec)
+        return encoders.timm_encoder(name, image_size)
+    path, part = file_of(spec)
+    if part or not reading.is_ours(path):
+        return encoders.read_foreign(path, arch, image_size, part)[0]
+    return read_encoder(path, arch, image_size)
+
+
+def file_of(spec: str) -> tuple[Path, str]:
+    """The file of an encoder that is no name of timm's, and the part of it: ("", the whole). Raises `UsageError`."""
+    whole, _, part = spec.rpartition("#")
+    path, part = (Path(spec), "") if os.path.lexists(spec) or not whole else (Path(whole), part)
     if path.is_dir():
         path = path / "encoder.safetensors"
         if not path.exists():
@@ -114,11 +129,11 @@ def load_encoder(spec: str, *, arch: str | None = None, image_size: int | None =
                 "It is no run, or the run is not finished.",
                 "Give a finished run, or finish it with the command in its command.txt.",
             )
-    if not path.exists():
+    if not os.path.lexists(path):
         raise UsageError(
-            f"{spec}: no such encoder.", remedy="Give a run folder, an encoder.safetensors, random/ARCH or timm/NAME."
+            f"{spec}: no such encoder.", remedy="Give a run folder, an encoder's file, random/ARCH or timm/NAME."
         )
-    return read_encoder(path, arch, image_size)
+    return path, part
 
 
 def random_encoder(arch: str, images: Images, seed: int, arguments: dict[str, Any] | None = None) -> Loaded:
@@ -129,42 +144,31 @@ def random_encoder(arch: str, images: Images, seed: int, arguments: dict[str, An
     return Loaded(f"random/{arch}", encoder, images, {"origin": "untrained"})
 
 
-def timm_encoder(name: str, image_size: int | None) -> Loaded:
-    """A pretrained timm model from the local cache, without its classifier."""
-    encoder = Encoder(name, image_size=image_size)
-    try:
-        pretrained = timm.create_model(name, pretrained=True, num_classes=0, **encoder.arguments)
-    except Exception as error:  # timm and huggingface_hub raise many kinds here; all mean: not to be had
-        raise UsageError(
-            f"timm/{name}: its weights cannot be had.",
-            f"{type(error).__name__}: {str(error).splitlines()[0]}",
-            f"Fetch them into timm's cache once, or write random/{name} for an untrained one.",
-        ) from error
-    encoder.backbone.load_state_dict(pretrained.state_dict())
-    return Loaded(f"timm/{name}", encoder, Images.of(name, image_size), {"origin": "timm"})
-
-
 def read_encoder(path: Path, arch: str | None, image_size: int | None) -> Loaded:
     """One of our own files, loaded strictly. Raises `UsageError` where it is not one, or holds another architecture."""
     about = description(path)
     if arch not in (None, about["arch"]):
         raise UsageError(f"{path}: holds {about['arch']}, not {arch}.", remedy="Leave --arch out.")
-    told = about["images"]
-    images = Images(told["size"], tuple(told["mean"]), tuple(told["std"]), told["crop_pct"])
-    encoder = Encoder(
-        about["arch"],
-        about["head"],
-        norm=about["head_norm"],
-        image_size=about["arguments"].get("img_size"),
-        output_stride=about["arguments"].get("output_stride"),
-    )
     try:
-        encoder.load_state_dict(tensors_of(path))
-    except RuntimeError as error:
+        told = about["images"]
+        images = Images(int(told["size"]), tuple(told["mean"]), tuple(told["std"]), float(told["crop_pct"]))
+        tensors = load_file(path)
+        with torch.device("meta"):  # what a file says of itself may be wrong: first in no memory
+            described(about).load_state_dict(tensors, assign=True)
+        encoder = described(about)
+        encoder.load_state_dict(tensors)
+    except (RuntimeError, LookupError, TypeError, ValueError, AttributeError, SafetensorError) as error:
         why = " ".join(str(error).split())[:500]
         raise UsageError(f"{path}: its tensors are not those of {about['arch']}.", why, "Train it again.") from error
     images = dataclasses.replace(images, size=image_size or images.size)
     return Loaded(str(path.parent if path.name == "encoder.safetensors" else path), encoder, images, about["facts"])
+
+
+def described(about: dict[str, Any]) -> Encoder:
+    """The encoder that a file says it holds, with other weights."""
+    arguments = about["arguments"]
+    sizes = {"image_size": arguments.get("img_size"), "output_stride": arguments.get("output_stride")}
+    return Encoder(about["arch"], about["head"], norm=about["head_norm"], **sizes, bn_eps=arguments.get("bn_eps"))
 
 
 def description(path: Path) -> dict[str, Any]:
@@ -177,17 +181,13 @@ def description(path: Path) -> dict[str, Any]:
         raise UsageError(
             f"{path}: cannot be read as safetensors.", str(error), "Give an encoder.safetensors that lwcl wrote."
         ) from error
-    if about.get("format") != FORMAT:
+    told = about if isinstance(about, dict) else {}
+    if told.get("format") != FORMAT or not {"arch", "head", "images", "facts"} <= told.keys():
         raise UsageError(
-            f"{path}: lwcl did not write this file, or another version did (format {about.get('format')}).",
+            f"{path}: lwcl did not write this file, or another version did (format {told.get('format')}).",
             remedy="Give an encoder.safetensors that this lwcl wrote.",
         )
-    return dict(about)
-
-
-def tensors_of(path: Path) -> dict[str, Tensor]:
-    """All tensors of a safetensors file."""
-    return load_file(path)
+    return told
 
 
 def snippet(folder: Path, width: int) -> str:

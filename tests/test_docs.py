@@ -23,7 +23,8 @@ from lwcl.augmentation import AUGMENTATIONS, Augmentation
 from lwcl.commands import KnnOptions
 from lwcl.errors import DataError, LwclError, SickError, StorageError, UsageError
 from lwcl.method import methods
-from lwcl.plan import plan_pretrain, settings_of
+from lwcl.chosen import settings_of
+from lwcl.plan import plan_pretrain
 from lwcl.recipes import FEW, LIGHT_GUESS, LIGHT_RUN, RECIPES
 from lwcl.rules import RULED, Facts, settle_run
 from lwcl.settings import flag_of, names_of

@@ -12,19 +12,25 @@ from lwcl import engine
 from lwcl.data.draws import epoch_order
 from lwcl.engine import Compute, NotFiniteError, Step
 from lwcl.method import Batch, Method, methods
-from lwcl.nets import Encoder, Net
+from lwcl.nets import Encoder, Net, Queue
 from lwcl.optimizer_state import pack_optimizer, unpack_optimizer
 from lwcl.recipes import Recipe
 
 ARCH, SIZE, COUNT, BATCH = "test_efficientnet", 32, 24, 8
 CPU = Compute(torch.device("cpu"))
-SMALL = {"queue_size": 16, "key_momentum": 0.9, "neighbours": 3}
+SMALL = {"queue_size": 16, "key_momentum": 0.9, "neighbours": 3, "anchors": 16, "clusters": 3}
 RECIPE = Recipe(epochs=4, batch_size=BATCH, lr=0.01, weight_decay=1e-4, warmup=1.0)
 PIXELS = torch.randn(COUNT, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
+SAID = torch.randn(COUNT, 12, generator=torch.Generator().manual_seed(1))  # what a teacher says of each image
 
 
-def every_method() -> list[str]:
-    return [name for name, kind in methods().items() if kind.verb == "pretrain"]
+def every_method(*settings: str) -> list[str]:
+    """The methods that train an encoder; those that have all of these settings."""
+    return [
+        name
+        for name, kind in methods().items()
+        if kind.verb != "probe" and set(settings) <= set(kind.__dataclass_fields__)
+    ]
 
 
 def method_of(name: str, **settings: object) -> Method:
@@ -37,7 +43,8 @@ def batches(start: int, stop: int) -> Iterator[Batch]:
     for step in range(start, stop):
         epoch, place = divmod(step, COUNT // BATCH)
         index = epoch_order(COUNT, 0, epoch)[place * BATCH : (place + 1) * BATCH]
-        yield Batch((PIXELS[index], PIXELS[index].flip(3)), index, torch.full((BATCH,), -1))
+        views, taught = (PIXELS[index], PIXELS[index].flip(3)), (SAID[index], SAID[index])
+        yield Batch(views, index, torch.full((BATCH,), -1), taught)
 
 
 class Run:
@@ -48,7 +55,9 @@ class Run:
         self.method, self.recipe = method_of(name, **settings), recipe
         width = Encoder(ARCH).width
         torch.manual_seed(0)
-        self.net: Net = self.method.build(Encoder(ARCH, self.method.head(width)))
+        taught = SAID.shape[1]
+        self.net: Net = self.method.build(Encoder(ARCH, self.method.head(width, taught)), taught)
+        self.method.prepare(self.net, SAID)
         self.optimizer = engine.optimizer_of(self.net, recipe, 0.01, 1e-4)
 
     def go(self, start: int, stop: int) -> list[Step]:
@@ -104,7 +113,7 @@ def test_every_parameter_of_the_student_moves(name: str) -> None:
     assert still == []
 
 
-@pytest.mark.parametrize("name", every_method())
+@pytest.mark.parametrize("name", every_method("queue_size", "key_momentum"))
 def test_nothing_without_a_gradient_is_moved_by_the_optimiser(name: str) -> None:
     run = Run(name, key_momentum=0.0)
     before = [p.clone() for p in run.net.key.parameters()]
@@ -115,14 +124,16 @@ def test_nothing_without_a_gradient_is_moved_by_the_optimiser(name: str) -> None
     assert all(p.grad is None and not p.requires_grad for p in run.net.key.parameters())
 
 
-@pytest.mark.parametrize("name", every_method())
+@pytest.mark.parametrize("name", [*every_method("queue_size"), *every_method("anchors")])
 def test_a_batch_never_meets_its_own_keys(name: str) -> None:
     run = Run(name)
-    before = run.net.queue.rows().clone()
+    queue = next(part for part in run.net.children() if isinstance(part, Queue))
+    before = queue.rows().clone()
     seen: list[Tensor] = []
-    original = run.net.queue.rows
-    run.net.queue.rows = lambda: (seen.append(original().clone()), original())[1]  # type: ignore[method-assign]
+    original = queue.rows
+    queue.rows = lambda: (seen.append(original().clone()), original())[1]  # type: ignore[method-assign]
     run.go(0, 1)
+    assert seen
     assert all(torch.equal(rows, before) for rows in seen)
     assert not torch.equal(original(), before)
 

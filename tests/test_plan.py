@@ -17,7 +17,8 @@ from lwcl.commands import KnnOptions, PretrainOptions
 from lwcl.config_file import read_config
 from lwcl.errors import UsageError
 from lwcl.method import METHODS, Method, method, methods
-from lwcl.plan import PLACE, Plan, plan_pretrain, settings_of
+from lwcl.chosen import settings_of
+from lwcl.plan import PLACE, Plan, plan_pretrain
 from lwcl.recipes import RECIPES, Recipe
 from lwcl.settings import Settled, kinds_of, names_of, setting
 

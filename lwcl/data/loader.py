@@ -1,12 +1,12 @@
 """Batches: which images, in which order, seen how; all follows from (seed, epoch, index), so they begin at any step.
 
 Decoded images come from a `Store`; without one, worker processes decode and crop, and only colour and blur are done
-on whole batches here.
+on whole batches here. Where there is a teacher, what it says of each view comes with the batch.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple, Protocol, TypedDict
 
 import torch
 from torch import Tensor
@@ -15,20 +15,38 @@ from torch.utils.data import Dataset
 from lwcl import world
 from lwcl.augmentation import Augmentation
 from lwcl.data.crops import crop_with_pillow
-from lwcl.data.decode import plain_view
 from lwcl.data.draws import epoch_order
 from lwcl.data.images import Broken, ImageSet
+from lwcl.data.paint import ViewDraw
 from lwcl.data.store import Store
-from lwcl.data.views import apply_views, colour_and_blur, draw_views, plain_views
+from lwcl.data.views import apply_views, colour_and_blur, draw_views
 from lwcl.data.workers import workers_over
 from lwcl.engine import Compute
 from lwcl.method import Batch
 from lwcl.weights import Images
 
 
+class Teacher(Protocol):
+    """Who says what each view shows; see `lwcl.teachers`."""
+
+    @property
+    def crops(self) -> int:
+        """So many crops of an image are all there are; 0: every epoch has new ones."""
+
+    @property
+    def sees(self) -> Images | None:
+        """How it takes views; None where its answers are stored, or do not depend on the view."""
+
+    def answer(self, crop: int, index: Tensor, seen: Tensor | None) -> Tensor:
+        """What it says of the `crop`-th crop of the images at `index` (B,), `seen` as it takes them: (B, D) float32."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Loader:
-    """Training batches: `views` random views of each image, in a new order every epoch; no last, short batch."""
+    """Training batches: `views` random views of each image, in a new order every epoch; no last, short batch.
+
+    The views are crops, numbered over all epochs: view v of epoch e is crop e x views + v.
+    """
 
     images: ImageSet
     store: Store | None  # None: images are decoded each time they are needed
@@ -40,6 +58,7 @@ class Loader:
     compute: Compute
     workers: int = 0
     broken: Callable[[Broken], None]  # hears of images that had to be replaced
+    teacher: Teacher | None = None
 
     @property
     def steps_per_epoch(self) -> int:
@@ -48,50 +67,77 @@ class Loader:
 
     def batches(self, start: int, stop: int) -> Iterator[Batch]:
         """The batches of steps `start` to `stop` (counted over all epochs); this process's share of each."""
-        raw = self.from_store(start, stop) if self.store else self.decoded(start, stop)
-        for _, index, views in raw:
-            yield Batch(tuple(views), index, self.images.labels[index])
+        for crops, index, sides in self.from_store(start, stop) if self.store else self.decoded(start, stop):
+            taught = []
+            for place, crop in enumerate(crops if self.teacher else ()):
+                assert self.teacher
+                taught.append(self.teacher.answer(crop, index, sides[1][place] if self.teacher.sees else None))
+            yield Batch(tuple(sides[0]), index, self.images.labels[index], tuple(taught))
 
-    def places(self, start: int, stop: int) -> Iterator[tuple[int, Tensor]]:
-        """For each step its epoch and the positions of its images in the set."""
+    def places(self, start: int, stop: int) -> Iterator[tuple[list[int], Tensor]]:
+        """For each step the numbers of its crops, and the positions of its images in the set."""
         for step in range(start, stop):
             epoch, place = divmod(step, self.steps_per_epoch)
             if place == 0 or step == start:
                 order = epoch_order(len(self.images), self.seed, epoch)
             share = order[place * self.batch_size : (place + 1) * self.batch_size]
-            yield epoch, share.tensor_split(world.size())[world.rank()]
+            most = self.teacher.crops if self.teacher else 0
+            crops = [epoch * self.views + view for view in range(self.views)]
+            yield [crop % most if most else crop for crop in crops], share.tensor_split(world.size())[world.rank()]
 
-    def from_store(self, start: int, stop: int) -> Iterator[tuple[int, Tensor, list[Tensor]]]:
-        """Views made of stored images."""
+    @property
+    def taken(self) -> list[Images]:
+        """Who takes each crop: the student, and the teacher where it is asked."""
+        sees = self.teacher.sees if self.teacher else None
+        return [self.takes, sees] if sees else [self.takes]
+
+    def from_store(self, start: int, stop: int) -> Iterator[tuple[list[int], Tensor, list[list[Tensor]]]]:
+        """Crops made of stored images: their numbers, the images' positions, and for each who takes them, the views."""
+        for crops, index in self.places(start, stop):
+            yield crops, index, [[self.stored_view(crop, index, takes) for crop in crops] for takes in self.taken]
+
+    def stored_view(self, crop: int, index: Tensor, takes: Images) -> Tensor:
+        """The `crop`-th crop of the stored images at `index` (B,) as views (B, 3, size, size)."""
         assert self.store is not None
-        for epoch, index in self.places(start, stop):
-            images, heights, widths = self.store.batch(index)
-            images = images.to(self.compute.device, non_blocking=True)
-            draws = (self.draw(epoch, view, index, heights, widths) for view in range(self.views))
-            yield epoch, index, [apply_views(images, draw, self.takes.size, **self.finish) for draw in draws]
+        images, heights, widths = self.store.batch(index)
+        draw = self.draw(crop, index, heights, widths, takes.size)
+        return apply_views(images.to(self.compute.device, non_blocking=True), draw, takes.size, **self.finish(takes))
 
-    def decoded(self, start: int, stop: int) -> Iterator[tuple[int, Tensor, list[Tensor]]]:
-        """Views whose crops worker processes cut from images that they decode."""
-        crops = Crops(self)
-        places = list(self.places(start, stop))
-        batches = [[(epoch, int(i)) for i in index] for epoch, index in places]
-        found = workers_over(crops, batches, self.workers)
-        for (epoch, index), items in zip(places, found, strict=True):
-            heights, widths = (torch.tensor([item[1][side] for item in items]) for side in (0, 1))
-            for item in items:
-                for bad in item[2]:
-                    self.broken(bad)
-            views = []
-            for view in range(self.views):
-                pixels = torch.stack([item[0][view] for item in items]).to(self.compute.device, non_blocking=True)
-                views.append(colour_and_blur(pixels, self.draw(epoch, view, index, heights, widths), **self.finish))
-            yield epoch, index, views
+    def decoded(self, start: int, stop: int) -> Iterator[tuple[list[int], Tensor, list[list[Tensor]]]]:
+        """As `from_store`, of crops that worker processes cut from images that they decode."""
+        places, taken = list(self.places(start, stop)), self.taken
+        batches = [[(crops, int(i)) for i in index] for crops, index in places]
+        found = workers_over(Crops(self, [takes.size for takes in taken]), batches, self.workers)
+        for (crops, index), items in zip(places, found, strict=True):
+            yield crops, index, [self.cut_views(crops, index, items, side, takes) for side, takes in enumerate(taken)]
 
-    def draw(self, epoch: int, view: int, index: Tensor, heights: Tensor, widths: Tensor) -> Any:
-        """What happens to the images at `index` in a view."""
+    def cut_views(self, crops: list[int], index: Tensor, items: "list[Cut]", side: int, takes: Images) -> list[Tensor]:
+        """The views (B, 3, size, size) of crops that were cut at the size of the `side`-th who takes them."""
+        heights, widths = (torch.tensor([item.size[axis] for item in items]) for axis in (0, 1))
+        for bad in (bad for item in items for bad in item.broken):
+            self.broken(bad)
+        views = []
+        for place, crop in enumerate(crops):
+            pixels = torch.stack([item.crops[side][place] for item in items])
+            pixels = pixels.to(self.compute.device, non_blocking=True)
+            draw = self.draw(crop, index, heights, widths, takes.size)
+            views.append(colour_and_blur(pixels, draw, **self.finish(takes)))
+        return views
+
+    def view(self, crop: int, index: Tensor, takes: Images) -> Tensor:
+        """The `crop`-th crop of the images at `index` (B,), stored or decoded now: (B, 3, size, size)."""
+        if self.store:
+            return self.stored_view(crop, index, takes)
+        cutter = Crops(self, [takes.size])
+        items = next(workers_over(cutter, [[([crop], int(i)) for i in index]], 0))
+        return self.cut_views([crop], index, items, 0, takes)[0]
+
+    def draw(self, crop: int, index: Tensor, heights: Tensor, widths: Tensor, size: int) -> ViewDraw:
+        """What happens to the images at `index` in their `crop`-th crop, seen at `size` pixels."""
+        epoch, view = divmod(crop, self.views)
         return draw_views(
             self.augmentation,
-            size=self.takes.size,
+            size=size,
             seed=self.seed,
             epoch=epoch,
             view=view,
@@ -100,75 +146,40 @@ class Loader:
             widths=widths,
         )
 
-    @property
-    def finish(self) -> dict[str, Any]:
+    def finish(self, takes: Images) -> "Finish":
         """How views are normalised and laid out."""
-        return {"mean": self.takes.mean, "std": self.takes.std, "channels_last": self.compute.channels_last}
+        return {"mean": takes.mean, "std": takes.std, "channels_last": self.compute.channels_last}
+
+
+class Finish(TypedDict):
+    """How views are normalised and laid out."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    channels_last: bool
 
 
 class Cut(NamedTuple):
-    """One image's crops, each uint8 (3, size, size), its height and width, and the broken images met."""
+    """One image's crops, uint8 (3, size, size), for each size; its height and width; the broken images met."""
 
-    crops: list[Tensor]
+    crops: list[list[Tensor]]
     size: tuple[int, int]
     broken: list[Broken]
 
 
 class Crops(Dataset[Cut]):
-    """Item (epoch, index): the image's crops for all its views."""
+    """Item (numbers of crops, index): these crops of the image, at each of `sizes`."""
 
-    def __init__(self, loader: Loader) -> None:
-        self.loader = loader
+    def __init__(self, loader: Loader, sizes: list[int]) -> None:
+        self.loader, self.sizes = loader, sizes
 
-    def __getitem__(self, place: tuple[int, int]) -> Cut:
-        epoch, position = place
+    def __getitem__(self, place: tuple[list[int], int]) -> Cut:
         loader, index = self.loader, torch.tensor([place[1]])
-        image, broken = loader.images.good_image(position)
+        image, broken = loader.images.good_image(place[1])
         sides = torch.tensor([image.height]), torch.tensor([image.width])
-        crops = []
-        for view in range(loader.views):
-            draw = loader.draw(epoch, view, index, *sides)
-            crop = crop_with_pillow(image, draw.boxes[0].tolist(), bool(draw.flip[0]), loader.takes.size)
-            crops.append(torch.from_numpy(crop.copy()).permute(2, 0, 1))
+        draws = [loader.draw(crop, index, *sides, loader.takes.size) for crop in place[0]]
+        cut = [
+            [crop_with_pillow(image, d.boxes[0].tolist(), bool(d.flip[0]), size) for d in draws] for size in self.sizes
+        ]
+        crops = [[torch.from_numpy(crop.copy()).permute(2, 0, 1) for crop in same] for same in cut]
         return Cut(crops, (image.height, image.width), broken)
-
-
-class Plain(Dataset[tuple[Tensor, list[Broken]]]):
-    """Item i: the judging view of image i, uint8 (3, size, size), and the broken images met."""
-
-    def __init__(self, images: ImageSet, takes: Images) -> None:
-        self.images, self.takes = images, takes
-
-    def __getitem__(self, index: int) -> tuple[Tensor, list[Broken]]:
-        image, broken = self.images.good_image(index, round(self.takes.size / self.takes.crop_pct))
-        view = plain_view(image, self.takes.size, crop_pct=self.takes.crop_pct)
-        return torch.from_numpy(view.copy()).permute(2, 0, 1), broken
-
-
-def plain_pixels(
-    images: ImageSet, takes: Images, *, batch_size: int, workers: int, broken: Callable[[Broken], None]
-) -> Iterator[Tensor]:
-    """The judging views of all images in order, in batches of uint8 (B, 3, size, size)."""
-    batches = torch.split(torch.arange(len(images)), batch_size)
-    for items in workers_over(Plain(images, takes), [batch.tolist() for batch in batches], workers):
-        for _, bad in items:
-            for each in bad:
-                broken(each)
-        yield torch.stack([pixels for pixels, _ in items])
-
-
-def plain_batches(
-    pixels: Iterator[Tensor] | Sequence[Tensor], labels: Tensor, takes: Images, compute: Compute
-) -> Iterator[Batch]:
-    """Batches for judging from uint8 pixels in the order of `labels` (N,)."""
-    done = 0
-    for part in pixels:
-        index = torch.arange(done, done + len(part))
-        done += len(part)
-        view = plain_views(
-            part.to(compute.device, non_blocking=True),
-            mean=takes.mean,
-            std=takes.std,
-            channels_last=compute.channels_last,
-        )
-        yield Batch((view,), index, labels[index])

@@ -6,6 +6,7 @@ MoCo v2 (arXiv 2003.04297) puts them together; randomness by `lwcl.data.draws`.
 
 from collections.abc import Sequence
 from itertools import permutations
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -15,6 +16,12 @@ from lwcl.data.colour import WHITE, draw_factors
 from lwcl.data.crops import TRIES, crop_exact, crop_rounded, draw_boxes
 from lwcl.data.draws import uniform
 from lwcl.data.paint import ViewDraw, painted
+from lwcl.lazy import Lazy
+
+if TYPE_CHECKING:
+    from lwcl.data import opencv_views
+else:
+    opencv_views = Lazy("lwcl.data.opencv_views")  # OpenCV may not be installed
 
 ORDERS = tuple(permutations(range(4)))
 
@@ -61,13 +68,19 @@ def apply_views(
     exact: bool = False,
     dtype: torch.dtype = torch.float32,
     channels_last: bool = False,
+    by: str = "tensor",
+    threads: int = 1,
 ) -> Tensor:
     """The views of uint8 `images` (B, 3, H, W), padded below and right if need be: normalised (B, 3, size, size).
 
     They are made on the images' device. On a CPU crops are rounded to uint8, as Pillow rounds them, and an image's
     view has the same bits in whatever batch it comes; with `exact`, and elsewhere, crops are float32 matrix products,
-    and the last bits may depend on the batch. Images with their channels last in memory are cropped faster.
+    and the last bits may depend on the batch. Images with their channels last in memory are cropped faster. `by`
+    "opencv", on a CPU, they are made an image at a time, in so many `threads`: see `lwcl.data.opencv_views`.
     """
+    views = empty_views(images, len(images), size, dtype, channels_last)
+    if by == "opencv":
+        return opencv_views.painted_each(opencv_views.cropper(images, draw, size), draw, views, mean, std, threads)
 
     def crop_each(rows: list[int], into: Tensor) -> None:
         for row, place in zip(rows, torch.split(into, 1), strict=True):
@@ -81,13 +94,26 @@ def apply_views(
 
     boxes, flips = draw.boxes.tolist(), draw.flip.tolist()
     crop = crop_all if exact or images.device.type != "cpu" else crop_each
-    return painted(crop, draw, empty_views(images, len(images), size, dtype, channels_last), mean, std)
+    return painted(crop, draw, views, mean, std)
 
 
 def colour_and_blur(
-    crops: Tensor, draw: ViewDraw, *, mean: Sequence[float], std: Sequence[float], channels_last: bool = False
+    crops: Tensor,
+    draw: ViewDraw,
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+    channels_last: bool = False,
+    by: str = "tensor",
+    threads: int = 1,
 ) -> Tensor:
-    """The views (B, 3, s, s), normalised, of crops that are cut, scaled and flipped: uint8, or float in [0, 1]."""
+    """The views (B, 3, s, s), normalised, of crops that are cut, scaled and flipped: uint8, or float in [0, 1].
+
+    `by` "opencv", on a CPU, uint8 only.
+    """
+    views = empty_views(crops, len(crops), crops.shape[-1], torch.float32, channels_last)
+    if by == "opencv":
+        return opencv_views.painted_each(opencv_views.whole_crops(crops), draw, views, mean, std, threads)
 
     def crop(rows: list[int], into: Tensor) -> None:
         for place, row in enumerate(rows):
@@ -95,7 +121,7 @@ def colour_and_blur(
         if crops.is_floating_point():
             into.mul_(WHITE)
 
-    return painted(crop, draw, empty_views(crops, len(crops), crops.shape[-1], torch.float32, channels_last), mean, std)
+    return painted(crop, draw, views, mean, std)
 
 
 def plain_views(images: Tensor, *, mean: Sequence[float], std: Sequence[float], channels_last: bool = False) -> Tensor:

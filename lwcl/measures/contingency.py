@@ -1,0 +1,76 @@
+"""Counts of images by cluster and class, and what they say: names for clusters, purity, how far classes are scattered.
+
+Cluster alignment is CompRess's (arXiv 2010.14713), Hungarian matching included. k clusters, C classes; a class below 0
+is unknown and left out.
+"""
+
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+SHARE = 0.9  # of a class or cluster that is to be found again, for the counts of what holds it
+
+
+def confusion(labels: Tensor, classes: Tensor, k: int | None = None, count: int | None = None) -> Tensor:
+    """Images by cluster and class: int64 (k, C), from labels and classes (N,); sizes are those seen, or as given."""
+    known = classes >= 0
+    k, count = k or int(labels.max()) + 1, count or int(classes.max()) + 1
+    return (labels[known] * count + classes[known]).bincount(minlength=k * count).reshape(k, count)
+
+
+def align(counts: Tensor, *, cost: str = "precision") -> Tensor:
+    """The class of each cluster (k,), -1 for none, by Hungarian matching of counts (k, C): one cluster a class.
+
+    `precision` maximises the sum of the clusters' precisions, as CompRess does: a tiny pure cluster can take a class
+    from a large one. `count` maximises the number of images that are matched.
+    """
+    gain = counts.double()
+    if cost == "precision":
+        gain = gain / gain.sum(1, keepdim=True).clamp_min(1)
+    clusters, classes = linear_sum_assignment(-gain.cpu().numpy())
+    mapping = torch.full((len(counts),), -1, device=counts.device)
+    mapping[torch.as_tensor(clusters)] = torch.as_tensor(classes, device=counts.device)
+    return mapping
+
+
+def aligned_accuracy(counts: Tensor, mapping: Tensor) -> float:
+    """Share of the images in counts (k, C) whose cluster is mapped (k,) to their class; nan without images."""
+    matched = counts.gather(1, mapping.clamp_min(0)[:, None])[:, 0] * (mapping >= 0)
+    return float(matched.sum() / counts.sum())
+
+
+def purity(counts: Tensor) -> float:
+    """Share of images in counts (k, C) that are of their cluster's commonest class. It grows with k by chance."""
+    return float(counts.amax(1).sum() / counts.sum())
+
+
+def held_out_purity(counts: Tensor) -> float:
+    """Purity where an image's cluster is named by the others in it: many small clusters gain nothing by chance.
+
+    A tie counts by its share, so an image alone counts 1 / C. Only the largest class of a cluster can be right: n of
+    its images against m of the second, which must stay below n - 1.
+    """
+    if counts.shape[1] < 2:
+        return 1.0
+    first, second = counts.topk(2, dim=1).values.unbind(1)
+    ties = (counts == second[:, None]).sum(1) + 1
+    right = first * (first - 1 > second) + (first / ties) * (first - 1 == second)
+    return float(right.sum() / counts.sum())
+
+
+def clusters_per_class(counts: Tensor, share: float = SHARE) -> float:
+    """How many clusters hold `share` of a class: the mean over the classes of counts (k, C)."""
+    return holders(counts.T, share)
+
+
+def classes_per_cluster(counts: Tensor, share: float = SHARE) -> float:
+    """How many classes hold `share` of a cluster: the mean over the clusters of counts (k, C)."""
+    return holders(counts, share)
+
+
+def holders(counts: Tensor, share: float) -> float:
+    """How many of a row's largest entries hold `share` of its sum: the mean over rows that are not empty."""
+    counts = counts[counts.sum(1) > 0].double()
+    held = counts.sort(1, descending=True).values.cumsum(1)
+    enough = share * counts.sum(1, keepdim=True) - 1e-9
+    return float(((held < enough).sum(1) + 1).double().mean())

@@ -1,0 +1,28 @@
+"""What a published recipe is: settings, each with its source."""
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from lwcl.settings import Layer
+
+
+class Cited(NamedTuple):
+    """A number and where it comes from."""
+
+    value: Any
+    source: str
+
+
+@dataclass(frozen=True)
+class Published:
+    """A published recipe: its method, its settings with their sources, and what differs for single architectures."""
+
+    about: str
+    method: str
+    settings: dict[str, Cited]
+    archs: dict[str, dict[str, Cited]] = field(default_factory=dict)
+
+    def layer(self, name: str, arch: str) -> Layer:
+        """The settings for an architecture as a layer of precedence; the architecture's own come first."""
+        cited = self.settings | self.archs.get(arch, {})
+        return f"recipe {name}", {key: entry.value for key, entry in cited.items()}

@@ -1,0 +1,210 @@
+"""Verdicts on made features, whose illness is known, for many seeds; and the rules one by one on given evidence."""
+
+import collections
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import Tensor
+
+from lwcl.clustering_rules import ADVICE, LIMITS, table
+from lwcl.clustering_verdict import SURENESS, WORDS, Evidence, Verdict, judge
+from lwcl.formulas import unit
+from lwcl.measures import clusters
+from lwcl.measures.evidence import centred, gather
+
+IMAGES, CLASSES, WIDTH = 300, 6, 48
+LABELS = torch.arange(IMAGES) % CLASSES
+
+
+class Made:
+    """Seeded features of images and of a view of each; noise is given by its length."""
+
+    def __init__(self, seed: int) -> None:
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def noise(self, length: float, rows: int = IMAGES) -> Tensor:
+        return length * torch.randn(rows, WIDTH, generator=self.generator) / WIDTH**0.5
+
+    def views(self, rows: Tensor, length: float) -> tuple[Tensor, Tensor]:
+        return rows, rows + self.noise(length)
+
+    def collapsed(self) -> tuple[Tensor, Tensor]:
+        """One point, and noise."""
+        point = self.noise(1, rows=1)
+        return point + self.noise(0.02), point + self.noise(0.02)
+
+    def low_rank(self) -> tuple[Tensor, Tensor]:
+        """Three directions."""
+        rows = torch.randn(IMAGES, 3, generator=self.generator) @ self.noise(1, rows=3)
+        return self.views(rows + self.noise(0.05), 0.1)
+
+    def groups(self) -> tuple[Tensor, Tensor]:
+        """Ten tight groups of each class, at random places."""
+        centres = self.noise(1, rows=10 * CLASSES)
+        group = torch.randint(10, (IMAGES,), generator=self.generator) * CLASSES + LABELS
+        return self.views(centres[group] + self.noise(0.4), 0.15)
+
+    def instances(self) -> tuple[Tensor, Tensor]:
+        """Each image at a random place, its view near by."""
+        return self.views(self.noise(1), 0.3)
+
+    def classes(self) -> tuple[Tensor, Tensor]:
+        """Each class around a place of its own."""
+        return self.views(self.noise(1, rows=CLASSES)[LABELS] + self.noise(0.6), 0.3)
+
+    def one_place_a_class(self) -> tuple[Tensor, Tensor]:
+        """Classes so tight that the images in them are hardly told apart."""
+        return self.views(self.noise(1, rows=CLASSES)[LABELS] + self.noise(0.1), 0.3)
+
+    def noisy(self) -> tuple[Tensor, Tensor]:
+        """Nothing that a view shares with its image."""
+        return self.noise(1), self.noise(1)
+
+    def untrained(self) -> tuple[Tensor, Tensor]:
+        """Nearly one direction, as deep nets begin; the rest finds a tenth of the images, as theirs does."""
+        point = 20 * self.noise(1, rows=1)
+        original, view = self.views(self.noise(1), 4.0)
+        return point + original, point + view
+
+
+RIGHT = {
+    "collapsed": "collapsed",
+    "low_rank": "partly-collapsed",
+    "groups": "over-clustered",
+    "instances": "over-clustered",
+    "classes": "healthy",
+    "one_place_a_class": "healthy",
+    "noisy": "under-trained",
+    "untrained": "under-trained",
+}
+
+
+def words(kind: str, seeds: range, labelled: bool) -> collections.Counter[str]:
+    """How often each word is said of features of a kind."""
+    made = {seed: getattr(Made(seed), kind)() for seed in seeds}
+    told = LABELS if labelled else None
+    return collections.Counter(judge(gather(*views, labels=told, seed=seed)).word for seed, views in made.items())
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+@pytest.mark.parametrize("kind", RIGHT)
+def test_every_illness_gets_its_word(kind: str, labelled: bool) -> None:
+    assert words(kind, range(4), labelled) == {RIGHT[kind]: 4}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", RIGHT)
+def test_every_illness_gets_its_word_in_twenty_of_twenty(kind: str) -> None:
+    assert words(kind, range(100, 120), labelled=True) == {RIGHT[kind]: 20}
+
+
+def test_a_second_view_and_a_sweep_that_is_there_change_little() -> None:
+    original, view = Made(0).groups()
+    alone = gather(original, view, labels=LABELS)
+    rows = clusters.sweep(centred(original), LABELS, clusters.cluster_numbers(IMAGES, CLASSES), 0)
+    full = gather(original, view, view, LABELS, rows=rows)
+    assert full.instances == alone.instances
+    assert full.fine_clusters == alone.fine_clusters == 75
+    assert full.fine_purity == pytest.approx(alone.fine_purity, abs=0.1)
+    assert judge(full).word == judge(alone).word
+
+
+def test_lengths_and_a_shared_direction_do_not_count() -> None:
+    original, view = Made(1).classes()
+    lengths = torch.rand(IMAGES, 1, generator=torch.Generator().manual_seed(0)) * 9 + 1
+    told = gather(lengths * original, 2 * view, labels=LABELS)
+    assert told == gather(unit(original), unit(view), labels=LABELS)._replace(**close(told))
+    assert float(centred(original + 5).mean(0).norm()) < 0.1
+
+
+def close(told: Evidence) -> dict[str, float]:
+    """The fields that rounding moves: all that are no counts."""
+    return {name: value for name, value in told._asdict().items() if isinstance(value, float)}
+
+
+def test_unknown_labels_are_no_labels() -> None:
+    told = gather(*Made(0).instances(), labels=torch.full((IMAGES,), -1))
+    assert (told.classes, told.same_class, told.alignment) == (None, None, None)
+
+
+TRAINED = Evidence(
+    images=1000, spread=0.8, rank=200, participation=20, instances=0.5, classes=10,
+    same_class=0.6, chance=0.1, alignment=0.5, clusters_per_class=3, fine_purity=0.6, fine_clusters=160,
+)  # fmt: skip
+UNTRAINED = TRAINED._replace(
+    spread=0.2, rank=100, participation=4, instances=0.07, same_class=0.16, alignment=0.18, fine_purity=0.2
+)
+
+
+def verdict(**changes: float) -> Verdict:
+    """The verdict on trained evidence with these changes, beside random init's."""
+    return judge(TRAINED._replace(**changes), random=UNTRAINED)
+
+
+def test_an_untrained_encoder_is_under_trained_and_nothing_worse() -> None:
+    assert judge(UNTRAINED).word == "under-trained"
+    assert judge(UNTRAINED, random=UNTRAINED).word == "under-trained"
+    poor = UNTRAINED._replace(spread=0.05, participation=1.5)
+    assert judge(poor, random=poor).word == "under-trained", "it began so"
+    assert judge(poor, random=UNTRAINED).word == "collapsed", "training brought it there"
+
+
+def test_a_healthy_encoder_is_sure_of_it_beside_an_untrained_one() -> None:
+    assert verdict()[0::3] == ("healthy", "high")
+    assert judge(TRAINED)[0::3] == ("healthy", "fair")
+    assert verdict(same_class=0.47)[0::3] == ("healthy", "fair"), "near the limit"
+    assert any("random init 16.0%" in reason for reason in verdict().reasons)
+
+
+def test_neighbours_that_random_init_has_too_are_no_merit() -> None:
+    rich = UNTRAINED._replace(same_class=0.58)
+    assert judge(TRAINED, random=rich).word == "under-trained"
+
+
+def test_poor_neighbours_mean_over_clustering_once_the_pretext_is_solved() -> None:
+    assert verdict(same_class=0.3, instances=0.9, fine_purity=0.5).word == "over-clustered"
+    assert verdict(same_class=0.3, instances=0.3, fine_purity=0.5).word == "under-trained"
+
+
+def test_many_pure_clusters_mean_over_clustering_even_if_neighbours_agree() -> None:
+    assert verdict(fine_purity=0.95).word == "over-clustered"
+    assert "160 clusters to 95.0%" in verdict(fine_purity=0.95).reasons[0]
+
+
+def test_a_teacher_raises_what_is_asked_for() -> None:
+    teacher = TRAINED._replace(same_class=0.98)
+    enough, solved = TRAINED._replace(same_class=0.48), TRAINED._replace(same_class=0.48, instances=0.9)
+    assert judge(enough, random=UNTRAINED).word == "healthy"
+    assert judge(enough, random=UNTRAINED, teacher=teacher).word == "under-trained"
+    assert judge(solved, random=UNTRAINED, teacher=teacher).word == "over-clustered"
+
+
+def test_few_directions_are_an_illness_unless_classes_are_found_in_them() -> None:
+    assert verdict(participation=1.5, same_class=0.2, fine_purity=0.5).word == "partly-collapsed"
+    assert verdict(participation=1.5).word == "healthy"
+
+
+def test_without_labels_no_verdict_on_structure_is_sure() -> None:
+    blind = TRAINED._replace(classes=None, same_class=None, chance=None, alignment=None, fine_purity=None)
+    solved = blind._replace(instances=0.9, view_cosine=0.9, neighbour_cosine=0.8, silhouette=0.1)
+    assert judge(solved)[0::3] == ("healthy", "low")
+    assert judge(solved._replace(neighbour_cosine=0.3))[0::3] == ("over-clustered", "low")
+    assert judge(solved._replace(fine_silhouette=0.7))[0::3] == ("over-clustered", "low")
+    assert judge(blind._replace(instances=0.2))[0::3] == ("under-trained", "fair")
+
+
+def test_every_word_is_explained_and_every_illness_has_advice_with_a_source() -> None:
+    assert set(WORDS) == set(ADVICE) == set(RIGHT.values())
+    assert {one.word for one in LIMITS.values()} <= set(WORDS)
+    assert all(advice.source and advice.why for word in WORDS for advice in ADVICE[word])
+    assert all(ADVICE[word] for word in WORDS if word != "healthy")
+    assert verdict().sureness in SURENESS
+    assert ("collapsed", "spread", "0.1") in [row[:3] for row in table()]
+
+
+def test_a_verdict_needs_no_torch() -> None:
+    program = "import sys, lwcl.clustering_verdict; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() == "False"

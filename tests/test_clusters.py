@@ -1,0 +1,221 @@
+"""Clusters against classes: published golden values, counts worked out by hand, and a sweep; spectra and neighbours."""
+
+import math
+
+import numpy
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import skew
+from torch import Tensor
+
+from lwcl import formulas
+from lwcl.formulas import unit
+from lwcl.measures import clusters, neighbourhood
+from lwcl.measures.contingency import (
+    align,
+    aligned_accuracy,
+    classes_per_cluster,
+    clusters_per_class,
+    confusion,
+    held_out_purity,
+    purity,
+)
+from lwcl.measures.kmeans import kmeans
+from lwcl.measures.spectrum import spectrum
+
+GOLDEN = torch.tensor([[5, 1, 0, 0], [4, 4, 0, 1], [0, 2, 6, 0], [1, 3, 4, 9]])
+THIEF = torch.tensor([[60, 40], [2, 0]])  # a cluster of two images that is pure
+
+
+def drawn(seed: int, *shape: int) -> Tensor:
+    """Standard normal numbers."""
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def scattered(groups: int, count: int = 600, classes: int = 6, noise: float = 0.05) -> tuple[Tensor, Tensor]:
+    """Rows in tight groups, so many of each class at random places, and the classes."""
+    labels = torch.arange(count) % classes
+    group = labels + classes * torch.randint(groups, (count,), generator=torch.Generator().manual_seed(2))
+    return drawn(0, classes * groups, 16)[group] + noise * drawn(1, count, 16), labels
+
+
+def test_alignment_by_precision_equals_the_published_values() -> None:
+    mapping = align(GOLDEN)
+    assert mapping.tolist() == [0, 1, 2, 3]
+    assert aligned_accuracy(GOLDEN, mapping) == pytest.approx(0.6)
+    precision = GOLDEN / GOLDEN.sum(1, keepdim=True)
+    assert float(precision.diagonal().double().sum()) == pytest.approx(2.55718954248366, abs=1e-6)
+
+
+def test_by_precision_a_tiny_pure_cluster_takes_a_class_and_by_count_it_does_not() -> None:
+    by_precision, by_count = align(THIEF), align(THIEF, cost="count")
+    assert (by_precision.tolist(), by_count.tolist()) == ([1, 0], [0, 1])
+    assert aligned_accuracy(THIEF, by_precision) == pytest.approx(0.4117647058823529)
+    assert aligned_accuracy(THIEF, by_count) == pytest.approx(0.5882352941176471)
+
+
+def test_more_clusters_than_classes_leave_some_without_one() -> None:
+    counts = torch.tensor([[9, 0], [0, 9], [8, 0]])
+    assert align(counts, cost="count").tolist() == [0, 1, -1]
+    assert aligned_accuracy(counts, align(counts, cost="count")) == pytest.approx(18 / 26)
+    assert align(counts.T, cost="count").tolist() == [0, 1]
+
+
+def test_images_are_counted_by_cluster_and_class_if_the_class_is_known() -> None:
+    counts = confusion(torch.tensor([0, 0, 2, 2, 1]), torch.tensor([1, 1, 0, -1, 1]), count=3)
+    assert counts.tolist() == [[0, 2, 0], [0, 1, 0], [1, 0, 0]]
+
+
+def test_purity_is_the_share_of_the_commonest_class() -> None:
+    assert purity(GOLDEN) == pytest.approx((5 + 4 + 6 + 9) / 40)
+    assert purity(torch.eye(7, dtype=torch.int64)) == 1, "clusters of one image are pure"
+
+
+@given(st.lists(st.lists(st.integers(0, 5), min_size=3, max_size=3), min_size=1, max_size=5))
+def test_held_out_purity_is_the_vote_of_the_others(rows: list[list[int]]) -> None:
+    if not sum(map(sum, rows)):
+        return
+    right = 0.0
+    for row in rows:
+        for own, images in enumerate(row):
+            votes = [count - (other == own) for other, count in enumerate(row)]
+            right += images * (votes[own] == max(votes)) / votes.count(max(votes))
+    assert held_out_purity(torch.tensor(rows)) == pytest.approx(right / sum(map(sum, rows)))
+
+
+def test_small_clusters_gain_no_held_out_purity_by_chance() -> None:
+    labels = torch.arange(500) % 5
+    many = confusion(torch.randperm(500, generator=torch.Generator().manual_seed(0)) % 125, labels)
+    assert purity(many) > 0.4
+    assert held_out_purity(many) < 0.3
+    assert held_out_purity(torch.tensor([[3], [4]])) == 1, "there is one class"
+
+
+def test_what_holds_nine_tenths_of_a_class_or_cluster_is_counted() -> None:
+    counts = torch.tensor([[9, 0], [1, 5], [0, 5]])
+    assert clusters_per_class(counts) == pytest.approx((1 + 2) / 2)
+    assert classes_per_cluster(counts) == pytest.approx((1 + 2 + 1) / 3)
+    assert clusters_per_class(counts, 1.0) == pytest.approx(2)
+
+
+@pytest.mark.parametrize("groups", [1, 5])
+def test_a_sweep_tells_how_many_clusters_a_class_lies_in(groups: int) -> None:
+    x, labels = scattered(groups)
+    rows = clusters.sweep(x, labels, [6, 30], seed=0, runs=2)
+    few, many = rows[0], rows[1]
+    assert many.held_out_purity == pytest.approx(1.0 if groups > 1 else 0.98, abs=0.03)
+    assert (few.alignment or 0) == pytest.approx(1.0 if groups == 1 else 0.4, abs=0.15)
+    assert (few.clusters_per_class or 0) == pytest.approx(1 if groups == 1 else 4, abs=1)
+    assert few.stability > 0.99 if groups == 1 else many.stability > 0.8
+    assert (few.nmi or 0) > 0.99 if groups == 1 else (few.nmi or 0) < 0.7
+    assert few.inertia >= many.inertia
+
+
+def test_without_classes_a_sweep_says_nothing_of_them() -> None:
+    x, labels = scattered(1, count=60)
+    for told in (None, torch.full_like(labels, -1)):
+        (row,) = clusters.sweep(x, told, [6], seed=0)
+        assert row.stability > 0.9
+        assert {row.alignment, row.nmi, row.purity, row.clusters_per_class} == {None}
+
+
+def test_a_sweep_goes_from_a_third_of_the_classes_to_sixteen_times_them_if_there_are_images_enough() -> None:
+    assert clusters.cluster_numbers(10_000, 10) == [3, 10, 20, 40, 80, 160]
+    assert clusters.cluster_numbers(200, 10) == [3, 10, 20, 40, 50]
+    assert clusters.cluster_numbers(100, None) == [4, 8, 16, 25]
+
+
+def test_clusters_of_a_bank_name_the_classes_of_held_out_images() -> None:
+    x, labels = scattered(1)
+    told = {"seed": 0, "cost": "count"}
+    assert clusters.cluster_alignment(x[:300], labels[:300], x[300:], labels[300:], **told) == 1
+    wrong = clusters.cluster_alignment(x[:300], labels[:300], x[300:], (labels[300:] + 1) % 6, **told)
+    assert wrong == 0
+
+
+def test_the_silhouette_is_that_of_its_definition() -> None:
+    x = unit(drawn(0, 50, 4))
+    found = kmeans(x, 5, seed=0)
+    scores = []
+    for row, label in zip(x, found.labels.tolist(), strict=True):
+        own, *others = sorted((float((row - c).norm()), i != label) for i, c in enumerate(found.centroids))
+        scores.append((others[0][0] - own[0]) / others[0][0])
+    assert clusters.silhouette(x, found) == pytest.approx(sum(scores) / 50, abs=1e-4)
+    assert math.isnan(clusters.silhouette(x, kmeans(x, 1, seed=0)))
+
+
+def test_clusters_in_noise_are_not_stable() -> None:
+    assert clusters.stability(drawn(0, 400, 32), 8, seed=0) < 0.3
+    assert clusters.stability(scattered(1)[0], 6, seed=0) == pytest.approx(1)
+    assert clusters.ari(torch.tensor([1, 1, 0]), torch.tensor([0, 0, 1])) == 1
+
+
+def test_a_streamed_spectrum_is_that_of_all_rows_at_once() -> None:
+    x = drawn(0, 400, 24) @ drawn(1, 24, 24) + 3
+    found, centred = spectrum(x), (x - x.mean(0)).double()
+    assert found.rank == pytest.approx(float(formulas.effective_rank(x.double())), rel=1e-5)
+    assert found.centred_rank == pytest.approx(float(formulas.effective_rank(centred)), rel=1e-5)
+    values = torch.linalg.svdvals(centred)
+    assert found.values.tolist() == pytest.approx((values / values.sum()).tolist(), rel=1e-4)
+    assert found.participation == pytest.approx(float(values.square().sum() ** 2 / values.pow(4).sum()))
+    assert found.spread == pytest.approx(float(formulas.spread(unit(x))), rel=1e-4)
+    cosines = (unit(x) @ unit(x).T).fill_diagonal_(0)
+    assert found.mean_cosine == pytest.approx(float(cosines.sum() / (400 * 399)), abs=1e-5)
+    assert found.norm_variation == pytest.approx(float(x.norm(dim=1).std() / x.norm(dim=1).mean()), rel=1e-4)
+    assert found.dead == 0
+
+
+def test_dead_dimensions_and_lost_directions_are_seen() -> None:
+    x = drawn(0, 200, 3) @ drawn(1, 3, 20)
+    x[:, 15:] = 0.25
+    found = spectrum(x)
+    assert found.dead == 0.25
+    assert found.centred_rank <= 3
+    assert spectrum(torch.ones(10, 4)).centred_rank == pytest.approx(1)
+
+
+def test_neighbours_are_others_nearest_first_in_any_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = drawn(0, 60, 8)
+    whole = neighbourhood.neighbours(x, 5)
+    cosines = (unit(x) @ unit(x).T).fill_diagonal_(-2)
+    assert torch.equal(whole.indices, cosines.argsort(1, descending=True)[:, :5])
+    monkeypatch.setattr(neighbourhood, "CHUNK_BYTES", 4 * 60 * 7)
+    assert torch.equal(neighbourhood.neighbours(x, 5).indices, whole.indices)
+    assert neighbourhood.neighbours(x, 100).indices.shape == (60, 59)
+
+
+def test_a_graph_of_neighbours_knows_hubs_copies_and_classes() -> None:
+    x, labels = scattered(1, count=120)
+    x[7] = x[1]
+    found = neighbourhood.neighbours(x, 4)
+    told = neighbourhood.examine(found, labels, duplicate=1 - 1e-6)
+    occurrence = numpy.bincount(found.indices.flatten().numpy(), minlength=120)
+    assert told.hubness == pytest.approx(skew(occurrence), abs=1e-6)
+    assert told.orphans == pytest.approx((occurrence == 0).mean())
+    assert told.duplicates == pytest.approx(2 / 120)
+    assert (told.same_class or 0) > 0.98
+    assert told.chance == pytest.approx(19 / 119)
+
+
+def test_neighbours_of_unknown_class_are_left_out() -> None:
+    x, labels = scattered(1, count=120)
+    labels[:60] = -1
+    told = neighbourhood.examine(neighbourhood.neighbours(x, 4), labels)
+    assert told.same_class == 1
+    assert told.chance == pytest.approx(9 / 59)
+
+
+def test_precision_by_similarity_is_that_of_its_definition() -> None:
+    x, labels = unit(drawn(3, 80, 4).double()), torch.arange(80) % 4
+    found = neighbourhood.precision_by_similarity(x, labels)
+    cosines = (x @ x.T).numpy()
+    shares = []
+    for low in numpy.arange(-1, 0.999, 0.05):
+        within = (cosines >= low) & (cosines < min(low + 0.05, 0.999)) & ~numpy.eye(80, dtype=bool)
+        same = labels[:, None].numpy() == labels.numpy()
+        each = [(same & within)[c::4].sum() / within[c::4].sum() for c in range(4) if within[c::4].any()]
+        shares.append(sum(each) / len(each) if each else math.nan)
+    assert found.precision.tolist() == pytest.approx(shares, abs=0.02, nan_ok=True)
+    assert int(found.pairs.sum()) == 80 * 79

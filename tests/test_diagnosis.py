@@ -1,0 +1,292 @@
+"""The diagnosis of clusters: what it leaves, that it is seeded, that labels are optional, and how it refuses."""
+
+import dataclasses
+import json
+import os
+import re
+from pathlib import Path
+
+import numpy
+import pytest
+import torch
+from runs import cache_at, made_images, picture
+
+from lwcl import diagnosis
+from lwcl.augmentation import MOCO_V2, Augmentation
+from lwcl.chosen import settings_of
+from lwcl.clustering_rules import table as clustering_verdict_table
+from lwcl.clustering_verdict import WORDS
+from lwcl.commands import DiagnoseOptions
+from lwcl.data.images import open_images
+from lwcl.diagnosis_pictures import points_each, queries_each
+from lwcl.errors import DataError, SickError, UsageError
+from lwcl.findings import by_overlap, counted, labels_of, queries_of
+from lwcl.machine import compute_for
+from lwcl.pictures import heat, maps, thumbnails
+from lwcl.subjects import STATIC, views_of
+from lwcl.three_views import Sights, ThreeViews
+from lwcl.weights import Images, random_encoder, save_encoder
+
+CLASSES = ("cat", "dog", "<b>&amp;'\"")
+TAKES = Images(32, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+HEAD = {"threads": 1, "workers": 0, "device": "cpu", "batch_size": 16}
+
+
+def encoder_at(folder: Path, seed: int = 1, weight: float | None = None) -> Path:
+    """A run's folder with an encoder that is said to be trained; its last norm's weights and shifts are `weight`."""
+    loaded = random_encoder("test_efficientnet", TAKES, seed)
+    norms = [module for module in loaded.encoder.backbone.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    if weight is not None:
+        for tensor in (norms[-1].weight, norms[-1].bias):
+            torch.nn.init.constant_(tensor, weight)
+    folder.mkdir(parents=True)
+    save_encoder(folder / "encoder.safetensors", loaded.encoder, TAKES, {"origin": "lwcl pretrain"})
+    settings = dataclasses.asdict(Augmentation(**{**MOCO_V2, "crop_min": 0.5}))
+    lines = [f"{name}: {value}" for name, value in {"arch": "test_efficientnet", **settings}.items()]
+    (folder / "config.yaml").write_text("\n".join(lines), encoding="utf-8")
+    return folder
+
+
+def diagnosed(encoder: Path, data: Path, out: Path, **chosen: object) -> dict:
+    """The document that a diagnosis leaves."""
+    told = {"data": (str(data),), "out": str(out), **HEAD, **chosen}
+    assert diagnosis.diagnose([str(encoder)], settings_of(DiagnoseOptions, told), quiet=True) == 0
+    return json.loads((out / "report.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Images of three classes with a val split, and an encoder."""
+    folder = tmp_path_factory.mktemp("diagnosis")
+    made_images(folder / "data/train", 45, CLASSES)
+    made_images(folder / "data/val", 9, CLASSES)
+    encoder_at(folder / "run")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def told(place: Path) -> dict:
+    with cache_at(place / "cache"):
+        return diagnosed(place / "run", place / "data", place / "run/diagnosis", seed=3)
+
+
+def page_of(place: Path) -> str:
+    return (place / "run/diagnosis/report.html").read_text(encoding="utf-8")
+
+
+def test_a_report_goes_where_it_is_wanted_or_beside_the_first_run(place: Path) -> None:
+    assert diagnosis.folder_of(None, ["random/resnet18", str(place / "run")]) == place / "run/diagnosis"
+    assert diagnosis.folder_of("there", [str(place / "run")]) == Path("there")
+    assert diagnosis.folder_of(None, ["random/resnet18"]) is None
+
+
+def test_the_untrained_encoder_stands_beside_and_has_no_verdict(told: dict) -> None:
+    trained, untrained = told["facts"]["encoders"]
+    assert [trained["role"], untrained["role"]] == ["encoder", "untrained"]
+    assert trained["verdict"]["word"] in told["verdict"] and trained["verdict"]["reasons"]
+    assert untrained["verdict"] is None
+    assert untrained["arch"] == "test_efficientnet" and trained["views"] == "those of its run"
+    assert told["facts"]["images"] == 45 and told["facts"]["held-out images"] == 9
+
+
+def test_every_measure_is_told_for_every_encoder(told: dict) -> None:
+    for one in told["facts"]["encoders"]:
+        numbers = one["numbers"]
+        assert 0 <= numbers["pairs"]["d_sd"][0] <= numbers["pairs"]["d_sd"][4] <= 1
+        assert {"nmi", "clusters_per_class", "held_out_purity"} <= set(numbers["clusters"][0])
+        assert any(row["k"] == len(CLASSES) for row in numbers["clusters"])
+        assert numbers["spectrum"]["centred_rank"] > 1 and numbers["neighbourhood"]["k"] == 10
+        assert sum(row["pairs"] for row in numbers["overlap"]) <= 45
+        assert 0 <= numbers["held_out"]["cluster_alignment"] <= 1
+
+
+def test_the_page_shows_every_kind_of_picture_and_runs_nothing(told: dict, place: Path) -> None:
+    titles = " ".join(one["title"] for one in told["pictures"])
+    for kind in ("t-SNE", "PCA", "Spectrum", "Similarities", "Clusters and classes", "Nearest neighbours", "Sample"):
+        assert kind in titles
+    page = page_of(place)
+    assert "<script" not in page and not re.search(r"(src|href)=\"(?!data:|#)", page)
+    assert len(page) < 3_000_000
+    assert all((place / "run/diagnosis" / one["file"]).stat().st_size for one in told["pictures"])
+    assert all(one["caption"] for one in told["pictures"])
+
+
+def test_hostile_names_of_classes_are_text(told: dict, place: Path) -> None:
+    assert "<b>" not in page_of(place)
+    assert CLASSES[2] not in page_of(place)
+
+
+def test_the_same_seed_tells_the_same(told: dict, place: Path, tmp_path: Path) -> None:
+    again = diagnosed(place / "run", place / "data", tmp_path, seed=3)
+    for name in ("tables", "verdict"):
+        assert json.dumps(again[name]) == json.dumps(told[name])
+    for one in told["pictures"]:
+        assert (tmp_path / one["file"]).read_bytes() == (place / "run/diagnosis" / one["file"]).read_bytes()
+
+
+def test_without_labels_what_needs_them_is_left_out(place: Path, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+    flat = made_images(tmp_path / "flat", 20)
+    options = {"data": (str(flat),), "random_init": False, "views": "crop-flip", "k": (5,), **HEAD}
+    assert diagnosis.diagnose([str(place / "run")], settings_of(DiagnoseOptions, options), as_json=True) == 0
+    said = capfd.readouterr()
+    (one,) = (told := json.loads(said.out))["facts"]["encoders"]
+    assert "no labels" in said.err and one["views"] == "crop-flip"
+    assert [row["k"] for row in one["numbers"]["clusters"]] == [4, 5]
+    assert one["numbers"]["pairs"]["intra_d"] is None and not one["numbers"]["held_out"]
+    shown = next(table for table in told["tables"] if table["title"] == "Clusters")
+    assert "NMI" not in shown["columns"] and "d-sd, %" in shown["columns"]
+    assert not any("classes" in picture["title"] for picture in told["pictures"])
+
+
+@pytest.mark.parametrize(
+    ("count", "chosen", "error", "words"),
+    [
+        (1, {}, DataError, "too few"),
+        (20, {"k": (21,)}, UsageError, "21 clusters"),
+        (20, {"views": "mocov2"}, UsageError, "moco-v2"),
+        (20, {"val": ("EMPTY",)}, DataError, "No images"),
+        (20, {"teacher": "nowhere"}, UsageError, "nowhere"),
+    ],
+)
+def test_what_cannot_be_diagnosed_is_refused(place, tmp_path, count, chosen, error, words) -> None:
+    (tmp_path / "empty").mkdir()
+    chosen = {name: (str(tmp_path / "empty"),) if value == ("EMPTY",) else value for name, value in chosen.items()}
+    with pytest.raises(error, match=words):
+        diagnosed(place / "run", made_images(tmp_path / "data", count), tmp_path / "out", **chosen)
+
+
+def test_images_of_one_class_count_as_unlabelled(place: Path, tmp_path: Path) -> None:
+    images = open_images([str(made_images(tmp_path / "data", 20, ("cat", "dog")))])
+    some = images.subset([place for place, label in enumerate(images.labels.tolist()) if label == 1])
+    assert some.labelled and labels_of(some) is None
+
+
+def test_weights_that_are_not_finite_are_a_sick_model(place: Path, tmp_path: Path) -> None:
+    with pytest.raises(SickError, match="not finite"):
+        diagnosed(encoder_at(tmp_path / "nan", weight=float("nan")), place / "data", tmp_path / "out")
+
+
+def test_a_collapsed_encoder_is_called_so_and_strict_says_it_with_its_exit_code(place: Path, tmp_path: Path) -> None:
+    sick = encoder_at(tmp_path / "sick", weight=0.0)
+    with pytest.raises(SickError, match="collapsed") as caught:
+        diagnosed(sick, place / "data", tmp_path / "out", strict=True, random_init=False)
+    assert caught.value.exit_code == 3
+    assert "collapsed" in json.loads((tmp_path / "out/report.json").read_text())["verdict"]
+
+
+def test_a_teacher_comes_last_and_sees_the_views_of_the_first(place: Path, tmp_path: Path) -> None:
+    teacher = encoder_at(tmp_path / "teacher", seed=5)
+    told = diagnosed(place / "run", place / "data", tmp_path / "out", teacher=str(teacher), images=20)
+    roles = [(one["role"], one["views"]) for one in told["facts"]["encoders"]]
+    assert [role for role, _ in roles] == ["encoder", "untrained", "teacher"]
+    assert len({views for _, views in roles}) == 1 and told["facts"]["images"] == 20
+
+
+def test_views_are_those_of_the_run_unless_others_are_asked_for(place: Path) -> None:
+    assert views_of(str(place / "run"), "run")[0].crop_min == 0.5
+    assert views_of(str(place / "run/encoder.safetensors"), "run")[0].crop_min == 0.5
+    assert views_of(str(place / "run"), "ssl-small") == (Augmentation(**MOCO_V2), STATIC)
+    assert views_of("random/resnet18", "run") == (Augmentation(**MOCO_V2), STATIC)
+
+
+def test_views_do_not_depend_on_batches_or_on_being_kept(place: Path) -> None:
+    images = open_images([str(place / "data")], "train")
+    sights = Sights(images, TAKES, Augmentation(**MOCO_V2), 0)
+    loaded = random_encoder("test_efficientnet", TAKES, 0)
+
+    def features(batch_size: int) -> ThreeViews:
+        return ThreeViews(sights, batch_size=batch_size, workers=0, broken=lambda broken: None)
+
+    compute = compute_for(loaded.encoder, settings_of(DiagnoseOptions, HEAD))
+    seen = features(16)
+    first = seen.features(loaded, compute, lambda count: None)
+    kept = seen.features(loaded, compute, lambda count: None)
+    other = features(7).features(loaded, compute, lambda count: None)
+    for one, same, near in zip(first, kept, other, strict=True):
+        assert torch.equal(one, same)
+        assert torch.allclose(one, near, atol=1e-4)
+    assert seen.boxes.shape == (2, 45, 4) and not torch.equal(*seen.boxes)
+    assert not torch.allclose(first.first, first.second, atol=1e-3)
+
+
+def test_a_plain_view_of_no_augmentation_equals_its_views(place: Path) -> None:
+    images = open_images([str(place / "data")], "train").subset(range(8))
+    whole = dataclasses.replace(TAKES, crop_pct=1.0)
+    seen = ThreeViews(Sights(images, whole, Augmentation(), 0), batch_size=8, workers=0, broken=lambda broken: None)
+    for plain, first, second in seen.samples(whole, 8):
+        assert numpy.array_equal(first, second)
+        assert numpy.abs(plain.astype(int) - first).max() <= 8  # bicubic and bilinear
+
+
+def test_overlap_is_told_by_bands() -> None:
+    boxes = torch.tensor([[[0, 0, 10, 10]] * 3, [[0, 0, 10, 10], [0, 9, 10, 10], [20, 20, 5, 5]]])
+    rows = torch.eye(3)
+    found = {row["band"]: row["pairs"] for row in by_overlap(rows, rows, boxes)}
+    assert found == {"super-hard": 0, "hard": 1, "easy": 1}
+
+
+def test_queries_of_a_sheet_are_of_different_classes_first() -> None:
+    labels = torch.tensor([0, 0, 0, 1, 1, 2])
+    assert labels[queries_of(torch.arange(6), labels, 4)].tolist() == [0, 1, 2, 0]
+    assert queries_of(torch.arange(6), None, 2).tolist() == [0, 1]
+
+
+def test_values_are_counted_between_edges() -> None:
+    edges = torch.linspace(0, 1, 5)
+    assert counted(torch.tensor([0.0, 0.1, 0.26, 0.99, 1.0]), edges) == [2, 1, 0, 2]
+    assert counted(torch.tensor([]), edges) == [0, 0, 0, 0]
+
+
+def test_many_encoders_share_the_room_of_a_page() -> None:
+    assert points_each(1) == 1000 and 2 * 20 * points_each(20) <= 10_000
+    assert queries_each(1) == 5 and queries_each(100) == 1
+
+
+def test_right_and_wrong_differ_by_frame_and_sign() -> None:
+    photo = numpy.asarray(picture(0))
+    row = thumbnails.Row(photo, [photo] * 3, [True, False, None], "a <cat> & a dog")
+    text = thumbnails.neighbour_sheet([row])
+    assert text.count("stroke-dasharray") == 1 and text.count("<rect") == 2
+    assert all(text.count(sign) == 1 for sign in thumbnails.SIGNS.values())
+    assert text.count("<image") == 4 and "&lt;cat&gt; &amp; a dog" in text
+
+
+def test_clusters_stand_in_the_order_of_their_classes() -> None:
+    counts = numpy.array([[0, 9, 0], [1, 1, 1], [8, 0, 0], [0, 0, 7]])
+    assert heat.ordered(counts, numpy.array([1, -1, 0, 2])).tolist() == [[8, 0, 0], [0, 9, 0], [0, 0, 7], [1, 1, 1]]
+    assert ">100<" in heat.heat_map(counts, ("a", "b", "c"))
+
+
+def test_principal_components_are_those_of_the_covariance() -> None:
+    x = numpy.random.default_rng(0).normal(size=(200, 3)) * (3, 1, 0.1)
+    points, shares = maps.principal(x, 2)
+    values = numpy.linalg.eigvalsh(numpy.cov(x.T))[::-1]
+    assert shares == pytest.approx(values[:2] / values.sum())
+    assert points.var(0, ddof=1) == pytest.approx(values[:2])
+
+
+def test_a_collapsed_embedding_has_a_map_too() -> None:
+    x = numpy.full((20, 4), 0.5)
+    assert not maps.tsne(x, 0).any()
+    assert "<svg" in maps.drawn(maps.tsne(x, 0), None)
+
+
+def test_a_map_keeps_groups_apart_and_is_seeded() -> None:
+    x = numpy.repeat(numpy.eye(2), 20, 0) * 10 + numpy.random.default_rng(0).normal(size=(40, 2))
+    points = maps.tsne(x, 0)
+    inner = numpy.linalg.norm(points[:20] - points[:20].mean(0), axis=1).max()
+    assert numpy.linalg.norm(points[:20].mean(0) - points[20:].mean(0)) > inner
+    assert numpy.array_equal(points, maps.tsne(x, 0))
+
+
+def test_the_page_of_the_diagnosis_tells_the_limits_of_the_verdict() -> None:
+    path = Path(__file__).parents[1] / "docs/diagnosis.md"
+    rows = "".join(f"| {' | '.join(row)} |\n" for row in clustering_verdict_table())
+    words = "".join(f"* **{word}**: {meaning}\n" for word, meaning in WORDS.items())
+    made = f"\n{words}\n| Word | Measure | Limit | |\n|---|---|---|---|\n{rows}\n"
+    before, begin, rest = path.read_text(encoding="utf-8").partition("<!-- made: verdicts -->\n")
+    old, end, after = rest.partition("<!-- end: verdicts -->")
+    if os.environ.get("LWCL_UPDATE_GOLDEN"):
+        path.write_text(f"{before}{begin}{made}{end}{after}", encoding="utf-8")
+        old = made
+    assert old == made, f"{path} is old: run the tests with LWCL_UPDATE_GOLDEN=1"
