@@ -23,7 +23,7 @@ def export(encoder: str, out: str | None, arch: str | None, *, quiet: bool) -> i
     loaded = load_encoder(encoder, arch=arch)
     folder = Path(out) if out else RunFolder(Path(encoder)).export
     if not out and not RunFolder(Path(encoder)).config.exists():
-        raise UsageError(f"{encoder} is no run folder, so there is no place for its export.", remedy="Give --out FOLDER.")
+        raise UsageError(f"{encoder} is no run folder: there is no place for its export.", remedy="Give --out FOLDER.")
     if out and folder.exists() and any(folder.iterdir()):
         raise UsageError(f"{out} holds files already.", remedy="Give another --out.")
     export_timm(folder, loaded.encoder, loaded.images)
@@ -40,7 +40,7 @@ def verify(run: str, *, as_json: bool) -> int:
         raise UsageError(f"{run} is no run of lwcl.", "It has no config.yaml.", "Give a run folder.")
     found = [*checkpoints(folder), *encoders(folder)]
     if as_json:
-        print_json({"schema_version": 1, "kind": "verify", "found": [dict(zip(("what", "state"), f, strict=True)) for f in found]})
+        print_json({"schema_version": 1, "kind": "verify", "found": dict(found)})
     else:
         print_table("", ("What", "State"), found)
     damaged = [what for what, state in found if state != "whole"]

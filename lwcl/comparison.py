@@ -1,4 +1,4 @@
-"""`lwcl compare`: runs side by side, from what they left: their scores, their cost, how their settings differ, curves."""
+"""`lwcl compare`: runs side by side, from what they left: scores, cost, settings that differ, curves."""
 
 import json
 import sys

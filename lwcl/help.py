@@ -60,6 +60,12 @@ class Group(TyperGroup):
         self.format_commands(ctx, formatter)
         write_options(self.get_params(ctx), ctx, formatter)
 
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Writes each command with the first paragraph of its help."""
+        rows = [(name, (self.commands[name].help or "").split("\n\n")[0]) for name in self.list_commands(ctx)]
+        with formatter.section(heading("Commands")):
+            formatter.write_dl(rows)
+
 
 def reference(program: Any, name: str) -> str:
     """The help of a program and of each of its commands as Markdown."""

@@ -15,15 +15,14 @@ LIMITS = """\
 """
 
 
-def card(
-    name: str, arch: str, facts: Mapping[str, Any], rows: Sequence[Judged], settled: Mapping[str, Settled]
-) -> str:
+def card(name: str, arch: str, facts: Mapping[str, Any], rows: Sequence[Judged], settled: Mapping[str, Settled]) -> str:
     """The card as Markdown: `facts` are those of the encoder file, `rows` its kNN scores beside others."""
     lines = ["---", "library_name: timm", "tags: [image-feature-extraction, lwcl]", "---", f"# {plain(name)}", ""]
     lines += [f"A {plain(arch)} backbone for timm, trained by lwcl.", "", "## Training", ""]
     lines += [f"* {plain(key)}: {plain(value)}" for key, value in facts.items() if not isinstance(value, dict | list)]
     if rows:
-        lines += ["", "## kNN on held-out images", "", "| encoder | top-1 | 95 % interval | above untrained |", "|---|---|---|---|"]
+        lines += ["", "## kNN on held-out images", ""]
+        lines += ["| encoder | top-1 | 95 % interval | above untrained |", "|---|---|---|---|"]
         for row in rows:
             gain = points(row.gain) if row.gain else ""
             lines.append(f"| {plain(row.name)} | {percent(row.top1)} | {between(row.top1_interval)} | {gain} |")

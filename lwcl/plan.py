@@ -109,7 +109,8 @@ def plan_run(verb: Verb, chosen: Chosen, file: Chosen | None = None, file_name: 
     check_method(told, names_in(kinds), own)
     layers = [*told, *recipe]
     layers += augmentation_layers(settle(options, layers)["augmentation"].value)
-    plan = Plan(checked(kinds, {name: setting for kind in kinds for name, setting in settle(kind, layers).items()}), verb)
+    settled = {name: setting for kind in kinds for name, setting in settle(kind, layers).items()}
+    plan = Plan(checked(kinds, settled), verb)
     teaching.check(plan.options, plan.method)
     return plan
 
@@ -126,7 +127,8 @@ def recipe_layers(verb: Verb, recipe: Settled, method: type[Method] | None, arch
     """
     fitting = [name for name, published in RECIPES.items() if method and published.method == method.name]
     if recipe.origin == "default" and method and fitting:
-        return [(f"method {method.name}", {"recipe": fitting[0]}), recipe_named(fitting[0], verb).layer(fitting[0], arch)]
+        own = recipe_named(fitting[0], verb).layer(fitting[0], arch)
+        return [(f"method {method.name}", {"recipe": fitting[0]}), own]
     published = recipe_named(recipe.value, verb)
     origin, values = published.layer(recipe.value, arch)
     if recipe.origin == "default" and method:

@@ -5,16 +5,18 @@ import dataclasses
 import numpy
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch import Tensor
 
 from lwcl import engine
 from lwcl.assembly import assembled
 from lwcl.data.images import ImageSet
 from lwcl.data.loader import Loader
-from lwcl.nets import Encoder, Queue
+from lwcl.measures.cost import macs
+from lwcl.nets import Queue
 from lwcl.plan import Plan
 from lwcl.progress import Screen, print_json, print_table
+from lwcl.teacher_cache import size_of
+from lwcl.teaching import cache_of
 from lwcl.training import Training
 from lwcl.wording import duration
 
@@ -35,12 +37,13 @@ def describe(plan: Plan, images: ImageSet, screen: Screen, *, as_json: bool) -> 
         "steps": steps,
         "parameters of the backbone": sum(p.numel() for p in student.backbone.parameters()),
         "parameters in training": sum(p.numel() for p in training.net.parameters() if p.requires_grad),
-        "MACs of the backbone": macs(student, training.takes.size),
+        "MACs of the backbone": macs(student.backbone, training.takes.size),
         "memory of queues, bytes": sum(
             b.nbytes for q in training.net.modules() if isinstance(q, Queue) for b in q.buffers()
         ),
         "images a second": training.loader.batch_size / seconds,
         "time": duration(seconds * steps),
+        **kept_answers(training, len(images)),
     }
     if as_json:
         settings = {name: setting._asdict() for name, setting in plan.settled.items()}
@@ -52,6 +55,14 @@ def describe(plan: Plan, images: ImageSet, screen: Screen, *, as_json: bool) -> 
         [(name, setting.value, setting.origin) for name, setting in plan.settled.items()],
     )
     print_table("Cost", ("What", "Value"), list(cost.items()))
+
+
+def kept_answers(training: Training, images: int) -> dict[str, int]:
+    """The bytes that a teacher's answers will take on disk, where they are kept."""
+    cache, live = cache_of(training.plan.options.teacher_cache), training.teacher
+    if live is None or cache.kind == "off":
+        return {}
+    return {"teacher's answers on disk, bytes": size_of(max(1, cache.crops), images, live.width, live.dtype)}
 
 
 def timed_step(plan: Plan, training: Training) -> float:
@@ -66,18 +77,11 @@ def timed_step(plan: Plan, training: Training) -> float:
     return float(numpy.median(times[1:] or times))
 
 
-def macs(encoder: Encoder, size: int) -> int:
-    """Multiply-accumulates of the backbone for an image, counted on the meta device (no memory, no hiding kernels)."""
-    twin: nn.Module = Encoder(encoder.arch, image_size=size).to("meta").eval()
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        twin(torch.empty(1, 3, size, size, device="meta"))
-    return int(counter.get_total_flops()) // 2
-
-
 def sample_views(loader: Loader) -> NDArray[numpy.uint8]:
     """Some images as stored and their views: (images, 1 + views, size, size, 3) uint8."""
     size = loader.takes.size
-    shown = dataclasses.replace(loader, teacher=None, views=SAMPLE_VIEWS, batch_size=min(SAMPLES, len(loader.images)), workers=0)
+    count = min(SAMPLES, len(loader.images))
+    shown = dataclasses.replace(loader, teacher=None, views=SAMPLE_VIEWS, batch_size=count, workers=0)
     batch = next(shown.batches(0, 1))
     mean, std = (torch.tensor(value)[:, None, None] for value in (loader.takes.mean, loader.takes.std))
     columns = [torch.stack([stored(loader, index, size) for index in batch.index.tolist()])]

@@ -1,7 +1,7 @@
 """Teachers: frozen encoders that say what views show, asked in every step, or once and their answers kept.
 
-Kept answers are CompRess's cached teacher (arXiv 2010.14713, its code's `--cache_teacher`) for `center`; `views:K` keeps
-an answer for each of K crops, and the student trains on exactly these, so that kept and live answers are the same.
+`center` is CompRess's cached teacher (arXiv 2010.14713, its code's `--cache_teacher`); `views:K` keeps an answer for
+each of K crops, and the student trains on exactly these, so that kept and live answers are the same.
 """
 
 import dataclasses
@@ -17,7 +17,6 @@ from lwcl.data.images import ImageSet
 from lwcl.data.loader import Loader
 from lwcl.data.plain import Plain
 from lwcl.data.views import plain_views
-from lwcl.engine import Compute
 from lwcl.errors import UsageError
 from lwcl.machine import compute_for
 from lwcl.method import Method
@@ -57,7 +56,7 @@ class Live:
         return self.loaded.images
 
     def answer(self, crop: int, index: Tensor, seen: Tensor | None) -> Tensor:
-        """What it says of views (B, 3, size, size): (B, D) float32, rounded to the precision that answers are kept in."""
+        """What it says of views (B, 3, size, size): (B, D) float32, rounded to what answers are kept in."""
         assert seen is not None
         with torch.inference_mode(), self.compute.context():
             views = seen.to(self.compute.device, memory_format=self.compute.memory_format)
@@ -101,11 +100,12 @@ def with_teacher(loader: Loader, live: Live, plan: Plan, screen: Screen) -> Load
         return dataclasses.replace(loader, teacher=live)
     if cache.kind == "center":
         return dataclasses.replace(loader, teacher=Kept(central(live, loader.images, loader.workers, screen), 0))
+    store = loader.store
     made = {
         "augmentation": dataclasses.asdict(plan.augmentation),
         "seed": loader.seed,
         "views": loader.views,
-        "stored": None if loader.store is None else [loader.store.heights.sum().item(), loader.store.widths.sum().item()],
+        "stored pixels": int((store.heights * store.widths).sum()) if store else None,
     }
     kept = opened(live, loader.images, cache.crops, made)
     fill(kept, screen, lambda crop, index: live.answer(crop, index, loader.view(crop, index, live.sees)))

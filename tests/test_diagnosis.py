@@ -257,6 +257,14 @@ def test_clusters_stand_in_the_order_of_their_classes() -> None:
     assert ">100<" in heat.heat_map(counts, ("a", "b", "c"))
 
 
+def test_more_than_ten_classes_are_grey_on_a_map_and_unwritten_on_a_heat_map() -> None:
+    names = [str(number) for number in range(11)]
+    points, labels = numpy.random.default_rng(0).normal(size=(22, 2)), numpy.arange(22) % 11
+    assert set(re.findall(r"fill: (#\w+)", maps.drawn(points, maps.Classes(labels, names)))) == {"#8c8c8c"}
+    assert len(set(re.findall(r"fill: (#\w+)", maps.drawn(points, maps.Classes(labels % 10, names[:10]))))) == 6
+    assert heat.heat_map(numpy.eye(13, dtype=int), [*names, "a", "b"]).count("100") == 0
+
+
 def test_principal_components_are_those_of_the_covariance() -> None:
     x = numpy.random.default_rng(0).normal(size=(200, 3)) * (3, 1, 0.1)
     points, shares = maps.principal(x, 2)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lwcl.formulas import unit
-from lwcl.measures import knn
+from lwcl.measures import knn, nearest
 from lwcl.measures.knn import Vote
 
 
@@ -25,7 +25,7 @@ def golden() -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 def test_the_weighted_vote_equals_the_published_code() -> None:
     queries, query_labels, bank, bank_labels = golden()
-    similarity, index = knn.nearest(unit(queries), unit(bank), 5)
+    similarity, index = knn.nearest(queries, bank, 5)
     shares = knn.votes(similarity, bank_labels[index], 3, 0.07)
     assert shares[0].tolist() == pytest.approx([0.529747, 0.118792, 0.351462], abs=1e-6)
     assert shares[1].tolist() == pytest.approx([0, 1, 0], abs=1e-6)
@@ -60,11 +60,12 @@ def test_a_cold_vote_is_that_of_the_nearest_neighbour() -> None:
 
 def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     queries, _, bank, _ = golden()
-    whole = knn.nearest(queries, bank, 7)
-    monkeypatch.setattr(knn, "CHUNK_BYTES", 4 * len(bank) * 5)
-    parts = knn.nearest(queries, bank, 7)
-    assert torch.equal(whole[1], parts[1])
-    assert torch.allclose(whole[0], parts[0], rtol=1e-12)
+    for euclidean, module in ((False, nearest), (True, knn)):
+        whole = knn.nearest(queries, bank, 7, euclidean=euclidean)
+        monkeypatch.setattr(module, "CHUNK_BYTES", 4 * len(bank) * 5)
+        parts = knn.nearest(queries, bank, 7, euclidean=euclidean)
+        assert torch.equal(whole[1], parts[1])
+        assert torch.allclose(whole[0], parts[0], rtol=1e-12)
 
 
 def test_more_neighbours_than_the_bank_holds_are_all_of_it() -> None:
@@ -96,3 +97,83 @@ def test_a_paired_gain_is_tighter_than_two_intervals_and_has_a_sign() -> None:
     assert value == pytest.approx(0.05)
     assert 0 < low < value < high < 0.08
     assert knn.gain(other, right)[0] == pytest.approx(-0.05)
+
+
+def slowly(queries: Tensor, bank: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k nearest by cosine, all in float64, ties to the earlier row."""
+    cosines = unit(queries.double()) @ unit(bank.double()).T
+    found = cosines.sort(dim=1, descending=True, stable=True)
+    return found.values[:, :k], found.indices[:, :k]
+
+
+def with_ties(gap: float, count: int, bank: Tensor, query: Tensor) -> Tensor:
+    """The bank with `count` of its rows put `gap` of a cosine apart, around 0.6 with the query, in a mixed order."""
+    wanted = 0.6 + gap * torch.randperm(count, generator=torch.Generator().manual_seed(1)).double()
+    away = unit(bank[:count].double() - (bank[:count].double() @ unit(query.double()))[:, None] * unit(query.double()))
+    rows = wanted[:, None] * unit(query.double()) + (1 - wanted**2).sqrt()[:, None] * away
+    return torch.cat([rows.to(bank.dtype), bank[count:]])
+
+
+@pytest.mark.parametrize("half", [True, False])
+@pytest.mark.parametrize("gap", [1e-2, 1e-3, 2e-5])
+def test_near_ties_are_told_apart(gap: float, half: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nearest, "multiplies_half", lambda: half)
+    generator = torch.Generator().manual_seed(0)
+    queries, bank = torch.randn(8, 256, generator=generator), torch.randn(3000, 256, generator=generator)
+    bank = with_ties(gap, 150, bank, queries[3])
+    cosines, index = knn.nearest(queries, bank, 20)
+    right, places = slowly(queries, bank, 20)
+    assert torch.equal(index, places)
+    assert torch.allclose(cosines.double(), right, rtol=0, atol=1e-6)
+
+
+def test_half_precision_finds_what_it_proves_and_leaves_the_rest_to_the_plain_way(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(nearest, "multiplies_half", lambda: True)
+    plain, left = nearest.candidates, []
+
+    def watched(queries: Tensor, bank: Tensor, centre: Tensor, count: int, precision: torch.dtype) -> object:
+        if precision != torch.bfloat16:
+            left.append(len(queries))
+        return plain(queries, bank, centre, count, precision)
+
+    monkeypatch.setattr(nearest, "candidates", watched)
+    generator = torch.Generator().manual_seed(0)
+    queries, bank = torch.randn(8, 256, generator=generator), torch.randn(3000, 256, generator=generator)
+    assert torch.equal(knn.nearest(queries, bank, 5)[1], slowly(queries, bank, 5)[1])
+    assert left == []
+    hard = with_ties(2e-5, 150, bank, queries[3])
+    assert torch.equal(knn.nearest(queries, hard, 5)[1], slowly(queries, hard, 5)[1])
+    assert left == [1]
+
+
+@given(st.integers(0, 2**31), st.floats(0, 3), st.sampled_from([torch.float32, torch.float64]))
+def test_the_bound_on_half_precision_holds(seed: int, shift: float, dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    queries, bank = (torch.randn(n, 48, generator=generator, dtype=dtype).exp() + shift for n in (5, 400))
+    centre = unit(bank).mean(0)
+    found = nearest.halved(unit(queries), bank, centre, 3)
+    exact = unit(queries.double()) @ (unit(bank.double()) - centre.double()).T
+    apart = (exact.gather(1, found.index) - found.values.double()).abs()
+    assert bool((apart <= found.bound).all())
+    assert float(found.bound.max()) < 0.03
+    for row in found.proven(3).nonzero()[:, 0].tolist():
+        best = set(exact[row].topk(3).indices.tolist())
+        assert best <= set(found.index[row, : found.able(3)[row]].tolist())
+
+
+@given(st.integers(0, 2**31), st.integers(1, 40), st.sampled_from([48, 50, 640, 1600]))
+def test_the_largest_are_found_by_blocks(seed: int, count: int, width: int) -> None:
+    scores = torch.randn(6, width, generator=torch.Generator().manual_seed(seed)).bfloat16()
+    values, places = nearest.largest(scores, count)
+    assert torch.equal(values.sort(descending=True).values, scores.topk(count).values)
+    assert torch.equal(scores.gather(1, places), values)
+    assert all(len(set(row)) == count for row in places.tolist())
+
+
+def test_equal_rows_all_are_neighbours_once() -> None:
+    bank = torch.eye(4).repeat(30, 1)
+    cosines, index = knn.nearest(torch.eye(4), bank, 30)
+    assert bool((cosines == 1).all())
+    assert all(sorted(row) == list(range(place, 120, 4)) for place, row in enumerate(index.tolist()))

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from lwcl import cli
+from lwcl import catalogue, cli
 from lwcl.augmentation import Augmentation
 from lwcl.commands import KnnOptions, PretrainOptions
 from lwcl.errors import UsageError
@@ -146,28 +146,28 @@ def test_help_says_which_methods_have_a_setting_and_where_they_differ():
     assert "moco" not in helps["dim"]
 
 
-@pytest.mark.parametrize("what", list(cli.CATALOGUES))
+@pytest.mark.parametrize("what", list(catalogue.CATALOGUES))
 def test_every_list_has_entries(what):
-    entries = cli.listed(what)
+    entries = catalogue.listed(what)
     assert entries
-    lines = cli.table(entries).splitlines()
+    lines = catalogue.table(entries).splitlines()
     assert all(line.startswith(entry.name) for line, entry in zip(lines, entries, strict=True))
 
 
 def test_the_tested_architectures_come_first():
-    assert tuple(entry.name for entry in cli.listed("archs")[: len(ARCHS)]) == ARCHS
+    assert tuple(entry.name for entry in catalogue.listed("archs")[: len(ARCHS)]) == ARCHS
 
 
 @pytest.mark.parametrize("pattern", ["mobilenetv3_small", "mobilenetv3_small_*"])
 def test_a_list_is_searched_by_a_part_of_a_name_or_a_pattern(pattern):
-    names = [entry.name for entry in cli.listed("archs", pattern)]
+    names = [entry.name for entry in catalogue.listed("archs", pattern)]
     assert "mobilenetv3_small_100" in names
     assert all("mobilenetv3_small" in name for name in names)
 
 
 @pytest.mark.parametrize("name", sorted(RECIPES))
 def test_a_recipe_is_shown_with_the_source_of_every_number(name):
-    text = cli.table(cli.listed("recipes", name))
+    text = catalogue.table(catalogue.listed("recipes", name))
     for setting_name, cited in RECIPES[name].settings.items():
         assert any(
             setting_name in line and str(cited.value) in line and cited.source in line for line in text.splitlines()
@@ -175,10 +175,10 @@ def test_a_recipe_is_shown_with_the_source_of_every_number(name):
 
 
 def test_an_exact_name_is_listed_alone():
-    assert [entry.name for entry in cli.listed("methods", "moco")] == ["moco"]
+    assert [entry.name for entry in catalogue.listed("methods", "moco")] == ["moco"]
 
 
 @pytest.mark.parametrize(("what", "pattern", "near"), [("arch", "", "archs"), ("recipes", "lite", "light")])
 def test_what_is_not_in_a_list_brings_the_nearest_names(what, pattern, near):
     with pytest.raises(UsageError, match=f"Did you mean {near}"):
-        cli.listed(what, pattern)
+        catalogue.listed(what, pattern)

@@ -12,9 +12,8 @@ import numpy
 import torch
 from torch import Tensor
 
-from lwcl.formulas import unit
+from lwcl.measures.nearest import CHUNK_BYTES, nearest_by_cosine
 
-CHUNK_BYTES = 64 * 2**20  # of similarities at a time: the bound on memory beside features and bank
 BEST_K = tuple(range(1, 102, 2))
 
 
@@ -39,12 +38,12 @@ class Score(NamedTuple):
 def nearest(queries: Tensor, bank: Tensor, k: int, *, euclidean: bool = False) -> tuple[Tensor, Tensor]:
     """The k nearest rows of the bank (M, D) to each query (N, D): similarities and indices, each (N, k), nearest first.
 
-    Similarity is the dot product, or minus the Euclidean distance. Exact; memory beside the arguments is `CHUNK_BYTES`.
+    Similarity is the cosine, or minus the Euclidean distance. Exact; memory is bounded: see `lwcl.measures.nearest`.
     """
+    if not euclidean:
+        return nearest_by_cosine(queries, bank, k)
     rows = max(1, CHUNK_BYTES // (4 * len(bank)))
-    found = [
-        (-torch.cdist(part, bank) if euclidean else part @ bank.T).topk(k, dim=1) for part in torch.split(queries, rows)
-    ]
+    found = [(-torch.cdist(part, bank)).topk(k, dim=1) for part in torch.split(queries, rows)]
     return torch.cat([f.values for f in found]), torch.cat([f.indices for f in found])
 
 
@@ -58,9 +57,9 @@ def votes(similarity: Tensor, labels: Tensor, classes: int, temperature: float |
 
 
 def score(queries: Tensor, query_labels: Tensor, bank: Tensor, bank_labels: Tensor, vote: Vote) -> Score:
-    """kNN by cosine of L2-normalised features: queries (N, D) against a labelled bank (M, D). k is at most M."""
+    """kNN by cosine: queries (N, D) against a labelled bank (M, D). k is at most M."""
     k = min(vote.k, len(bank))
-    similarity, index = nearest(unit(queries), unit(bank), k)
+    similarity, index = nearest(queries, bank, k)
     classes = int(max(bank_labels.max(), query_labels.max())) + 1
     return ranked(votes(similarity, bank_labels[index], classes, vote.temperature), query_labels, k)
 

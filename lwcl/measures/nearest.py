@@ -92,10 +92,10 @@ def candidates(queries: Tensor, bank: Tensor, centre: Tensor, count: int, precis
         values, order = values.topk(min(count, values.shape[1]), dim=1)
         index = index.gather(1, order)
     of_queries = (queries - narrow).norm(dim=1, keepdim=True)
-    of_sums = bank.shape[1] * torch.finfo(queries.dtype).eps
+    of_sums = bank.shape[1] * torch.finfo(torch.promote_types(precision, torch.float32)).eps  # and of the scaling
     values = values.to(queries.dtype)
     of_result = torch.finfo(precision).eps * values.abs().amax(1, keepdim=True)
-    return Candidates(values, index, error + (of_queries + of_sums) * (radius + error) + of_result)
+    return Candidates(values, index, error + of_queries * (radius + error) + of_sums + of_result)
 
 
 def rows_of(each: int) -> int:
