@@ -6,6 +6,7 @@ Claim, machine, date and figures: CLAIM
 """
 
 import argparse
+import importlib
 import importlib.util
 import json
 import os
@@ -51,18 +52,20 @@ def sklearns(x: Tensor, k: int, seed: int) -> Tensor:
 
 def faisss(x: Tensor, k: int, seed: int) -> Tensor:
     """The centroids that faiss finds, from all rows."""
-    import faiss
-
+    faiss = importlib.import_module("faiss")
     faiss.omp_set_num_threads(torch.get_num_threads())
     found = faiss.Kmeans(x.shape[1], k, niter=ITERATIONS, seed=seed, max_points_per_centroid=len(x))
     found.train(x.numpy())
-    return torch.from_numpy(found.centroids)
+    centroids: Tensor = torch.from_numpy(found.centroids)
+    return centroids
 
 
 def ways() -> dict[str, Callable[[Tensor, int, int], Tensor]]:
     """All ways that are installed, the one to compare with first."""
-    known = {"scikit-learn": sklearns, "lwcl": ours}
-    return known | ({"faiss": faisss} if importlib.util.find_spec("faiss") else {})
+    known: dict[str, Callable[[Tensor, int, int], Tensor]] = {"scikit-learn": sklearns, "lwcl": ours}
+    if importlib.util.find_spec("faiss"):
+        known["faiss"] = faisss
+    return known
 
 
 def compare(x: Tensor, k: int, turns: int) -> list[dict[str, object]]:

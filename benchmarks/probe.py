@@ -1,6 +1,17 @@
 """Linear probes of an encoder: on features computed once, and image by image; logistic regression by three solvers.
 
-Claim: HEADER
+Claim: `fast` agrees with the published way within its interval, and takes a seventh of the time of five epochs of it;
+scikit-learn finds the solution of a logistic regression 2.5 times as fast as an L-BFGS of our own. Measured 2026-11-22
+on one core of an AMD EPYC (Zen 5) that other programs shared (load 10), torch 2.14.1, a MobileNetV3-Large of 20 epochs
+of `lwcl pretrain`, Imagenette at 64 px, 4,000 images to train on and 1,000 to judge by (interval +- 3 points):
+
+    way                                     CPU seconds  top-1
+    features, once                                  9.9
+    fast: 40 classifiers, one trained again         3.4  39.1 %
+    logistic: penalty chosen, solved again          4.4  39.2 %
+    compress, 5 epochs of 40                       25.1  38.1 %
+    one solution by scikit-learn                    1.5  39.2 %
+    the same by torch and scipy                     3.7  39.2 %
 
     python benchmarks/probe.py runs/mine --data labelled/ [--protocol compress] [--epochs 5] [--smoke]
 

@@ -49,15 +49,24 @@ def tables(findings: Sequence[Finding]) -> Iterator[Table]:
     for title, columns in SIDE_BY_SIDE.items():
         shown = [one for one in findings if columns is not HELD_OUT or one.numbers.held_out]
         yield side_by_side(title, columns, shown, NOTES[title])
-    yield from (sweep_of(one) for one in findings)
+    yield from (sweep_of(one, NOTES["clusters"] if one is findings[0] else "") for one in findings)
     yield overlaps(findings)
+    yield evidence(findings)
 
 
-def sweep_of(one: Finding) -> Table:
+def sweep_of(one: Finding, note: str) -> Table:
     """An encoder's clusters for each k."""
     columns = tuple(title for title, _ in CLUSTERS.values())
     rows = [[scaled(row[name], share) for name, (_, share) in CLUSTERS.items()] for row in one.numbers.clusters]
-    return with_something(f"Clusters of {one.name}", columns, rows, NOTES["clusters"])
+    return with_something(f"Clusters of {one.name}", columns, rows, note)
+
+
+def evidence(findings: Sequence[Finding]) -> Table:
+    """What the verdicts look at, a row for each measure."""
+    told = [one.numbers.evidence._asdict() for one in findings]
+    known = [name for name in Evidence._fields if any(values[name] is not None for values in told)]
+    rows = tuple((name.replace("_", " "), *(scaled(values[name]) for values in told)) for name in known)
+    return Table("What the verdicts look at", ("Measure", *(one.name for one in findings)), rows, NOTES["evidence"])
 
 
 def overlaps(findings: Sequence[Finding]) -> Table:

@@ -1,71 +1,50 @@
 """The commands that judge encoders: `knn`, `probe`, `diagnose-clustering`, `compare`."""
 
+import importlib
 from typing import Annotated, Any
 
 from typer import Argument, Option
 
-from lwcl.app import Debug, Encoders, File, Json, Quiet, command, file_layer
+from lwcl.app import Debug, Encoders, File, Json, Quiet, app, command, file_layer
 from lwcl.catalogue import arch_named
 from lwcl.chosen import settings_of
 from lwcl.commands import DiagnoseOptions, KnnOptions, ProbeOptions
 from lwcl.options import with_options
+from lwcl.settings import Settings
 
 
-@command("lwcl knn runs/mine --data labelled/")
-@with_options(KnnOptions)
-def knn(
-    encoders: Encoders,
-    config: File = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
-    **chosen: Any,
-) -> int:
-    """Judge encoders by the labels of their nearest neighbours."""
-    options = settings_of(KnnOptions, chosen, *file_layer(config))
-    known_arch(options.arch)
-    from lwcl import judge
+def judging(name: str, kind: type[Settings], module: str, function: str, about: str) -> None:
+    """Registers a command that judges encoders as `kind` says, by a function of a module of lwcl."""
 
-    return judge.knn(encoders, options, as_json=as_json, quiet=quiet)
+    @command(f"lwcl {name} runs/mine --data {'photos' if kind is DiagnoseOptions else 'labelled'}/", name)
+    @with_options(kind)
+    def judge(
+        encoders: Encoders,
+        config: File = None,
+        as_json: Json = False,
+        quiet: Quiet = False,
+        debug: Debug = False,
+        **chosen: Any,
+    ) -> int:
+        options: Any = settings_of(kind, chosen, *file_layer(config))
+        if options.arch is not None:
+            arch_named(options.arch)
+        run = getattr(importlib.import_module(f"lwcl.{module}"), function)
+        return int(run(encoders, options, as_json=as_json, quiet=quiet))
 
-
-@command("lwcl probe runs/mine --data labelled/")
-@with_options(ProbeOptions)
-def probe(
-    encoders: Encoders,
-    config: File = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
-    **chosen: Any,
-) -> int:
-    """Judge encoders by a linear classifier of their features."""
-    options = settings_of(ProbeOptions, chosen, *file_layer(config))
-    known_arch(options.arch)
-    from lwcl import probing
-
-    return probing.probe(encoders, options, as_json=as_json, quiet=quiet)
+    app.registered_commands[-1].help = about
 
 
-@command("lwcl diagnose-clustering runs/mine --data photos/", "diagnose-clustering")
-@with_options(DiagnoseOptions)
-def diagnose(
-    encoders: Encoders,
-    config: File = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
-    **chosen: Any,
-) -> int:
-    """Examine how encoders cluster images: collapsed, over-clustered, under-trained or healthy, and what to try.
-
-    Labels are not needed; with them more can be told.
-    """
-    options = settings_of(DiagnoseOptions, chosen, *file_layer(config))
-    known_arch(options.arch)
-    from lwcl import diagnosis
-
-    return diagnosis.diagnose(encoders, options, as_json=as_json, quiet=quiet)
+judging("knn", KnnOptions, "judge", "knn", "Judge encoders by the labels of their nearest neighbours.")
+judging("probe", ProbeOptions, "probing", "probe", "Judge encoders by a linear classifier of their features.")
+judging(
+    "diagnose-clustering",
+    DiagnoseOptions,
+    "diagnosis",
+    "diagnose",
+    "Examine how encoders cluster images, and what to try: collapsed, over-clustered, under-trained or healthy.\n\n"
+    "Labels are not needed; with them more can be told.",
+)
 
 
 @command("lwcl compare runs/mine runs/other")
@@ -80,9 +59,3 @@ def compare(
     from lwcl import comparison
 
     return comparison.compare(runs, out=out, as_json=as_json, quiet=quiet)
-
-
-def known_arch(arch: str | None) -> None:
-    """Raises `UsageError` for an architecture that timm does not have."""
-    if arch is not None:
-        arch_named(arch)

@@ -4,6 +4,7 @@ To typer every value is text, or absent: flags and files are converted and check
 """
 
 import dataclasses
+import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
@@ -12,18 +13,19 @@ import typer
 
 from lwcl.augmentation import AUGMENTATIONS
 from lwcl.catalogue import timm_list
-from lwcl.method import Method, methods
-from lwcl.recipes import RECIPES
+from lwcl.commands import TRAINING
+from lwcl.method import Method, Verb, methods
+from lwcl.recipes import RECIPES, recipes_of
 from lwcl.settings import Settings, Settled, flag_of, kinds_of
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 #: What the shell completes for settings whose possible values are not in their field.
-NAMES: dict[str, Callable[[], Iterable[str]]] = {
-    "arch": lambda: timm_list()[1],
+NAMES: dict[str, Callable[[Verb | None], Iterable[str]]] = {
+    "arch": lambda verb: timm_list()[1],
     "method": methods,
-    "recipe": lambda: RECIPES,
-    "augmentation": lambda: AUGMENTATIONS,
+    "recipe": lambda verb: recipes_of(verb) if verb else RECIPES,
+    "augmentation": lambda verb: AUGMENTATIONS,
 }
 
 
@@ -57,7 +59,8 @@ def option(name: str, help: str, owner: type[Settings]) -> inspect.Parameter:
     kind = inner(kinds_of(owner)[name])
     flag = metadata["flag"] or flag_of(name)
     many = isinstance(kind, tuple)
-    names = NAMES.get(name) or (lambda: metadata["choices"])
+    verb = next((verb for verb, trained in TRAINING.items() if trained is owner), None)
+    names = functools.partial(NAMES[name], verb) if name in NAMES else lambda: metadata["choices"]
     info = typer.Option(
         None,
         f"{flag}/--no-{flag.removeprefix('--')}" if kind is bool else flag,

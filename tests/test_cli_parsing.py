@@ -102,7 +102,7 @@ def run(monkeypatch, tmp_path):
             raise stand_in.outcome
         return stand_in.outcome
 
-    for module, function in (("run", "pretrain"), ("judge", "knn"), ("doctor", "examine")):
+    for module, function in (("run", "train_run"), ("judge", "knn"), ("doctor", "examine")):
         fake = types.SimpleNamespace(**{function: called})
         monkeypatch.setitem(sys.modules, f"lwcl.{module}", fake)
         monkeypatch.setattr(lwcl, module, fake, raising=False)

@@ -155,12 +155,12 @@ def test_the_bound_on_half_precision_holds(seed: int, shift: float, dtype: torch
     centre = unit(bank).mean(0)
     found = nearest.halved(unit(queries), bank, centre, 3)
     exact = unit(queries.double()) @ (unit(bank.double()) - centre.double()).T
-    apart = (exact.gather(1, found.index) - found.values.double()).abs()
+    apart = (exact.gather(1, found.places) - found.values.double()).abs()
     assert bool((apart <= found.bound).all())
     assert float(found.bound.max()) < 0.03
     for row in found.proven(3).nonzero()[:, 0].tolist():
         best = set(exact[row].topk(3).indices.tolist())
-        assert best <= set(found.index[row, : found.able(3)[row]].tolist())
+        assert best <= set(found.places[row, : found.able(3)[row]].tolist())
 
 
 @given(st.integers(0, 2**31), st.integers(1, 40), st.sampled_from([48, 50, 640, 1600]))

@@ -13,20 +13,21 @@ from hypothesis import strategies as st
 
 from lwcl import catalogue
 from lwcl.augmentation import AUGMENTATIONS, Augmentation
+from lwcl.chosen import settings_of
 from lwcl.commands import KnnOptions, PretrainOptions
 from lwcl.config_file import read_config
 from lwcl.errors import UsageError
 from lwcl.method import METHODS, Method, method, methods
-from lwcl.chosen import settings_of
-from lwcl.plan import PLACE, Plan, plan_pretrain
-from lwcl.recipes import RECIPES, Recipe
+from lwcl.plan import PLACE, Plan, plan_pretrain, plan_run
+from lwcl.recipes import RECIPES, Recipe, recipes_of
 from lwcl.settings import Settled, kinds_of, names_of, setting
 
 PRETRAIN = methods("pretrain")
 FIXED = {
     "arch": st.sampled_from(["resnet18", "efficientnet_b0", "test_resnet"]),
     "augmentation": st.sampled_from(sorted(AUGMENTATIONS)),
-    "recipe": st.sampled_from(sorted(RECIPES)),
+    "recipe": st.sampled_from(sorted(recipes_of("pretrain"))),
+    "teacher_cache": st.sampled_from(["off", "center", "views:3"]),
     "crop_min": st.floats(0.1, 0.5),
     "crop_max": st.just(1.0),  # `plain` and the default have the smallest at 1
     "blur_min": st.floats(0.01, 0.1),
@@ -35,6 +36,7 @@ FIXED = {
 
 
 TEXT = st.text("ab/é ':#-0.~", max_size=8)
+BOUND = {"method", "teacher", "init_by"}  # one of them asks for another
 METHOD_NAMES = st.sampled_from(sorted(PRETRAIN))
 
 
@@ -60,7 +62,7 @@ def choices(name):
     fields = {
         field.name: good(field, kinds_of(kind)[field.name]) for kind in kinds for field in dataclasses.fields(kind)
     }
-    return st.fixed_dictionaries({"method": st.just(name)}, optional={k: v for k, v in fields.items() if k != "method"})
+    return st.fixed_dictionaries({"method": st.just(name)}, optional={k: v for k, v in fields.items() if k not in BOUND})
 
 
 CHOICES = {name: choices(name) for name in PRETRAIN}
@@ -198,11 +200,14 @@ def test_settings_of_different_classes_have_different_names():
 @pytest.mark.parametrize("name", sorted(RECIPES))
 def test_every_recipe_names_real_settings_and_sources(name):
     published = RECIPES[name]
-    names = set(names_of(Recipe)) | set(names_of(PRETRAIN[published.method])) | {"augmentation"}
+    kind = methods()[published.method]
+    names = set(names_of(Recipe)) | set(names_of(kind)) | {"augmentation", "teacher_cache"}
     for layer in (published.settings, *published.archs.values()):
         assert set(layer) <= names
         assert all(cited.source for cited in layer.values())
-    assert isinstance(plan_pretrain({"recipe": name}), Plan)
+    assert isinstance(
+        plan_run(kind.verb, {"recipe": name, "teacher": "random/resnet18" if kind.taught else None}), Plan
+    )
 
 
 BAD = [

@@ -4,7 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lwcl.plan import plan_pretrain
+from lwcl.method import methods
+from lwcl.plan import plan_pretrain, plan_run
+from lwcl.recipes import RECIPES
 from lwcl.rules import RULED, Facts, settle_run
 from lwcl.settings import Settled
 
@@ -14,14 +16,17 @@ def settled(images: int, side: int = 224, *, accelerated: bool = False, **chosen
     return settle_run(values, Facts(images, side, cpus=4, accelerated=accelerated))
 
 
-@given(st.integers(2, 10_000_000), st.integers(1, 5000), st.booleans())
-def test_every_rule_gives_a_valid_plan_for_any_data(images: int, side: int, accelerated: bool) -> None:
-    plan = plan_pretrain({})
+@pytest.mark.parametrize("name", sorted(RECIPES))
+@given(images=st.integers(2, 10_000_000), side=st.integers(1, 5000), accelerated=st.booleans())
+def test_every_rule_gives_a_valid_plan_for_any_data(name: str, images: int, side: int, accelerated: bool) -> None:
+    kind = methods()[RECIPES[name].method]
+    plan = plan_run(kind.verb, {"recipe": name, "teacher": "random/resnet18" if kind.taught else None})
     values = {name: setting.value for name, setting in plan.settled.items()}
     done = plan.with_rules(settle_run(values, Facts(images, side, 4, accelerated)))
-    assert all(done.settled[name].value is not None for name in RULED)
-    assert all(done.settled[name].origin for name in RULED)
-    assert done.method.queue_size >= done.recipe.batch_size  # type: ignore[attr-defined]
+    ruled = [done.settled[name] for name in RULED if name in done.settled]
+    assert all(setting.value is not None and setting.origin for setting in ruled)
+    for longer in ("queue_size", "anchors"):
+        assert longer not in done.settled or done.settled[longer].value >= done.recipe.batch_size
     assert done.recipe.warmup < done.recipe.epochs
 
 

@@ -1,7 +1,7 @@
 """Linear classifiers of features that were computed once: a whole grid trained at once, or logistic regression.
 
 `fast` is ours: SGD for every point of a grid in one matrix product a step. `logistic` is scikit-learn's solution, which
-is found three times as fast as by an L-BFGS of our own (benchmarks/probe.py). Both choose on a held-out part of the
+is found 2.5 times as fast as by an L-BFGS of our own (benchmarks/probe.py). Both choose on a held-out part of the
 training images, by its mean loss: shares of right answers jump, the loss does not. The queries choose nothing.
 
 N rows, D features, C classes, G points of a grid.

@@ -30,7 +30,7 @@ class Candidates(NamedTuple):
     """Rows of the bank that may be the nearest to n queries, and what is known of them."""
 
     values: Tensor  # (n, m) similarities, largest first; up to a constant of the query
-    index: Tensor  # (n, m)
+    places: Tensor  # (n, m)
     bound: Tensor  # (n, 1) how far a value can be from the truth
 
     def proven(self, k: int) -> Tensor:
@@ -58,7 +58,7 @@ def nearest_by_cosine(queries: Tensor, bank: Tensor, k: int) -> tuple[Tensor, Te
         found = halved(wide, bank, centre, k)
         able, sure = found.able(k), found.proven(k)
         for row in sure.nonzero()[:, 0].tolist():
-            cosines[row], index[row] = ranked(queries[row], bank, found.index[row, : able[row]], k)
+            cosines[row], index[row] = ranked(queries[row], bank, found.places[row, : able[row]], k)
         left = (~sure).nonzero()[:, 0]
     if len(left):
         cosines[left], index[left], _ = candidates(wide[left], bank, torch.zeros_like(centre), k, wide.dtype)

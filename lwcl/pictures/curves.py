@@ -47,7 +47,7 @@ def precisions(series: Sequence[plots.Series]) -> str:
 
 def spectra(series: Sequence[plots.Series]) -> str:
     """Singular values, largest first, as shares of their sum, on a logarithmic scale; a curve for each encoder."""
-    with scene(1.9, names=len(series), left=0.7) as made:
+    with scene(1.9, names=len(series), left=0.8) as made:
         for number, one in enumerate(series):
             above = [(x, y) for x, y in zip(one.x, one.y, strict=True) if y is not None and y > UNSEEN]
             made.axes.plot(*zip(*above, strict=True), label=plots.label(one.name, NAME), **line_style(number))
