@@ -34,9 +34,9 @@ from scipy.optimize import minimize
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
-from lwcl.commands import ProbeOptions
 from lwcl.cpu import tune_allocator
 from lwcl.data.shares import probe_pair
+from lwcl.judge_options import ProbeOptions
 from lwcl.measures.linear import formed
 from lwcl.probe_training import Bench, probed
 from lwcl.progress import Screen

@@ -8,7 +8,6 @@ import torch
 
 from lwcl.clustering_verdict import Evidence
 from lwcl.clustering_verdict import judge as verdict_on
-from lwcl.commands import DiagnoseOptions
 from lwcl.cpu import usable_cpus
 from lwcl.diagnosis_pictures import Shown, Sketch, pictures, points_each, queries_each
 from lwcl.diagnosis_report import diagnosis_report, lines, sick
@@ -16,6 +15,7 @@ from lwcl.diagnosis_tables import Finding, Numbers, overview
 from lwcl.environment import environment
 from lwcl.errors import SickError
 from lwcl.findings import Scope
+from lwcl.judge_options import DiagnoseOptions
 from lwcl.machine import command_line
 from lwcl.progress import Screen, print_json, print_table, put
 from lwcl.report import Report

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lwcl import engine
-from lwcl.commands import DataOptions, KnnOptions
+from lwcl.commands import DataOptions
 from lwcl.cpu import usable_cpus
 from lwcl.data.images import Broken, ImageSet
 from lwcl.data.labelled import labelled_pair
@@ -19,6 +19,7 @@ from lwcl.data.room import available_memory
 from lwcl.engine import Compute
 from lwcl.environment import environment
 from lwcl.errors import SickError
+from lwcl.judge_options import KnnOptions
 from lwcl.knn_report import Judged, knn_report, scores
 from lwcl.machine import command_line, compute_for
 from lwcl.measures import knn as neighbours

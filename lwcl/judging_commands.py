@@ -8,7 +8,7 @@ from typer import Argument, Option
 from lwcl.app import Debug, Encoders, File, Json, Quiet, app, command, file_layer
 from lwcl.catalogue import arch_named
 from lwcl.chosen import settings_of
-from lwcl.commands import DiagnoseOptions, KnnOptions, ProbeOptions
+from lwcl.judge_options import DiagnoseOptions, KnnOptions, ProbeOptions
 from lwcl.options import with_options
 from lwcl.settings import Settings
 

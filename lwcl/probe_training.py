@@ -9,7 +9,6 @@ from torch import Tensor
 
 from lwcl import engine
 from lwcl.assembly import FEW_IMAGES
-from lwcl.commands import ProbeOptions
 from lwcl.cpu import usable_cpus
 from lwcl.data.fill import fill
 from lwcl.data.images import ImageSet
@@ -21,6 +20,7 @@ from lwcl.depthwise import fast_depthwise
 from lwcl.engine import Compute
 from lwcl.errors import UsageError
 from lwcl.judge import Judge
+from lwcl.judge_options import ProbeOptions
 from lwcl.machine import compute_for
 from lwcl.measures.knn import Score, ranked
 from lwcl.measures.linear import RATES, Fitted, fast, logistic

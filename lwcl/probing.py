@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 
 import torch
 
-from lwcl.commands import ProbeOptions
 from lwcl.cpu import usable_cpus
 from lwcl.data.shares import probe_pair, share_of
 from lwcl.environment import environment
 from lwcl.errors import UsageError
 from lwcl.judge import judged, untrained_like
+from lwcl.judge_options import ProbeOptions
 from lwcl.machine import command_line
 from lwcl.measures.knn import interval
 from lwcl.probe_net import must_be_finite

@@ -6,7 +6,6 @@ import numpy
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lwcl.commands import DiagnoseOptions
 from lwcl.cpu import usable_cpus
 from lwcl.data.decode import plain_view
 from lwcl.data.draws import epoch_order
@@ -16,6 +15,7 @@ from lwcl.diagnosis_pictures import Album, Sketch
 from lwcl.diagnosis_tables import Numbers
 from lwcl.errors import DataError, UsageError
 from lwcl.findings import Scope, examined, held_out, labels_of
+from lwcl.judge_options import DiagnoseOptions
 from lwcl.machine import compute_for
 from lwcl.progress import Screen
 from lwcl.subjects import Subject

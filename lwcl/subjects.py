@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lwcl.augmentation import AUGMENTATIONS, MOCO_V2, Augmentation
-from lwcl.commands import DiagnoseOptions
 from lwcl.config_file import read_config
 from lwcl.judge import untrained_like
+from lwcl.judge_options import DiagnoseOptions
 from lwcl.settings import names_of, unknown
 from lwcl.trial import must_take
 from lwcl.weights import Loaded, load_encoder

@@ -16,10 +16,10 @@ from lwcl.augmentation import MOCO_V2, Augmentation
 from lwcl.chosen import settings_of
 from lwcl.clustering_rules import table as clustering_verdict_table
 from lwcl.clustering_verdict import WORDS
-from lwcl.commands import DiagnoseOptions
 from lwcl.data.images import open_images
 from lwcl.errors import DataError, SickError, UsageError
 from lwcl.findings import by_overlap, counted, labels_of, queries_of
+from lwcl.judge_options import DiagnoseOptions
 from lwcl.machine import compute_for
 from lwcl.subjects import STATIC, views_of
 from lwcl.three_views import Sights, ThreeViews

@@ -20,10 +20,10 @@ from PIL import Image
 
 from lwcl import cli
 from lwcl.augmentation import AUGMENTATIONS, Augmentation
-from lwcl.commands import KnnOptions
-from lwcl.errors import DataError, LwclError, SickError, StorageError, UsageError
-from lwcl.method import methods
 from lwcl.chosen import settings_of
+from lwcl.errors import DataError, LwclError, SickError, StorageError, UsageError
+from lwcl.judge_options import KnnOptions
+from lwcl.method import methods
 from lwcl.plan import plan_pretrain
 from lwcl.recipes import FEW, LIGHT_GUESS, LIGHT_RUN, RECIPES
 from lwcl.rules import RULED, Facts, settle_run

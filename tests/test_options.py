@@ -14,9 +14,10 @@ import typer
 
 from lwcl import catalogue, cli
 from lwcl.augmentation import Augmentation
-from lwcl.commands import KnnOptions, PretrainOptions
+from lwcl.commands import PretrainOptions
 from lwcl.errors import UsageError
 from lwcl.help import reference
+from lwcl.judge_options import KnnOptions
 from lwcl.method import methods
 from lwcl.options import with_options
 from lwcl.recipes import ARCHS, RECIPES, Recipe

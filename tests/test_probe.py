@@ -13,11 +13,11 @@ from torch import Tensor
 
 from lwcl import engine, probing
 from lwcl.chosen import settings_of
-from lwcl.commands import ProbeOptions
 from lwcl.data.images import open_images
 from lwcl.data.shares import share_of, to_choose_on
 from lwcl.engine import Compute
 from lwcl.errors import DataError, LwclError, SickError, UsageError
+from lwcl.judge_options import ProbeOptions
 from lwcl.knn_report import Judged
 from lwcl.method import Batch
 from lwcl.methods.probe import Linear
