@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from lwcl.augmentation import AUGMENTATIONS
 from lwcl.method import methods
+from lwcl.protocols import PROTOCOLS
 from lwcl.published import Cited
 from lwcl.recipes import ARCHS, RECIPES
 from lwcl.settings import unknown
@@ -69,7 +70,7 @@ def all_methods() -> list[Entry]:
     return [
         Entry(
             name,
-            f"{kind.verb}: {(kind.__doc__ or '').splitlines()[0]}",
+            f"{kind.verb}: {' '.join((kind.__doc__ or '').partition(chr(10) * 2)[0].split())}",
             tuple((field.name, field.default, field.metadata["help"]) for field in dataclasses.fields(kind)),
         )
         for name, kind in methods().items()
@@ -109,6 +110,11 @@ def augmentations() -> list[Entry]:
     ]
 
 
+def protocols() -> list[Entry]:
+    """Every protocol of `lwcl probe` with its settings and their sources."""
+    return [Entry(name, one.about, tuple(cited(one.settings))) for name, one in PROTOCOLS.items()]
+
+
 def datasets() -> list[Entry]:
     """What `--data` takes."""
     return [Entry(name, about) for name, about in DATASETS.items()]
@@ -119,6 +125,7 @@ CATALOGUES: dict[str, Callable[[], list[Entry]]] = {
     "methods": all_methods,
     "recipes": recipes,
     "augmentations": augmentations,
+    "protocols": protocols,
     "datasets": datasets,
 }
 

@@ -7,6 +7,7 @@ from lwcl.errors import UsageError
 from lwcl.progress import Screen, print_json, print_table
 from lwcl.storage import sha256_file
 from lwcl.weights import Images, Loaded, export_timm, file_of, load_encoder, save_encoder, snippet
+from lwcl.wording import shown
 
 SUFFIX = ".safetensors"
 SHOWN = 5  # names of a kind in the table; --json has them all
@@ -32,7 +33,7 @@ def convert(
     if as_json:
         print_json({"schema_version": 1, **told})
     else:
-        print_table("", ("What", "Found"), [(name, brief(value)) for name, value in told.items()])
+        print_table("", ("What", "Found"), [(name, shown(brief(value))) for name, value in told.items()])
     if export is not None:
         Screen(quiet=quiet).say(f"Use it in plain timm:\n{snippet(export, loaded.encoder.width)}")
     return 0

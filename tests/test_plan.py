@@ -63,7 +63,8 @@ def choices(name):
     fields = {
         field.name: good(field, kinds_of(kind)[field.name]) for kind in kinds for field in dataclasses.fields(kind)
     }
-    return st.fixed_dictionaries({"method": st.just(name)}, optional={k: v for k, v in fields.items() if k not in BOUND})
+    free = {name: values for name, values in fields.items() if name not in BOUND}
+    return st.fixed_dictionaries({"method": st.just(name)}, optional=free)
 
 
 CHOICES = {name: choices(name) for name in PRETRAIN}

@@ -1,0 +1,117 @@
+"""The 20 nearest neighbours by cosine: lwcl's against scikit-learn's and faiss's (if installed), one thread.
+
+HEADER
+
+Features are rectified clusters, as a backbone gives: 100 centres and noise 1.5 times as large. All ways give the same
+neighbours, which is checked. They take turns; times are CPU time of the thread, medians over the turns.
+
+    python benchmarks/knn.py [--bank 20000] [--queries 1000 4000] [--smoke]
+"""
+
+import argparse
+import importlib.util
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+from sklearn.neighbors import NearestNeighbors
+from torch import Tensor
+
+from lwcl.cpu import tune_allocator
+from lwcl.formulas import unit
+from lwcl.measures import nearest
+
+RESULTS = Path(__file__).with_name("results.jsonl")
+WIDTH, K, CENTRES, NOISE = 1280, 20, 100, 1.5
+
+
+def features(count: int, centres: Tensor, generator: torch.Generator) -> Tensor:
+    """Rows (count, `WIDTH`) as of a backbone that ends in a rectifier."""
+    own = centres[torch.randint(len(centres), (count,), generator=generator)]
+    return (own + NOISE * torch.randn(count, WIDTH, generator=generator)).relu()
+
+
+def by_sklearn(queries: Tensor, bank: Tensor) -> Tensor:
+    """Indices (N, K), by scikit-learn's brute force."""
+    found = NearestNeighbors(n_neighbors=K, algorithm="brute", metric="cosine", n_jobs=1).fit(bank.numpy())
+    return torch.from_numpy(found.kneighbors(queries.numpy(), return_distance=False))
+
+
+def by_faiss(queries: Tensor, bank: Tensor) -> Tensor:
+    """Indices (N, K), by faiss's flat index."""
+    import faiss
+
+    faiss.omp_set_num_threads(1)
+    index = faiss.IndexFlatIP(WIDTH)
+    index.add(unit(bank).numpy())
+    return torch.from_numpy(index.search(unit(queries).numpy(), K)[1])
+
+
+def by_float32(queries: Tensor, bank: Tensor) -> Tensor:
+    """Indices (N, K), by lwcl's plain way."""
+    wide = unit(queries)
+    return nearest.candidates(wide, bank, torch.zeros(WIDTH), K, torch.float32).places
+
+
+def ours(queries: Tensor, bank: Tensor) -> Tensor:
+    """Indices (N, K), by lwcl."""
+    return nearest.nearest_by_cosine(queries, bank, K)[1]
+
+
+def measure(bank_size: int, query_count: int, turns: int) -> list[dict[str, object]]:
+    """Median seconds of each way, and how many times as fast as scikit-learn it is."""
+    generator = torch.Generator().manual_seed(0)
+    centres = torch.randn(CENTRES, WIDTH, generator=generator)
+    bank, queries = (features(count, centres, generator) for count in (bank_size, query_count))
+    ways: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"scikit-learn": by_sklearn, "lwcl": ours}
+    ways |= {"lwcl, float32 only": by_float32}
+    ways |= {"faiss": by_faiss} if importlib.util.find_spec("faiss") else {}
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for turn in range(turns + 1):
+        right = None
+        for name, way in ways.items():
+            start = time.thread_time()
+            found = way(queries, bank)
+            if turn:  # the first warms up
+                times[name].append(time.thread_time() - start)
+            right = found if right is None else right
+            # Ways that rank by float32 may change places at equal similarities.
+            assert float((found == right).float().mean()) > 0.999, name
+    slow = statistics.median(times["scikit-learn"])
+    return [
+        {
+            **{"benchmark": "knn", "date": f"{datetime.now(UTC):%Y-%m-%d}", "torch": torch.__version__},
+            **{"half": nearest.multiplies_half(), "load": os.getloadavg()[0], "bank": bank_size},
+            **{"queries": query_count, "width": WIDTH, "k": K, "way": name},
+            **{"seconds": statistics.median(taken), "ratio": slow / statistics.median(taken)},
+        }
+        for name, taken in times.items()
+    ]
+
+
+def main() -> None:
+    """Measures, prints, and appends to results.jsonl (not with `--smoke`)."""
+    parser = argparse.ArgumentParser(description="Speed of exact nearest neighbours.")
+    parser.add_argument("--bank", type=int, default=20_000)
+    parser.add_argument("--queries", type=int, nargs="+", default=[1000, 4000])
+    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--smoke", action="store_true", help="tiny, and kept nowhere")
+    told = parser.parse_args()
+    torch.set_num_threads(1)
+    tune_allocator()
+    for count in [40] if told.smoke else told.queries:
+        for row in measure(800 if told.smoke else told.bank, count, 1 if told.smoke else told.turns):
+            print(f"{row['bank']:>7} rows, {count:>6} queries  {row['way']:20} {row['seconds']:8.3f} s", end="  ")
+            print(f"{row['ratio']:.2f}x", flush=True)
+            if not told.smoke:
+                with RESULTS.open("a") as file:
+                    file.write(json.dumps(row) + "\n")
+
+
+if __name__ == "__main__":
+    main()

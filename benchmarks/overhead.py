@@ -1,0 +1,129 @@
+"""What a training step pays for health, progress, logging and checkpoints: shares of the step.
+
+HEADER
+
+The real loop of `lwcl pretrain` trains light-moco on the drawn figures; `Watch.look` (health, a line of metrics.jsonl
+every 10 steps), `Training.step` of the screen (plain lines) and `Training.save` are timed inside it. A frame of the
+live panel is drawn apart, and counted as often as a terminal shows it. Times are CPU time of the process, medians; a
+checkpoint's are given by the clock too, since the disk is waited for.
+
+    python benchmarks/overhead.py [--arch resnet18] [--steps 41] [--smoke]
+"""
+
+import argparse
+import io
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lwcl import panel, run
+from lwcl.assembly import assembled
+from lwcl.cpu import tune_allocator
+from lwcl.data.images import open_images
+from lwcl.pace import Trained
+from lwcl.plan import plan_pretrain
+from lwcl.progress import DRAW_SECONDS, Screen
+from lwcl.progress import Training as Told
+from lwcl.training import MIN_SAVE_SECONDS, Training
+from lwcl.watch import Watch
+
+RESULTS = Path(__file__).with_name("results.jsonl")
+SAVE_SECONDS = 600  # between two checkpoints, as --save-every has it, unless epochs end more often
+
+
+class Meter:
+    """The CPU seconds, and seconds by the clock, of every call of a method, while the program runs as it is."""
+
+    def __init__(self, owner: type, name: str) -> None:
+        self.cpu: list[float] = []
+        self.clock: list[float] = []
+        self.gave: list[Any] = []
+        plain: Callable[..., Any] = getattr(owner, name)
+
+        def metered(*values: Any, **named: Any) -> Any:
+            cpu, clock = time.process_time(), time.perf_counter()
+            found = plain(*values, **named)
+            self.cpu.append(time.process_time() - cpu)
+            self.clock.append(time.perf_counter() - clock)
+            self.gave.append(found)
+            return found
+
+        setattr(owner, name, metered)
+
+
+def frame(steps: int) -> float:
+    """CPU seconds of drawing the live panel of a training once, as on a terminal."""
+    told, console = Trained("light-moco", 0, steps, steps, 128), panel.console(io.StringIO())
+    costs = []
+    for _ in range(20):
+        start = time.process_time()
+        console.print(panel.training(told))
+        costs.append(time.process_time() - start)
+    return statistics.median(costs)
+
+
+def measure(arch: str, size: int, batch: int, steps: int, folder: Path) -> dict[str, Any]:
+    """Seconds of a step and of what goes with it, and what share of the step that is."""
+    chosen = {"data": ["shapes"], "arch": arch, "image_size": size, "batch_size": batch, "out": str(folder / "run")}
+    fixed = {"device": "cpu", "threads": 1, "workers": 0, "cache": "ram", "save_every": str(steps // 2)}
+    plan = plan_pretrain(chosen | fixed)
+    images = open_images(plan.options.data, "train", download=False)
+    plan, screen = run.settled(plan, images), Screen()
+    meters = {"look": Meter(Watch, "look"), "told": Meter(Told, "step"), "save": Meter(Training, "save")}
+    with run.opened(plan, screen) as opened:
+        screen.log = opened.log
+        training = assembled(plan, images, screen, print)
+        start = time.process_time()
+        run.train(training, opened, screen, steps)
+        whole = time.process_time() - start
+    looks = list(zip(meters["look"].cpu, meters["look"].gave, strict=True))
+    due = statistics.median(cost for cost, health in looks if health)
+    idle = statistics.median(cost for cost, health in looks if not health)
+    step = (whole - sum(sum(meter.cpu) for meter in meters.values())) / steps
+    every = plan.options.log_every
+    save, clock = statistics.median(meters["save"].cpu), statistics.median(meters["save"].clock)
+    shares = {
+        "health and metrics": (due / every + idle) / step,
+        "progress": statistics.mean(meters["told"].cpu) / step,
+        "live panel": frame(steps) / DRAW_SECONDS,
+        "checkpoints": save / SAVE_SECONDS,
+    }
+    return {
+        **{"benchmark": "overhead", "date": datetime.now(UTC).date().isoformat(), "torch": torch.__version__},
+        **{"architecture": arch, "pixels": size, "batch": batch, "threads": 1, "step_s": step, "look_s": due},
+        **{"save_cpu_s": save, "save_s": clock, "shares": shares, "total": sum(shares.values())},
+        "checkpoints_at_worst": save / (MIN_SAVE_SECONDS + save),
+    }
+
+
+def main() -> None:
+    """Measures, prints, and appends to results.jsonl (not with `--smoke`)."""
+    parser = argparse.ArgumentParser(description="What goes with a training step.")
+    parser.add_argument("--arch", default="mobilenetv3_large_100")
+    parser.add_argument("--steps", type=int, default=41)
+    parser.add_argument("--smoke", action="store_true", help="tiny, and kept nowhere")
+    told = parser.parse_args()
+    torch.set_num_threads(1)
+    tune_allocator()
+    arch, size, batch = ("test_efficientnet", 32, 8) if told.smoke else (told.arch, 64, 128)
+    with tempfile.TemporaryDirectory() as folder:
+        row = measure(arch, size, batch, told.steps, Path(folder))
+    for name, share in row["shares"].items():
+        print(f"{name:20} {100 * share:6.2f} %")
+    print(f"{'together':20} {100 * row['total']:6.2f} % of a step of {row['step_s']:.3f} s")
+    print(f"a checkpoint: {row['save_cpu_s']:.2f} s of CPU, {row['save_s']:.2f} s by the clock", end="; ")
+    print(f"at the end of epochs of {MIN_SAVE_SECONDS:g} s: {100 * row['checkpoints_at_worst']:.1f} %")
+    if not told.smoke:
+        with RESULTS.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+
+if __name__ == "__main__":
+    main()

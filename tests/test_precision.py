@@ -1,0 +1,114 @@
+"""`--precision auto`: bfloat16 only where it is proven and pays; timed once, by real steps, leaving no trace."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lwcl import precision
+from lwcl.engine import Compute
+from lwcl.method import methods
+from lwcl.nets import Encoder, Net
+from lwcl.recipes import Recipe
+
+ARCH, SIZE = "test_efficientnet", 32
+RECIPE = Recipe(epochs=2, batch_size=8, lr=0.01, weight_decay=0.0, warmup=0.0)
+METHOD = methods("pretrain")["moco"](queue_size=24, key_momentum=0.9, dim=8, hidden="16")
+CPU = Compute(torch.device("cpu"), channels_last=True)
+
+
+@pytest.fixture
+def net(monkeypatch: pytest.MonkeyPatch) -> Net:
+    """A net on which bfloat16 is taken to be proven, and little time to find out how fast it is."""
+    monkeypatch.setattr(precision, "PROVEN", {ARCH: "for the tests"})
+    monkeypatch.setattr(precision, "SECONDS", 0.1)
+    torch.manual_seed(0)
+    return CPU.place(METHOD.build(Encoder(ARCH, METHOD.head, image_size=SIZE)))
+
+
+def chosen(net: Net, **changes: Any) -> precision.Choice:
+    """The choice for a small run."""
+    return precision.chosen_precision(METHOD, net, dataclasses.replace(RECIPE, **changes), CPU, SIZE)
+
+
+def never(*_: object) -> dict[str, float]:
+    """Stands for what must not happen."""
+    raise AssertionError("timed again")
+
+
+def test_without_a_proof_it_is_float32_and_nothing_is_timed(
+    net: Net, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precision, "PROVEN", {})
+    monkeypatch.setattr(precision, "timed", never)
+    found = chosen(net)
+    assert found.name == "fp32"
+    assert ARCH in found.reason
+    assert not (own_cache / "precision.json").exists()
+
+
+def test_both_precisions_are_timed_and_the_times_decide(net: Net) -> None:
+    found = chosen(net)
+    assert set(found.table) == {"fp32", "bf16"}
+    assert min(found.table.values()) > 0
+    assert found.name == ("bf16" if found.table["fp32"] / found.table["bf16"] >= precision.WORTH else "fp32")
+
+
+@pytest.mark.parametrize(("gain", "name"), [(0.5, "fp32"), (1.14, "fp32"), (1.16, "bf16"), (2.5, "bf16")])
+def test_a_small_gain_is_a_tie_and_goes_to_float32(gain: float, name: str) -> None:
+    found = precision.choice({"fp32": gain, "bf16": 1.0})
+    assert found.name == name
+    assert f"{gain:.2f} times" in found.reason
+
+
+def test_times_are_kept_for_the_same_net_and_machine(
+    net: Net, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = chosen(net)
+    assert list(json.loads((own_cache / "precision.json").read_text()).values()) == [first.table]
+    monkeypatch.setattr(precision, "timed", never)
+    assert chosen(net) == first
+    with pytest.raises(AssertionError, match="timed again"):
+        chosen(net, batch_size=16)
+    monkeypatch.setattr(precision, "cpu_name", lambda: "another processor")
+    with pytest.raises(AssertionError, match="timed again"):
+        chosen(net)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"a": 1}', '{"a": {"fp32": "x"}}'])
+def test_a_damaged_file_of_times_is_not_believed(text: str, net: Net, own_cache: Path) -> None:
+    (own_cache / "precision.json").write_text(text)
+    assert chosen(net).table
+    assert len(json.loads((own_cache / "precision.json").read_text())) == 1
+
+
+def test_times_that_cannot_be_kept_are_still_used(net: Net, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("LWCL_CACHE", str(tmp_path / "file"))
+    assert chosen(net).table
+
+
+def test_timing_leaves_no_trace(net: Net) -> None:
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    chosen(net)
+    assert torch.equal(torch.rand(1), expected)
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    assert all(parameter.grad is None for parameter in net.parameters())
+
+
+def test_a_batch_in_parts_is_timed_in_parts(net: Net) -> None:
+    assert chosen(net, accumulate=2).table
+
+
+def test_a_teacher_answers_for_every_view() -> None:
+    batch = precision.random_batch(METHOD, CPU, SIZE, 7, 4)
+    assert [tuple(answer.shape) for answer in batch.taught] == [(4, 7)] * METHOD.views
+    assert [tuple(view.shape) for view in batch.views] == [(4, 3, SIZE, SIZE)] * METHOD.views
+    assert all(view.is_contiguous(memory_format=torch.channels_last) for view in batch.views)
+    assert precision.random_batch(METHOD, CPU, SIZE, 0, 4).taught == ()
