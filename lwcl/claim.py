@@ -50,7 +50,8 @@ def is_finished(path: Path) -> bool:
 
 def is_stillborn(path: Path, settings: Mapping[str, Any], ignore: frozenset[str]) -> bool:
     """Whether a run of other settings is in a folder that failed before its first step: nothing is lost with it."""
-    done = is_finished(path) or any((path / name).exists() for name in ("metrics.jsonl", "checkpoints"))
+    steps = (folder / name for folder in (path, path / "first") for name in ("metrics.jsonl", "checkpoints"))
+    done = is_finished(path) or any(step.exists() for step in steps)
     return is_run(path) and not done and bool(differences(settings_of(path), settings, ignore))
 
 

@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from lwcl import judgement, plots
+from lwcl.claim import is_run
 from lwcl.environment import environment
 from lwcl.errors import UsageError
-from lwcl.knn_report import between, points
+from lwcl.knn_report import Judged, between, points
 from lwcl.machine import command_line
 from lwcl.progress import Screen, print_json, print_table, put
 from lwcl.report import Picture, Report, Table
 from lwcl.runfolder import RunFolder
-from lwcl.wording import duration, percent
+from lwcl.wording import duration, harmless, percent
 
 CURVES = {
     "loss": "Loss (methods' losses are not on one scale)",
@@ -23,18 +24,24 @@ CURVES = {
     "spread": "Spread",
     "alignment": "Alignment",
     "found": "Keys found",
+    "agreement": "Agreement with the teacher",
 }
 
 
 class Left:
-    """What a finished run left: its report as JSON and its records. Raises `UsageError` where it is none."""
+    """What a finished run left: its report as JSON, and its records. Raises `UsageError` where it is none.
+
+    `rows` are the kNN scores, that of its own encoder first; `checksums` the SHA-256 of its files by name.
+    """
 
     def __init__(self, name: str) -> None:
         self.name, folder = name, RunFolder(Path(name))
         try:
             self.report: dict[str, Any] = json.loads(folder.report_json.read_text(encoding="utf-8"))
             self.settings = {key: entry["value"] for key, entry in self.report["settings"].items()}
-            self.facts: Mapping[str, Any] = self.report["facts"]
+            self.facts: Mapping[str, Any] = dict(self.report["facts"])
+            self.rows = [Judged(**row) for row in self.facts.get("knn", ())]
+            self.checksums: dict[str, str] = dict(self.facts.get("SHA-256", {}))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UsageError(
                 f"{name} is no finished run: its report.json cannot be read.",
@@ -43,24 +50,23 @@ class Left:
             ) from error
         self.metrics = folder.metrics()
 
-    def judged(self, untrained: bool) -> Mapping[str, Any]:
-        """The kNN row of the trained encoder, or of the untrained one; empty where there is none."""
-        rows: list[dict[str, Any]] = self.facts.get("knn") or []
-        return next((row for row in rows if row["untrained"] is untrained), {})
+    @property
+    def judged(self) -> Judged | None:
+        """The kNN score of its encoder, if there is one."""
+        return next(iter(self.rows), None)
 
     def row(self) -> tuple[Any, ...]:
         """The run as a row of the table of scores."""
-        knn, timing, last = self.judged(False), self.facts.get("timing", {}), self.facts.get("last", {})
-        gain = knn.get("gain")
+        knn, timing, last = self.judged, self.facts.get("timing", {}), self.facts.get("last", {})
         seconds, speed, rank = timing.get("seconds"), timing.get("images_per_second"), last.get("rank")
         return (
             self.name,
             self.facts.get("method"),
             self.facts.get("architecture"),
             self.facts.get("epochs"),
-            percent(knn["top1"]) if knn else None,
-            between(knn["top1_interval"]) if knn else None,
-            points((gain[0], tuple(gain[1]))) if gain else None,
+            percent(knn.top1) if knn else None,
+            between(knn.top1_interval) if knn else None,
+            points(knn.gain) if knn and knn.gain else None,
             None if rank is None else round(rank, 1),
             None if speed is None else round(speed),
             None if seconds is None else duration(seconds),
@@ -83,6 +89,8 @@ SCORES = (
 
 def compare(runs: Sequence[str], *, out: str | None, as_json: bool, quiet: bool) -> int:
     """Prints the runs side by side and, with `out`, writes a report there; gives the exit code."""
+    if out and is_run(Path(out)):
+        raise UsageError(f"{out} is a run, and has a report of its own.", remedy="Give another --out.")
     left = [Left(name) for name in runs]
     tables = (
         Table("Runs", SCORES, tuple(one.row() for one in left), "kNN with 95 % bootstrap intervals over images."),
@@ -103,7 +111,7 @@ def compare(runs: Sequence[str], *, out: str | None, as_json: bool, quiet: bool)
     else:
         for table in report.tables:
             print_table(table.title, table.columns, table.rows)
-        put(report.verdict, sys.stdout)
+        put(harmless(report.verdict), sys.stdout)
     if out:
         report.write(Path(out))
         Screen(quiet=quiet).say(f"Report: {Path(out) / 'report.html'}")
@@ -123,16 +131,18 @@ def differing(left: Sequence[Left]) -> Table:
 
 def verdict(left: Sequence[Left]) -> str:
     """Which run is best by kNN, and whether the images judged can tell it from the next."""
-    scored = sorted((one for one in left if one.judged(False)), key=lambda one: -one.judged(False)["top1"])
-    if len({one.facts.get("data") for one in left}) > 1:
-        return "The runs were trained on different images: their scores cannot be compared."
+    images = {(one.facts.get("data"), str(one.settings.get("monitor"))) for one in left}
+    if len(images) > 1:
+        return "The runs were trained or judged on different images: their scores cannot be compared."
+    scored = sorted(((one.judged, one.name) for one in left if one.judged), key=lambda pair: -pair[0].top1)
     if len(scored) < 2:
         return "Fewer than two of the runs have a kNN score: give runs with labels, or judge them with `lwcl knn`."
-    best, second = (one.judged(False) for one in scored[:2])
-    apart = best["top1_interval"][0] > second["top1_interval"][1]
-    told = f"{scored[0].name} is best: {percent(best['top1'])} by kNN, {scored[1].name} {percent(second['top1'])}."
-    clear = "Their intervals do not touch." if apart else "Their intervals overlap: `lwcl knn` with both compares them."
-    return f"{told} {clear}"
+    (best, name), (second, other) = scored[:2]
+    told = f"{name} is best: {percent(best.top1)} by kNN, {other} {percent(second.top1)}."
+    if best.top1 == second.top1:
+        told = f"{name} and {other} are equal: {percent(best.top1)} by kNN."
+    apart = best.top1_interval[0] > second.top1_interval[1]
+    return f"{told} " + ("Their intervals do not touch." if apart else "Their intervals overlap: it may be chance.")
 
 
 def overlaid(left: Sequence[Left]) -> list[Picture]:

@@ -8,8 +8,8 @@ from lwcl.settings import Settled
 from lwcl.wording import harmless, percent
 
 LIMITS = """\
-* It was trained without labels, or from a teacher, on the images below: it knows what such images show, and may know
-  little of others. Judge it on your own with `lwcl knn` and `lwcl probe`.
+* It knows what images show that are like those it was trained on, and may know little of others. Judge it on your own
+  with `lwcl knn` and `lwcl probe`.
 * A score on images of the training set's kind says nothing about other kinds, nor about fairness between groups.
 * A teacher's faults and licence terms pass on to its student.
 """
@@ -18,7 +18,7 @@ LIMITS = """\
 def card(name: str, arch: str, facts: Mapping[str, Any], rows: Sequence[Judged], settled: Mapping[str, Settled]) -> str:
     """The card as Markdown: `facts` are those of the encoder file, `rows` its kNN scores beside others."""
     lines = ["---", "library_name: timm", "tags: [image-feature-extraction, lwcl]", "---", f"# {plain(name)}", ""]
-    lines += [f"A {plain(arch)} backbone for timm, trained by lwcl.", "", "## Training", ""]
+    lines += [f"A {plain(arch)} backbone for timm, written by lwcl.", "", "## Training", ""]
     lines += [f"* {plain(key)}: {plain(value)}" for key, value in facts.items() if not isinstance(value, dict | list)]
     if rows:
         lines += ["", "## kNN on held-out images", ""]
@@ -34,6 +34,6 @@ def card(name: str, arch: str, facts: Mapping[str, Any], rows: Sequence[Judged],
 
 
 def plain(value: Any) -> str:
-    """Text of users as Markdown that means nothing."""
-    text = harmless(value)
-    return "".join(f"\\{letter}" if letter in "\\`*_{}[]<>()#+!|" else letter for letter in text)
+    """Text of users as Markdown that means nothing: no markup, HTML, table cells or links."""
+    text = "".join(f"\\{letter}" if letter in "\\`*_{}[]<>()#+!|~&" else letter for letter in harmless(value))
+    return text.replace("://", ":\\//").replace("www.", "www\\.")

@@ -13,13 +13,14 @@ from lwcl.preview import sample_views
 from lwcl.progress import Screen, print_json, print_table
 from lwcl.report import Report
 from lwcl.runfolder import RunFolder
-from lwcl.storage import write_atomically
+from lwcl.storage import sha256_file, write_atomically
 from lwcl.training import Training
 from lwcl.training_report import training_report
 from lwcl.weights import export_timm, save_encoder, snippet
 from lwcl.wording import harmless
 
 Timing = Mapping[str, float | None]
+KEPT = ("encoder.safetensors", "export/model.safetensors", "export/config.json")  # what `lwcl verify` looks at
 
 
 def finish(training: Training, folder: RunFolder, screen: Screen, timing: Timing, *, as_json: bool) -> int:
@@ -36,6 +37,7 @@ def finish(training: Training, folder: RunFolder, screen: Screen, timing: Timing
         "width of the features": student.width,
         "precision": "bfloat16 autocast" if training.compute.autocast else "float32",
         "device": str(training.compute.device),
+        "SHA-256": {name: sha256_file(folder.path / name) for name in KEPT},
     }
     report = training_report(
         training.plan.verb,

@@ -15,6 +15,7 @@ from lwcl.measures.cost import macs
 from lwcl.nets import Queue
 from lwcl.plan import Plan
 from lwcl.progress import Screen, print_json, print_table
+from lwcl.settings import Settled
 from lwcl.teacher_cache import size_of
 from lwcl.teaching import cache_of
 from lwcl.training import Training
@@ -27,7 +28,7 @@ SAMPLES, SAMPLE_VIEWS = 6, 4
 def describe(plan: Plan, images: ImageSet, screen: Screen, *, as_json: bool) -> None:
     """Prints the settings and their origins, parameters, MACs, memory, steps, and the time by a few timed steps."""
     few = images.subset(range(min(len(images), (TIMED_STEPS + 1) * (plan.recipe.batch_size or 1))))
-    training = assembled(plan, few, screen, lambda broken: None)
+    training = assembled(written_nowhere(plan), few, screen, lambda broken: None)
     per_epoch = len(images) // training.loader.batch_size
     steps = per_epoch * (plan.recipe.epochs or 0)
     seconds = timed_step(training.plan, training)
@@ -43,7 +44,7 @@ def describe(plan: Plan, images: ImageSet, screen: Screen, *, as_json: bool) -> 
         ),
         "images a second": training.loader.batch_size / seconds,
         "time": duration(seconds * steps),
-        **kept_answers(training, len(images)),
+        **kept_answers(plan, training, len(images)),
     }
     if as_json:
         settings = {name: setting._asdict() for name, setting in plan.settled.items()}
@@ -57,9 +58,16 @@ def describe(plan: Plan, images: ImageSet, screen: Screen, *, as_json: bool) -> 
     print_table("Cost", ("What", "Value"), list(cost.items()))
 
 
-def kept_answers(training: Training, images: int) -> dict[str, int]:
+def written_nowhere(plan: Plan) -> Plan:
+    """The plan with images in memory, if they are kept at all, and a teacher that is asked in every step."""
+    kept = {"cache": "off" if plan.options.cache == "off" else "ram", "teacher_cache": "off"}
+    changed = {name: Settled(value, "dry run") for name, value in kept.items()}
+    return Plan({**plan.settled, **changed}, plan.verb)
+
+
+def kept_answers(plan: Plan, training: Training, images: int) -> dict[str, int]:
     """The bytes that a teacher's answers will take on disk, where they are kept."""
-    cache, live = cache_of(training.plan.options.teacher_cache), training.teacher
+    cache, live = cache_of(plan.options.teacher_cache), training.teacher
     if live is None or cache.kind == "off":
         return {}
     return {"teacher's answers on disk, bytes": size_of(max(1, cache.crops), images, live.width, live.dtype)}

@@ -1,5 +1,7 @@
 """`lwcl pretrain`, `distill`, `compress`: from a plan to a run folder with an encoder, an export and a report."""
 
+import contextlib
+import io
 import sys
 from pathlib import Path
 
@@ -48,11 +50,18 @@ def train_run(
         with opened(plan, screen) as folder:
             screen.log = folder.log
             if stage := first_stage(plan, folder.first):
-                told = 0 if RunFolder(folder.first).is_finished() else train_run(stage, quiet=quiet)
-                if told:
-                    return told
+                if code := begun_by(stage, folder, fast_dev_run, quiet=quiet):
+                    return code
                 plan = plan.starting_from(str(folder.first))
             return trained(plan, images, folder, screen, fast_dev_run, as_json=as_json)
+
+
+def begun_by(stage: Plan, folder: RunFolder, steps: int | None, *, quiet: bool) -> int:
+    """Trains a run's first stage unless that is done; gives the exit code. Its results are not the command's."""
+    if RunFolder(folder.first).is_finished():
+        return 0
+    with contextlib.redirect_stdout(io.StringIO() if quiet else sys.stderr):
+        return train_run(stage, fast_dev_run=steps, quiet=quiet)
 
 
 def trained(

@@ -1,7 +1,8 @@
 """Teachers: frozen encoders that say what views show, asked in every step, or once and their answers kept.
 
 `center` is CompRess's cached teacher (arXiv 2010.14713, its code's `--cache_teacher`); `views:K` keeps an answer for
-each of K crops, and the student trains on exactly these, so that kept and live answers are the same.
+each of K crops, and the student trains on exactly these, so that kept and live answers are the same, but for the last
+bits: these depend on how many images are asked about at once.
 """
 
 import dataclasses
@@ -22,12 +23,12 @@ from lwcl.machine import compute_for
 from lwcl.method import Method
 from lwcl.plan import Plan
 from lwcl.progress import Screen
-from lwcl.teacher_cache import TeacherCache
+from lwcl.teacher_cache import Compute, TeacherCache
 from lwcl.teaching import cache_of
 from lwcl.trial import must_take
 from lwcl.weights import Images, Loaded, load_encoder
 
-ASKED = 128  # images in one question, where the answers are kept
+ASKED = 128  # images in one question, where the answers are kept; not the batch, or a run's bits would depend on others
 
 
 class Live:
@@ -69,12 +70,12 @@ class Kept:
 
     sees = None
 
-    def __init__(self, cache: TeacherCache, crops: int) -> None:
-        self.cache, self.crops = cache, crops
+    def __init__(self, cache: TeacherCache, crops: int, device: torch.device) -> None:
+        self.cache, self.crops, self.device = cache, crops, device
 
     def answer(self, crop: int, index: Tensor, seen: Tensor | None) -> Tensor:
         """What it said of the crop: (B, D) float32."""
-        return self.cache.rows(crop if self.crops else 0, index)
+        return self.cache.rows(crop if self.crops else 0, index).to(self.device)
 
 
 def live_teacher(plan: Plan) -> Live | None:
@@ -99,7 +100,8 @@ def with_teacher(loader: Loader, live: Live, plan: Plan, screen: Screen) -> Load
     if cache.kind == "off":
         return dataclasses.replace(loader, teacher=live)
     if cache.kind == "center":
-        return dataclasses.replace(loader, teacher=Kept(central(live, loader.images, loader.workers, screen), 0))
+        said = central(live, loader.images, loader.workers, screen)
+        return dataclasses.replace(loader, teacher=Kept(said, 0, loader.compute.device))
     store = loader.store
     made = {
         "augmentation": dataclasses.asdict(plan.augmentation),
@@ -109,7 +111,7 @@ def with_teacher(loader: Loader, live: Live, plan: Plan, screen: Screen) -> Load
     }
     kept = opened(live, loader.images, cache.crops, made)
     fill(kept, screen, lambda crop, index: live.answer(crop, index, loader.view(crop, index, live.sees)))
-    return dataclasses.replace(loader, teacher=Kept(kept, cache.crops))
+    return dataclasses.replace(loader, teacher=Kept(kept, cache.crops, loader.compute.device))
 
 
 def central(live: Live, images: ImageSet, workers: int, screen: Screen) -> TeacherCache:
@@ -138,7 +140,7 @@ def opened(live: Live, images: ImageSet, crops: int, made: dict[str, Any]) -> Te
     return TeacherCache.open(fingerprint, (crops, len(images), live.width), live.dtype)
 
 
-def fill(kept: TeacherCache, screen: Screen, compute: Any) -> None:
+def fill(kept: TeacherCache, screen: Screen, compute: Compute) -> None:
     """Asks the teacher what it has not been asked yet."""
     rows = kept.shape[0] * kept.shape[1]
     with screen.counting("Asking the teacher", rows) as counting:

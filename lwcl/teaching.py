@@ -49,10 +49,15 @@ def stage_of(text: str) -> Stage:
 
 def check(options: "TrainOptions", method: Method) -> None:
     """Raises `UsageError` where a teacher is needed and not named, or named and of no use."""
-    cache_of(options.teacher_cache)
-    first = getattr(options, "init_by", None)
-    if first:
-        stage_of(first)
+    cache, first = cache_of(options.teacher_cache), getattr(options, "init_by", None)
+    learner = methods()[stage_of(first).method] if first else method
+    if learner.taught and cache.kind == "views" and cache.crops < learner.views:
+        raise UsageError(
+            f"--teacher-cache {options.teacher_cache}: {learner.name} sees {learner.views} crops of an image at once.",
+            remedy=f"Give views:{learner.views} or more.",
+        )
+    if options.init_head and not options.init:
+        raise UsageError("--init-head takes over the head of --init, and none is named.", remedy="Give --init ENCODER.")
     if first and options.init:
         raise UsageError("--init and --init-by both say where to start from.", remedy="Give one of them.")
     if options.teacher is None and (method.taught or first):

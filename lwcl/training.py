@@ -68,6 +68,8 @@ class Training:
             "data": self.images.fingerprint,
             "seed": options.seed,
         }
+        if options.init:
+            facts["init"] = options.init
         if self.teacher:
             facts |= {"teacher": self.teacher.loaded.name, "teacher weights": self.teacher.hash}
         return Loaded(name, self.net.student, self.takes, facts)

@@ -26,7 +26,7 @@ TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in MOD
 LINES, FUNCTION_LINES, RUN = 200, 50, 6
 HEAVY = {"torch", "torchvision", "timm", "numpy", "PIL", "sklearn", "scipy", "matplotlib", "safetensors", "rich"}
 HEAVY |= {"yaml", "jinja2", "huggingface_hub"}
-SPEAKING = {"lwcl.cli", "lwcl.report", "lwcl.progress", "lwcl.panel"}
+SPEAKING = {"lwcl.app", "lwcl.cli", "lwcl.other_commands", "lwcl.report", "lwcl.progress", "lwcl.panel"}
 EMPTY_NAMES = {"utils", "util", "common", "helper", "helpers", "base", "misc", "trainer", "manager"}
 PICKLES = {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve", "joblib"}
 

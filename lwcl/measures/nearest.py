@@ -3,8 +3,8 @@
 A product in half precision finds more candidates than are asked for. Its error is bounded: for unit queries q and rows
 b of the bank, which rounding makes q + e and b + f, |(q + e)(b + f) - q b| <= |f| + |e| (|b| + |f|), and |e|, |f| and
 |b| are measured; to that come the roundings of the sum of D products in float32 (Higham, Accuracy and Stability of
-Numerical Algorithms, 2002, section 3.1) and of the result. Where the last candidate lies below the k-th by more than
-twice the bound, no other row can belong. Queries for which that is not proven take the plain way.
+Numerical Algorithms, 2002, section 3.1) and of the result. Where the last candidate must lie below the k-th, no other
+row can belong. Queries for which that is not proven take the plain way.
 
 The bank's mean is subtracted from it: that shifts all similarities of a query alike, and makes |b|, so the bound,
 smaller where all features point much the same way. Similarities are made a chunk of the bank and of the queries at a
@@ -31,16 +31,20 @@ class Candidates(NamedTuple):
 
     values: Tensor  # (n, m) similarities, largest first; up to a constant of the query
     places: Tensor  # (n, m)
-    bound: Tensor  # (n, 1) how far a value can be from the truth
+    bound: Tensor  # (n, m) how far a value can be from the truth
 
     def proven(self, k: int) -> Tensor:
         """For which queries the k nearest are among the candidates: (n,) bool."""
-        return (self.values[:, k - 1] - self.values[:, -1]) > 2 * self.bound[:, 0]
+        return self.least(k)[:, 0] > self.values[:, -1] + self.bound[:, -1]
 
     def able(self, k: int) -> list[int]:
         """How many candidates of each query may be among its k nearest."""
-        counts: list[int] = (self.values >= self.values[:, k - 1 : k] - 2 * self.bound).sum(1).tolist()
+        counts: list[int] = (self.values + self.bound >= self.least(k)).sum(1).tolist()
         return counts
+
+    def least(self, k: int) -> Tensor:
+        """What the similarity of a query's k-th neighbour is at least: (n, 1)."""
+        return self.values[:, k - 1 : k] - self.bound[:, k - 1 : k]
 
 
 def nearest_by_cosine(queries: Tensor, bank: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -94,7 +98,7 @@ def candidates(queries: Tensor, bank: Tensor, centre: Tensor, count: int, precis
     of_queries = (queries - narrow).norm(dim=1, keepdim=True)
     of_sums = bank.shape[1] * torch.finfo(torch.promote_types(precision, torch.float32)).eps  # and of the scaling
     values = values.to(queries.dtype)
-    of_result = torch.finfo(precision).eps * values.abs().amax(1, keepdim=True)
+    of_result = torch.finfo(precision).eps / 2 * (1 + torch.finfo(precision).eps) * values.abs()
     return Candidates(values, index, error + of_queries * (radius + error) + of_sums + of_result)
 
 
@@ -105,14 +109,18 @@ def rows_of(each: int) -> int:
 
 
 def centred(part: Tensor, centre: Tensor, precision: torch.dtype) -> tuple[Tensor, float, float]:
-    """Unit rows of the bank less its centre, rounded; how long they are at most, and how far rounding moved one."""
+    """Unit rows of the bank less its centre, rounded; how long they are at most, and how far rounding moved one.
+
+    Both are 0 where nothing is rounded.
+    """
     rounded = torch.empty_like(part, dtype=precision)
-    radius, error = [], []
+    radius, error = [torch.zeros(())], [torch.zeros(())]
     for rows, into in zip(torch.split(part, CACHED), torch.split(rounded, CACHED), strict=True):
         exact = unit(rows).sub_(centre)
         into.copy_(exact)
-        radius.append(exact.norm(dim=1).max())
-        error.append(exact.sub_(into).norm(dim=1).max())
+        if precision != exact.dtype:
+            radius.append(exact.norm(dim=1).max())
+            error.append(exact.sub_(into).norm(dim=1).max())
     return rounded, float(max(radius)), float(max(error))
 
 
@@ -134,7 +142,7 @@ def largest(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
 def ranked(query: Tensor, bank: Tensor, index: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k best candidates of a query (D) by float64 cosine, the best first, ties by their place: cosines, indices."""
     chosen = index.sort().values
-    rows = bank[chosen].double()
+    rows = bank.index_select(0, chosen).double()  # twice as fast as by brackets
     cosines = rows @ unit(query.double()) / rows.norm(dim=1).clamp_min(1e-12)
     best, order = cosines.sort(descending=True, stable=True)
     return best[:k], chosen[order[:k]]
