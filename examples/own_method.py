@@ -22,7 +22,7 @@ class SimCLR(Method):
     temperature: float = setting(0.5, "softmax temperature of the contrast", above=0, group="Method")
     dim: int = setting(128, "width of the embedding that is contrasted", at_least=2, group="Method")
 
-    def head(self, width: int) -> tuple[int, ...]:
+    def head(self, width: int, taught: int = 0) -> tuple[int, ...]:
         """A hidden layer as wide as the backbone, then the embedding."""
         return width, self.dim
 

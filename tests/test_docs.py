@@ -4,6 +4,7 @@
 """
 
 import ast
+import functools
 import importlib
 import os
 import re
@@ -21,10 +22,11 @@ from PIL import Image
 from lwcl import cli
 from lwcl.augmentation import AUGMENTATIONS, Augmentation
 from lwcl.chosen import settings_of
+from lwcl.commands import TRAINING
 from lwcl.errors import DataError, LwclError, SickError, StorageError, UsageError
-from lwcl.judge_options import KnnOptions
+from lwcl.judge_options import DiagnoseOptions, KnnOptions, ProbeOptions
 from lwcl.method import methods
-from lwcl.plan import plan_pretrain
+from lwcl.plan import plan_pretrain, plan_run
 from lwcl.recipes import FEW, LIGHT_GUESS, LIGHT_RUN, RECIPES
 from lwcl.rules import RULED, Facts, settle_run
 from lwcl.settings import flag_of, names_of
@@ -33,8 +35,20 @@ ROOT = Path(__file__).parents[1]
 TEXTS = {str(path.relative_to(ROOT)): path for path in (*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/*.md")))}
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
-SETTLERS = {"pretrain": plan_pretrain, "knn": lambda chosen: settings_of(KnnOptions, chosen)}
-PUBLISHED = {"--mlp", "--aug-plus", "--cos", "--moco-t"}  # flags of the papers' code, in the sources of numbers
+SETTLERS = {
+    **{verb: functools.partial(plan_run, verb) for verb in TRAINING},
+    "knn": functools.partial(settings_of, KnnOptions),
+    "probe": functools.partial(settings_of, ProbeOptions),
+    "diagnose-clustering": functools.partial(settings_of, DiagnoseOptions),
+}
+PUBLISHED = {
+    "--mlp",
+    "--aug-plus",
+    "--cos",
+    "--moco-t",
+    "--only-mse",
+    "--student_mlp",
+}  # flags of the papers' code, in the sources of numbers
 OWN = {"config", "dry_run", "fast_dev_run", "as_json", "quiet", "debug", "encoders", "what", "pattern"}
 
 
@@ -86,7 +100,12 @@ def test_the_readme_names_every_command_and_recipe_and_nothing_else():
 
 @pytest.mark.parametrize("name", TEXTS)
 def test_flags_that_texts_mention_exist(name):
-    known = {flag for command in cli.PROGRAM.commands.values() for param in command.params for flag in param.opts}
+    known = {
+        flag
+        for command in cli.PROGRAM.commands.values()
+        for param in command.params
+        for flag in (*param.opts, *param.secondary_opts)
+    }
     known |= {"--help", "--version", "--install-completion", "--show-completion"}
     text = TEXTS[name].read_text(encoding="utf-8").replace("--[no-]", "--")
     ours = re.sub(r"^(python|bash|\.venv/bin/(?!lwcl)).*$", "", text, flags=re.MULTILINE)
@@ -192,7 +211,7 @@ def rules_table() -> str:
     for title, facts in SIZES.items():
         scaled = plan_pretrain({}).at_scale(facts.images).settled
         settled[title] = scaled | settle_run({name: setting.value for name, setting in scaled.items()}, facts)
-    ruled = [*RULED, *(name for name in FEW if name not in RULED)]
+    ruled = [name for name in (*RULED, *(name for name in FEW["pretrain"] if name not in RULED)) if name in scaled]
     lines = [head("Setting", *SIZES)]
     for name in ruled:
         lines.append(row(f"`{flag_of(name)}`", *(value_text(found[name].value) for found in settled.values())))
@@ -203,9 +222,13 @@ def rules_table() -> str:
 
 
 def few_table() -> str:
-    """What every recipe changes for few images."""
-    rows = (row(f"`{flag_of(name)}`", value_text(cited.value), cited.source) for name, cited in FEW.items())
-    return head("Setting", "Value", "Source") + "".join(rows)
+    """What the recipes of each command change for few images."""
+    cited = {name: entry for changes in FEW.values() for name, entry in changes.items()}
+    lines = [head("Setting", "Value", "Commands", "Source")]
+    for name, entry in cited.items():
+        verbs = ", ".join(verb for verb, changes in FEW.items() if name in changes)
+        lines.append(row(f"`{flag_of(name)}`", value_text(entry.value), verbs, entry.source))
+    return "".join(lines)
 
 
 TABLES = {
