@@ -1,6 +1,15 @@
 """What a training step pays for health, progress, logging and checkpoints: shares of the step.
 
-HEADER
+Claim: together 0.3 % of a step of MobileNetV3-Large at 64 px, batch 128; the goal is 3 %. Measured 2026-11-22 on one
+core of an AMD EPYC (Zen 4) that other programs shared (load 7), torch 2.14.1, 31 steps of 1.7 s of CPU:
+
+    health and metrics  0.02 %
+    progress            0.02 %
+    live panel          0.19 %, on a terminal only
+    checkpoints         0.04 %, one in ten minutes
+
+A checkpoint takes 0.25 s of CPU. Where every epoch takes 10 s and so ends with one, that is 2.5 % of the time; the wait
+for the disk comes on top: 3.0 s by the clock in all, on that loaded machine.
 
 The real loop of `lwcl pretrain` trains light-moco on the drawn figures; `Watch.look` (health, a line of metrics.jsonl
 every 10 steps), `Training.step` of the screen (plain lines) and `Training.save` are timed inside it. A frame of the

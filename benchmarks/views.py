@@ -1,18 +1,20 @@
 """Two MoCo v2 views of a batch: by Pillow and torchvision an image at a time, and by lwcl for the whole batch.
 
-Claim: lwcl's are made 7 times as fast at 32 px, and 4.5 to 6 times at 64 to 224 px. Measured 2026-11-22 on one core of
-an AMD EPYC (Zen 5, AVX-512) that other programs shared (load 2 to 4), torch 2.14.1, torchvision 0.29.1, batch 128:
+Claim: by OpenCV lwcl's are made 8.5 to 10 times as fast, 1.25 times as fast as by batched tensors at 32 px, 1.6 times
+at 64 and 1.9 to 2 times from 96 px on. Measured 2026-11-22 on one core of an AMD EPYC (Zen 4, AVX-512) that other
+programs shared (load 4), torch 2.14.1, torchvision 0.29.1, OpenCV 5.0.0, batch 128, 5 turns:
 
-    pixels  Pillow, us a view  lwcl, us a view  ratio (quartiles)  ratio, channels first
-        32                452               63  7.1 (6.9 - 7.3)    7.6 (6.3 - 8.0)
-        64                725              124  5.8 (5.6 - 6.0)    5.0 (4.8 - 5.4)
-        96               1097              226  4.7 (4.7 - 5.0)    4.1 (4.0 - 4.3)
-       128               1675              373  4.5 (3.5 - 4.8)
-       224               4587              953  4.8 (4.7 - 4.9)    3.6 (3.4 - 4.3)
+    pixels  Pillow, us a view  tensors, us  ratio (quartiles)  OpenCV, us  ratio (quartiles)
+        32                604           75  8.1 (7.7 - 8.1)            60  10.1 (9.9 - 10.2)
+        64                899          151  6.0 (5.7 - 6.0)            95  9.4 (9.2 - 9.6)
+        96               1432          279  5.1 (4.5 - 5.2)           149  9.3 (8.3 - 9.7)
+       128               1969          453  4.5 (4.0 - 4.6)           241  8.7 (7.5 - 9.3)
+       224               4670         1074  4.4 (4.2 - 4.6)           539  8.5 (8.4 - 8.9)
 
-Both ways start from decoded images of 1.15 x 1.5 times the view's side, as a store keeps them: Pillow images for the
-one, a uint8 batch for the other, its channels last in memory, or with `--planar` first. Drawing the parameters is part
-of both, and so are one thread and the allocator's settings. The ways take turns; times are CPU time of the thread, so
+The goal of 12 at 64 px is missed: an antialiased crop, the same bits as the tensors', is two fifths of the time there.
+All ways start from decoded images of 1.15 x 1.5 times the view's side, as a store keeps them: Pillow images for the
+one, a uint8 batch for the others, its channels last in memory, or with `--planar` first. Drawing the parameters is part
+of all, and so are one thread and the allocator's settings. The ways take turns; times are CPU time of the thread, so
 that other load on the machine counts as little as it can; ratios are medians, with quartiles, over the turns.
 
     python benchmarks/views.py [--sizes 32 64] [--planar] [--smoke]

@@ -33,7 +33,7 @@ def export(encoder: str, out: str | None, arch: str | None, *, quiet: bool) -> i
     if out and os.path.lexists(folder) and not (folder.is_dir() and not any(folder.iterdir())):
         raise UsageError(f"{out} is there already, and no empty folder.", remedy="Give another --out.")
     loaded = load_encoder(encoder, arch=arch)
-    told = card(folder.name, loaded.encoder.arch, loaded.facts, *worth(run))
+    told = card((folder if out else run.path).resolve().name, loaded.encoder.arch, loaded.facts, *worth(run))
     with explained(folder):
         export_timm(folder, loaded.encoder, loaded.images)
     write_atomically(folder / "README.md", told)

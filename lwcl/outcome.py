@@ -51,7 +51,7 @@ def finish(training: Training, folder: RunFolder, screen: Screen, timing: Timing
         samples=sample_views(training.loader),
     )
     report = with_scores(report, final)
-    made = card(folder.path.name, student.arch, trained.facts, rows, training.plan.settled)
+    made = card(folder.path.resolve().name, student.arch, trained.facts, rows, training.plan.settled)
     write_atomically(folder.export / "README.md", made)
     report.write(folder.path)
     if as_json:

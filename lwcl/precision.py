@@ -29,7 +29,6 @@ from lwcl.method import Batch, Method
 from lwcl.nets import Net
 from lwcl.recipes import Recipe
 from lwcl.storage import cache_folder, json_text, write_atomically
-from lwcl.wording import duration
 
 #: Architectures whose accuracy bfloat16 is known not to lower: the runs that show it.
 PROVEN: dict[str, str] = {}
@@ -61,7 +60,7 @@ def chosen_precision(method: Method, net: Net, recipe: Recipe, compute: Compute,
     if world.size() > 1:
         return Choice("fp32", "precisions are not timed in several processes", {})
     assert recipe.batch_size
-    key = key_of(method, net, compute, size, recipe.batch_size)
+    key = key_of(method, net, recipe, compute, size, taught)
     known = kept()
     if key not in known:
         known[key] = timed(method, net, recipe, compute, size, taught)
@@ -73,12 +72,12 @@ def chosen_precision(method: Method, net: Net, recipe: Recipe, compute: Compute,
 def choice(table: dict[str, float]) -> Choice:
     """bfloat16 where it is `WORTH` it, with the times as the reason."""
     gain = table["fp32"] / table["bf16"]
-    times = ", ".join(f"{name} {duration(seconds)}" for name, seconds in table.items())
+    times = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in table.items())
     reason = f"bf16 is {gain:.2f} times as fast as fp32 here (a step: {times}); {WORTH} is worth it"
     return Choice("bf16" if gain >= WORTH else "fp32", reason, table)
 
 
-def key_of(method: Method, net: Net, compute: Compute, size: int, batch_size: int) -> str:
+def key_of(method: Method, net: Net, recipe: Recipe, compute: Compute, size: int, taught: int) -> str:
     """A digest of what the times depend on: machine, net, method, size and batch, versions."""
     facts = {
         "cpu": cpu_name(),
@@ -87,9 +86,9 @@ def key_of(method: Method, net: Net, compute: Compute, size: int, batch_size: in
         "arguments": net.student.arguments,
         "head": net.student.head_widths,
         "channels_last": compute.channels_last,
-        "method": method.name,
+        "method": [method.name, str(method), taught],
         "size": size,
-        "batch": batch_size,
+        "batch": [recipe.batch_size, recipe.accumulate, recipe.optimizer],
         "versions": [lwcl.__version__, *map(version_of, ("torch", "timm"))],
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:32]
@@ -115,20 +114,25 @@ def timed(method: Method, net: Net, recipe: Recipe, compute: Compute, size: int,
     fewest = max(LEAST, 2 * recipe.accumulate * method.splits)
     least = min(recipe.batch_size, fewest)
     with torch.random.fork_rng(devices=[]):
-        begun = time.perf_counter()
-        round_of(steps(method, net, recipe, compute, size, taught, least))
-        first = time.perf_counter() - begun
+        trial = steps(method, net, recipe, compute, size, taught, least)
+        round_of(trial)  # the first steps are slow: memory is taken and kernels are made
+        first = sum(round_of(trial).values())
         affordable = int(least * SECONDS / ((ROUNDS + 1) * first))
         count = max(least, min(recipe.batch_size, affordable - affordable % fewest))
         running = steps(method, net, recipe, compute, size, taught, count)
-        round_of(running)  # lets the allocator and oneDNN settle
+        round_of(running)
         rounds = [round_of(running) for _ in range(ROUNDS)]
     return {name: min(each[name] for each in rounds) * recipe.batch_size / count for name in PRECISIONS}
 
 
 def round_of(running: dict[str, Iterator[engine.Step]]) -> dict[str, float]:
-    """Seconds of one more step in each precision."""
-    return {name: next(fitted).seconds for name, fitted in running.items()}
+    """Seconds of one more step in each precision, as CPU time a thread: other work on the machine counts little."""
+    taken = {}
+    for name, fitted in running.items():
+        start = time.process_time()
+        next(fitted)
+        taken[name] = (time.process_time() - start) / torch.get_num_threads()
+    return taken
 
 
 def steps(

@@ -37,7 +37,7 @@ FIXED = {
 
 
 TEXT = st.text("ab/é ':#-0.~", max_size=8)
-BOUND = {"method", "teacher", "init_by"}  # one of them asks for another
+BOUND = {"method", "teacher", "init_by", "init_head"}  # one of them asks for another
 METHOD_NAMES = st.sampled_from(sorted(PRETRAIN))
 
 

@@ -55,8 +55,8 @@ def finished_run(folder: Path, *words: str) -> Finished:
     """A run in a folder, told aloud."""
     data, out, untrained, built = labelled(folder / "data"), folder / "run", {}, assembly.built
 
-    def watched(plan, options):
-        made = built(plan, options)
+    def watched(plan, *more):
+        made = built(plan, *more)
         untrained.update({name: p.detach().clone() for name, p in made[0].student.backbone.named_parameters()})
         return made
 

@@ -36,7 +36,7 @@ def must_be_labelled(images: ImageSet, flag: str) -> None:
     if not images.labelled or len(images.classes) < 2:
         raise DataError(
             f"The {len(images):,} images of {flag} have no labels.",
-            "kNN needs class folders, at least two.",
+            "Judging needs class folders, at least two.",
             "Put each class into a folder of its own, or give images that have labels.",
         )
 
