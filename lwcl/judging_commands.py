@@ -27,8 +27,9 @@ def judging(name: str, kind: type[Settings], module: str, function: str, about: 
         **chosen: Any,
     ) -> int:
         options: Any = settings_of(kind, chosen, *file_layer(config))
-        if options.arch is not None:
-            arch_named(options.arch)
+        for arch in (options.arch, getattr(options, "teacher_arch", None)):
+            if arch is not None:
+                arch_named(arch)
         run = getattr(importlib.import_module(f"lwcl.{module}"), function)
         return int(run(encoders, options, as_json=as_json, quiet=quiet))
 

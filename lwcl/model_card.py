@@ -19,7 +19,9 @@ def card(name: str, arch: str, facts: Mapping[str, Any], rows: Sequence[Judged],
     """The card as Markdown: `facts` are those of the encoder file, `rows` its kNN scores beside others."""
     lines = ["---", "library_name: timm", "tags: [image-feature-extraction, lwcl]", "---", f"# {plain(name)}", ""]
     lines += [f"A {plain(arch)} backbone for timm, written by lwcl.", "", "## Training", ""]
-    lines += [f"* {plain(key)}: {plain(value)}" for key, value in facts.items() if not isinstance(value, dict | list)]
+    lines += [
+        f"* {plain(key)}: {plain(value)}" for key, value in sorted(facts.items()) if not isinstance(value, dict | list)
+    ]
     if rows:
         lines += ["", "## kNN on held-out images", ""]
         lines += ["| encoder | top-1 | 95 % interval | above untrained |", "|---|---|---|---|"]

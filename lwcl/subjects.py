@@ -1,13 +1,11 @@
 """Which encoders a diagnosis examines, in which random views: those asked about, untrained ones beside, a teacher."""
 
-from pathlib import Path
 from typing import NamedTuple
 
 from lwcl.augmentation import AUGMENTATIONS, MOCO_V2, Augmentation
-from lwcl.config_file import read_config
 from lwcl.judge import untrained_like
 from lwcl.judge_options import DiagnoseOptions
-from lwcl.settings import names_of, unknown
+from lwcl.settings import unknown
 from lwcl.trial import must_take
 from lwcl.weights import Loaded, load_encoder
 
@@ -38,7 +36,7 @@ def subjects_of(encoders: list[str], options: DiagnoseOptions) -> list[Subject]:
     for spec in encoders:
         loaded = load_encoder(spec, arch=options.arch, image_size=options.image_size, seed=options.seed)
         role = "untrained" if loaded.facts.get("origin") == "untrained" else "encoder"
-        one = Subject(loaded, role, *views_of(spec, options.views))
+        one = Subject(loaded, role, *views_of(loaded, options.views))
         kinds = {other.kind for other in found if other.role == "untrained"}
         found.append(one)
         if options.random_init and role == "encoder" and one.kind not in kinds:
@@ -51,18 +49,13 @@ def subjects_of(encoders: list[str], options: DiagnoseOptions) -> list[Subject]:
     return found
 
 
-def views_of(spec: str, wanted: str) -> tuple[Augmentation, str]:
+def views_of(loaded: Loaded, wanted: str) -> tuple[Augmentation, str]:
     """The random views that `--views` asks for an encoder, and what they are, in words. Raises `UsageError`.
 
-    `run`: those of the run whose folder the encoder is in; where there is none, those of `ssl-small`.
+    `run`: those that its file says it was trained with; where it says none, those of `ssl-small`.
     """
-    path = Path(spec)
-    config = (path if path.is_dir() else path.parent) / "config.yaml"
-    if wanted == "run" and config.is_file():
-        settings = read_config(str(config))
-        told = {name: settings[name] for name in names_of(Augmentation) if name in settings}
-        if told:
-            return Augmentation(**told), "those of its run"
+    if wanted == "run" and (told := loaded.facts.get("augmentation")):
+        return Augmentation(**told), "those of its run"
     if wanted in ("run", "ssl-small"):
         return Augmentation(**MOCO_V2), STATIC
     if wanted not in AUGMENTATIONS:

@@ -23,7 +23,7 @@ from lwcl.judge_options import DiagnoseOptions
 from lwcl.machine import compute_for
 from lwcl.subjects import STATIC, views_of
 from lwcl.three_views import Sights, ThreeViews
-from lwcl.weights import Images, random_encoder, save_encoder
+from lwcl.weights import Images, load_encoder, random_encoder, save_encoder
 
 CLASSES = ("cat", "dog", "<b>&amp;'\"")
 TAKES = Images(32, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -38,10 +38,10 @@ def encoder_at(folder: Path, seed: int = 1, weight: float | None = None) -> Path
         for tensor in (norms[-1].weight, norms[-1].bias):
             torch.nn.init.constant_(tensor, weight)
     folder.mkdir(parents=True)
-    save_encoder(folder / "encoder.safetensors", loaded.encoder, TAKES, {"origin": "lwcl pretrain"})
-    settings = dataclasses.asdict(Augmentation(**{**MOCO_V2, "crop_min": 0.5}))
-    lines = [f"{name}: {value}" for name, value in {"arch": "test_efficientnet", **settings}.items()]
-    (folder / "config.yaml").write_text("\n".join(lines), encoding="utf-8")
+    views = dataclasses.asdict(Augmentation(**{**MOCO_V2, "crop_min": 0.5}))
+    facts = {"origin": "lwcl pretrain", "augmentation": views}
+    save_encoder(folder / "encoder.safetensors", loaded.encoder, TAKES, facts)
+    (folder / "config.yaml").write_text("arch: test_efficientnet\n", encoding="utf-8")
     return folder
 
 
@@ -181,10 +181,10 @@ def test_a_teacher_comes_last_and_sees_the_views_of_the_first(place: Path, tmp_p
 
 
 def test_views_are_those_of_the_run_unless_others_are_asked_for(place: Path) -> None:
-    assert views_of(str(place / "run"), "run")[0].crop_min == 0.5
-    assert views_of(str(place / "run/encoder.safetensors"), "run")[0].crop_min == 0.5
-    assert views_of(str(place / "run"), "ssl-small") == (Augmentation(**MOCO_V2), STATIC)
-    assert views_of("random/resnet18", "run") == (Augmentation(**MOCO_V2), STATIC)
+    trained, untrained = load_encoder(str(place / "run")), load_encoder("random/test_efficientnet")
+    assert views_of(trained, "run")[0].crop_min == 0.5
+    assert views_of(trained, "ssl-small") == (Augmentation(**MOCO_V2), STATIC)
+    assert views_of(untrained, "run") == (Augmentation(**MOCO_V2), STATIC)
 
 
 def test_views_do_not_depend_on_batches_or_on_being_kept(place: Path) -> None:

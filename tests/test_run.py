@@ -21,7 +21,7 @@ from torch import Tensor
 import lwcl
 from lwcl import assembly
 from lwcl.nets import Encoder
-from lwcl.recipes import ARCHS, RECIPES
+from lwcl.recipes import ARCHS, RECIPES, recipes_of
 from lwcl.weights import load_encoder
 
 CLASSES = ("cat", "dog")
@@ -79,7 +79,11 @@ def test_a_run_leaves_the_folder_that_is_promised(finished: Finished) -> None:
     files = "config.yaml command.txt env.json metrics.jsonl log.txt encoder.safetensors report.json report.html"
     assert names == {*files.split(), "checkpoints", "export", "plots"}
     assert sorted(path.name for path in (finished.out / "checkpoints").iterdir()) == ["step-000009", "step-000012"]
-    assert {path.name for path in (finished.out / "export").iterdir()} == {"config.json", "model.safetensors"}
+    assert {path.name for path in (finished.out / "export").iterdir()} == {
+        "config.json",
+        "model.safetensors",
+        "README.md",
+    }
     assert any((finished.out / "plots").glob("*loss.svg"))
     assert all(path.stat().st_size for path in finished.out.rglob("*") if path.is_file())
 
@@ -165,7 +169,7 @@ def test_every_exported_parameter_was_trained(finished: Finished) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", recipes_of("pretrain"))
 @pytest.mark.parametrize("arch", ARCHS)
 def test_every_exported_parameter_of_every_tested_architecture_is_trained(
     arch: str, recipe: str, tmp_path: Path
@@ -275,7 +279,7 @@ def test_the_monitor_scores_every_epoch_and_changes_no_bit(finished: Finished, t
     assert left == before
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", recipes_of("pretrain"))
 @pytest.mark.parametrize("arch", ["test_resnet", "test_vit"])
 def test_every_recipe_runs_in_parts_of_a_batch(finished: Finished, arch: str, recipe: str, tmp_path: Path) -> None:
     more = ("--neighbours", "3") if RECIPES[recipe].method == "light-moco" else ()
