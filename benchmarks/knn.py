@@ -9,10 +9,10 @@ scikit-learn 1.9.1, without faiss; a bank of 20,000 x 1280, seconds:
        4000         3.171  2.123 (1.49x)  3.033 (1.05x)
 
 About half of lwcl's time at 1,000 queries is the product; the rest rounds the bank and ranks candidates. Where nothing
-can be proven in bfloat16, as of an untrained encoder's features, which nearly coincide, it is the float32 way.
+can be proven in bfloat16, as where all features nearly coincide, it is the float32 way.
 
-Features are rectified clusters, as a backbone gives: 100 centres and noise 1.5 times as large. All ways give the same
-neighbours, which is checked. They take turns; times are CPU time of the thread, medians over the turns.
+Features are rectified clusters, as a backbone gives: 100 centres and noise 1.5 times as large. All ways give float64's
+neighbours to 1e-6 of a cosine, which is checked. They take turns; times are CPU time of the thread, medians.
 
     python benchmarks/knn.py [--bank 20000] [--queries 1000 4000] [--smoke]
 """
@@ -37,6 +37,7 @@ from lwcl.measures import nearest
 
 RESULTS = Path(__file__).with_name("results.jsonl")
 WIDTH, K, CENTRES, NOISE = 1280, 20, 100, 1.5
+CHECKED = 200  # queries whose neighbours are compared with float64's
 
 
 def features(count: int, centres: Tensor, generator: torch.Generator) -> Tensor:
@@ -81,16 +82,16 @@ def measure(bank_size: int, query_count: int, turns: int) -> list[dict[str, obje
     ways |= {"lwcl, float32 only": by_float32}
     ways |= {"faiss": by_faiss} if importlib.util.find_spec("faiss") else {}
     times: dict[str, list[float]] = {name: [] for name in ways}
+    cosines = unit(queries[:CHECKED].double()) @ unit(bank.double()).T
+    right = cosines.topk(K).values
     for turn in range(turns + 1):
-        right = None
         for name, way in ways.items():
             start = time.thread_time()
             found = way(queries, bank)
             if turn:  # the first warms up
                 times[name].append(time.thread_time() - start)
-            right = found if right is None else right
-            # Ways that rank by float32 may change places at equal similarities.
-            assert float((found == right).float().mean()) > 0.999, name
+            # Not the places: scikit-learn changes those that are 3e-8 apart.
+            assert float((cosines.gather(1, found[:CHECKED]) - right).abs().max()) < 1e-6, name
     slow = statistics.median(times["scikit-learn"])
     return [
         {

@@ -19,9 +19,8 @@ def card(name: str, arch: str, facts: Mapping[str, Any], rows: Sequence[Judged],
     """The card as Markdown: `facts` are those of the encoder file, `rows` its kNN scores beside others."""
     lines = ["---", "library_name: timm", "tags: [image-feature-extraction, lwcl]", "---", f"# {plain(name)}", ""]
     lines += [f"A {plain(arch)} backbone for timm, written by lwcl.", "", "## Training", ""]
-    lines += [
-        f"* {plain(key)}: {plain(value)}" for key, value in sorted(facts.items()) if not isinstance(value, dict | list)
-    ]
+    told = {key: value for key, value in sorted(facts.items()) if not isinstance(value, dict | list | tuple)}
+    lines += [f"* {plain(key)}: {plain(value)}" for key, value in told.items()]
     if rows:
         lines += ["", "## kNN on held-out images", ""]
         lines += ["| encoder | top-1 | 95 % interval | above untrained |", "|---|---|---|---|"]
@@ -36,6 +35,7 @@ def card(name: str, arch: str, facts: Mapping[str, Any], rows: Sequence[Judged],
 
 
 def plain(value: Any) -> str:
-    """Text of users as Markdown that means nothing: no markup, HTML, table cells or links."""
-    text = "".join(f"\\{letter}" if letter in "\\`*_{}[]<>()#+!|~&" else letter for letter in harmless(value))
+    """Text of users, or a list of such, as Markdown that means nothing: no markup, HTML, table cells or links."""
+    text = harmless(", ".join(map(str, value)) if isinstance(value, list | tuple) else value)
+    text = "".join(f"\\{letter}" if letter in "\\`*_{}[]<>()#+!|~&" else letter for letter in text)
     return text.replace("://", ":\\//").replace("www.", "www\\.")
