@@ -1,6 +1,7 @@
 """A training run put together from its plan and its images: net, decoded images, batches, optimiser."""
 
 import functools
+import importlib.util
 from collections.abc import Callable
 
 import torch
@@ -16,7 +17,7 @@ from lwcl.data.store import Store
 from lwcl.depthwise import fast_depthwise
 from lwcl.engine import Compute
 from lwcl.errors import UsageError
-from lwcl.machine import compute_for
+from lwcl.machine import compute_for, device_of
 from lwcl.nets import Encoder, Net
 from lwcl.plan import Plan
 from lwcl.progress import Screen
@@ -97,6 +98,17 @@ def must_fit(plan: Plan, images: int) -> None:
         )
 
 
+def must_have(options: TrainOptions) -> None:
+    """Raises `UsageError` where views are to be made by OpenCV and cannot be."""
+    if options.views_by == "opencv" and (
+        importlib.util.find_spec("cv2") is None or device_of(options.device).type != "cpu"
+    ):
+        raise UsageError(
+            "--views-by opencv needs OpenCV and a CPU.",
+            remedy="Install it (pip install 'lwcl[opencv]') and train with --device cpu, or leave --views-by out.",
+        )
+
+
 def stored(images: ImageSet, size: int, options: TrainOptions, screen: Screen) -> Store | None:
     """The decoded images for views of `size` pixels, kept where `--cache` says; None: decoded anew every time."""
     assert options.workers is not None
@@ -122,6 +134,7 @@ def assembled(plan: Plan, images: ImageSet, screen: Screen, broken: Callable[[Br
     options, recipe = plan.options, plan.recipe
     assert recipe.batch_size and recipe.lr and recipe.weight_decay is not None and options.workers is not None
     must_fit(plan, len(images))
+    must_have(options)
     live = live_teacher(plan)
     net, compute, takes = built(plan, options, live.width if live else 0)
     largest = live.sees.size if live and cache_of(options.teacher_cache).kind != "center" else 0
@@ -139,6 +152,7 @@ def assembled(plan: Plan, images: ImageSet, screen: Screen, broken: Callable[[Br
         compute=compute,
         workers=options.workers,
         broken=broken,
+        views_by=options.views_by,
     )
     loader = with_teacher(loader, live, plan, screen) if live else loader
     optimizer = engine.optimizer_of(net, recipe, recipe.lr, recipe.weight_decay)

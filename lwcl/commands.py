@@ -72,6 +72,12 @@ class TrainOptions(DataOptions, MachineOptions):
     monitor: tuple[str, ...] = setting((), "labelled images for a kNN score during training", group="Run")
     monitor_every: int = setting(1, "epochs between two monitor scores", at_least=1, group="Run")
     strict: bool = setting(False, "end with exit code 3 if the embedding collapses", group="Run")
+    views_by: str = setting(
+        "tensor",
+        "how a CPU makes views: tensor, or opencv (faster, rounded otherwise; needs lwcl[opencv])",
+        choices=("tensor", "opencv"),
+        group="Machine",
+    )
     teacher: str | None = setting(
         None,
         "encoder to learn from: run folder, .safetensors, foreign checkpoint, timm/NAME or random/NAME",

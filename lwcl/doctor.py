@@ -18,7 +18,7 @@ from lwcl.machine import device_of
 from lwcl.plan import plan_pretrain
 from lwcl.preview import timed_step
 from lwcl.progress import Screen, print_json, print_table
-from lwcl.run import settled
+from lwcl.settling import settled
 from lwcl.storage import cache_folder, free_space, size_text
 
 PACKAGES = ("torch", "torchvision", "timm", "safetensors", "numpy", "pillow", "scikit-learn")

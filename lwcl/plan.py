@@ -78,6 +78,10 @@ class Plan:
         """This plan with another `--init`."""
         return Plan({**self.settled, "init": Settled(encoder, "the first stage")}, self.verb)
 
+    def with_precision(self, name: str, reason: str) -> "Plan":
+        """This plan with a precision in the place of `auto`."""
+        return Plan({**self.settled, "precision": Settled(name, reason)}, self.verb)
+
     def config(self) -> dict[str, Any]:
         """Every setting's value, flat and fit for YAML and JSON; `--config` with it gives this plan again.
 

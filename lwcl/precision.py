@@ -54,9 +54,8 @@ def chosen_precision(method: Method, net: Net, recipe: Recipe, compute: Compute,
     `recipe` is settled; `taught` is the width of what a teacher says, 0 without one. What was timed is kept in the
     cache folder for the next run of the same net on the same machine. `net` is left as it is.
     """
-    arch = net.student.arch
-    if arch not in PROVEN:
-        return Choice("fp32", f"no run has shown yet that bf16 costs {arch} no accuracy", {})
+    if without := unproven(net.student.arch):
+        return without
     if world.size() > 1:
         return Choice("fp32", "precisions are not timed in several processes", {})
     assert recipe.batch_size
@@ -67,6 +66,13 @@ def chosen_precision(method: Method, net: Net, recipe: Recipe, compute: Compute,
         with suppress(StorageError):
             write_atomically(place(), json_text(known, indent=1))
     return choice(known[key])
+
+
+def unproven(arch: str) -> Choice | None:
+    """float32, for an architecture of which no run has shown that bfloat16 is as good; None for the others."""
+    if arch in PROVEN:
+        return None
+    return Choice("fp32", f"no run has shown yet that bf16 costs {arch} no accuracy", {})
 
 
 def choice(table: dict[str, float]) -> Choice:

@@ -5,20 +5,18 @@ import io
 import sys
 from pathlib import Path
 
-import numpy
 import torch
 
 from lwcl import engine, rules
 from lwcl.assembly import assembled, prepare
 from lwcl.claim import Resume
 from lwcl.commands import FREE
-from lwcl.cpu import tune_allocator, usable_cpus
-from lwcl.data import embedded
+from lwcl.cpu import tune_allocator
 from lwcl.data.images import Broken, ImageSet, open_images
 from lwcl.engine import NotFiniteError
 from lwcl.errors import DataError, SickError
 from lwcl.interrupts import Interrupts
-from lwcl.machine import command_line, device_of
+from lwcl.machine import command_line
 from lwcl.memory import enough_memory
 from lwcl.outcome import Timing, finish
 from lwcl.pace import Stride
@@ -27,11 +25,10 @@ from lwcl.preview import describe
 from lwcl.progress import Screen
 from lwcl.recipes import FEW
 from lwcl.runfolder import RunFolder, default_out
+from lwcl.settling import settled, with_precision
 from lwcl.stages import first_stage
 from lwcl.training import Saver, Training
 from lwcl.watch import ADVICE, Watch
-
-SAMPLE = 64  # images whose size stands for all
 
 
 def train_run(
@@ -40,7 +37,7 @@ def train_run(
     """Trains as the plan says, or only tells what it would do; gives the exit code."""
     screen = Screen(quiet=quiet)
     images = open_images(plan.options.data, "train", download=plan.options.download)
-    plan = settled(plan, images)
+    plan = with_precision(settled(plan, images))
     torch.set_num_threads(plan.options.threads or 1)
     tune_allocator()
     with enough_memory(plan.settled, sys.argv[1:]):
@@ -102,22 +99,6 @@ class Bad:
             raise DataError(
                 what, f"The last: {broken.name!r}: {broken.reason}.", "Mend or remove them, or raise --max-bad."
             )
-
-
-def settled(plan: Plan, images: ImageSet) -> Plan:
-    """The plan with everything that depends on the data and the machine settled by the rules."""
-    plan = plan.at_scale(len(images))
-    values = {name: setting.value for name, setting in plan.settled.items()}
-    accelerated = device_of(plan.options.device).type != "cpu"
-    demonstration = set(plan.options.data) <= set(embedded.SETS)
-    facts = rules.Facts(len(images), short_side(images), usable_cpus(), accelerated, demonstration)
-    return plan.with_rules(rules.settle_run(values, facts))
-
-
-def short_side(images: ImageSet) -> int:
-    """The median short side, in pixels, of at most `SAMPLE` images, evenly spaced."""
-    places = numpy.linspace(0, len(images) - 1, min(SAMPLE, len(images))).round().astype(int)
-    return int(numpy.median([min(images.good_image(int(place))[0].size) for place in places]))
 
 
 def say_rules(plan: Plan, images: ImageSet, screen: Screen) -> None:

@@ -106,7 +106,7 @@ def with_teacher(loader: Loader, live: Live, plan: Plan, screen: Screen) -> Load
     made = {
         "augmentation": dataclasses.asdict(plan.augmentation),
         "seed": loader.seed,
-        "views": loader.views,
+        "views": [loader.views, loader.views_by],
         "stored pixels": int((store.heights * store.widths).sum()) if store else None,
     }
     kept = opened(live, loader.images, cache.crops, made)

@@ -94,7 +94,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
     save_encoder(teacher, Encoder("test_resnet", (8,)), Images.of("test_resnet", 32), {"origin": "made"})
     found = Whole(data, teacher, {}, 0.0, collections.Counter())
     with pytest.MonkeyPatch.context() as patch, cache_at(folder / "cache"):
-        for method in (TAUGHT, *METHODS):
+        for method in (*METHODS, TAUGHT):
             points = [point for point in FAULT_POINTS if passing(point) == method]
             for module in [m for name, m in sys.modules.items() if name.startswith("lwcl") and hasattr(m, "fault")]:
                 patch.setattr(module, "fault", counted_in(found.passed, points))

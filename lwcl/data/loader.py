@@ -59,6 +59,7 @@ class Loader:
     workers: int = 0
     broken: Callable[[Broken], None]  # hears of images that had to be replaced
     teacher: Teacher | None = None
+    views_by: str = "tensor"  # or "opencv"; see `apply_views`
 
     @property
     def steps_per_epoch(self) -> int:
@@ -148,7 +149,13 @@ class Loader:
 
     def finish(self, takes: Images) -> "Finish":
         """How views are normalised and laid out."""
-        return {"mean": takes.mean, "std": takes.std, "channels_last": self.compute.channels_last}
+        return {
+            "mean": takes.mean,
+            "std": takes.std,
+            "channels_last": self.compute.channels_last,
+            "by": self.views_by,
+            "threads": max(1, self.workers),
+        }
 
 
 class Finish(TypedDict):
@@ -157,6 +164,8 @@ class Finish(TypedDict):
     mean: tuple[float, ...]
     std: tuple[float, ...]
     channels_last: bool
+    by: str
+    threads: int
 
 
 class Cut(NamedTuple):
