@@ -80,7 +80,7 @@ def frame(steps: int) -> float:
 
 def measure(arch: str, size: int, batch: int, steps: int, folder: Path) -> dict[str, Any]:
     """Seconds of a step and of what goes with it, and what share of the step that is."""
-    chosen = {"data": ["shapes"], "arch": arch, "image_size": size, "batch_size": batch, "out": str(folder / "run")}
+    chosen = {"data": ["textures"], "arch": arch, "image_size": size, "batch_size": batch, "out": str(folder / "run")}
     fixed = {"device": "cpu", "threads": 1, "workers": 0, "cache": "ram", "save_every": str(steps // 2)}
     plan = plan_pretrain(chosen | fixed)
     images = open_images(plan.options.data, "train", download=False)

@@ -20,7 +20,7 @@ from lwcl.recipes import ARCHS, RECIPES
 from lwcl.settings import unknown
 
 DATASETS = {
-    "shapes": "4,000 drawn figures of 64 x 64 pixels, embedded: what is used without --data; no file, no network",
+    "textures": "3,960 drawn textures of 64 x 64 pixels, embedded: what is used without --data; no file, no network",
     "digits": "1,797 handwritten digits, embedded: no file, no network",
     "tv/NAME:ROOT": "a torchvision data set below the folder ROOT, as tv/cifar10:~/data; fetched only with --download",
     "FOLDER": "images in class folders, in nested folders or loose; train and val folders inside are found",

@@ -14,7 +14,7 @@ class DataOptions(Settings):
     """Where images come from and how they are kept."""
 
     data: tuple[str, ...] = setting(
-        (), "folder, .txt list, .zip, .tar (several may be given), tv/NAME:ROOT, digits or shapes", group="Data"
+        (), "folder, .txt list, .zip, .tar (several may be given), tv/NAME:ROOT, digits or textures", group="Data"
     )
     download: bool = setting(False, "let torchvision download a tv/ data set", group="Data")
     workers: int | None = setting(

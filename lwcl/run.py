@@ -106,7 +106,7 @@ def say_rules(plan: Plan, images: ImageSet, screen: Screen) -> None:
     options = plan.options
     screen.say(f"{plan.method.name} with recipe {options.recipe}: {options.arch} on {len(images):,} images.")
     few = FEW[plan.verb]
-    for name in (*few, *(name for name in rules.RULED if name not in few)):
+    for name in (*few, "precision", *(name for name in rules.RULED if name not in few)):
         if name in plan.settled and plan.settled[name].origin not in ("default", "flag"):
             screen.say(f"  {name} {plan.settled[name].value}: {plan.settled[name].origin}")
 

@@ -199,7 +199,7 @@ def augmentation_table() -> str:
 
 
 SIZES = {
-    "the shapes, 2 CPUs": Facts(3000, 64, 2, False, embedded=True),
+    "the textures, 2 CPUs": Facts(3000, 64, 2, False, embedded=True),
     "10,000 photos, 8 CPUs": Facts(10_000, 480, 8, False),
     "1,281,167 photos, a GPU": Facts(1_281_167, 375, 16, True),
 }

@@ -15,7 +15,6 @@ import pytest
 import torch
 from PIL import Image
 
-from lwcl.data import shapes
 from lwcl.data.decode import BadImage
 from lwcl.data.images import ImageSet, holdout, open_images, stand_ins
 from lwcl.data.layout import layout
@@ -403,21 +402,6 @@ def test_the_digits_are_embedded_with_fixed_splits() -> None:
     image = np.asarray(train.image(0))
     assert image.shape == (8, 8, 3)
     assert max(np.asarray(train.image(index)).max() for index in range(20)) == 255
-
-
-def test_a_drawn_figure_is_a_function_of_its_number() -> None:
-    first = [shapes.draw(index) for index in (0, 13)]
-    assert np.array_equal(shapes.draw(13), first[1])
-    assert first[0].shape == (64, 64, 3)
-    assert all(image.std() > 10 for image in first)
-
-
-def test_the_drawn_figures_are_balanced_over_classes_and_splits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shapes, "drawn", lambda count: np.zeros((count, 64, 64, 3), np.uint8))
-    train, val = open_images(["shapes"], "train"), open_images(["shapes"], "val")
-    assert train.classes == tuple(shapes.FIGURES)
-    assert torch.bincount(train.labels).tolist() == [300] * 10
-    assert torch.bincount(val.labels).tolist() == [100] * 10
 
 
 def write_mnist(root: Path) -> None:

@@ -1,7 +1,7 @@
-"""Two labelled sets that need no download: real handwritten digits, and drawn figures.
+"""Two labelled sets that need no download: real handwritten digits, and drawn textures.
 
 `digits`: the test set of the UCI "Optical Recognition of Handwritten Digits" data, 1,797 images of 8 x 8 pixels, as in
-scikit-learn (`load_digits`). `shapes`: 4,000 drawn images of 64 x 64 pixels (`shapes.py`).
+scikit-learn (`load_digits`). `textures`: 3,960 drawn images of 64 x 64 pixels (`textures.py`).
 """
 
 import zlib
@@ -10,13 +10,13 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from lwcl.data import shapes
+from lwcl.data import textures
 from lwcl.data.layout import held_out
 from lwcl.data.parts import Arrays, Part
 
-DEFAULT = "shapes"
+DEFAULT = "textures"
 DIGITS_VAL = 500 / 1797  # held out of the digits, of each the same share
-SHAPES_TRAIN, SHAPES_ALL = 3000, 4000
+TEXTURES_TRAIN, TEXTURES_ALL = 3000, 3960  # 125 and 40 of each class
 
 
 def digits() -> Part:
@@ -32,12 +32,12 @@ def digits() -> Part:
     return arrays_part("digits", np.repeat(pixels[:, :, :, None], 3, axis=3), splits, classes)
 
 
-def figures() -> Part:
-    """The drawn figures: 3,000 train, 1,000 val, classes in turn."""
-    kinds = list(shapes.FIGURES)
-    classes = [kinds[index % len(kinds)] for index in range(SHAPES_ALL)]
-    splits = ["train" if index < SHAPES_TRAIN else "val" for index in range(SHAPES_ALL)]
-    return arrays_part("shapes", shapes.drawn(SHAPES_ALL), splits, classes)
+def drawn_textures() -> Part:
+    """The drawn textures: 3,000 train, 960 val, classes in turn."""
+    kinds = list(textures.CLASSES)
+    classes = [kinds[index % len(kinds)] for index in range(TEXTURES_ALL)]
+    splits = ["train" if index < TEXTURES_TRAIN else "val" for index in range(TEXTURES_ALL)]
+    return arrays_part("textures", textures.drawn(TEXTURES_ALL), splits, classes)
 
 
 def arrays_part(kind: str, pixels: npt.NDArray[np.uint8], splits: Sequence[str], classes: Sequence[str]) -> Part:
@@ -48,4 +48,4 @@ def arrays_part(kind: str, pixels: npt.NDArray[np.uint8], splits: Sequence[str],
     return Part(kind, names, list(splits), list(classes), marks, Arrays(pixels))
 
 
-SETS = {"digits": digits, "shapes": figures}
+SETS = {"digits": digits, "textures": drawn_textures}
