@@ -5,6 +5,7 @@ import os
 import random
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -36,7 +37,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def must_be_exported(folder: Path, spec: str) -> None:
     """Asserts that stock timm gives the features of an encoder, to the last bit, and takes the same images."""
     loaded = load_encoder(spec)
-    model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    model: Any = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     images = torch.randn(3, 3, loaded.images.size, loaded.images.size, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
         assert torch.equal(model(images), loaded.encoder.eval().features(images))

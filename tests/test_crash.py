@@ -169,7 +169,12 @@ def test_asked_to_stop_at_many_random_moments(
 
 def signals(*numbers: int) -> Callable[[], None]:
     """Sends signals to this process."""
-    return lambda: [signal.raise_signal(number) for number in numbers] and None
+
+    def send() -> None:
+        for number in numbers:
+            signal.raise_signal(number)
+
+    return send
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
