@@ -43,6 +43,12 @@ def is_run(path: Path) -> bool:
         return False
 
 
+def refuse_run(out: str | None) -> None:
+    """Raise `UsageError` where a report is to go into the folder of a run, which has one of its own."""
+    if out and is_run(Path(out)):
+        raise UsageError(f"{out} is a run, and has a report of its own.", remedy="Give another --out.")
+
+
 def is_finished(path: Path) -> bool:
     """Whether the run in a folder came to its end: its report is written last."""
     return (path / "report.json").exists()

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lwcl import judgement, plots
-from lwcl.claim import is_run
+from lwcl.claim import refuse_run
 from lwcl.environment import environment
 from lwcl.errors import UsageError
 from lwcl.knn_report import Judged, between, points
@@ -89,8 +89,7 @@ SCORES = (
 
 def compare(runs: Sequence[str], *, out: str | None, as_json: bool, quiet: bool) -> int:
     """Prints the runs side by side and, with `out`, writes a report there; gives the exit code."""
-    if out and is_run(Path(out)):
-        raise UsageError(f"{out} is a run, and has a report of its own.", remedy="Give another --out.")
+    refuse_run(out)
     left = [Left(name) for name in runs]
     tables = (
         Table("Runs", SCORES, tuple(one.row() for one in left), "kNN with 95 % bootstrap intervals over images."),

@@ -29,6 +29,7 @@ from lwcl.runfolder import RunFolder
 from lwcl.settings import Settled
 from lwcl.trial import must_take
 from lwcl.weights import Images, Loaded, load_encoder, random_encoder
+from lwcl.wording import harmless
 
 MEMORY_SHARE = 0.25  # of what is available, for keeping decoded images for the next encoder
 
@@ -177,7 +178,7 @@ def knn(encoders: list[str], options: KnnOptions, *, as_json: bool = False, quie
     else:
         shown = scores(rows)
         print_table(shown.title, shown.columns, shown.rows)
-        put(report.verdict, sys.stdout)
+        put(harmless(report.verdict), sys.stdout)
     place = knn_folder(options.out, encoders)
     if place:
         report.write(place)

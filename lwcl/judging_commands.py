@@ -30,6 +30,9 @@ def judging(name: str, kind: type[Settings], module: str, function: str, about: 
         for arch in (options.arch, getattr(options, "teacher_arch", None)):
             if arch is not None:
                 arch_named(arch)
+        from lwcl.claim import refuse_run  # PyYAML takes 20 ms
+
+        refuse_run(options.out)
         run = getattr(importlib.import_module(f"lwcl.{module}"), function)
         return int(run(encoders, options, as_json=as_json, quiet=quiet))
 

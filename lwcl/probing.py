@@ -25,6 +25,7 @@ from lwcl.report import Report
 from lwcl.settings import Settled
 from lwcl.trial import must_take
 from lwcl.weights import Loaded, load_encoder
+from lwcl.wording import harmless
 
 
 class Subject(NamedTuple):
@@ -163,7 +164,7 @@ def say(report: Report, rows: Sequence[Probed], bench: Bench, *, as_json: bool) 
         return
     shown = probe_scores(rows, bench.options.protocol)
     print_table(shown.title, shown.columns, shown.rows)
-    put(report.verdict, sys.stdout)
+    put(harmless(report.verdict), sys.stdout)
 
 
 def place_of(out: str | None, encoders: Sequence[str]) -> Path | None:
