@@ -32,16 +32,17 @@ from typing import Any
 
 import torch
 
-from lwcl import panel, run
-from lwcl.assembly import assembled
+from lwcl import run
 from lwcl.cpu import tune_allocator
 from lwcl.data.images import open_images
-from lwcl.pace import Trained
 from lwcl.plan import plan_pretrain
-from lwcl.progress import DRAW_SECONDS, Screen
-from lwcl.progress import Training as Told
-from lwcl.training import MIN_SAVE_SECONDS, Training
-from lwcl.watch import Watch
+from lwcl.runs.assembly import assembled
+from lwcl.runs.training import MIN_SAVE_SECONDS, Training
+from lwcl.runs.watch import Watch
+from lwcl.screen import panel
+from lwcl.screen.pace import Trained
+from lwcl.screen.progress import DRAW_SECONDS, Screen
+from lwcl.screen.progress import Training as Told
 
 RESULTS = Path(__file__).with_name("results.jsonl")
 SAVE_SECONDS = 600  # between two checkpoints, as --save-every has it, unless epochs end more often

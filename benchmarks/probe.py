@@ -35,12 +35,12 @@ from scipy.optimize import minimize
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
+from lwcl.commandline.judge_options import ProbeOptions
 from lwcl.cpu import tune_allocator
 from lwcl.data.shares import probe_pair
-from lwcl.judge_options import ProbeOptions
 from lwcl.measures.linear import formed
-from lwcl.probe_training import Bench, probed
-from lwcl.progress import Screen
+from lwcl.probes.training import Bench, probed
+from lwcl.screen.progress import Screen
 from lwcl.weights import Loaded, load_encoder
 
 RESULTS = Path(__file__).with_name("results.jsonl")

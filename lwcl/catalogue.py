@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from lwcl.augmentation import AUGMENTATIONS
 from lwcl.method import methods
-from lwcl.protocols import PROTOCOLS
+from lwcl.probes.protocols import PROTOCOLS
 from lwcl.published import Cited
 from lwcl.recipes import ARCHS, RECIPES
 from lwcl.settings import unknown

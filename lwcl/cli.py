@@ -8,10 +8,10 @@ from typing import Any
 
 import typer
 
-from lwcl import judging_commands, other_commands, training_commands
-from lwcl.app import app
+from lwcl.commandline import judging_commands, other_commands, training_commands
+from lwcl.commandline.app import app
+from lwcl.commandline.failures import bug, usage
 from lwcl.errors import LwclError
-from lwcl.failures import bug, usage
 from lwcl.wording import harmless, harmless_lines
 
 ORDER = [module.__name__ for module in (training_commands, judging_commands, other_commands)]  # of `lwcl --help`

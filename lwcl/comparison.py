@@ -6,15 +6,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lwcl import judgement, plots
-from lwcl.claim import refuse_run
 from lwcl.environment import environment
 from lwcl.errors import UsageError
-from lwcl.knn_report import Judged, between, points
 from lwcl.machine import command_line
-from lwcl.progress import Screen, print_json, print_table, put
-from lwcl.report import Picture, Report, Table
-from lwcl.runfolder import RunFolder
+from lwcl.reports import judgement, plots
+from lwcl.reports.knn_report import Judged, between, points
+from lwcl.reports.report import Picture, Report, Table
+from lwcl.runs.claim import refuse_run
+from lwcl.runs.runfolder import RunFolder
+from lwcl.screen.progress import Screen, print_json, print_table, put
 from lwcl.wording import duration, harmless, percent
 
 CURVES = {

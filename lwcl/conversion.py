@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from lwcl.errors import UsageError
-from lwcl.progress import Screen, print_json, print_table
+from lwcl.screen.progress import Screen, print_json, print_table
 from lwcl.storage import sha256_file
 from lwcl.weights import Images, Loaded, export_timm, file_of, load_encoder, save_encoder, snippet
 from lwcl.wording import shown

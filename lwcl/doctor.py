@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import torch
 
-from lwcl.assembly import assembled
 from lwcl.cpu import tune_allocator, usable_cpus
 from lwcl.data.decode import BadImage
 from lwcl.data.images import ImageSet, open_images
@@ -16,9 +15,10 @@ from lwcl.data.room import available_memory
 from lwcl.errors import LwclError
 from lwcl.machine import device_of
 from lwcl.plan import plan_pretrain
-from lwcl.preview import timed_step
-from lwcl.progress import Screen, print_json, print_table
-from lwcl.settling import settled
+from lwcl.runs.assembly import assembled
+from lwcl.runs.preview import timed_step
+from lwcl.runs.settling import settled
+from lwcl.screen.progress import Screen, print_json, print_table
 from lwcl.storage import cache_folder, free_space, size_text
 
 PACKAGES = ("torch", "torchvision", "timm", "safetensors", "numpy", "pillow", "scikit-learn")

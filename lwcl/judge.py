@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from lwcl import engine
-from lwcl.commands import DataOptions
+from lwcl.commandline.commands import DataOptions
+from lwcl.commandline.judge_options import KnnOptions
 from lwcl.cpu import usable_cpus
 from lwcl.data.images import Broken, ImageSet
 from lwcl.data.labelled import labelled_pair
@@ -19,13 +20,12 @@ from lwcl.data.room import available_memory
 from lwcl.engine import Compute
 from lwcl.environment import environment
 from lwcl.errors import SickError
-from lwcl.judge_options import KnnOptions
-from lwcl.knn_report import Judged, knn_report, scores
 from lwcl.machine import command_line, compute_for
 from lwcl.measures import knn as neighbours
 from lwcl.measures.knn import Score, Vote
-from lwcl.progress import Screen, print_json, print_table, put
-from lwcl.runfolder import RunFolder
+from lwcl.reports.knn_report import Judged, knn_report, scores
+from lwcl.runs.runfolder import RunFolder
+from lwcl.screen.progress import Screen, print_json, print_table, put
 from lwcl.settings import Settled
 from lwcl.trial import must_take
 from lwcl.weights import Images, Loaded, load_encoder, random_encoder

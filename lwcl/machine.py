@@ -6,7 +6,7 @@ import sys
 import torch
 from torch import nn
 
-from lwcl.commands import MachineOptions
+from lwcl.commandline.commands import MachineOptions
 from lwcl.engine import Compute
 from lwcl.errors import UsageError
 

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from lwcl import teaching
 from lwcl.augmentation import AUGMENTATIONS, Augmentation
 from lwcl.catalogue import arch_named
-from lwcl.chosen import FLAG, Chosen, check_method, check_names, checked, names_in
-from lwcl.commands import TRAINING, TrainOptions
+from lwcl.commandline.chosen import FLAG, Chosen, check_method, check_names, checked, names_in
+from lwcl.commandline.commands import TRAINING, TrainOptions
 from lwcl.method import Method, Verb, method_named, methods
 from lwcl.recipes import FEW, FEW_IMAGES, RECIPES, Recipe, recipe_named
 from lwcl.settings import Layer, Settings, Settled, made, names_of, settle, unknown
+from lwcl.teaching import choice as teaching
 
 #: Where a run goes is not what it is: a run's own config.yaml, given back, must not overwrite that run.
 PLACE = frozenset({"out", "resume", "overwrite"})

@@ -8,7 +8,7 @@ names says so.
 from lwcl.method import Verb, methods
 from lwcl.published import Cited, Published
 from lwcl.settings import Settings, setting, unknown
-from lwcl.teaching_recipes import TEACHING
+from lwcl.teaching.recipes import TEACHING
 
 
 class Recipe(Settings):

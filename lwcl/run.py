@@ -8,27 +8,27 @@ from pathlib import Path
 import torch
 
 from lwcl import engine, rules
-from lwcl.assembly import assembled, prepare
-from lwcl.claim import Resume
-from lwcl.commands import FREE
+from lwcl.commandline.commands import FREE
 from lwcl.cpu import tune_allocator
 from lwcl.data.images import Broken, ImageSet, open_images
 from lwcl.engine import NotFiniteError
 from lwcl.errors import DataError, SickError
-from lwcl.interrupts import Interrupts
 from lwcl.machine import command_line
 from lwcl.memory import enough_memory
-from lwcl.outcome import Timing, finish
-from lwcl.pace import Stride
 from lwcl.plan import Plan
-from lwcl.preview import describe
-from lwcl.progress import Screen
 from lwcl.recipes import FEW
-from lwcl.runfolder import RunFolder, default_out
-from lwcl.settling import settled, with_precision
-from lwcl.stages import first_stage
-from lwcl.training import Saver, Training
-from lwcl.watch import ADVICE, Watch
+from lwcl.runs.assembly import assembled, prepare
+from lwcl.runs.claim import Resume
+from lwcl.runs.interrupts import Interrupts
+from lwcl.runs.outcome import Timing, finish
+from lwcl.runs.preview import describe
+from lwcl.runs.runfolder import RunFolder, default_out
+from lwcl.runs.settling import settled, with_precision
+from lwcl.runs.stages import first_stage
+from lwcl.runs.training import Saver, Training
+from lwcl.runs.watch import ADVICE, Watch
+from lwcl.screen.pace import Stride
+from lwcl.screen.progress import Screen
 
 
 def train_run(

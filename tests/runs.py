@@ -13,8 +13,9 @@ from crash import ended, started
 from PIL import Image
 
 import lwcl.run  # noqa: F401  # here, so that no child has to wait for torch
-from lwcl import checkpoint, cli
-from lwcl.runfolder import RunFolder
+from lwcl import cli
+from lwcl.runs import checkpoint
+from lwcl.runs.runfolder import RunFolder
 
 STEPS, PER_EPOCH, SAVE_EVERY = 12, 6, 3
 SMALL = (

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lwcl import checkpoint
+from lwcl.runs import checkpoint
 
 
 def state(step: int, size: int = 8) -> dict[str, dict[str, Tensor]]:

@@ -14,8 +14,8 @@ from crash import KILLED
 from runs import METHODS, cache_at, child, copied, made_images, pretrain, ran
 from test_crash import flip_a_bit
 
-from lwcl.knn_report import Judged
-from lwcl.model_card import card, plain
+from lwcl.reports.knn_report import Judged
+from lwcl.reports.model_card import card, plain
 from lwcl.settings import Settled
 from lwcl.weights import load_encoder
 

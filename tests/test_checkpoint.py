@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from saving import identical, must_be, saved, silent, state
 from torch import nn
 
-from lwcl import checkpoint
 from lwcl.errors import StorageError
+from lwcl.runs import checkpoint
 from lwcl.storage import FAULT_POINTS
 
 POINTS = [point for point in FAULT_POINTS if point.startswith("checkpoint.")]

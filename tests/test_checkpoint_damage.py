@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from saving import must_be, saved, silent
 
-from lwcl import checkpoint
 from lwcl.errors import StorageError
+from lwcl.runs import checkpoint
 
 
 def test_every_flipped_bit_is_found_and_the_one_before_is_taken(tmp_path: Path) -> None:

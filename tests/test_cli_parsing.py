@@ -279,7 +279,7 @@ def test_a_list_is_one_json_document_on_stdout(capsys):
 
 @pytest.mark.parametrize(("no_color", "bold"), [("", True), ("1", False)])
 def test_headings_are_bold_on_a_terminal_unless_no_color_is_set(monkeypatch, no_color, bold):
-    from lwcl.help import heading
+    from lwcl.commandline.help import heading
 
     monkeypatch.setenv("NO_COLOR", no_color)
     monkeypatch.setattr(sys, "stdout", types.SimpleNamespace(isatty=lambda: True))

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from lwcl.clustering_rules import ADVICE, LIMITS, table
-from lwcl.clustering_verdict import SURENESS, WORDS, Evidence, Verdict, judge
+from lwcl.diagnosis.rules import ADVICE, LIMITS, table
+from lwcl.diagnosis.verdict import SURENESS, WORDS, Evidence, Verdict, judge
 from lwcl.formulas import unit
 from lwcl.measures import clusters
 from lwcl.measures.evidence import centred, gather

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from runs import METHODS, cache_at, copied, made_images, pretrain, ran
 
-from lwcl.plots import label
+from lwcl.reports.plots import label
 from lwcl.wording import percent
 
 

@@ -11,18 +11,18 @@ import pytest
 import torch
 from runs import cache_at, made_images
 
-from lwcl import diagnosis
 from lwcl.augmentation import MOCO_V2, Augmentation
-from lwcl.chosen import settings_of
-from lwcl.clustering_rules import table as clustering_verdict_table
-from lwcl.clustering_verdict import WORDS
+from lwcl.commandline.chosen import settings_of
+from lwcl.commandline.judge_options import DiagnoseOptions
 from lwcl.data.images import open_images
+from lwcl.diagnosis import command as diagnosis
+from lwcl.diagnosis.findings import by_overlap, counted, labels_of, queries_of
+from lwcl.diagnosis.rules import table as clustering_verdict_table
+from lwcl.diagnosis.subjects import STATIC, views_of
+from lwcl.diagnosis.three_views import Sights, ThreeViews
+from lwcl.diagnosis.verdict import WORDS
 from lwcl.errors import DataError, SickError, UsageError
-from lwcl.findings import by_overlap, counted, labels_of, queries_of
-from lwcl.judge_options import DiagnoseOptions
 from lwcl.machine import compute_for
-from lwcl.subjects import STATIC, views_of
-from lwcl.three_views import Sights, ThreeViews
 from lwcl.weights import Images, load_encoder, random_encoder, save_encoder
 
 CLASSES = ("cat", "dog", "<b>&amp;'\"")

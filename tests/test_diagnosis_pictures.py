@@ -6,7 +6,7 @@ import numpy
 import pytest
 from runs import picture
 
-from lwcl.diagnosis_pictures import points_each, queries_each
+from lwcl.diagnosis.pictures import points_each, queries_each
 from lwcl.pictures import heat, maps, thumbnails
 
 

@@ -21,10 +21,10 @@ from PIL import Image
 
 from lwcl import cli
 from lwcl.augmentation import AUGMENTATIONS, Augmentation
-from lwcl.chosen import settings_of
-from lwcl.commands import TRAINING
+from lwcl.commandline.chosen import settings_of
+from lwcl.commandline.commands import TRAINING
+from lwcl.commandline.judge_options import DiagnoseOptions, KnnOptions, ProbeOptions
 from lwcl.errors import DataError, LwclError, SickError, StorageError, UsageError
-from lwcl.judge_options import DiagnoseOptions, KnnOptions, ProbeOptions
 from lwcl.method import methods
 from lwcl.plan import plan_pretrain, plan_run
 from lwcl.recipes import FEW, LIGHT_GUESS, LIGHT_RUN, RECIPES

@@ -13,8 +13,8 @@ from lwcl.data.draws import epoch_order
 from lwcl.engine import Compute, NotFiniteError, Step
 from lwcl.method import Batch, Method, methods
 from lwcl.nets import Encoder, Net, Queue
-from lwcl.optimizer_state import pack_optimizer, unpack_optimizer
 from lwcl.recipes import Recipe
+from lwcl.runs.optimizer_state import pack_optimizer, unpack_optimizer
 
 ARCH, SIZE, COUNT, BATCH = "test_efficientnet", 32, 24, 8
 CPU = Compute(torch.device("cpu"))

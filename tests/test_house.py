@@ -26,7 +26,14 @@ TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in MOD
 LINES, FUNCTION_LINES, RUN = 200, 50, 6
 HEAVY = {"torch", "torchvision", "timm", "numpy", "PIL", "sklearn", "scipy", "matplotlib", "safetensors", "rich"}
 HEAVY |= {"yaml", "jinja2", "huggingface_hub"}
-SPEAKING = {"lwcl.app", "lwcl.cli", "lwcl.other_commands", "lwcl.report", "lwcl.progress", "lwcl.panel"}
+SPEAKING = {
+    "lwcl.commandline.app",
+    "lwcl.cli",
+    "lwcl.commandline.other_commands",
+    "lwcl.reports.report",
+    "lwcl.screen.progress",
+    "lwcl.screen.panel",
+}
 EMPTY_NAMES = {"utils", "util", "common", "helper", "helpers", "base", "misc", "trainer", "manager"}
 PICKLES = {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve", "joblib"}
 
@@ -35,13 +42,33 @@ FORBIDDEN = {
     "lwcl.formulas": ("lwcl.",),  # pure functions of tensors
     "lwcl.world": ("lwcl.",),
     "lwcl.nets": ("lwcl.engine", "lwcl.method", "lwcl.data", "lwcl.storage"),
-    "lwcl.engine": ("lwcl.storage", "lwcl.progress", "lwcl.report", "lwcl.runfolder", "lwcl.data.images"),
+    "lwcl.engine": (
+        "lwcl.storage",
+        "lwcl.screen.progress",
+        "lwcl.reports.report",
+        "lwcl.runs.runfolder",
+        "lwcl.data.images",
+    ),
     "lwcl.methods": ("lwcl.nets", "lwcl.formulas", "lwcl.engine", "lwcl.data"),
-    "lwcl.measures": ("lwcl.nets", "lwcl.engine", "lwcl.data", "lwcl.storage", "lwcl.progress", "lwcl.report"),
-    "lwcl.data": ("lwcl.progress", "lwcl.report", "lwcl.runfolder", "lwcl.training", "lwcl.judge", "lwcl.run"),
-    "lwcl.storage": ("lwcl.data", "lwcl.runfolder", "lwcl.checkpoint"),
-    "lwcl.checkpoint": ("lwcl.nets", "lwcl.engine", "lwcl.runfolder"),
-    "lwcl.report": ("lwcl.engine", "lwcl.data", "lwcl.progress"),
+    "lwcl.measures": (
+        "lwcl.nets",
+        "lwcl.engine",
+        "lwcl.data",
+        "lwcl.storage",
+        "lwcl.screen.progress",
+        "lwcl.reports.report",
+    ),
+    "lwcl.data": (
+        "lwcl.screen.progress",
+        "lwcl.reports.report",
+        "lwcl.runs.runfolder",
+        "lwcl.runs.training",
+        "lwcl.judge",
+        "lwcl.run",
+    ),
+    "lwcl.storage": ("lwcl.data", "lwcl.runs.runfolder", "lwcl.runs.checkpoint"),
+    "lwcl.runs.checkpoint": ("lwcl.nets", "lwcl.engine", "lwcl.runs.runfolder"),
+    "lwcl.reports.report": ("lwcl.engine", "lwcl.data", "lwcl.screen.progress"),
     "lwcl.plan": ("lwcl.run", "lwcl.cli"),
 }
 
@@ -144,7 +171,7 @@ def test_the_floors_of_the_architecture_hold():
     assert named <= set(modules), "no floor holds what is not there"
     upwards = [(a, b) for a in modules for b in IMPORTED[a] & set(modules) if place[b] < place[a]]
     assert upwards == []
-    ground = next(number for number, row in enumerate(floors()) if "lwcl.progress" in row)
+    ground = next(number for number, row in enumerate(floors()) if "lwcl.screen.progress" in row)
     for module in (name for name in modules if place[name] >= ground):
         deeper = {name.partition(".")[0] for other in reached(module) for name in IMPORTED[other]}
         assert not deeper & {"torch", "torchvision", "timm"}, module
@@ -236,13 +263,13 @@ def test_files_are_read_in_ways_that_run_nothing():
     arrays = [call for _, called, call in calls() if called in ("np.load", "numpy.load")]
     assert all(keyword(call, "allow_pickle") == "False" for call in arrays)
     yaml = {(module, called) for module, called, _ in calls() if called.startswith("yaml.") and "load" in called}
-    assert {module for module, called in yaml if called != "yaml.safe_load"} <= {"lwcl.config_file"}
+    assert {module for module, called in yaml if called != "yaml.safe_load"} <= {"lwcl.commandline.config_file"}
 
 
 def test_the_one_yaml_loader_of_our_own_is_a_safe_one():
     import yaml
 
-    from lwcl.config_file import Loader
+    from lwcl.commandline.config_file import Loader
 
     assert issubclass(Loader, yaml.SafeLoader)
     assert Loader.yaml_constructors == yaml.SafeLoader.yaml_constructors

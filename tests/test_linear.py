@@ -14,9 +14,9 @@ from lwcl.formulas import unit
 from lwcl.measures import linear
 from lwcl.measures.linear import Point
 from lwcl.nets import Encoder
-from lwcl.probe_net import Classifier
-from lwcl.probe_plan import plan_probe
-from lwcl.protocols import PROTOCOLS
+from lwcl.probes.net import Classifier
+from lwcl.probes.plan import plan_probe
+from lwcl.probes.protocols import PROTOCOLS
 from lwcl.recipes import Recipe
 
 CPU = torch.device("cpu")

@@ -14,8 +14,8 @@ from crash import ended, started
 
 import lwcl
 from lwcl.errors import UsageError
-from lwcl.lock import folder_lock, is_held
-from lwcl.runfolder import RunFolder
+from lwcl.runs.lock import folder_lock, is_held
+from lwcl.runs.runfolder import RunFolder
 
 
 @contextmanager

@@ -10,9 +10,9 @@ from saving import identical, silent
 from timm.optim import create_optimizer_v2
 from torch import nn
 
-from lwcl import checkpoint
 from lwcl.errors import StorageError
-from lwcl.optimizer_state import pack_optimizer, unpack_optimizer
+from lwcl.runs import checkpoint
+from lwcl.runs.optimizer_state import pack_optimizer, unpack_optimizer
 
 OPTIMIZERS: dict[str, dict[str, Any]] = {
     "sgd": {"opt": "momentum", "momentum": 0.9},

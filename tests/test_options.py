@@ -14,12 +14,12 @@ import typer
 
 from lwcl import catalogue, cli
 from lwcl.augmentation import Augmentation
-from lwcl.commands import PretrainOptions
+from lwcl.commandline.commands import PretrainOptions
+from lwcl.commandline.help import reference
+from lwcl.commandline.judge_options import KnnOptions
+from lwcl.commandline.options import with_options
 from lwcl.errors import UsageError
-from lwcl.help import reference
-from lwcl.judge_options import KnnOptions
 from lwcl.method import methods
-from lwcl.options import with_options
 from lwcl.recipes import ARCHS, RECIPES, Recipe
 from lwcl.settings import Settings, Settled, flag_of, names_of, setting
 

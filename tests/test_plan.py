@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 from lwcl import catalogue
 from lwcl.augmentation import AUGMENTATIONS, Augmentation
-from lwcl.chosen import settings_of
-from lwcl.commands import PretrainOptions
-from lwcl.config_file import read_config
+from lwcl.commandline.chosen import settings_of
+from lwcl.commandline.commands import PretrainOptions
+from lwcl.commandline.config_file import read_config
+from lwcl.commandline.judge_options import KnnOptions
 from lwcl.errors import UsageError
-from lwcl.judge_options import KnnOptions
 from lwcl.method import METHODS, Method, method, methods
 from lwcl.plan import PLACE, Plan, plan_pretrain, plan_run
 from lwcl.recipes import RECIPES, Recipe, recipes_of

@@ -11,21 +11,22 @@ from PIL import Image
 from runs import made_images
 from torch import Tensor
 
-from lwcl import engine, probing
-from lwcl.chosen import settings_of
+from lwcl import engine
+from lwcl.commandline.chosen import settings_of
+from lwcl.commandline.judge_options import ProbeOptions
 from lwcl.data.images import open_images
 from lwcl.data.shares import share_of, to_choose_on
 from lwcl.engine import Compute
 from lwcl.errors import DataError, LwclError, SickError, UsageError
-from lwcl.judge_options import ProbeOptions
-from lwcl.knn_report import Judged
 from lwcl.method import Batch
 from lwcl.methods.probe import Linear
 from lwcl.nets import Encoder
-from lwcl.probe_net import ProbeNet, must_be_unmoved, weights_hash
-from lwcl.probe_report import Probed, probe_verdict
-from lwcl.protocols import PROTOCOLS
+from lwcl.probes import command as probing
+from lwcl.probes.net import ProbeNet, must_be_unmoved, weights_hash
+from lwcl.probes.protocols import PROTOCOLS
+from lwcl.probes.report import Probed, probe_verdict
 from lwcl.recipes import Recipe
+from lwcl.reports.knn_report import Judged
 from lwcl.settings import names_of
 from lwcl.weights import Images, save_encoder
 

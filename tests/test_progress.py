@@ -16,8 +16,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lwcl import judgement, pace, panel, progress, wording
+from lwcl import wording
 from lwcl.measures.health import Health
+from lwcl.reports import judgement
+from lwcl.screen import pace, panel, progress
 
 HOSTILE = {
     "html": "<script>alert(1)</script>",

@@ -11,11 +11,11 @@ from xml.etree import ElementTree
 import numpy
 import pytest
 
-from lwcl import plots
-from lwcl.knn_report import Judged, knn_report
-from lwcl.report import Picture, Report, Table, flattened
+from lwcl.reports import plots
+from lwcl.reports.knn_report import Judged, knn_report
+from lwcl.reports.report import Picture, Report, Table, flattened
+from lwcl.reports.training_report import training_report
 from lwcl.settings import Settled
-from lwcl.training_report import training_report
 
 HOSTILE = [
     "<script>alert(1)</script>",

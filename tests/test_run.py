@@ -19,9 +19,9 @@ from runs import METHODS, STEPS, cache_at, left_by, made_images, pretrain, ran
 from torch import Tensor
 
 import lwcl
-from lwcl import assembly
 from lwcl.nets import Encoder
 from lwcl.recipes import ARCHS, RECIPES, recipes_of
+from lwcl.runs import assembly
 from lwcl.weights import load_encoder
 
 CLASSES = ("cat", "dog")

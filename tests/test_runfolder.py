@@ -13,11 +13,11 @@ from crash import KILLED, in_child
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lwcl import runfolder
 from lwcl.environment import environment
 from lwcl.errors import StorageError, UsageError
-from lwcl.lock import is_held
-from lwcl.runfolder import RunFolder, default_out
+from lwcl.runs import runfolder
+from lwcl.runs.lock import is_held
+from lwcl.runs.runfolder import RunFolder, default_out
 
 SETTINGS: dict[str, Any] = {
     "arch": "resnet18",

@@ -15,10 +15,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lwcl import chunk_file, storage, teacher_cache
+from lwcl import chunk_file, storage
 from lwcl.chunk_file import CONTENT, NOTES
 from lwcl.errors import SickError, StorageError, UsageError
-from lwcl.teacher_cache import MANIFEST, TeacherCache, size_of
+from lwcl.teaching.choice import teacher_cache
+from lwcl.teaching.teacher_cache import MANIFEST, TeacherCache, size_of
 
 SHAPE, BATCH = (2, 10, 3), 3
 CHUNKS = 6  # of 4, 4 and 2 rows, twice

@@ -18,8 +18,6 @@ from runs import cache_at, child, left_by, picture, ran
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from lwcl import plots, teacher_cache, teachers
-from lwcl.assembly import assembled
 from lwcl.data.images import ImageSet, open_images
 from lwcl.data.plain import Plain
 from lwcl.formulas import unit
@@ -27,10 +25,13 @@ from lwcl.measures import cost
 from lwcl.method import methods
 from lwcl.nets import Encoder
 from lwcl.plan import plan_run
-from lwcl.progress import Screen
-from lwcl.settling import settled
-from lwcl.teachers import Live, weights_hash
-from lwcl.training import Training
+from lwcl.reports import plots
+from lwcl.runs.assembly import assembled
+from lwcl.runs.settling import settled
+from lwcl.runs.training import Training
+from lwcl.screen.progress import Screen
+from lwcl.teaching.choice import teacher_cache, teachers
+from lwcl.teaching.teachers import Live, weights_hash
 from lwcl.weights import Images, load_encoder, save_encoder
 
 #: The command and the settings of each method that has a teacher.

@@ -30,7 +30,7 @@ from lwcl.methods.seed import SEED
 from lwcl.nets import Encoder, Queue
 from lwcl.recipes import Recipe
 from lwcl.settings import names_of
-from lwcl.teaching_recipes import TEACHING
+from lwcl.teaching.recipes import TEACHING
 
 LEADER = torch.nn.Identity()
 

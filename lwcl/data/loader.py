@@ -27,7 +27,7 @@ from lwcl.weights import Images
 
 
 class Teacher(Protocol):
-    """Who says what each view shows; see `lwcl.teachers`."""
+    """Who says what each view shows; see `lwcl.teaching.teachers`."""
 
     @property
     def crops(self) -> int:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lwcl.clustering_verdict import Evidence
+from lwcl.diagnosis.verdict import Evidence
 from lwcl.formulas import unit
 from lwcl.measures import clusters, neighbourhood, pairs
 from lwcl.measures.clusters import ClusterRow

@@ -1,7 +1,7 @@
 """Linear evaluation: a linear classifier on an encoder's features, the encoder as it is or finetuned with it.
 
 MoCo's protocol (arXiv 1911.05722, section 4.1), with the forms of features of CompRess (2010.14713) and ssl-small
-(2107.14762) beside. `lwcl.protocols` has the numbers.
+(2107.14762) beside. `lwcl.probes.protocols` has the numbers.
 """
 
 from typing import TYPE_CHECKING, ClassVar
@@ -13,10 +13,10 @@ from lwcl.settings import setting
 if TYPE_CHECKING:
     import torch.nn.functional as F
 
-    from lwcl import probe_net
     from lwcl.nets import Encoder, Net
+    from lwcl.probes import net as probe_net
 else:
-    F, probe_net = Lazy("torch.nn.functional"), Lazy("lwcl.probe_net")
+    F, probe_net = Lazy("torch.nn.functional"), Lazy("lwcl.probes.net")
 
 
 @method("probe", "linear")

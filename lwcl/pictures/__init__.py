@@ -1,1 +1,1 @@
-"""Pictures of a diagnosis, one kind a file: numbers and small images in, SVG text in the style of `lwcl.plots` out."""
+"""Pictures of a diagnosis, one kind a file: numbers and small images in, SVG text out."""

@@ -4,8 +4,8 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from lwcl import plots
 from lwcl.pictures.scene import NAME, line_style, scene
+from lwcl.reports import plots
 
 UNSEEN = 1e-6  # singular values below this share of all are what is left of rounding
 

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy
 from numpy.typing import NDArray
 
-from lwcl import plots
 from lwcl.pictures.scene import scene
+from lwcl.reports import plots
 
 WRITTEN = 12  # rows or columns up to which the cells hold numbers and the axes names
 PALE, FULL = numpy.array([0xF4, 0xF7, 0xFB]) / 255, numpy.array([0x00, 0x4C, 0x80]) / 255

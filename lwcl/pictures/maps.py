@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy
 from numpy.typing import NDArray
 
-from lwcl import plots
 from lwcl.pictures.scene import NAME, scene
+from lwcl.reports import plots
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from lwcl import plots
+from lwcl.reports import plots
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

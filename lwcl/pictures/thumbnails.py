@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING, NamedTuple
 
-from lwcl.plots import label
+from lwcl.reports.plots import label
 
 if TYPE_CHECKING:
     import numpy

@@ -1,0 +1,1 @@
+"""`lwcl diagnose-clustering`: what is wrong with an encoder, and what to try."""

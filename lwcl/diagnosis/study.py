@@ -1,0 +1,113 @@
+"""The images of a diagnosis: chosen, seen in three views by every encoder, and shown as small photographs."""
+
+import functools
+
+import numpy
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lwcl.commandline.judge_options import DiagnoseOptions
+from lwcl.cpu import usable_cpus
+from lwcl.data.decode import plain_view
+from lwcl.data.draws import epoch_order
+from lwcl.data.images import Broken, ImageSet, open_images
+from lwcl.data.labelled import with_classes_of
+from lwcl.diagnosis.findings import Scope, examined, held_out, labels_of
+from lwcl.diagnosis.pictures import Album, Sketch
+from lwcl.diagnosis.subjects import Subject
+from lwcl.diagnosis.tables import Numbers
+from lwcl.diagnosis.three_views import Features, Sights, ThreeViews
+from lwcl.errors import DataError, UsageError
+from lwcl.machine import compute_for
+from lwcl.screen.progress import Screen
+from lwcl.wording import harmless
+
+FEWEST = 8  # images: fewer have no clusters to speak of
+FEW = 2000  # images are decoded sooner than worker processes start
+PHOTO = 80  # pixels of a small photograph
+SAMPLES = 6
+
+
+class Study:
+    """The images of a diagnosis, and those held out if there are any, in three views, decoded once for all encoders."""
+
+    def __init__(self, images: ImageSet, held: ImageSet | None, options: DiagnoseOptions, screen: Screen) -> None:
+        self.images, self.held, self.options, self.screen = images, held, options, screen
+        self.labels = labels_of(images)
+        self.broken: set[Broken] = set()
+        self._views: dict[object, ThreeViews] = {}
+
+    def views(self, subject: Subject, images: ImageSet) -> ThreeViews:
+        """The images as the subject sees them, shared with others that see them so."""
+        takes, options = subject.loaded.images, self.options
+        key = takes.size, takes.crop_pct, subject.augmentation, images is self.images
+        if key not in self._views:
+            workers = usable_cpus() if options.workers is None else options.workers
+            self._views[key] = ThreeViews(
+                Sights(images, takes, subject.augmentation, options.seed),
+                batch_size=options.batch_size,
+                workers=workers if len(images) > FEW else 0,
+                broken=self.broken.add,
+            )
+        return self._views[key]
+
+    def features(self, subject: Subject, images: ImageSet) -> tuple[Features, Tensor]:
+        """The subject's features of images in three views, and the boxes of the random ones. Raises `SickError`."""
+        seen = self.views(subject, images)
+        with self.screen.counting(f"{subject.loaded.name}: features", len(images)) as counting:
+            found = seen.features(subject.loaded, compute_for(subject.loaded.encoder, self.options), counting.advance)
+        return found, seen.boxes
+
+    def examine(self, subject: Subject, scope: Scope) -> tuple[Numbers, Sketch]:
+        """All about a subject."""
+        found, boxes = self.features(subject, self.images)
+        self.screen.say(f"{harmless(subject.loaded.name)}: clusters and neighbours of {len(self.images):,} images ...")
+        told, sketch = examined(found, self.labels, boxes, scope)
+        if self.held is None:
+            return told, sketch
+        bank = found.plain
+        del found, boxes  # before the others are computed: memory
+        other, _ = self.features(subject, self.held)
+        own = None if self.labels is None or not self.held.labelled else self.held.labels
+        return told._replace(held_out=held_out(bank, self.labels, other, own, scope.seed)), sketch
+
+    def photo(self, index: int) -> NDArray[numpy.uint8]:
+        """An image as a small photograph."""
+        image, _ = self.images.good_image(index, PHOTO)
+        return plain_view(image, PHOTO)
+
+    def album(self, first: Subject) -> Album:
+        """What the pictures need of the images; the sample views are those of the first subject."""
+        labels = None if self.labels is None else self.labels.numpy()
+        samples = self.views(first, self.images).samples(first.loaded.images, SAMPLES)
+        return Album(self.images.classes, labels, functools.cache(self.photo), samples, first.views)
+
+
+def prepared(options: DiagnoseOptions, screen: Screen) -> Study:
+    """The images that the options name. Raises `DataError` where they are too few, `UsageError` for too large a k."""
+    images = some(open_images(options.data, "train", download=options.download), options)
+    held = None
+    if options.val or images.has_splits:
+        held = some(open_images(options.val or options.data, "val", download=options.download), options)
+    for name, count, least in (("examine", len(images), FEWEST), ("hold out", len(held or images), 2)):
+        if count < least:
+            raise DataError(f"{count} images are too few to {name}.", remedy=f"Give at least {least}.")
+    if max(options.k, default=0) > len(images):
+        raise UsageError(
+            f"--k: {max(options.k)} clusters of {len(images):,} images cannot be made.",
+            remedy=f"Give at most {len(images) // 4:,}, or more --images.",
+        )
+    study = Study(images, held, options, screen)
+    if study.labels is None:
+        why = "All labels are of one class" if images.labelled else "There are no labels"
+        screen.say(f"{why}: measures that need classes are left out.")
+    elif held and held.labelled:
+        study.held = with_classes_of(images, held)
+    return study
+
+
+def some(images: ImageSet, options: DiagnoseOptions) -> ImageSet:
+    """At most `--images` of the images, chosen by the seed, in their order."""
+    if len(images) <= options.images:
+        return images
+    return images.subset(epoch_order(len(images), options.seed, 0)[: options.images].sort().values)

@@ -1,0 +1,174 @@
+"""The verdict on an encoder's clusters: rules on measured evidence, each with its limit, its reason and what to try.
+
+Over-clustering is ssl-small's finding (arXiv 2107.14762): small encoders solve the pretext task, but images of a class
+lie in many tight clusters. The limits are in `clustering_rules`. Intra-class alignment is no evidence: in the paper's
+own figures the better encoders have the worse one.
+"""
+
+from typing import NamedTuple
+
+from lwcl.diagnosis.rules import ADVICE, Advice, limit, near
+
+
+class Evidence(NamedTuple):
+    """What is measured on N images and a view of each; `lwcl.measures.evidence` says how. None: not measured.
+
+    From `rank` on, on unit features less their mean. "Few" clusters are as many as classes (or about ten), "many" are
+    16 times as many (or what the images allow).
+    """
+
+    images: int
+    spread: float  # standard deviation of unit features x sqrt(width): 1 fills the sphere, 0 is one point
+    rank: float  # effective rank (RankMe)
+    participation: float  # participation ratio of the covariance: directions that matter, blind to faint noise
+    instances: float  # share of images whose view is nearer than all other images (d-sd, top 1)
+    classes: int | None = None
+    mean_cosine: float | None = None  # of different images, before the mean is taken off
+    view_cosine: float | None = None  # of an image and its view
+    neighbour_cosine: float | None = None  # of an image and its nearest other
+    duplicates: float | None = None  # share of images with another at a cosine of at least 0.95
+    stability: float | None = None  # agreement (ARI) of few clusters from different seeds
+    silhouette: float | None = None  # of few clusters
+    fine_clusters: int | None = None  # how many "many" are
+    fine_stability: float | None = None
+    fine_silhouette: float | None = None
+    same_class: float | None = None  # share of the ten nearest that share the class
+    chance: float | None = None  # that share if neighbours were drawn blindly
+    alignment: float | None = None  # accuracy of as many clusters as classes, matched one to one
+    clusters_per_class: float | None = None  # how many of these hold 90 % of a class
+    fine_purity: float | None = None  # share of images that the others of their cluster, of many, name rightly
+
+
+class Verdict(NamedTuple):
+    """A word of `WORDS`, why, what to try, and how sure it is: `high`, `fair` or `low`."""
+
+    word: str
+    reasons: tuple[str, ...]
+    advice: tuple[Advice, ...]
+    sureness: str
+
+
+WORDS = {
+    "healthy": "Images of a class lie together.",
+    "collapsed": "All images get practically the same features.",
+    "partly-collapsed": "The features use only a few directions.",
+    "over-clustered": "Images are told apart, but those of a class do not lie together.",
+    "under-trained": "Neither images nor classes are found well enough yet.",
+}
+SURENESS = ("high", "fair", "low")
+
+
+class Found(NamedTuple):
+    """What a rule found: its word, reasons, and how many doubts there are."""
+
+    word: str
+    reasons: tuple[str, ...]
+    doubts: int
+
+
+def judge(evidence: Evidence, *, random: Evidence | None = None, teacher: Evidence | None = None) -> Verdict:
+    """The verdict: the first rule that speaks, beside an untrained encoder's and a teacher's evidence of these images.
+
+    An untrained encoder tells low rank and poor neighbours that training caused from those that it began with. Without
+    classes, over-clustered and healthy are guesses, and say so.
+    """
+    known = evidence.same_class is not None
+    found = collapsed(evidence, random) or (classes(evidence, random, teacher) if known else None)
+    found = found or low_rank(evidence, random) or (pretext(evidence, random) if known else structure(evidence, random))
+    return Verdict(found.word, found.reasons, ADVICE[found.word], SURENESS[min(found.doubts, 2)])
+
+
+def kinship(evidence: Evidence) -> float:
+    """Same-class neighbours above chance: 0 as if drawn blindly, 1 all; 0 where it was not measured."""
+    chance = evidence.chance or 0.0
+    return ((evidence.same_class or 0.0) - chance) / max(1e-9, 1 - chance)
+
+
+def collapsed(evidence: Evidence, random: Evidence | None) -> Found | None:
+    """Hardly any spread, and what is left tells no images apart; an untrained net may look so, but its rest does."""
+    if evidence.spread >= limit("spread"):
+        return None
+    lucky = evidence.instances * evidence.images <= limit("lucky")
+    shrunk = random is not None and evidence.spread < limit("shrunk") * random.spread
+    if not lucky and not shrunk:
+        return None
+    point = f"The spread of the features is {evidence.spread:.3f}: 0 is one point, 1 fills the sphere."
+    rest = f"Less their mean, they find {evidence.instances:.1%} of the images by a view."
+    before = (f"Random init's spread is {random.spread:.3f}.",) if random else ()
+    return Found("collapsed", (point, rest, *before), int(not lucky) + near(evidence.spread, "spread"))
+
+
+def classes(evidence: Evidence, random: Evidence | None, teacher: Evidence | None) -> Found | None:
+    """With labels: classes in many pure clusters are over-clustering, classes that lie together are health."""
+    scatter = (evidence.fine_purity or 0.0) - (evidence.alignment or 0.0)
+    if evidence.fine_purity is not None and scatter >= limit("scattered"):
+        return Found("over-clustered", scattered(evidence), near(scatter, "scattered"))
+    kin, least, before = kinship(evidence), limit("kin"), kinship(random) if random else 0.0
+    if teacher and teacher.same_class is not None:
+        least = max(least, limit("taught") * kinship(teacher))
+    if kin < least or kin - before < limit("gained"):
+        return None
+    return Found("healthy", neighbours(evidence, random, teacher), near(kin, "kin") + int(random is None))
+
+
+def low_rank(evidence: Evidence, random: Evidence | None) -> Found | None:
+    """Few directions, and clearly fewer than before training."""
+    low = evidence.rank < limit("rank") or evidence.participation < limit("directions")
+    if not low or (random and evidence.participation > limit("lost") * random.participation):
+        return None
+    reason = f"The features use few directions: effective rank {evidence.rank:.1f}, participation ratio "
+    before = f", random init's {random.participation:.1f}." if random else "."
+    doubts = int(random is None) + near(evidence.participation, "directions")
+    return Found("partly-collapsed", (f"{reason}{evidence.participation:.1f}{before}",), doubts)
+
+
+def pretext(evidence: Evidence, random: Evidence | None) -> Found:
+    """With labels, whose classes were not found: either the pretext task is solved, or there is training to do."""
+    reasons = (instances(evidence, random), *neighbours(evidence, random, None))
+    doubts = int(random is None) + near(evidence.instances, "solved")
+    return Found("over-clustered" if evidence.instances >= limit("solved") else "under-trained", reasons, doubts)
+
+
+def structure(evidence: Evidence, random: Evidence | None) -> Found:
+    """Without labels: what clusters and neighbours look like. A class is not seen, so only `under-trained` is fair."""
+    few, many = evidence.silhouette or 0.0, evidence.fine_silhouette or 0.0
+    unsure = "There are no labels, so whether clusters are classes is a guess: look at the pictures."
+    if few >= limit("clear") and (evidence.stability or 0.0) >= limit("stable"):
+        clear = f"A few clusters stand out: silhouette {few:.2f}, agreement between seeds {evidence.stability:.2f}."
+        return Found("healthy", (clear, unsure), 2)
+    if evidence.instances < limit("solved"):
+        return Found("under-trained", (instances(evidence, random),), 1 + near(evidence.instances, "solved"))
+    alone = (evidence.neighbour_cosine or 0.0) / max(1e-9, evidence.view_cosine or 1e-9)
+    solved = instances(evidence, random)
+    if evidence.neighbour_cosine is not None and alone < limit("alone"):
+        lonely = f"Images lie alone: the nearest other image is {alone:.0%} as similar as the own view."
+        return Found("over-clustered", (solved, lonely, unsure), 2)
+    if many >= limit("tight") and many - few >= limit("crumbs"):
+        crumbs = f"Many small clusters: silhouette {many:.2f} with {evidence.fine_clusters}, {few:.2f} with few."
+        return Found("over-clustered", (solved, crumbs, "With as many kinds of images, that is well.", unsure), 2)
+    return Found("healthy", (solved, "Other images of the same look lie close, too.", unsure), 2)
+
+
+def instances(evidence: Evidence, random: Evidence | None) -> str:
+    """The reason that is instance discrimination."""
+    solved = "is" if evidence.instances >= limit("solved") else "is not"
+    before = f"; random init finds {random.instances:.1%}" if random else ""
+    return f"The pretext task {solved} solved: {evidence.instances:.1%} of images are found by a view{before}."
+
+
+def neighbours(evidence: Evidence, random: Evidence | None, teacher: Evidence | None) -> tuple[str, ...]:
+    """The reason that is same-class neighbours, beside those of others."""
+    others = {"chance": evidence.chance, "random init": random and random.same_class}
+    others["the teacher"] = teacher and teacher.same_class
+    told = ", ".join(f"{name} {share:.1%}" for name, share in others.items() if share is not None)
+    return (f"{evidence.same_class or 0:.1%} of nearest neighbours share the class ({told}).",)
+
+
+def scattered(evidence: Evidence) -> tuple[str, ...]:
+    """The reasons that are classes in many clusters."""
+    few, many = f"{evidence.alignment or 0:.1%}", f"{evidence.fine_purity or 0:.1%}"
+    told = f"As many clusters as classes match them to {few}, {evidence.fine_clusters} clusters to {many}."
+    return (
+        told,
+        f"90 % of a class are spread over {evidence.clusters_per_class or 0:.1f} of as many clusters as classes.",
+    )

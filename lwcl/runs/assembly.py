@@ -1,0 +1,167 @@
+"""A training run put together from its plan and its images: net, decoded images, batches, optimiser."""
+
+import functools
+import importlib.util
+from collections.abc import Callable
+
+import torch
+
+from lwcl import engine
+from lwcl.backbones import zero_residuals
+from lwcl.commandline.commands import TrainOptions
+from lwcl.data.fill import fill
+from lwcl.data.images import Broken, ImageSet
+from lwcl.data.loader import Loader
+from lwcl.data.room import Mode, bytes_needed, choose_cache
+from lwcl.data.store import Store
+from lwcl.depthwise import fast_depthwise
+from lwcl.engine import Compute
+from lwcl.errors import UsageError
+from lwcl.machine import compute_for, device_of
+from lwcl.nets import Encoder, Net
+from lwcl.plan import Plan
+from lwcl.screen.progress import Screen
+from lwcl.teaching.teachers import central, live_teacher, with_teacher
+from lwcl.teaching.choice import cache_of
+from lwcl.runs.training import Training
+from lwcl.trial import must_take
+from lwcl.weights import Images, load_encoder
+
+#: A stored image's short side, in sides of a view: a crop of a fifth of its area has 0.8 of a view's pixels across.
+STORED_SIDES = 1.75
+FEW_IMAGES = 2000  # are decoded sooner than worker processes start
+
+
+def built(plan: Plan, options: TrainOptions, taught: int = 0) -> tuple[Net, Compute, Images]:
+    """The net of a plan, how it computes, and the images it takes; `taught` is the width of the teacher's answers.
+
+    Weights are those of `--init`, or follow from the seed.
+    """
+    assert options.image_size is not None
+    torch.manual_seed(options.seed)
+    student = Encoder(
+        options.arch,
+        functools.partial(plan.method.head, taught=taught),
+        norm=plan.method.norm,
+        image_size=options.image_size,
+        output_stride=options.output_stride,
+    )
+    must_take(student, options.image_size)
+    if options.init:
+        start_from(student, options.init, head=options.init_head)
+    elif options.zero_residuals:
+        zero_residuals(student.backbone)
+    net = plan.method.build(student, taught)
+    compute = compute_for(student, options)
+    compute.place(net)
+    if compute.device.type == "cpu":
+        fast_depthwise(net.student)
+    return net, compute, Images.of(options.arch, options.image_size)
+
+
+def start_from(student: Encoder, spec: str, *, head: bool) -> None:
+    """Gives the student another encoder's backbone, and its head if wanted. Raises `UsageError` where they differ."""
+    first = load_encoder(spec).encoder
+    parts = [("backbone", student.backbone, first.backbone)]
+    parts += [("head", student.head, first.head)] if head else []
+    for name, own, other in parts:
+        try:
+            own.load_state_dict(other.state_dict())
+        except RuntimeError as error:
+            raise UsageError(
+                f"--init {spec}: its {name} does not fit the {name} of {student.arch}.",
+                f"It is of {first.arch}. {' '.join(str(error).split())[:200]}",
+                "Give an encoder of the same --arch" + (", or leave --init-head out." if head else "."),
+            ) from None
+
+
+def must_fit(plan: Plan, images: int) -> None:
+    """Raises `UsageError` where the batch does not fit the number of images, or its parts do not fit the batch."""
+    recipe = plan.recipe
+    assert recipe.batch_size
+    if images < recipe.batch_size:
+        raise UsageError(
+            f"{images} images are fewer than a batch of {recipe.batch_size}.",
+            remedy=f"Give --batch-size {max(2, images)} or less, or more images.",
+        )
+    if recipe.batch_size % recipe.accumulate:
+        raise UsageError(
+            f"A batch of {recipe.batch_size} has no {recipe.accumulate} equal parts.",
+            remedy="Give an --accumulate that divides --batch-size.",
+        )
+    parts = recipe.accumulate * plan.method.splits
+    if recipe.batch_size // parts < 2:
+        raise UsageError(
+            f"A batch of {recipe.batch_size} in {parts} parts (--accumulate x --bn-splits) "
+            "leaves less than 2 images each.",
+            remedy=f"Give --batch-size {2 * parts} or more, or fewer parts.",
+        )
+
+
+def must_have(options: TrainOptions) -> None:
+    """Raises `UsageError` where views are to be made by OpenCV and cannot be."""
+    if options.views_by == "opencv" and (
+        importlib.util.find_spec("cv2") is None or device_of(options.device).type != "cpu"
+    ):
+        raise UsageError(
+            "--views-by opencv needs OpenCV and a CPU.",
+            remedy="Install it (pip install 'lwcl[opencv]') and train with --device cpu, or leave --views-by out.",
+        )
+
+
+def stored(images: ImageSet, size: int, options: TrainOptions, screen: Screen) -> Store | None:
+    """The decoded images for views of `size` pixels, kept where `--cache` says; None: decoded anew every time."""
+    assert options.workers is not None
+    short_side = round(size * STORED_SIDES) if options.cache_size == "auto" else None
+    mode: Mode = options.cache  # type: ignore[assignment]  # its choices are checked
+    cache = choose_cache(mode, bytes_needed(images, short_side))
+    screen.say(f"Decoded images: {cache.reason}")
+    if cache.where == "off":
+        return None
+    with screen.counting("Decoding images", len(images)) as counting:
+        return fill(
+            images,
+            short_side=short_side,
+            where=cache.where,
+            workers=options.workers if len(images) > FEW_IMAGES else 0,
+            max_bad=options.max_bad,
+            tell=lambda done, count: counting.advance(done - counting.done.count),
+        )
+
+
+def assembled(plan: Plan, images: ImageSet, screen: Screen, broken: Callable[[Broken], None]) -> Training:
+    """Everything a run needs, from its plan and images. Raises `UsageError` or `DataError` where they do not fit."""
+    options, recipe = plan.options, plan.recipe
+    assert recipe.batch_size and recipe.lr and recipe.weight_decay is not None and options.workers is not None
+    must_fit(plan, len(images))
+    must_have(options)
+    live = live_teacher(plan)
+    net, compute, takes = built(plan, options, live.width if live else 0)
+    largest = live.sees.size if live and cache_of(options.teacher_cache).kind != "center" else 0
+    store = stored(images, max(takes.size, largest), options, screen)
+    for bad in store.bad if store else ():
+        broken(bad)
+    loader = Loader(
+        images=images,
+        store=store,
+        augmentation=plan.augmentation,
+        takes=takes,
+        views=plan.method.views,
+        batch_size=recipe.batch_size,
+        seed=options.seed,
+        compute=compute,
+        workers=options.workers,
+        broken=broken,
+        views_by=options.views_by,
+    )
+    loader = with_teacher(loader, live, plan, screen) if live else loader
+    optimizer = engine.optimizer_of(net, recipe, recipe.lr, recipe.weight_decay)
+    return Training(plan, images, takes, net, optimizer, compute, loader, live)
+
+
+def prepare(training: Training, screen: Screen) -> None:
+    """What a method needs before its first step: what the teacher says of all images, where it learns from that."""
+    method, live, loader = training.plan.method, training.teacher, training.loader
+    if live and method.prepares:
+        said = central(live, training.images, loader.workers, screen)
+        method.prepare(training.net, said.whole(0))

@@ -1,0 +1,45 @@
+"""What is settled once the images and the machine are known: the rules, and a precision that is worth it."""
+
+import numpy
+
+from lwcl import rules
+from lwcl.runs.assembly import built
+from lwcl.cpu import usable_cpus
+from lwcl.data import embedded
+from lwcl.data.images import ImageSet
+from lwcl.machine import device_of
+from lwcl.plan import Plan
+from lwcl.precision import chosen_precision, unproven
+from lwcl.teaching.teachers import live_teacher
+
+SAMPLE = 64  # images whose size stands for all
+
+
+def settled(plan: Plan, images: ImageSet) -> Plan:
+    """The plan with everything that depends on the data and the machine settled by the rules."""
+    plan = plan.at_scale(len(images))
+    values = {name: setting.value for name, setting in plan.settled.items()}
+    accelerated = device_of(plan.options.device).type != "cpu"
+    demonstration = set(plan.options.data) <= set(embedded.SETS)
+    facts = rules.Facts(len(images), short_side(images), usable_cpus(), accelerated, demonstration)
+    return plan.with_rules(rules.settle_run(values, facts))
+
+
+def short_side(images: ImageSet) -> int:
+    """The median short side, in pixels, of at most `SAMPLE` images, evenly spaced."""
+    places = numpy.linspace(0, len(images) - 1, min(SAMPLE, len(images))).round().astype(int)
+    return int(numpy.median([min(images.good_image(int(place))[0].size) for place in places]))
+
+
+def with_precision(plan: Plan) -> Plan:
+    """The plan with fp32 or bf16 in the place of `auto` on a CPU: timed, where a run has shown that bf16 is as good."""
+    options = plan.options
+    if options.precision != "auto" or device_of(options.device).type != "cpu":
+        return plan
+    choice = unproven(options.arch)
+    if choice is None:
+        live = live_teacher(plan)
+        net, compute, takes = built(plan, options, live.width if live else 0)
+        taught = live.width if live else 0
+        choice = chosen_precision(plan.method, net, plan.recipe, compute, takes.size, taught)
+    return plan.with_precision(choice.name, choice.reason)

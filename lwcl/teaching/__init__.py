@@ -1,0 +1,1 @@
+"""Teachers: frozen encoders that answer, now or from a cache."""
