@@ -7,7 +7,6 @@ MoCo v2 on the same decoded images; the ways take turns step by step, so that ot
 """
 
 import argparse
-import copy
 import json
 import statistics
 import time
@@ -16,12 +15,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
-import timm
 import torch
-import torch.nn.functional as F
-from PIL import Image, ImageFilter
-from torch import Tensor, nn
-from torchvision import transforms
+from peer_ways.papers import MEAN, STD, backbone, moco_step, moco_view
+from PIL import Image
+from torch import Tensor
 
 from lwcl import engine
 from lwcl.augmentation import AUGMENTATIONS, Augmentation
@@ -32,50 +29,23 @@ from lwcl.depthwise import fast_depthwise
 from lwcl.engine import Compute
 from lwcl.method import Batch, methods
 from lwcl.nets import Encoder
+from lwcl.pointwise import fast_pointwise
 from lwcl.recipes import Recipe
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-MARGIN, COUNT, QUEUE, DIM = 1.15 * 1.5, 512, 4096, 128
+MARGIN, COUNT, QUEUE = 1.15 * 1.5, 512, 4096
 RESULTS = Path(__file__).with_name("results.jsonl")
 
 
 def reference(pictures: np.ndarray, arch: str, size: int, batch: int) -> Callable[[int], None]:
     """MoCo v2 as its papers' code has it, in one process; gives what does step n."""
-    blur = transforms.RandomApply([lambda x: x.filter(ImageFilter.GaussianBlur(np.random.uniform(0.1, 2)))], 0.5)  # noqa: NPY002
-    view = transforms.Compose(
-        [
-            transforms.RandomResizedCrop(size, scale=(0.2, 1.0)),
-            transforms.RandomApply([transforms.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8),
-            transforms.RandomGrayscale(p=0.2),
-            blur,
-            transforms.RandomHorizontalFlip(),
-            transforms.ToTensor(),
-            transforms.Normalize(MEAN, STD),
-        ]
-    )
+    view = moco_view(size)
     images = [Image.fromarray(picture) for picture in pictures]
-    body = timm.create_model(arch, num_classes=0)
-    width = body.head_hidden_size
-    query = nn.Sequential(body, nn.Linear(width, width), nn.ReLU(), nn.Linear(width, DIM))
-    key = copy.deepcopy(query).requires_grad_(False)
-    optimizer = torch.optim.SGD(query.parameters(), 0.03, momentum=0.9, weight_decay=1e-4)
-    queue, state = F.normalize(torch.randn(DIM, QUEUE), dim=0), {"at": 0}
+    train = moco_step(backbone(arch, size), batch, QUEUE)
 
     def step(number: int) -> None:
         chosen = torch.randperm(len(images))[:batch].tolist()
         first, second = (torch.stack([view(images[i]) for i in chosen]) for _ in range(2))
-        q = F.normalize(query(first), dim=1)
-        with torch.no_grad():
-            for mine, theirs in zip(key.parameters(), query.parameters(), strict=True):
-                mine.data = mine.data * 0.999 + theirs.data * 0.001
-            k = F.normalize(key(second), dim=1)
-        logits = torch.cat([(q * k).sum(1, keepdim=True), q @ queue.clone().detach()], 1) / 0.2
-        loss = F.cross_entropy(logits, torch.zeros(batch, dtype=torch.long))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        queue[:, state["at"] : state["at"] + batch] = k.T
-        state["at"] = (state["at"] + batch) % QUEUE
+        train(first, second)
 
     return step
 
@@ -90,6 +60,7 @@ def ours(pictures: np.ndarray, arch: str, size: int, batch: int, half: bool) -> 
     compute = Compute(torch.device("cpu"), torch.bfloat16 if half else None, not transformer)
     compute.place(net)
     fast_depthwise(net.student)
+    fast_pointwise(net)
     recipe = Recipe(epochs=1000, batch_size=batch, lr=0.03, weight_decay=1e-4, warmup=0.0)
     optimizer = engine.optimizer_of(net, recipe, 0.03, 1e-4)
     sides = torch.full((batch,), images.shape[2])

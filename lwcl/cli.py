@@ -11,6 +11,7 @@ import typer
 from lwcl.commandline import judging_commands, other_commands, training_commands
 from lwcl.commandline.app import app
 from lwcl.commandline.failures import bug, usage
+from lwcl.cpu import share_cpus
 from lwcl.errors import LwclError
 from lwcl.wording import harmless, harmless_lines
 
@@ -23,6 +24,7 @@ COMMANDS = list(PROGRAM.commands)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the program; returns its exit code: 0, or that of the error that it told on stderr."""
     words = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    share_cpus()
     try:
         code = PROGRAM.main(words, prog_name="lwcl", standalone_mode=False, obj=words)
         return code if isinstance(code, int) else 0

@@ -1,6 +1,7 @@
-"""What a CPU run asks of the machine before it starts: its CPUs, and an allocator that keeps its memory.
+"""What a CPU run asks of the machine before it starts: its CPUs, patient threads, an allocator that keeps its memory.
 
-Sources: `man 3 mallopt`; the kernel's documentation of cgroup v1 (`cpu.cfs_quota_us`) and v2 (`cpu.max`).
+Sources: `man 3 mallopt`; GNU libgomp's manual (`GOMP_SPINCOUNT`); the kernel's documentation of cgroup v1
+(`cpu.cfs_quota_us`) and v2 (`cpu.max`).
 """
 
 import ctypes
@@ -19,6 +20,10 @@ MALLOPT = {
     -1: (1 << 31) - 1,  # M_TRIM_THRESHOLD: the largest int, so that the heap does not shrink
     -2: 64 << 20,  # M_TOP_PAD: grow the heap by 64 MiB at a time
 }
+
+# How often a thread that waits for others looks again before it sleeps. libgomp's own 300,000 keep a CPU from whoever
+# else wants it, another run above all.
+SPINS = "4000"
 
 
 def usable_cpus() -> int:
@@ -61,6 +66,15 @@ def limit(group: Path) -> float:
         if quota > 0 and period > 0:
             return quota / period
     return math.inf
+
+
+def share_cpus() -> None:
+    """Let threads that wait give way to other programs soon; only before torch is imported, and where nothing is set.
+
+    Measured: benchmarks/sharing.py.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
 
 
 def tune_allocator() -> bool:

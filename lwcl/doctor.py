@@ -1,6 +1,7 @@
 """`lwcl doctor`: can this machine train, how fast, and are these images fit to train on? In under half a minute."""
 
 import importlib.metadata
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -68,6 +69,8 @@ def machine_found() -> Iterator[Finding]:
     yield Finding(
         "CPUs that may be used", str(cpus), "few: expect hours for more than 10,000 images" if cpus <= FEW_CPUS else ""
     )
+    busy, crowd = os.getloadavg()[0], f"other programs compute: --threads {max(1, cpus // 2)} makes all of them faster"
+    yield Finding("CPUs busy in the last minute", f"{busy:.1f}", crowd if busy > cpus / 2 else "")
     memory, disk = available_memory(), free_space(cache_folder())
     yield Finding(
         "memory available",
@@ -79,6 +82,8 @@ def machine_found() -> Iterator[Finding]:
         size_text(disk),
         "little: set LWCL_CACHE to another disk" if disk < LITTLE_DISK else "",
     )
+    held = sum(file.stat().st_size for file in cache_folder().rglob("*") if file.is_file())
+    yield Finding("cache", f"{size_text(held)} in {cache_folder()}", "what is there can be removed at any time")
     yield Finding("allocator", "tuned" if tune_allocator() else "as it is (tuning needs glibc)")
     bf16 = "has native bfloat16" if torch.cpu._is_avx512_bf16_supported() else "no native bfloat16"
     yield Finding("CPU", f"{torch.backends.cpu.get_cpu_capability()}, {bf16}")

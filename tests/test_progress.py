@@ -337,6 +337,6 @@ def test_a_panel_before_the_first_step_has_no_numbers_yet() -> None:
 
 
 def test_importing_progress_costs_neither_torch_nor_rich() -> None:
-    code = "import sys, lwcl.progress; print([m for m in ('torch', 'rich', 'numpy') if m in sys.modules])"
+    code = "import sys, lwcl.screen.progress; print([m for m in ('torch', 'rich', 'numpy') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"

@@ -185,6 +185,6 @@ def test_a_file_has_the_checksum_of_its_content(tmp_path: Path) -> None:
 
 
 def test_the_files_of_a_run_need_no_torch() -> None:
-    code = "import sys, lwcl.runfolder, lwcl.storage; sys.exit('torch' in sys.modules)"
+    code = "import sys, lwcl.runs.runfolder, lwcl.storage; sys.exit('torch' in sys.modules)"
     folder = Path(storage.__file__).parents[1]
     assert subprocess.run([sys.executable, "-c", code], cwd=folder, check=False).returncode == 0

@@ -18,7 +18,7 @@ from torch import Tensor
 from lwcl import chunk_file, storage
 from lwcl.chunk_file import CONTENT, NOTES
 from lwcl.errors import SickError, StorageError, UsageError
-from lwcl.teaching.choice import teacher_cache
+from lwcl.teaching import teacher_cache
 from lwcl.teaching.teacher_cache import MANIFEST, TeacherCache, size_of
 
 SHAPE, BATCH = (2, 10, 3), 3

@@ -30,7 +30,7 @@ from lwcl.runs.assembly import assembled
 from lwcl.runs.settling import settled
 from lwcl.runs.training import Training
 from lwcl.screen.progress import Screen
-from lwcl.teaching.choice import teacher_cache, teachers
+from lwcl.teaching import teacher_cache, teachers
 from lwcl.teaching.teachers import Live, weights_hash
 from lwcl.weights import Images, load_encoder, save_encoder
 

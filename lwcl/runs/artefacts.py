@@ -9,13 +9,13 @@ from typing import Any
 import timm
 import torch
 
-from lwcl.runs import checkpoint
 from lwcl.comparison import Left
 from lwcl.errors import LwclError, StorageError, UsageError
 from lwcl.reports.knn_report import Judged
 from lwcl.reports.model_card import card
-from lwcl.screen.progress import Screen, print_json, print_table, put
+from lwcl.runs import checkpoint
 from lwcl.runs.runfolder import RunFolder
+from lwcl.screen.progress import Screen, print_json, print_table, put
 from lwcl.settings import Settled
 from lwcl.storage import explained, sha256_file, write_atomically
 from lwcl.weights import Loaded, export_timm, load_encoder, snippet

@@ -20,10 +20,11 @@ from lwcl.errors import UsageError
 from lwcl.machine import compute_for, device_of
 from lwcl.nets import Encoder, Net
 from lwcl.plan import Plan
-from lwcl.screen.progress import Screen
-from lwcl.teaching.teachers import central, live_teacher, with_teacher
-from lwcl.teaching.choice import cache_of
+from lwcl.pointwise import fast_pointwise
 from lwcl.runs.training import Training
+from lwcl.screen.progress import Screen
+from lwcl.teaching.choice import cache_of
+from lwcl.teaching.teachers import central, live_teacher, with_teacher
 from lwcl.trial import must_take
 from lwcl.weights import Images, load_encoder
 
@@ -56,6 +57,7 @@ def built(plan: Plan, options: TrainOptions, taught: int = 0) -> tuple[Net, Comp
     compute.place(net)
     if compute.device.type == "cpu":
         fast_depthwise(net.student)
+        fast_pointwise(net)
     return net, compute, Images.of(options.arch, options.image_size)
 
 

@@ -5,15 +5,15 @@ from typing import NamedTuple
 from lwcl.data.draws import epoch_order
 from lwcl.data.images import ImageSet
 from lwcl.data.labelled import labelled_pair
-from lwcl.reports.gap_report import Share, Standing
 from lwcl.judge import Judge, judged, untrained_like
-from lwcl.reports.knn_report import Judged
 from lwcl.machine import compute_for
 from lwcl.measures.cost import cost
 from lwcl.measures.gap import closed
-from lwcl.screen.progress import Screen
+from lwcl.reports.gap_report import Share, Standing
+from lwcl.reports.knn_report import Judged
 from lwcl.runs.runfolder import RunFolder
 from lwcl.runs.training import Training
+from lwcl.screen.progress import Screen
 
 BANK, QUERIES = 20_000, 5_000  # at most; `lwcl knn` takes all
 

@@ -4,18 +4,18 @@ import dataclasses
 from collections.abc import Mapping
 
 from lwcl.environment import environment
-from lwcl.runs.final_scores import Final, final_scores
+from lwcl.machine import command_line
 from lwcl.reports.gap_report import gap_facts, gap_pictures, gap_table, gap_verdict
 from lwcl.reports.knn_report import scores, verdict
-from lwcl.machine import command_line
 from lwcl.reports.model_card import card
-from lwcl.runs.preview import sample_views
-from lwcl.screen.progress import Screen, print_json, print_table
 from lwcl.reports.report import Report
-from lwcl.runs.runfolder import RunFolder
-from lwcl.storage import sha256_file, write_atomically
-from lwcl.runs.training import Training
 from lwcl.reports.training_report import training_report
+from lwcl.runs.final_scores import Final, final_scores
+from lwcl.runs.preview import sample_views
+from lwcl.runs.runfolder import RunFolder
+from lwcl.runs.training import Training
+from lwcl.screen.progress import Screen, print_json, print_table
+from lwcl.storage import sha256_file, write_atomically
 from lwcl.weights import export_timm, save_encoder, snippet
 from lwcl.wording import harmless
 

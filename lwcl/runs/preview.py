@@ -8,17 +8,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lwcl import engine
-from lwcl.runs.assembly import assembled
 from lwcl.data.images import ImageSet
 from lwcl.data.loader import Loader
 from lwcl.measures.cost import macs
 from lwcl.nets import Queue
 from lwcl.plan import Plan
+from lwcl.runs.assembly import assembled
+from lwcl.runs.training import Training
 from lwcl.screen.progress import Screen, print_json, print_table
 from lwcl.settings import Settled
-from lwcl.teaching.teacher_cache import size_of
 from lwcl.teaching.choice import cache_of
-from lwcl.runs.training import Training
+from lwcl.teaching.teacher_cache import size_of
 from lwcl.wording import duration
 
 TIMED_STEPS = 3

@@ -3,13 +3,13 @@
 import numpy
 
 from lwcl import rules
-from lwcl.runs.assembly import built
 from lwcl.cpu import usable_cpus
 from lwcl.data import embedded
 from lwcl.data.images import ImageSet
 from lwcl.machine import device_of
 from lwcl.plan import Plan
 from lwcl.precision import chosen_precision, unproven
+from lwcl.runs.assembly import built
 from lwcl.teaching.teachers import live_teacher
 
 SAMPLE = 64  # images whose size stands for all

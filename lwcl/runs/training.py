@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 from torch.optim import Optimizer
 
-from lwcl.runs import checkpoint
 from lwcl.data.images import ImageSet
 from lwcl.data.loader import Loader
 from lwcl.engine import Compute, NotFiniteError
 from lwcl.errors import DataError, UsageError
 from lwcl.nets import Net
-from lwcl.runs.optimizer_state import pack_optimizer, unpack_optimizer
 from lwcl.plan import Plan
+from lwcl.runs import checkpoint
+from lwcl.runs.optimizer_state import pack_optimizer, unpack_optimizer
 from lwcl.runs.runfolder import RunFolder
 from lwcl.teaching.teachers import Live
 from lwcl.weights import Images, Loaded

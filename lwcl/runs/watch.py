@@ -7,10 +7,10 @@ from typing import Any
 from lwcl.engine import Step
 from lwcl.judge import prepared
 from lwcl.measures.health import Health, collapsed, examine
-from lwcl.screen.progress import Screen
-from lwcl.screen.progress import Training as Told
 from lwcl.runs.runfolder import RunFolder
 from lwcl.runs.training import Training
+from lwcl.screen.progress import Screen
+from lwcl.screen.progress import Training as Told
 
 ADVICE = (
     "The embeddings of all images are nearly one point (collapse). "

@@ -205,6 +205,6 @@ def test_every_word_is_explained_and_every_illness_has_advice_with_a_source() ->
 
 
 def test_a_verdict_needs_no_torch() -> None:
-    program = "import sys, lwcl.clustering_verdict; print('torch' in sys.modules)"
+    program = "import sys, lwcl.diagnosis.verdict; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == "False"

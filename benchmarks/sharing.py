@@ -1,0 +1,103 @@
+"""Two trainings side by side on the CPUs of one, by how long a waiting thread holds its CPU (`GOMP_SPINCOUNT`).
+
+Claim: FIGURES
+
+    python benchmarks/sharing.py [--spins 1000 4000 300000] [--seconds 5] [--smoke]
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+from lwcl.cpu import SPINS, usable_cpus
+
+RESULTS = Path(__file__).with_name("results.jsonl")
+TRAINING = """
+import sys, time, timm, torch
+from lwcl.cpu import tune_allocator
+arch, pixels, threads, start, seconds = sys.argv[1], *map(float, sys.argv[2:])
+torch.set_num_threads(int(threads))
+tune_allocator()
+net = timm.create_model(arch, num_classes=0).to(memory_format=torch.channels_last)
+images = torch.randn(64, 3, int(pixels), int(pixels)).contiguous(memory_format=torch.channels_last)
+def step():
+    net(images).sum().backward()
+for _ in range(2):
+    step()
+time.sleep(max(0, start - time.time()))
+begun, steps = time.perf_counter(), 0
+while time.perf_counter() < begun + seconds:
+    step()
+    steps += 1
+print(64 * steps / (time.perf_counter() - begun))
+"""
+
+
+def together(runs: int, threads: int, spins: str, told: argparse.Namespace) -> list[float]:
+    """Images a second of so many trainings at once, each with so many threads."""
+    start = time.time() + told.lead
+    command = [sys.executable, "-c", TRAINING, told.arch, str(told.pixels), str(threads), str(start), str(told.seconds)]
+    environment = {**os.environ, "GOMP_SPINCOUNT": spins}
+    begun = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(runs)]  # noqa: S603
+    return [float(process.communicate()[0]) for process in begun]
+
+
+def measure(told: argparse.Namespace) -> list[dict[str, object]]:
+    """Every way `told.turns` times, in turn: medians."""
+    cpus = usable_cpus()
+    ways = [(spins, runs, cpus) for spins in told.spins for runs in (1, 2)]
+    found: dict[tuple[str, int, int], list[float]] = {way: [] for way in (*ways, (SPINS, 2, 1))}
+    for _ in range(told.turns):
+        for (spins, runs, threads), speeds in found.items():
+            speeds += together(runs, threads, spins, told)
+    alone = statistics.median(found[told.spins[0], 1, cpus])
+    return [
+        {
+            "benchmark": "sharing",
+            "date": datetime.now(UTC).date().isoformat(),
+            "architecture": told.arch,
+            "pixels": told.pixels,
+            "spins": int(spins),
+            "runs": runs,
+            "threads_each": threads,
+            "images_per_second_each": statistics.median(speeds),
+            "low": min(speeds),
+            "high": max(speeds),
+            "slowdown": alone / statistics.median(speeds),
+        }
+        for (spins, runs, threads), speeds in found.items()
+    ]
+
+
+def main() -> None:
+    """Measures, prints a table, and appends the rows to results.jsonl (not with --smoke)."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--spins", nargs="+", default=[SPINS, "1000", "300000"])
+    parser.add_argument("--arch", default="mobilenetv3_large_100")
+    parser.add_argument("--pixels", type=int, default=64)
+    parser.add_argument("--seconds", type=float, default=5)
+    parser.add_argument("--lead", type=float, default=8, help="seconds until all begin to count: imports take some")
+    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--smoke", action="store_true", help="tiny, to see that it runs")
+    told = parser.parse_args()
+    if told.smoke:
+        told.spins, told.arch, told.pixels, told.seconds, told.lead, told.turns = [SPINS], "test_resnet", 32, 0.1, 0, 1
+    for row in measure(told):
+        print(
+            f"{row['spins']:>7} looks, {row['runs']} at once, {row['threads_each']} threads each: "
+            f"{row['images_per_second_each']:6.1f} images/s ({row['low']:.1f} to {row['high']:.1f}), "
+            f"{row['slowdown']:.1f} times slower than alone"
+        )
+        if not told.smoke:
+            with RESULTS.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+
+
+if __name__ == "__main__":
+    main()
