@@ -37,6 +37,11 @@ class Compute(NamedTuple):
         net.to(self.device)
         return net.to(memory_format=self.memory_format)
 
+    def send(self, tensor: Tensor) -> Tensor:
+        """The tensor on the device; a GPU takes it from pinned memory, while the CPU goes on."""
+        pinned = tensor.pin_memory() if self.device.type == "cuda" and tensor.device.type == "cpu" else tensor
+        return pinned.to(self.device, non_blocking=True)
+
     @property
     def memory_format(self) -> torch.memory_format:
         """The memory format of images and convolutions."""
@@ -181,14 +186,20 @@ def parts_of(batch: Batch, count: int) -> Iterator[Batch]:
 
 
 @torch.inference_mode()
-def embed(encoder: Encoder, batches: Iterable[Batch], compute: Compute) -> Features:
-    """The backbone's features of every image, in float32 on the CPU; the encoder is in eval mode meanwhile."""
+def embed(encoder: Encoder, batches: Iterable[Batch], compute: Compute, count: int) -> Features:
+    """The backbone's features of `count` images, in float32 on the CPU; the encoder is in eval mode meanwhile.
+
+    Each batch's are written where they stay: to gather and then join them would take their memory twice.
+    """
     training = encoder.training
     encoder.eval()
-    rows, labels = [], []
+    found, done = Features(torch.empty(count, encoder.width), torch.empty(count, dtype=torch.int64)), 0
     for batch in batches:
+        here = slice(done, done + len(batch.labels))
         with compute.context():
-            rows.append(encoder.features(batch.views[0]).float().cpu())
-        labels.append(batch.labels.cpu())
+            found.rows[here] = encoder.features(batch.views[0])
+        found.labels[here] = batch.labels
+        done = here.stop
     encoder.train(training)
-    return Features(torch.cat(rows), torch.cat(labels))
+    assert done == count, "as many images as were promised"
+    return found

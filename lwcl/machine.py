@@ -36,6 +36,13 @@ def compute_for(net: nn.Module, options: MachineOptions) -> Compute:
     return Compute(device, torch.bfloat16 if half else None, convolutions >= CONVOLUTIONS)
 
 
+def tune(compute: Compute) -> None:
+    """Sets what torch has one switch for: on CUDA, TF32 for products in float32, unless all is to be float32."""
+    if compute.device.type == "cuda":
+        torch.set_float32_matmul_precision("high" if compute.autocast else "highest")
+        torch.backends.cudnn.allow_tf32 = compute.autocast is not None
+
+
 def command_line() -> str:
     """This command, as it can be given again."""
     return shlex.join(["lwcl", *sys.argv[1:]])

@@ -2,7 +2,9 @@
 
 import copy
 import itertools
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +13,8 @@ from torch import Tensor
 from lwcl import engine
 from lwcl.data.draws import epoch_order
 from lwcl.engine import Compute, NotFiniteError, Step
+from lwcl.machine import tune
+from lwcl.measures.health import finite
 from lwcl.method import Batch, Method, methods
 from lwcl.nets import Encoder, Net, Queue
 from lwcl.recipes import Recipe
@@ -206,9 +210,79 @@ def test_bfloat16_keeps_losses_in_float32_and_trains() -> None:
 def test_features_come_in_order_and_leave_the_mode_as_it_was() -> None:
     encoder = Encoder(ARCH).train()
     parts = [Batch((PIXELS[i : i + 8],), torch.arange(i, i + 8), torch.arange(i, i + 8)) for i in range(0, COUNT, 8)]
-    found = engine.embed(encoder, parts, CPU)
+    found = engine.embed(encoder, parts, CPU, COUNT)
     assert found.labels.tolist() == list(range(COUNT))
     assert encoder.training
-    whole = engine.embed(encoder, [Batch((PIXELS,), torch.arange(COUNT), torch.arange(COUNT))], CPU)
+    whole = engine.embed(encoder, [Batch((PIXELS,), torch.arange(COUNT), torch.arange(COUNT))], CPU, COUNT)
     assert torch.allclose(found.rows, whole.rows, atol=1e-5)
     assert list(itertools.chain(found.rows.shape)) == [COUNT, encoder.width]
+
+
+HALF = Compute(torch.device("cpu"), torch.bfloat16, channels_last=True)
+
+
+@pytest.mark.parametrize("compute", [CPU, HALF])
+def test_features_are_to_the_bit_those_of_their_batches_joined(compute: Compute) -> None:
+    encoder = Encoder(ARCH).eval()
+    parts = [
+        Batch((PIXELS[i : i + 10],), torch.arange(i, min(i + 10, COUNT)), SAID[i : i + 10, 0].long())
+        for i in (0, 10, 20)
+    ]
+    found = engine.embed(encoder, iter(parts), compute, COUNT)
+    with torch.inference_mode(), compute.context():
+        rows = [encoder.features(part.views[0]).float() for part in parts]
+    assert found.rows.dtype == torch.float32
+    assert torch.equal(found.rows, torch.cat(rows))
+    assert torch.equal(found.labels, SAID[:, 0].long())
+
+
+@pytest.mark.parametrize("promised", [COUNT - 1, COUNT + 1])
+def test_features_of_more_or_fewer_images_than_promised_are_no_result(promised: int) -> None:
+    with pytest.raises((AssertionError, RuntimeError)):
+        engine.embed(Encoder(ARCH), [Batch((PIXELS,), torch.arange(COUNT), torch.arange(COUNT))], CPU, promised)
+
+
+class Blank:
+    """What `embed` asks of an encoder, for features that cost nothing."""
+
+    width, training = 1000, False
+
+    def eval(self) -> None: ...
+
+    def train(self, mode: bool) -> None: ...
+
+    def features(self, images: Tensor) -> Tensor:
+        return torch.ones(len(images), self.width)
+
+
+def peak() -> int:
+    """Resident memory of this process at its largest, bytes."""
+    return 1024 * int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
+
+
+@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="the kernel's peak cannot be reset")
+def test_the_features_of_many_images_are_in_memory_once() -> None:
+    parts = (Batch((torch.zeros(500, 1),), torch.arange(500), torch.zeros(500)) for _ in range(100))
+    Path("/proc/self/clear_refs").write_text("5")
+    before = peak()
+    found = engine.embed(Blank(), parts, CPU, 50_000)  # type: ignore[arg-type]
+    assert finite(found.rows) and float(found.rows[-1, -1]) == 1
+    assert peak() - before < 1.2 * found.rows.nbytes
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_a_number_that_is_not_finite_is_seen_wherever_it_is(bad: float) -> None:
+    rows = torch.randn(50, 7)
+    assert finite(rows)
+    rows[31, 5] = bad
+    assert not finite(rows)
+
+
+def test_tf32_is_for_cuda_and_never_where_float32_was_asked_for(monkeypatch):
+    asked: list[str] = []
+    monkeypatch.setattr(torch, "set_float32_matmul_precision", asked.append)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    for device, autocast in (("cpu", torch.bfloat16), ("cuda", torch.bfloat16), ("cuda", None)):
+        tune(Compute(torch.device(device), autocast))
+    assert asked == ["high", "highest"]
+    assert torch.backends.cudnn.allow_tf32 is False

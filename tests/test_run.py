@@ -22,6 +22,7 @@ import lwcl
 from lwcl.nets import Encoder
 from lwcl.recipes import ARCHS, RECIPES, recipes_of
 from lwcl.runs import assembly
+from lwcl.runs.runfolder import RunFolder
 from lwcl.weights import load_encoder
 
 CLASSES = ("cat", "dog")
@@ -138,7 +139,7 @@ def must_be_exported(out: Path, size: int) -> None:
         assert torch.equal(features, encoder.features(images))
     assert features.shape == (2, encoder.width)
     assert json.loads((out / "export" / "config.json").read_text())["num_features"] == encoder.width
-    exported = safetensors.torch.load_file(out / "export" / "model.safetensors")
+    exported = safetensors.torch.safetensors.torch.load_file(out / "export" / "model.safetensors")
     assert exported.keys() == model.state_dict().keys() == encoder.backbone.state_dict().keys()
 
 
@@ -266,6 +267,17 @@ def test_what_only_changes_how_a_run_is_made_changes_no_bit(
     finished: Finished, more: tuple[str, ...], tmp_path: Path
 ) -> None:
     assert finished.again(tmp_path / "run", *more, "--quiet") == left_by(finished.out)
+
+
+@pytest.mark.slow
+def test_compiled_backbones_learn_as_plain_ones_do(finished: Finished, tmp_path: Path) -> None:
+    out = tmp_path / "compiled"
+    finished.again(out, "--compile", "--quiet")
+    plain, compiled = (RunFolder(path).metrics() for path in (finished.out, out))
+    assert len(compiled) == len(plain)
+    assert compiled[0]["loss"] == pytest.approx(plain[0]["loss"], rel=1e-4)
+    names = [set(safetensors.torch.load_file(path / "encoder.safetensors")) for path in (finished.out, out)]
+    assert names[0] == names[1]
 
 
 def test_the_monitor_scores_every_epoch_and_changes_no_bit(finished: Finished, tmp_path: Path) -> None:

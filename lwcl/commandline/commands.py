@@ -72,6 +72,7 @@ class TrainOptions(DataOptions, MachineOptions):
     monitor: tuple[str, ...] = setting((), "labelled images for a kNN score during training", group="Run")
     monitor_every: int = setting(1, "epochs between two monitor scores", at_least=1, group="Run")
     strict: bool = setting(False, "end with exit code 3 if the embedding collapses", group="Run")
+    compile: bool = setting(False, "torch.compile the backbone: a slow start, then faster steps", group="Machine")
     views_by: str = setting(
         "tensor",
         "how a CPU makes views: tensor, or opencv (faster, rounded otherwise; needs lwcl[opencv])",

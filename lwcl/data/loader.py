@@ -102,7 +102,7 @@ class Loader:
         assert self.store is not None
         images, heights, widths = self.store.batch(index)
         draw = self.draw(crop, index, heights, widths, takes.size)
-        return apply_views(images.to(self.compute.device, non_blocking=True), draw, takes.size, **self.finish(takes))
+        return apply_views(self.compute.send(images), draw, takes.size, **self.finish(takes))
 
     def decoded(self, start: int, stop: int) -> Iterator[tuple[list[int], Tensor, list[list[Tensor]]]]:
         """As `from_store`, of crops that worker processes cut from images that they decode."""
@@ -119,8 +119,7 @@ class Loader:
             self.broken(bad)
         views = []
         for place, crop in enumerate(crops):
-            pixels = torch.stack([item.crops[side][place] for item in items])
-            pixels = pixels.to(self.compute.device, non_blocking=True)
+            pixels = self.compute.send(torch.stack([item.crops[side][place] for item in items]))
             draw = self.draw(crop, index, heights, widths, takes.size)
             views.append(colour_and_blur(pixels, draw, **self.finish(takes)))
         return views

@@ -17,7 +17,7 @@ from lwcl.data.store import Store
 from lwcl.depthwise import fast_depthwise
 from lwcl.engine import Compute
 from lwcl.errors import UsageError
-from lwcl.machine import compute_for, device_of
+from lwcl.machine import compute_for, device_of, tune
 from lwcl.nets import Encoder, Net
 from lwcl.plan import Plan
 from lwcl.pointwise import fast_pointwise
@@ -58,7 +58,15 @@ def built(plan: Plan, options: TrainOptions, taught: int = 0) -> tuple[Net, Comp
     if compute.device.type == "cpu":
         fast_depthwise(net.student)
         fast_pointwise(net)
+    if options.compile:
+        compiled(net)
     return net, compute, Images.of(options.arch, options.image_size)
+
+
+def compiled(net: Net) -> None:
+    """Let `torch.compile` make kernels of the backbones at their first pass; names and weights stay as they are."""
+    for encoder in (module for module in net.modules() if isinstance(module, Encoder)):
+        encoder.backbone.compile()
 
 
 def start_from(student: Encoder, spec: str, *, head: bool) -> None:
@@ -139,6 +147,7 @@ def assembled(plan: Plan, images: ImageSet, screen: Screen, broken: Callable[[Br
     must_have(options)
     live = live_teacher(plan)
     net, compute, takes = built(plan, options, live.width if live else 0)
+    tune(compute)
     largest = live.sees.size if live and cache_of(options.teacher_cache).kind != "center" else 0
     store = stored(images, max(takes.size, largest), options, screen)
     for bad in store.bad if store else ():
