@@ -12,8 +12,8 @@ from torch import Tensor, nn
 def fast_pointwise(model: nn.Module) -> int:
     """Let the dense 1 x 1 convolutions of `model` multiply matrices where a map is 1 x 1; returns how many may.
 
-    Parameters, `state_dict` and types stay the same, and outputs but for the order of the sums. Copies, pickles and other
-    devices are as in `lwcl.depthwise`.
+    Parameters, `state_dict` and types stay the same, and outputs but for the order of the sums. Copies, pickles and
+    other devices are as in `lwcl.depthwise`.
     """
     layers = [module for module in model.modules() if is_eligible(module)]
     for layer in layers:

@@ -1,0 +1,112 @@
+"""The figures of step_profile.py and scaling.py, in the reports' style, on white: a page may be dark."""
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from lwcl.reports import plots
+
+Row = dict[str, Any]
+LOOKS = [*((colour, "") for colour in (*plots.COLOURS, "#F0E442", plots.GREY, "#000000")), ("#ffffff", "////")]
+
+
+def bars(rows: list[Row]) -> Figure:
+    """A stacked bar of the CPU time of a step for each way, an axis for each architecture."""
+    architectures = list(dict.fromkeys(row["architecture"] for row in rows))
+    matplotlib.rcParams.update(plots.RC)
+    figure = Figure(figsize=(7.3, 1.1 + 1.75 * len(architectures)), layout="constrained")
+    for axes, arch in zip(figure.subplots(len(architectures), squeeze=False)[:, 0], architectures, strict=True):
+        ways = [row for row in rows if row["architecture"] == arch]
+        longest = max(sum(row["parts_ms"].values()) for row in ways)
+        for place, row in enumerate(ways):
+            left = 0.0
+            for (name, value), (colour, hatch) in zip(row["parts_ms"].items(), LOOKS, strict=True):
+                label = name if place == 0 and arch == architectures[0] else None
+                axes.barh(
+                    place,
+                    value,
+                    0.7,
+                    left,
+                    color=colour,
+                    hatch=hatch,
+                    edgecolor=plots.GREY if hatch else "white",
+                    lw=0.6,
+                    label=label,
+                )
+                if value > 0.05 * longest and not hatch:
+                    dark = colour in ("#0072B2", "#D55E00", "#009E73", "#000000")
+                    ink = {"color": "white" if dark else "black"}
+                    axes.text(left + value / 2, place, f"{value:.0f}", ha="center", va="center", fontsize=8, **ink)
+                left += value
+            axes.text(left + 0.008 * longest, place, f"{left:.0f} ms", va="center", fontsize=9, weight="bold")
+        axes.set_yticks(range(len(ways)), [row["way"] for row in ways])
+        axes.set(xlim=(0, 1.1 * longest), title=f"{arch}, {ways[0]['pixels']} px, batch {ways[0]['batch']}")
+        axes.invert_yaxis()
+        axes.grid(False, axis="y")
+    axes.set_xlabel("CPU milliseconds of a step and its two views, one thread")
+    figure.legend(loc="outside upper center", ncols=3, frameon=False, fontsize=8.5)
+    return figure
+
+
+def saved(figure: Figure, path: Path) -> None:
+    """The figure as a file that looks the same on a light page and on a dark one."""
+    text = plots.as_svg(figure).replace("currentColor", "#1a1a1a")
+    end = text.index(">") + 1
+    path.write_text(f'{text[:end]}<rect width="100%" height="100%" fill="#ffffff"/>{text[end:]}')
+
+
+def panels(rows: list[Row]) -> Figure:
+    """Three panels side by side."""
+    matplotlib.rcParams.update(plots.RC)
+    figure = Figure(figsize=(7.3, 2.9), layout="constrained")
+    left, middle, right = figure.subplots(1, 3)
+    draw_queues(left, [row for row in rows if row["part"] == "queue"])
+    draw_banks(middle, [row for row in rows if row["part"] == "knn"])
+    draw_stores(right, [row for row in rows if row["part"] == "store"])
+    return figure
+
+
+def line(axes: Axes, number: int, name: str, x: list[float], y: list[float]) -> None:
+    """A curve with markers."""
+    look: Row = {"color": plots.COLOURS[number], "linestyle": plots.STYLES[number], "marker": plots.MARKERS[number]}
+    axes.plot(x, y, markersize=5, label=name, **look)
+
+
+def draw_queues(axes: Axes, rows: list[Row]) -> None:
+    """Images a second by the length of the queue."""
+    for number, name in enumerate(dict.fromkeys(row["method"] for row in rows)):
+        own = [row for row in rows if row["method"] == name]
+        line(axes, number, name, [row["queue"] for row in own], [row["images_s"] for row in own])
+    axes.set_xscale("log", base=2)
+    lengths = sorted({row["queue"] for row in rows})[::2]
+    axes.set_xticks(lengths, [f"{length // 1024}k" for length in lengths])
+    axes.set(title="A step", xlabel="keys in the queue", ylabel="images / CPU second")
+    axes.set_ylim(0)
+    axes.legend(frameon=False)
+
+
+def draw_banks(axes: Axes, rows: list[Row]) -> None:
+    """Seconds by the size of the bank, and the memory beside each."""
+    sizes = [row["bank"] / 1000 for row in rows]
+    line(axes, 0, "", sizes, [row["seconds"] for row in rows])
+    for size, row in zip(sizes, rows, strict=True):
+        text = f"+{row['peak'] / 1e6:.0f} MB"
+        axes.annotate(text, (size, row["seconds"]), (5, -11), textcoords="offset points", fontsize=8)
+    axes.set(title="1,000 exact neighbours", xlabel="thousand rows of 1280", ylabel="CPU seconds")
+    axes.set_xlim(0, 1.35 * max(sizes))
+    axes.set_ylim(0)
+
+
+def draw_stores(axes: Axes, rows: list[Row]) -> None:
+    """Seconds by the number of images, decoded and found again."""
+    counts = [row["images"] for row in rows]
+    for number, (name, key) in enumerate({"first time": "first_s", "from the cache": "again_s"}.items()):
+        line(axes, number, name, counts, [row[key] for row in rows])
+    axes.set(xscale="log", yscale="log", title="Index and store", xlabel="JPEGs", ylabel="CPU seconds")
+    axes.set_xticks(counts, [f"{count:,}" for count in counts])
+    axes.minorticks_off()
+    axes.yaxis.set_major_formatter("{x:g}")  # powers would need TeX
+    axes.legend(frameon=False)

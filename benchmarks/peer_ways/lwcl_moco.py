@@ -1,0 +1,68 @@
+"""MoCo v2 as `lwcl pretrain` trains it: its plan, its rules, its loader and its engine, without run folder and report.
+
+Told by options: `precision`, `cache` and `views_by`, as on the command line.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from lwcl import engine
+from lwcl.cpu import tune_allocator
+from lwcl.data.images import Broken, open_images
+from lwcl.engine import Step
+from lwcl.plan import plan_pretrain
+from lwcl.runs.assembly import assembled
+from lwcl.runs.settling import settled
+from lwcl.runs.training import Training
+from lwcl.screen.progress import Screen
+from peer_ways.turns import Work, serve, timed
+
+
+def training_of(work: Work) -> Training:
+    """The run, put together."""
+    chosen: dict[str, Any] = {
+        **{"recipe": "moco-v2", "data": (work.folder,), "arch": work.arch, "image_size": work.size},
+        **{"batch_size": work.batch, "queue_size": work.queue, "key_momentum": 0.999, "head_norm": False},
+        **{"optimizer": "sgd", "lr": 0.03, "weight_decay": 1e-4, "zero_residuals": False},
+        **{"device": "cpu", "threads": work.threads, "workers": work.workers},
+    }
+    plan = plan_pretrain(chosen | work.options)
+    images = open_images(plan.options.data, "train")
+    tune_allocator()
+    return assembled(settled(plan, images), images, Screen(quiet=True), unbroken)
+
+
+def unbroken(broken: Broken) -> None:
+    """Ends the run: all images are good."""
+    raise ValueError(broken)
+
+
+def fitted(training: Training, count: int) -> Iterator[Step]:
+    """The next `count` steps of the run."""
+    stop = training.done + count
+    return engine.fit(
+        training.plan.method,
+        training.net,
+        training.loader.batches(training.done, stop),
+        training.plan.recipe,
+        training.optimizer,
+        training.compute,
+        steps_per_epoch=training.loader.steps_per_epoch,
+        start=training.done,
+        seed=training.plan.options.seed,
+    )
+
+
+def start(work: Work) -> Callable[[int], float]:
+    """The training, from a store of decoded images or decoding them each time."""
+    training = training_of(work)
+
+    def steps(count: int) -> None:
+        for step in fitted(training, count):
+            training.done = step.number
+
+    return timed(steps)
+
+
+if __name__ == "__main__":
+    serve(start, "torch", "torchvision", "timm")
