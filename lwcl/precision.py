@@ -31,7 +31,9 @@ from lwcl.recipes import Recipe
 from lwcl.storage import cache_folder, json_text, write_atomically
 
 #: Architectures whose accuracy bfloat16 is known not to lower: the runs that show it.
-PROVEN: dict[str, str] = {}
+PROVEN = {
+    "efficientnet_b0": "textures, 552 steps at 64 px: kNN 20.9 % (18.4 to 23.5), in float32 20.6 % (18.1 to 23.2)",
+}
 
 PRECISIONS: dict[str, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16}
 WORTH = 1.15  # times faster than float32 that bfloat16 must be: less is a tie, and goes to float32
