@@ -76,8 +76,8 @@ def verdict(metrics: Records, batch_size: int, seconds: float | None) -> str:
     if losses := values(metrics, "loss"):
         took = f" in {duration(seconds)}" if seconds is not None else ""
         epochs = f"{last(metrics, 'epoch') or 0:.4g} epochs ({last(metrics, 'step') or 0:,} steps)"
-        end = statistics.fmean(losses[-max(1, len(losses) // 10) :])  # at the start, a queue of noise makes it low
-        sentences.append(f"Trained for {epochs}{took}; the loss was {max(losses):.3g} at most and {end:.3g} at the end.")
+        most, end = max(losses), statistics.fmean(losses[-max(1, len(losses) // 10) :])  # the first: a queue of noise
+        sentences.append(f"Trained for {epochs}{took}; the loss was {most:.3g} at most and {end:.3g} at the end.")
     if scores := values(metrics, "monitor"):
         sentences.append(f"kNN top-1 on the monitor's images went from {percent(scores[0])} to {percent(scores[-1])}.")
     found = health(metrics)
