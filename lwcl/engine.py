@@ -65,13 +65,6 @@ class Step(NamedTuple):
     seconds: float  # seconds of the whole step
 
 
-class Features(NamedTuple):
-    """What `embed` gives: N rows, in the order of the loader."""
-
-    rows: Tensor  # (N, width) float32
-    labels: Tensor  # (N,) int64, -1 where unknown
-
-
 class NotFiniteError(SickError):
     """The loss or the gradient of a step is not finite; raised before the optimiser moves anything."""
 
@@ -186,20 +179,20 @@ def parts_of(batch: Batch, count: int) -> Iterator[Batch]:
 
 
 @torch.inference_mode()
-def embed(encoder: Encoder, batches: Iterable[Batch], compute: Compute, count: int) -> Features:
-    """The backbone's features of `count` images, in float32 on the CPU; the encoder is in eval mode meanwhile.
+def embed(encoder: Encoder, batches: Iterable[Batch], compute: Compute, count: int) -> Tensor:
+    """The backbone's features of `count` images, in their order: (count, width) float32 on the CPU.
 
-    Each batch's are written where they stay: to gather and then join them would take their memory twice.
+    Each batch's are written where they stay: to gather and then join them would take their memory twice. The encoder is
+    in eval mode meanwhile.
     """
     training = encoder.training
     encoder.eval()
-    found, done = Features(torch.empty(count, encoder.width), torch.empty(count, dtype=torch.int64)), 0
+    rows, done = torch.empty(count, encoder.width), 0
     for batch in batches:
-        here = slice(done, done + len(batch.labels))
+        here = slice(done, done + len(batch.index))
         with compute.context():
-            found.rows[here] = encoder.features(batch.views[0])
-        found.labels[here] = batch.labels
+            rows[here] = encoder.features(batch.views[0])
         done = here.stop
     encoder.train(training)
     assert done == count, "as many images as were promised"
-    return found
+    return rows

@@ -22,6 +22,7 @@ from lwcl.environment import environment
 from lwcl.errors import SickError
 from lwcl.machine import command_line, compute_for
 from lwcl.measures import knn as neighbours
+from lwcl.measures.health import finite
 from lwcl.measures.knn import Score, Vote
 from lwcl.reports.knn_report import Judged, knn_report, scores
 from lwcl.runs.runfolder import RunFolder
@@ -50,14 +51,15 @@ class Judge:
         for number, images in enumerate((self.bank, self.queries)):
             with self.screen.counting(f"{loaded.name}: features", len(images)) as counting:
                 pixels = self._pixels(number, images, loaded.images, counting.advance)
-                found = engine.embed(encoder, plain_batches(pixels, images.labels, loaded.images, compute), compute)
-            if not bool(found.rows.isfinite().all()):
+                batches = plain_batches(pixels, images.labels, loaded.images, compute)
+                found = engine.embed(encoder, batches, compute, len(images))
+            if not finite(found):
                 raise SickError(
                     f"{loaded.name}: its features are not finite.",
                     "Its weights are damaged or its training diverged.",
                     "Train it again with a lower --lr.",
                 )
-            rows.append(found.rows)
+            rows.append(found)
         return rows[0], rows[1]
 
     def _pixels(self, number: int, images: ImageSet, takes: Images, advance: Any) -> Any:
@@ -123,14 +125,6 @@ def table(
     return rows
 
 
-def vote_of(options: KnnOptions) -> Vote | None:
-    """How neighbours vote: the preset's way with what the options overrule; None for best-NN."""
-    if options.preset == "best":
-        return None
-    preset = neighbours.PRESETS[options.preset]
-    return Vote(options.k or preset.k, options.temperature or preset.temperature)
-
-
 def prepared(options: DataOptions, batch_size: int, val: Sequence[str], seed: int, screen: Screen) -> Judge:
     """The judge of the images that the options name."""
     bank, queries = labelled_pair(options.data, val, seed=seed, download=options.download)
@@ -152,11 +146,12 @@ def knn(encoders: list[str], options: KnnOptions, *, as_json: bool = False, quie
     for one in loaded:
         must_take(one.encoder, one.images.size)
     judge = prepared(options, options.batch_size, options.val, options.seed, screen)
+    vote = neighbours.chosen(options.preset, options.k, options.temperature, len(judge.bank))
 
     def compute_of(encoder: Any) -> Compute:
         return compute_for(encoder, options)
 
-    rows = table(judge, loaded, compute_of, vote_of(options), beside=options.random_init, seed=options.seed)
+    rows = table(judge, loaded, compute_of, vote, beside=options.random_init, seed=options.seed)
     report = knn_report(
         rows,
         title="kNN of " + ", ".join(one.name for one in loaded),

@@ -186,6 +186,14 @@ def test_neighbours_are_others_nearest_first_in_any_chunks(monkeypatch: pytest.M
     assert neighbourhood.neighbours(x, 100).indices.shape == (60, 59)
 
 
+@pytest.mark.parametrize("kinds", [1, 3])
+def test_no_row_is_a_neighbour_of_its_own_among_copies(kinds: int) -> None:
+    found = neighbourhood.neighbours(drawn(0, kinds, 6)[torch.arange(60) % kinds], 4)
+    assert not bool((found.indices == torch.arange(60)[:, None]).any())
+    assert all(len(set(row)) == 4 for row in found.indices.tolist())
+    assert bool((found.indices % kinds == torch.arange(60)[:, None] % kinds).all())
+
+
 def test_a_graph_of_neighbours_knows_hubs_copies_and_classes() -> None:
     x, labels = scattered(1, count=120)
     x[7] = x[1]
@@ -219,3 +227,15 @@ def test_precision_by_similarity_is_that_of_its_definition() -> None:
         shares.append(sum(each) / len(each) if each else math.nan)
     assert found.precision.tolist() == pytest.approx(shares, abs=0.02, nan_ok=True)
     assert int(found.pairs.sum()) == 80 * 79
+
+
+def test_pairs_are_counted_by_similarity_in_any_order_and_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, labels = unit(drawn(3, 90, 4)), torch.randint(-1, 4, (90,), generator=torch.Generator().manual_seed(0))
+    x[5], labels[3], labels[5] = x[3], 1, 1  # copies
+    rows, own = x[labels >= 0], labels[labels >= 0]
+    similarity = (rows @ rows.T).fill_diagonal_(1)
+    cell = ((similarity + 1) / 0.05).long().clamp(0, 39)
+    right = [int(((cell == place) & (similarity < 0.999)).sum()) for place in range(40)]
+    monkeypatch.setattr(neighbourhood, "CHUNK_BYTES", 16 * 90 * 7)
+    assert neighbourhood.precision_by_similarity(x, labels).pairs.tolist() == right
+    assert sum(right) < len(own) * (len(own) - 1)

@@ -140,6 +140,7 @@ def test_without_labels_what_needs_them_is_left_out(place: Path, tmp_path: Path,
     ("count", "chosen", "error", "words"),
     [
         (1, {}, DataError, "too few"),
+        (20, {"images": 3}, UsageError, "--images: 3 are too few"),
         (20, {"k": (21,)}, UsageError, "21 clusters"),
         (20, {"views": "mocov2"}, UsageError, "moco-v2"),
         (20, {"val": ("EMPTY",)}, DataError, "No images"),

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from lwcl.errors import UsageError
 from lwcl.formulas import unit
 from lwcl.measures import knn, nearest
 from lwcl.measures.knn import Vote
@@ -71,6 +72,27 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_more_neighbours_than_the_bank_holds_are_all_of_it() -> None:
     bank, labels = torch.eye(3), torch.tensor([0, 1, 1])
     assert knn.score(bank, labels, bank, labels, Vote(200, 0.1)).k == 3
+
+
+def test_a_preset_gives_what_is_not_chosen() -> None:
+    assert knn.chosen("weighted", None, None, 30) == Vote(20, 0.07)
+    assert knn.chosen("monitor", 5, None, 30) == Vote(5, 0.1)
+    assert knn.chosen("1nn", None, 0.2, 30) == Vote(1, 0.2)
+    assert knn.chosen("monitor", None, None, 30) == Vote(200, 0.1), "of fewer images, all vote"
+    assert knn.chosen("best", None, None, 30) is None
+
+
+@pytest.mark.parametrize(
+    ("preset", "k", "temperature", "words"),
+    [
+        ("weighted", 31, None, r"--k: 31 neighbours cannot be found among 30 images\.\nGive at most 30"),
+        ("best", 5, None, r"--k does not go with --preset best\.\nIt tries .*\nLeave"),
+        ("best", None, 0.1, r"--temperature does not go with --preset best"),
+    ],
+)
+def test_votes_that_cannot_be_are_refused(preset: str, k: int | None, temperature: float | None, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        knn.chosen(preset, k, temperature, 30)
 
 
 def test_the_first_five_guesses_hold_the_first() -> None:

@@ -59,6 +59,14 @@ def test_one_point_finds_no_view_and_perfect_views_are_all_found() -> None:
     assert pairs.instance_discrimination(x, x, (1,)) == (1,)
 
 
+def test_a_copy_of_the_view_among_the_others_is_a_tie_that_is_not_found() -> None:
+    x = unit(torch.randn(300, 96, generator=torch.Generator().manual_seed(0)))
+    near = neighbourhood.neighbours(x, 20)
+    nearest = x[near.indices[:, 0]]
+    assert pairs.instance_discrimination(x, nearest, (1, 2)) == (0, 1)
+    assert pairs.instance_discrimination(x, nearest, (1, 2), near) == (0, 1)
+
+
 def test_sampled_uniformity_is_near_the_exact_one_and_follows_its_seed() -> None:
     x = unit(torch.randn(1000, 16, generator=torch.Generator().manual_seed(0)))
     exact = float(formulas.uniformity(x))

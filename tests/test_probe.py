@@ -154,7 +154,7 @@ def trained(finetune: bool) -> tuple[ProbeNet, dict[str, Tensor], list[int]]:
     counter = next(name for name in before if name.endswith("num_batches_tracked"))
     for step in fitted:
         if step.number % 2 == 0:
-            engine.embed(net.student, labelled_batches(1), compute)
+            engine.embed(net.student, labelled_batches(1), compute, 8)
             seen.append(int(net.state_dict()[counter]))
     return net, before, seen
 
@@ -214,13 +214,14 @@ def split(folder: Path, train: dict[str, int], val: tuple[str, ...] = ("cat", "d
         ({"cat": 9, "dog": 9}, ("cat", "dog"), {"protocol": "logistic", "lr": 1}, UsageError, "--lr is no setting"),
         ({"cat": 9, "dog": 9}, ("cat", "dog"), {"fractions": "0,5"}, UsageError, "--fractions"),
         ({"cat": 9, "dog": 9}, ("cat", "dog"), {"fractions": "a"}, UsageError, "--fractions"),
+        ({"cat": 9, "dog": 9}, ("cat", "dog"), {"fractions": "150"}, UsageError, "at most 100"),
         ({"cat": 9, "dog": 9}, ("cat", "dog"), {"protocol": "semi:10%", "fractions": "5"}, UsageError, "of its own"),
         (
             {"cat": 9, "dog": 9},
             ("cat", "dog"),
             {"protocol": "moco", "batch_size": 64},
             UsageError,
-            "fewer than a batch",
+            "fewer than a batch of 64.\nGive at most --batch-size 18.",
         ),
         ({"cat": 9, "dog": 9}, ("cat", "dog"), {"encoder": "random/resnet81"}, UsageError, "resnet81"),
         ({"cat": 9, "dog": 9}, ("cat", "dog"), {"encoder": "nowhere"}, UsageError, "nowhere"),

@@ -139,7 +139,7 @@ def must_be_exported(out: Path, size: int) -> None:
         assert torch.equal(features, encoder.features(images))
     assert features.shape == (2, encoder.width)
     assert json.loads((out / "export" / "config.json").read_text())["num_features"] == encoder.width
-    exported = safetensors.torch.safetensors.torch.load_file(out / "export" / "model.safetensors")
+    exported = safetensors.torch.load_file(out / "export" / "model.safetensors")
     assert exported.keys() == model.state_dict().keys() == encoder.backbone.state_dict().keys()
 
 

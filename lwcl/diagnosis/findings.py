@@ -19,7 +19,6 @@ from lwcl.measures.kmeans import kmeans
 from lwcl.measures.spectrum import spectrum
 from lwcl.pictures.curves import Histogram
 
-NEIGHBOURS = 10
 SHEET_NEIGHBOURS = 8
 PAIRS = 20_000  # of images, drawn for the histograms of similarities
 BINS = 60
@@ -46,8 +45,10 @@ def examined(features: Features, labels: Tensor | None, boxes: Tensor, scope: Sc
     centred, seed = evidence.centred(plain), scope.seed
     usual = clusters.cluster_numbers(len(plain), classes_in(labels))
     rows = clusters.sweep(centred, labels, sorted({*usual, *scope.extra}), seed)
-    told = evidence.gather(plain, first, second, labels, seed=seed, rows=[row for row in rows if row.k in usual])
-    near, directions = neighbourhood.neighbours(centred, NEIGHBOURS), spectrum(plain)
+    near, directions = neighbourhood.neighbours(centred, evidence.NEIGHBOURS), spectrum(plain)
+    told = evidence.gather(
+        plain, first, second, labels, seed=seed, rows=[row for row in rows if row.k in usual], near=near
+    )
     found = Numbers(
         classes=classes_in(labels),
         evidence=told,

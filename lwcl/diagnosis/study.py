@@ -84,7 +84,9 @@ class Study:
 
 
 def prepared(options: DiagnoseOptions, screen: Screen) -> Study:
-    """The images that the options name. Raises `DataError` where they are too few, `UsageError` for too large a k."""
+    """The images that the options name. Raises `DataError` for too few, `UsageError` for an option's fault."""
+    if options.images < FEWEST:
+        raise UsageError(f"--images: {options.images} are too few to examine.", remedy=f"Give at least {FEWEST}.")
     images = some(open_images(options.data, "train", download=options.download), options)
     held = None
     if options.val or images.has_splits:

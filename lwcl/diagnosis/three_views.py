@@ -25,6 +25,7 @@ from lwcl.data.views import colour_and_blur, draw_views, plain_views
 from lwcl.data.workers import workers_over
 from lwcl.engine import Compute
 from lwcl.errors import SickError
+from lwcl.measures.health import finite
 from lwcl.method import Batch
 from lwcl.weights import Images, Loaded
 
@@ -145,11 +146,11 @@ class ThreeViews:
         encoder = compute.place(loaded.encoder)
         found = Features(*(torch.empty(len(self), encoder.width) for _ in Features._fields))
         for seen in self.batches():
-            unknown = torch.full_like(seen.places, -1)
+            unknown, count = torch.full_like(seen.places, -1), len(seen.places)
             for rows, view in zip(found, self.as_seen(seen, loaded.images, compute), strict=True):
-                rows[seen.places] = engine.embed(encoder, [Batch((view,), seen.places, unknown)], compute).rows
-            advance(len(seen.places))
-        if not all(bool(rows.isfinite().all()) for rows in found):
+                rows[seen.places] = engine.embed(encoder, [Batch((view,), seen.places, unknown)], compute, count)
+            advance(count)
+        if not all(finite(rows) for rows in found):
             raise SickError(
                 f"{loaded.name}: features are not finite, so there is nothing to diagnose.",
                 "Weights are damaged, or training diverged.",

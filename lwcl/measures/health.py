@@ -1,5 +1,6 @@
 """Is the embedding healthy? Label-free measures of what a training step has anyway, and an alarm for collapse."""
 
+import math
 from typing import NamedTuple
 
 from torch import Tensor
@@ -41,3 +42,9 @@ def collapsed(history: list[Health]) -> bool:
         return False
     sick = all(h.spread < COLLAPSED_SPREAD or h.rank < COLLAPSED_RANK for h in latest)
     return sick and latest[-1].spread < 1.2 * latest[0].spread
+
+
+def finite(rows: Tensor) -> bool:
+    """Whether all numbers of rows (N, D), N at least 1, are finite; `isfinite` would copy them to say so."""
+    low, high = rows.aminmax()  # nan where there is one
+    return math.isfinite(low) and math.isfinite(high)

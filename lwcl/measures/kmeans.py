@@ -1,8 +1,9 @@
 """k-means in torch, spherical or Euclidean: k-means++ or k-means|| seeding, Lloyd in chunks, empty clusters repaired.
 
 Sources: k-means++ (Arthur & Vassilvitskii, SODA 2007) in the greedy form of scikit-learn, k-means|| (Bahmani et al.,
-arXiv 1203.6402) where rows are many, spherical k-means (Dhillon & Modha, 2001). Memory beside `x`: a float32
-copy of it, `CHUNK_BYTES` of similarities and, while seeding, `CHUNK_BYTES` and at most 4 k rows. N rows, D wide.
+arXiv 1203.6402) where rows are many, spherical k-means (Dhillon & Modha, 2001). Memory beside `x`: a copy of it in
+float32 and one in bfloat16, `CHUNK_BYTES` of similarities and, while seeding, `CHUNK_BYTES` and at most 4 k rows. N
+rows, D wide.
 """
 
 import math
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from lwcl.errors import UsageError
 from lwcl.formulas import unit
+from lwcl.measures.assignment import Rows, assignable, nearest_centroids
 
 CHUNK_BYTES = 64 * 2**20
 ALL_CANDIDATES = 4096  # up to so many rows each may become a seed; their Gram matrix fills a chunk
@@ -39,8 +41,8 @@ def kmeans(x: Tensor, k: int, *, seed: int, spherical: bool = True, iterations: 
     if not 1 <= k <= len(x):
         raise UsageError(f"{k} clusters of {len(x)} images cannot be made.", remedy=f"Give 1 to {len(x)} clusters.")
     middle = x.new_zeros(x.shape[1]).float() if spherical else x.double().mean(0).float()
-    rows = unit(x).float() if spherical else x.float() - middle  # centring keeps digits: distances stay the same
-    generator = torch.Generator(x.device).manual_seed(seed)
+    exact = unit(x).float() if spherical else x.float() - middle  # centring keeps digits: distances stay the same
+    rows, generator = assignable(exact, halve=spherical), torch.Generator(x.device).manual_seed(seed)
     runs = (lloyd(rows, seeds(rows, k, generator), iterations, spherical) for _ in range(restarts))
     best = min(runs, key=lambda found: found.inertia)
     return best._replace(centroids=best.centroids + middle)
@@ -50,25 +52,16 @@ def assign(x: Tensor, centroids: Tensor, *, spherical: bool = True) -> tuple[Ten
     """The nearest of k centroids (k, D) to each row (N, D), normed first if `spherical`: labels, squared distances."""
     middle = centroids.new_zeros(centroids.shape[1]) if spherical else centroids.mean(0)
     rows = unit(x).float() if spherical else x.float() - middle
-    return nearest_centroids(rows, centroids - middle)
+    return nearest_centroids(assignable(rows), centroids - middle)
 
 
-def nearest_centroids(rows: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
-    """Labels (N,) and squared distances (N,) of rows (N, D) to the nearest of (k, D), both as they are."""
-    half = centroids.square().sum(1) / 2
-    chunk = max(1, CHUNK_BYTES // (4 * len(centroids)))
-    parts = [torch.addmm(-half, part, centroids.T).max(1) for part in torch.split(rows, chunk)]
-    score, labels = torch.cat([p.values for p in parts]), torch.cat([p.indices for p in parts])
-    return labels, (rows.square().sum(1) - 2 * score).clamp_min(0)
-
-
-def lloyd(rows: Tensor, centroids: Tensor, iterations: int, spherical: bool) -> KMeans:
+def lloyd(rows: Rows, centroids: Tensor, iterations: int, spherical: bool) -> KMeans:
     """Lloyd's iterations from these centroids, until the inertia settles."""
     k, before, done = len(centroids), math.inf, 0
     labels, distances = repaired(*nearest_centroids(rows, centroids), k)
     while done < iterations and float(distances.sum()) < (1 - SETTLED) * before:
         before, done = float(distances.sum()), done + 1
-        centroids = means(rows, labels, k, spherical)
+        centroids = means(rows.exact, labels, k, spherical)
         labels, distances = repaired(*nearest_centroids(rows, centroids), k)
     return KMeans(centroids, labels, float(distances.double().sum()), done)
 
@@ -95,30 +88,30 @@ def repaired(labels: Tensor, distances: Tensor, k: int) -> tuple[Tensor, Tensor]
     return labels, distances
 
 
-def seeds(rows: Tensor, k: int, generator: torch.Generator) -> Tensor:
+def seeds(rows: Rows, k: int, generator: torch.Generator) -> Tensor:
     """First centroids (k, D): greedy k-means++ on all rows, or where they are many on candidates from k-means||."""
-    if len(rows) <= max(ALL_CANDIDATES, 4 * k):
-        return greedy(rows, rows.new_ones(len(rows)), k, generator)
+    if len(rows.exact) <= max(ALL_CANDIDATES, 4 * k):
+        return greedy(rows, torch.ones_like(rows.squares), k, generator)
     chosen, weight = candidates(rows, 2 * k, generator)
-    return greedy(rows[chosen], weight, k, generator)
+    return greedy(assignable(rows.exact[chosen]), weight, k, generator)
 
 
-def candidates(rows: Tensor, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def candidates(rows: Rows, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """k-means||: about `count` rows drawn far from each other (indices), and how many rows are nearest to each."""
-    chosen = torch.randint(len(rows), (1,), generator=generator, device=rows.device)
-    labels, distances = nearest_centroids(rows, rows[chosen])
+    chosen = torch.randint(len(rows.exact), (1,), generator=generator, device=rows.exact.device)
+    labels, distances = nearest_centroids(rows, rows.exact[chosen])
     for _ in range(ROUNDS):
         drawn = likely(distances, math.ceil(count / ROUNDS), generator, replacement=False)
-        closer, new = nearest_centroids(rows, rows[drawn])
+        closer, new = nearest_centroids(rows, rows.exact[drawn])
         labels = torch.where(new < distances, closer + len(chosen), labels)
         distances = torch.minimum(new, distances)
         chosen = torch.cat([chosen, drawn])
-    return chosen, labels.bincount(minlength=len(chosen)).to(rows.dtype)
+    return chosen, labels.bincount(minlength=len(chosen)).to(distances.dtype)
 
 
-def greedy(rows: Tensor, weight: Tensor, k: int, generator: torch.Generator) -> Tensor:
+def greedy(rows: Rows, weight: Tensor, k: int, generator: torch.Generator) -> Tensor:
     """Greedy k-means++ on weighted rows (M, D): each seed is the best of 2 + log k draws by squared distance."""
-    squares, dots = rows.square().sum(1), dot_products(rows)
+    squares, dots = rows.squares, dot_products(rows.exact)
 
     def distances(index: Tensor) -> Tensor:
         return (squares[index, None] + squares - 2 * dots(index)).clamp_min(0)
@@ -131,7 +124,7 @@ def greedy(rows: Tensor, weight: Tensor, k: int, generator: torch.Generator) -> 
         best = int((reached @ weight).argmin())
         nearest = reached[best]
         chosen.append(tried[best : best + 1])
-    return rows[torch.cat(chosen)]
+    return rows.exact[torch.cat(chosen)]
 
 
 def dot_products(rows: Tensor) -> Callable[[Tensor], Tensor]:

@@ -5,13 +5,15 @@ Presets are the papers' protocols: `weighted` is light-moco's (InstDisc's vote, 
 distance on raw features.
 """
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy
 import torch
 from torch import Tensor
 
+from lwcl.errors import UsageError
 from lwcl.measures.nearest import CHUNK_BYTES, nearest_by_cosine
 
 BEST_K = tuple(range(1, 102, 2))
@@ -25,6 +27,26 @@ class Vote(NamedTuple):
 
 
 PRESETS = {"weighted": Vote(20, 0.07), "1nn": Vote(1, None), "monitor": Vote(200, 0.1)}
+
+
+def chosen(preset: str, k: int | None, temperature: float | None, images: int) -> Vote | None:
+    """The preset's vote with what is not None instead; None for `best`, which tries every k.
+
+    Raises `UsageError` for more neighbours than the bank has `images`, or for what `best` has no use for.
+    """
+    if k and k > images:
+        remedy = f"Give at most {images:,}, or more images."
+        raise UsageError(f"--k: {k} neighbours cannot be found among {images:,} images.", remedy=remedy)
+    if preset != "best":
+        usual = PRESETS[preset]
+        return Vote(k or usual.k, temperature or usual.temperature)
+    if k or temperature:
+        raise UsageError(
+            f"{'--k' if k else '--temperature'} does not go with --preset best.",
+            "It tries 1, 3, 5 and so on to 101 neighbours, with one vote each.",
+            "Leave one of them out.",
+        )
+    return None
 
 
 class Score(NamedTuple):
@@ -42,9 +64,19 @@ def nearest(queries: Tensor, bank: Tensor, k: int, *, euclidean: bool = False) -
     """
     if not euclidean:
         return nearest_by_cosine(queries, bank, k)
-    rows = max(1, CHUNK_BYTES // (4 * len(bank)))
-    found = [(-torch.cdist(part, bank)).topk(k, dim=1) for part in torch.split(queries, rows)]
-    return torch.cat([f.values for f in found]), torch.cat([f.indices for f in found])
+    stretch = max(1, CHUNK_BYTES // (bank.element_size() * bank.shape[1]))  # cdist copies what it is given
+    asked = torch.split(queries, max(1, CHUNK_BYTES // (bank.element_size() * min(stretch, len(bank)))))
+    found = [nearest_in_parts(some, torch.split(bank, stretch), k) for some in asked]
+    return torch.cat([values for values, _ in found]), torch.cat([index for _, index in found])
+
+
+def nearest_in_parts(queries: Tensor, parts: Sequence[Tensor], k: int) -> tuple[Tensor, Tensor]:
+    """The k rows nearest to each query (n, D) in a bank's parts: minus the Euclidean distances, indices (n, k)."""
+    found = [(-torch.cdist(queries, part)).topk(min(k, len(part)), dim=1) for part in parts]
+    starts = itertools.accumulate((len(part) for part in parts), initial=0)
+    index = torch.cat([near.indices + start for near, start in zip(found, starts, strict=False)], 1)
+    values, order = torch.cat([near.values for near in found], 1).sort(dim=1, descending=True, stable=True)
+    return values[:, :k], index.gather(1, order[:, :k])
 
 
 def votes(similarity: Tensor, labels: Tensor, classes: int, temperature: float | None) -> Tensor:

@@ -69,7 +69,7 @@ def formed(form: str, bank: Tensor, *others: Tensor) -> list[Tensor]:
     """
     rows = [unit(each) for each in (bank, *others)]
     mean, deviation = statistics(rows[0]) if form == "standard" else (0.0, bank.shape[1] ** -0.5)
-    return [(each - mean) / deviation for each in rows]
+    return [each.sub_(mean).div_(deviation) for each in rows]
 
 
 def trained(

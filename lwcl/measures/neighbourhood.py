@@ -1,8 +1,8 @@
 """The graph of nearest neighbours by cosine: hubs, near-duplicates, and whether neighbours share their class.
 
 Hubness is the skewness of how often a row is a neighbour (Radovanovic et al., JMLR 2010); precision by similarity is
-that of ssl-small's code (arXiv 2107.14762). All is exact. Memory beside the features: one float32 copy of them and
-`CHUNK_BYTES` of similarities. N rows of width D.
+that of ssl-small's code (arXiv 2107.14762). All is exact. Memory beside the features: a copy of them in float32 and one
+in bfloat16, and two `CHUNK_BYTES`. N rows of width D.
 """
 
 from collections.abc import Iterator
@@ -12,24 +12,22 @@ import torch
 from torch import Tensor
 
 from lwcl.formulas import unit
+from lwcl.measures.nearest import nearest_by_cosine
 
 CHUNK_BYTES = 64 * 2**20
 BINS, WIDTH, IDENTICAL = 40, 0.05, 0.999  # of the similarity from -1; from the last on, pairs are taken for copies
 
 
-def similarities(queries: Tensor, rows: Tensor, each: int = 4) -> Iterator[tuple[int, Tensor]]:
-    """Dot products of queries (N, D) with rows (M, D) in chunks (B, M), each with the number of its first query.
+def to_others(rows: Tensor, own: float, each: int = 4, *, later: bool = False) -> Iterator[tuple[int, Tensor]]:
+    """Dot products of rows (N, D) with all in chunks (B, N), each with the number of its first row.
 
+    `own` replaces that of a row with itself. `later`: with the chunk's own rows and those after them, (B, N - first).
     The chunks are the caller's to overwrite. `each` is how many bytes the caller needs for a dot product.
     """
-    for start in range(0, len(queries), size := max(1, CHUNK_BYTES // (each * len(rows)))):
-        yield start, queries[start : start + size] @ rows.T
-
-
-def to_others(rows: Tensor, own: float, each: int = 4) -> Iterator[tuple[int, Tensor]]:
-    """`similarities` of rows (N, D) with themselves, that of a row with itself replaced by `own`."""
-    for start, similarity in similarities(rows, rows, each):
-        similarity.diagonal(start).fill_(own)
+    for start in range(0, len(rows), size := max(1, CHUNK_BYTES // (each * len(rows)))):
+        first = start if later else 0
+        similarity = rows[start : start + size] @ rows[first:].T
+        similarity.diagonal(start - first).fill_(own)
         yield start, similarity
 
 
@@ -39,12 +37,18 @@ class Neighbours(NamedTuple):
     similarity: Tensor
     indices: Tensor
 
+    def nearest(self, k: int) -> "Neighbours":
+        """The k nearest of them."""
+        return Neighbours(self.similarity[:, :k], self.indices[:, :k])
+
 
 def neighbours(x: Tensor, k: int = 10) -> Neighbours:
-    """The k (at most N - 1) other rows of x (N, D) with the largest cosine to each."""
-    rows, k = unit(x).float(), min(k, len(x) - 1)
-    found = [similarity.topk(k, dim=1) for _, similarity in to_others(rows, -torch.inf)]
-    return Neighbours(torch.cat([f.values for f in found]), torch.cat([f.indices for f in found]))
+    """The k (at most N - 1) other rows of x (N, D) with the largest cosine to each; a tie goes to the earlier row."""
+    k = min(k, len(x) - 1)
+    similarity, indices = nearest_by_cosine(x, x, k + 1)
+    other = indices != torch.arange(len(x))[:, None]
+    other[:, k] &= ~other.all(1)  # of k + 1 copies, a row itself may not be among the first
+    return Neighbours(similarity[other].view(-1, k), indices[other].view(-1, k))
 
 
 class Neighbourhood(NamedTuple):
@@ -100,15 +104,18 @@ def precision_by_similarity(x: Tensor, labels: Tensor) -> Precision:
 
     x (N, D), labels (N,) of which those below 0 are left out. Pairs from 0.999 on are left out, too: copies.
     """
-    rows, labels = unit(x[labels >= 0]).float(), labels[labels >= 0]
-    classes = int(labels.max()) + 1
-    pairs, same = (torch.zeros(classes * BINS, dtype=torch.int64, device=x.device) for _ in range(2))
-    for start, similarity in to_others(rows, 1.0, each=32):
-        mine = labels[start : start + len(similarity), None]
-        cell = mine * BINS + ((similarity + 1) / WIDTH).long().clamp(0, BINS - 1)
-        other = similarity < IDENTICAL
-        pairs += cell[other].bincount(minlength=len(pairs))
-        same += cell[other & (mine == labels)].bincount(minlength=len(pairs))
-    shares = (same.double() / pairs).reshape(classes, BINS)
-    edges = torch.linspace(-1, 1, BINS + 1)
-    return Precision(edges, shares.nanmean(0).float().cpu(), pairs.reshape(classes, BINS).sum(0).cpu())
+    order = labels.argsort(stable=True)[int((labels < 0).sum()) :]  # so each class has columns of its own
+    rows, labels = unit(x[order]).float(), labels[order]
+    sizes = labels.bincount()
+    ends = sizes.cumsum(0)
+    pairs, same = torch.zeros(2, len(sizes), BINS + 1, dtype=torch.int64)
+    for start, similarity in to_others(rows, 1.0, each=16):
+        copies, mine = similarity >= IDENTICAL, labels[start : start + len(similarity)]
+        cell = similarity.add_(1).div_(WIDTH).int().clamp_(0, BINS - 1).masked_fill_(copies, BINS)
+        for own in torch.unique(mine).tolist():
+            block = cell[mine == own]
+            pairs[own] += block.flatten().bincount(minlength=BINS + 1)
+            same[own] += block[:, ends[own] - sizes[own] : ends[own]].flatten().bincount(minlength=BINS + 1)
+    pairs, same = pairs[:, :BINS], same[:, :BINS]
+    shares = same.double() / pairs
+    return Precision(torch.linspace(-1, 1, BINS + 1), shares.nanmean(0).float(), pairs.sum(0))

@@ -2,7 +2,7 @@
 
 D is the original, SD an augmented view. Alignment and uniformity are Wang & Isola's (arXiv 2005.10242). Intra-class
 alignment ranks nothing by itself: in the paper's own figures the better encoders have the worse one. N images, unit
-rows of width D, in the same order in all views. Memory beside the rows is `neighbourhood.CHUNK_BYTES`.
+rows of width D, in the same order in all views. Memory beside the rows is that of `neighbourhood.neighbours`.
 """
 
 import math
@@ -10,31 +10,34 @@ import statistics
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lwcl import formulas
 from lwcl.formulas import unit
 from lwcl.measures import knn
-from lwcl.measures.neighbourhood import to_others
+from lwcl.measures.neighbourhood import Neighbours, neighbours, to_others
 
 TOP = (1, 2, 3, 4, 5)
+ROWS = 4096  # whose cosines with their views are computed in float64 at a time
 SPACES = ("original", "norm", "shift-norm")
 #: Bands of the overlap of two crops, from the first to below the second; the last holds 1, too.
 HARDNESS = {"super-hard": (1e-4, 0.05), "hard": (0.05, 0.25), "easy": (0.25, 1.0)}
 
 
-def instance_discrimination(queries: Tensor, positives: Tensor, ks: tuple[int, ...] = TOP) -> tuple[float, ...]:
+def instance_discrimination(
+    queries: Tensor, positives: Tensor, ks: tuple[int, ...] = TOP, near: Neighbours | None = None
+) -> tuple[float, ...]:
     """Share of queries (N, D) whose positive (N, D) is among the k most similar of it and the other queries, by k.
 
     (r0, r1) is the paper's d-sd, (r1, r2) its sd-sd: the negatives are the other queries, not other views. The paper's
-    code also compares a query with itself, and so reports this top k as its top k + 1. A tie is not found.
+    code also compares a query with itself, and so reports this top k as its top k + 1. A tie is not found. `near` may
+    be the queries' neighbours, at least as many as the largest k, if they are there already: those decide.
     """
-    found = (queries * positives).sum(1)
-    closer = [
-        (similarity >= found[start : start + len(similarity), None]).sum(1)
-        for start, similarity in to_others(queries, -math.inf)
-    ]
-    rank = torch.cat(closer)
+    near = neighbours(queries, max(ks)) if near is None else near
+    parts = zip(torch.split(queries, ROWS), torch.split(positives, ROWS), strict=True)
+    found = torch.cat([F.cosine_similarity(mine.double(), theirs.double()) for mine, theirs in parts])
+    rank = (near.similarity >= found.to(near.similarity.dtype)[:, None]).sum(1)
     return tuple(float((rank < k).double().mean()) for k in ks)
 
 
@@ -52,9 +55,13 @@ def intra_class_alignment(x: Tensor, labels: Tensor) -> float:
 
 
 def uniformity(x: Tensor) -> float:
-    """`formulas.uniformity` of all pairs of unit rows (N, D), in chunks."""
-    parts = [(4 * similarity - 4).exp_().sum(dtype=torch.float64) for _, similarity in to_others(x, -math.inf, each=8)]
-    return float((torch.stack(parts).sum() / (len(x) * (len(x) - 1))).log())
+    """`formulas.uniformity` of all pairs of unit rows (N, D), each taken once, in chunks."""
+    total = 0.0
+    for _, similarity in to_others(x, -math.inf, later=True):
+        terms = similarity.mul_(4).sub_(4).exp_()
+        inside = float(terms[:, : len(terms)].sum(dtype=torch.float64))  # both a pair and its mirror image are in here
+        total += 2 * float(terms.sum(dtype=torch.float64)) - inside
+    return math.log(total / (len(x) * (len(x) - 1)))
 
 
 def sampled_uniformity(x: Tensor, *, seed: int, samples: int = 128, draws: int = 3) -> float:

@@ -88,7 +88,9 @@ def shares_of(fractions: str) -> tuple[float, ...]:
     except ValueError:
         shares = [0.0]
     if any(not 0 < share <= 1 for share in shares):
-        raise UsageError(f"--fractions: got {fractions!r}.", remedy="Give percentages above 0, such as 1,5,10,100.")
+        raise UsageError(
+            f"--fractions: got {fractions!r}.", remedy="Give percentages above 0, at most 100, as 1,5,10,100."
+        )
     return tuple(shares)
 
 

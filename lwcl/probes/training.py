@@ -23,6 +23,7 @@ from lwcl.judge import Judge
 from lwcl.machine import compute_for
 from lwcl.measures.knn import Score, ranked
 from lwcl.measures.linear import RATES, Fitted, fast, logistic
+from lwcl.pointwise import fast_pointwise
 from lwcl.probes.net import ProbeNet, must_be_unmoved, weights_hash
 from lwcl.probes.plan import OVERRULED, ProbePlan, plan_probe
 from lwcl.runs.assembly import FEW_IMAGES
@@ -107,13 +108,14 @@ def on_features(bench: Bench, plan: ProbePlan, loaded: Loaded, rows: Rows | None
     """`fast` or `logistic`."""
     assert rows is not None
     images, (bank, queries), classes = bench.bank.subset(kept), rows, plan.method.classes
+    bank = bank if len(kept) == len(bank) else bank[kept]  # all of them need no copy
     out = to_choose_on(images, HELD_OUT, bench.options.seed)
     if plan.protocol.way == "logistic":
-        return logistic(bank[kept], images.labels, queries, out, classes=classes)
+        return logistic(bank, images.labels, queries, out, classes=classes)
     recipe = plan.recipe
     assert recipe.epochs and recipe.batch_size
     return fast(
-        bank[kept],
+        bank,
         images.labels,
         queries,
         bench.queries.labels,
@@ -157,6 +159,7 @@ def net_of(plan: ProbePlan, loaded: Loaded, compute: Compute, rows: Rows | None,
     compute.place(net)
     if plan.method.finetune and compute.device.type == "cpu":
         fast_depthwise(net.student)
+        fast_pointwise(net)
     if plan.method.form == "standard" and rows is not None:
         net.classifier.standardise_by(rows[0][kept])
     return net
@@ -167,7 +170,11 @@ def loader_of(bench: Bench, plan: ProbePlan, loaded: Loaded, compute: Compute, k
     images, size = bench.bank.subset(kept), plan.recipe.batch_size
     assert size
     if len(images) < size:
-        raise UsageError(f"{len(images)} images are fewer than a batch of {size}.", remedy="Give a lower --batch-size.")
+        what, remedy = (
+            f"{len(images):,} images are fewer than a batch of {size:,}.",
+            f"Give at most --batch-size {len(images)}.",
+        )
+        raise UsageError(what, remedy=remedy)
     whole = bench.store(loaded.images.size, plan.augmentation.crop_min)
     store = Store(whole.pixels, whole.offsets[kept], whole.heights[kept], whole.widths[kept], []) if whole else None
     return Loader(
