@@ -307,3 +307,8 @@ def test_columns_of_numbers_stand_to_the_right() -> None:
 def test_nested_facts_are_told_in_words_and_tables_within_are_left_to_json() -> None:
     facts = {"bad_files": {"max_share": 0.1}, "images": 3, "knn": [{"top1": 0.5}], "sizes": [1, 2]}
     assert list(flattened(facts)) == [("bad files, max share", 0.1), ("images", 3), ("sizes", [1, 2])]
+
+
+def test_the_seventh_curve_differs_from_the_first_whose_colour_it_has() -> None:
+    looks = [(number % 6, plots.shape(number)) for number in range(24)]
+    assert len(set(looks)) == 24

@@ -15,6 +15,7 @@ from lwcl.formulas import unit
 from lwcl.measures.nearest import nearest_by_cosine
 
 CHUNK_BYTES = 64 * 2**20
+CELLS = 2**22  # similarities that are put into bins at a time
 BINS, WIDTH, IDENTICAL = 40, 0.05, 0.999  # of the similarity from -1; from the last on, pairs are taken for copies
 
 
@@ -104,18 +105,34 @@ def precision_by_similarity(x: Tensor, labels: Tensor) -> Precision:
 
     x (N, D), labels (N,) of which those below 0 are left out. Pairs from 0.999 on are left out, too: copies.
     """
-    order = labels.argsort(stable=True)[int((labels < 0).sum()) :]  # so each class has columns of its own
-    rows, labels = unit(x[order]).float(), labels[order]
+    order = labels.argsort(stable=True)[int((labels < 0).sum()) :]  # so the columns of a class lie together
+    rows, labels = unit(x[order]).float(), labels[order].int()
     sizes = labels.bincount()
-    ends = sizes.cumsum(0)
+    begins = [0, *sizes.cumsum(0).tolist()]
     pairs, same = torch.zeros(2, len(sizes), BINS + 1, dtype=torch.int64)
-    for start, similarity in to_others(rows, 1.0, each=16):
-        copies, mine = similarity >= IDENTICAL, labels[start : start + len(similarity)]
-        cell = similarity.add_(1).div_(WIDTH).int().clamp_(0, BINS - 1).masked_fill_(copies, BINS)
-        for own in torch.unique(mine).tolist():
-            block = cell[mine == own]
-            pairs[own] += block.flatten().bincount(minlength=BINS + 1)
-            same[own] += block[:, ends[own] - sizes[own] : ends[own]].flatten().bincount(minlength=BINS + 1)
+    for start, similarity in to_others(rows, 1.0, later=True):
+        others, inside = labels[start:], len(similarity)
+        height = max(1, CELLS // len(others))
+        for part, mine in zip(similarity.split(height), others[:inside].split(height), strict=True):
+            cell = cells(part)
+            pairs += counted(cell, mine[:, None], len(sizes)) + counted(cell[:, inside:], others[inside:], len(sizes))
+            for own in torch.unique(mine).tolist():
+                first, last = max(begins[own] - start, 0), begins[own + 1] - start
+                block = cell[mine == own, first:last]
+                twice = block.flatten().bincount(minlength=BINS + 1)  # a pair and its mirror image
+                same[own] += 2 * twice - block[:, : max(inside - first, 0)].flatten().bincount(minlength=BINS + 1)
     pairs, same = pairs[:, :BINS], same[:, :BINS]
     shares = same.double() / pairs
     return Precision(torch.linspace(-1, 1, BINS + 1), shares.nanmean(0).float(), pairs.sum(0))
+
+
+def cells(similarity: Tensor) -> Tensor:
+    """The bin of each similarity, int32; `BINS` for copies. The similarities are overwritten."""
+    copies = similarity >= IDENTICAL
+    return similarity.add_(1).div_(WIDTH).int().clamp_(0, BINS - 1).masked_fill_(copies, BINS)
+
+
+def counted(cell: Tensor, labels: Tensor, classes: int) -> Tensor:
+    """How many bins (B, M) there are of each class and kind: (classes, BINS + 1), of int32 labels (B, 1) or (M,)."""
+    keys = (labels * (BINS + 1) + cell).flatten()
+    return keys.bincount(minlength=classes * (BINS + 1)).view(classes, BINS + 1)

@@ -19,7 +19,7 @@ from lwcl.measures import knn
 from lwcl.measures.neighbourhood import Neighbours, neighbours, to_others
 
 TOP = (1, 2, 3, 4, 5)
-ROWS = 4096  # whose cosines with their views are computed in float64 at a time
+ROWS = 4096  # that are widened to float64 at a time
 SPACES = ("original", "norm", "shift-norm")
 #: Bands of the overlap of two crops, from the first to below the second; the last holds 1, too.
 HARDNESS = {"super-hard": (1e-4, 0.05), "hard": (0.05, 0.25), "easy": (0.25, 1.0)}
@@ -46,10 +46,12 @@ def intra_class_alignment(x: Tensor, labels: Tensor) -> float:
 
     In closed form: the squared distances of n rows sum to n x (sum of squares) - |sum|^2. Never a score by itself.
     """
-    rows, labels = x[labels >= 0].double(), labels[labels >= 0]
-    sizes = labels.bincount().double()
-    sums = rows.new_zeros(len(sizes), x.shape[1]).index_add_(0, labels, rows)
-    squares = rows.new_zeros(len(sizes)).index_add_(0, labels, rows.square().sum(1))
+    sizes = labels[labels >= 0].bincount().double()
+    sums, squares = sizes.new_zeros(len(sizes), x.shape[1]), torch.zeros_like(sizes)
+    for part, own in zip(torch.split(x, ROWS), torch.split(labels, ROWS), strict=True):
+        rows, own = part[own >= 0].double(), own[own >= 0]
+        sums.index_add_(0, own, rows)
+        squares.index_add_(0, own, rows.square().sum(1))
     total = sizes * squares - sums.square().sum(1)
     return float((2 * total / (sizes * (sizes - 1)))[sizes > 1].mean())
 

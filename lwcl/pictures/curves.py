@@ -24,7 +24,7 @@ def over_clusters(series: Sequence[plots.Series], y_label: str) -> str:
         ticks = sorted({x for one in series for x in one.x})
         for number, one in enumerate(series):
             known = [(x, y) for x, y in zip(one.x, one.y, strict=True) if y is not None and math.isfinite(y)]
-            style = {**line_style(number), "marker": plots.MARKERS[number % 6], "markersize": 4}
+            style = {**line_style(number), "marker": plots.MARKERS[plots.shape(number)], "markersize": 4}
             made.axes.plot([x for x, _ in known], [y for _, y in known], label=plots.label(one.name, NAME), **style)
         made.axes.set_xscale("log")
         made.axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])

@@ -54,4 +54,4 @@ def scene(
 
 def line_style(number: int) -> dict[str, Any]:
     """How the `number`-th curve looks: a colour and a dash of its own, so that grey prints can be read."""
-    return {"color": plots.COLOURS[number % 6], "linestyle": plots.STYLES[number % 6]}
+    return {"color": plots.COLOURS[number % 6], "linestyle": plots.STYLES[plots.shape(number)]}

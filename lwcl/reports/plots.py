@@ -22,12 +22,10 @@ if TYPE_CHECKING:
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)))
 MARKERS = ("o", "s", "^", "D", "v", "P")
-INK = "#010203"  # what becomes the colour of the page's text
-GREY = "#8c8c8c"
+INK, GREY = "#010203", "#8c8c8c"  # the first becomes the colour of the page's text
 WIDTH = 3.8  # inches: as wide as a phone, where a figure is shown at about this size
 POINTS = 300  # of a curve: more are averaged, since no eye could tell them apart
-CELL = 96  # pixels of an image on a sheet
-SHEET_ROWS = 8
+CELL, SHEET_ROWS = 96, 8  # pixels of an image on a sheet; images below each other
 
 RC: dict[Any, Any] = {
     "svg.hashsalt": "lwcl",  # identifiers, and so the bytes, follow from the content
@@ -73,6 +71,11 @@ class Dot(NamedTuple):
     plain: bool = False
 
 
+def shape(number: int) -> int:
+    """The place of the `number`-th in `STYLES` and `MARKERS`: the seventh, in the first's colour, has another."""
+    return (number + number // len(COLOURS)) % len(COLOURS)
+
+
 def curves(series: Sequence[Series], x_label: str, *, markers: bool = False, good: float | None = None) -> str:
     """Curves as SVG text; a legend where there are several, and a dotted line at `good` if it is in sight."""
     import matplotlib
@@ -81,8 +84,8 @@ def curves(series: Sequence[Series], x_label: str, *, markers: bool = False, goo
         figure, axes = canvas(2.1)
         for i, one in enumerate(series):
             x, y = thinned(one)
-            style: dict[str, Any] = {"marker": MARKERS[i % 6], "markersize": 5} if markers or len(x) == 1 else {}
-            axes.plot(x, y, color=COLOURS[i % 6], linestyle=STYLES[i % 6], label=label(one.name), **style)
+            style: dict[str, Any] = {"marker": MARKERS[shape(i)], "markersize": 5} if markers or len(x) == 1 else {}
+            axes.plot(x, y, color=COLOURS[i % 6], linestyle=STYLES[shape(i)], label=label(one.name), **style)
         low, high = axes.get_ylim()
         if good is not None and low <= good <= high:
             axes.axhline(good, color=GREY, linestyle=":", linewidth=1.2)
@@ -122,7 +125,7 @@ def scatter(dots: Sequence[Dot], x_label: str, y_label: str) -> str:
             face = "none" if dot.plain else colour
             axes.plot((dot.x, dot.x), dot.interval, color=colour, linewidth=1.2)
             axes.plot(
-                dot.x, dot.y, MARKERS[i % 6], color=colour, markerfacecolor=face, markersize=7, label=label(dot.name)
+                dot.x, dot.y, MARKERS[shape(i)], color=colour, markerfacecolor=face, markersize=7, label=label(dot.name)
             )
         axes.set(xscale="log", xlabel=label(x_label), ylabel=label(y_label))
         axes.set_xlim(0.5 * min(dot.x for dot in dots), 2 * max(dot.x for dot in dots))  # so 1, 2 or 5 is in sight
