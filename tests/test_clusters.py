@@ -235,7 +235,12 @@ def test_pairs_are_counted_by_similarity_in_any_order_and_chunks(monkeypatch: py
     rows, own = x[labels >= 0], labels[labels >= 0]
     similarity = (rows @ rows.T).fill_diagonal_(1)
     cell = ((similarity + 1) / 0.05).long().clamp(0, 39)
-    right = [int(((cell == place) & (similarity < 0.999)).sum()) for place in range(40)]
-    monkeypatch.setattr(neighbourhood, "CHUNK_BYTES", 16 * 90 * 7)
-    assert neighbourhood.precision_by_similarity(x, labels).pairs.tolist() == right
-    assert sum(right) < len(own) * (len(own) - 1)
+    within = [(cell == place) & (similarity < 0.999) for place in range(40)]
+    alike = own == own[:, None]
+    each = [[(alike & pairs)[own == c].sum() / pairs[own == c].sum() for c in range(4)] for pairs in within]
+    monkeypatch.setattr(neighbourhood, "CHUNK_BYTES", 4 * 90 * 7)
+    monkeypatch.setattr(neighbourhood, "CELLS", 90 * 3)
+    found = neighbourhood.precision_by_similarity(x, labels)
+    assert found.pairs.tolist() == [int(pairs.sum()) for pairs in within]
+    assert int(found.pairs.sum()) < len(own) * (len(own) - 1), "less the copies"
+    assert torch.allclose(found.precision, torch.tensor(each).nanmean(1), equal_nan=True)

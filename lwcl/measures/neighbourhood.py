@@ -113,7 +113,7 @@ def precision_by_similarity(x: Tensor, labels: Tensor) -> Precision:
     for start, similarity in to_others(rows, 1.0, later=True):
         others, inside = labels[start:], len(similarity)
         height = max(1, CELLS // len(others))
-        for part, mine in zip(similarity.split(height), others[:inside].split(height), strict=True):
+        for part, mine in zip(torch.split(similarity, height), torch.split(others[:inside], height), strict=True):
             cell = cells(part)
             pairs += counted(cell, mine[:, None], len(sizes)) + counted(cell[:, inside:], others[inside:], len(sizes))
             for own in torch.unique(mine).tolist():
