@@ -1,4 +1,4 @@
-"""The figures of step_profile.py and scaling.py, in the reports' style, on white: a page may be dark."""
+"""The figures of step_profile.py, scaling.py and peers.py, in the reports' style, on white: a page may be dark."""
 
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,33 @@ def saved(figure: Figure, path: Path) -> None:
     text = plots.as_svg(figure).replace("currentColor", "#1a1a1a")
     end = text.index(">") + 1
     path.write_text(f'{text[:end]}<rect width="100%" height="100%" fill="#ffffff"/>{text[end:]}')
+
+
+def throughput(rows: list[Row]) -> Figure:
+    """A panel for each net and size: a bar for each way, a line from least to most, a diamond with lwcl's allocator."""
+    works = list(dict.fromkeys((row["architecture"], row["pixels"]) for row in rows))
+    matplotlib.rcParams.update(plots.RC)
+    height = -(-len(works) // 3)
+    figure = Figure(figsize=(9.5, 0.5 + 1.6 * height), layout="constrained")
+    panels = figure.subplots(height, 3, squeeze=False).flat
+    for axes, (arch, pixels) in zip(panels, works, strict=False):
+        own = [row for row in rows if (row["architecture"], row["pixels"]) == (arch, pixels)]
+        names = list(dict.fromkeys(row["way"] for row in own))
+        for row in own:
+            place, rate = names.index(row["way"]), row["images_per_second"]
+            if row["allocator"] == "kept" and not row["way"].startswith("lwcl"):
+                axes.plot(rate, place, "D", color="black", markersize=4)
+                continue
+            axes.barh(place, rate, 0.7, color=plots.COLOURS[0] if row["way"].startswith("lwcl") else plots.GREY)
+            axes.plot((row["low"], row["high"]), (place, place), color="black", lw=1)
+        axes.set_yticks(range(len(names)), names)
+        axes.set_title(f"{arch}, {pixels} px", fontsize=9)
+        axes.invert_yaxis()
+        axes.grid(False, axis="y")
+    for axes in list(figure.axes)[len(works) :]:
+        axes.remove()
+    figure.supxlabel("images / second", fontsize=9)
+    return figure
 
 
 def panels(rows: list[Row]) -> Figure:

@@ -16,6 +16,7 @@ and most. All processes of a net stay in memory; --ways measures fewer at once.
 
     python benchmarks/peers.py --install /tmp/peers                       makes the peers' environment (peers.txt)
     python benchmarks/peers.py --peers-python /tmp/peers/bin/python [--data photos.zip] [--archs resnet18] [--sizes 64]
+    python benchmarks/peers.py --draw                                     peers.svg from the last rows of results.jsonl
     python benchmarks/peers.py --smoke                                    tiny, without that environment
 """
 
@@ -32,12 +33,13 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
+from figures import saved, throughput
 from peer_ways.pictures import pictures
 from peer_ways.runner import ALLOCATORS, Runner, Way
 from peer_ways.turns import Work
 
 import lwcl
-from lwcl.cpu import usable_cpus
+from lwcl.cpu import SPINS, usable_cpus
 from lwcl.environment import cpu_name
 
 HERE = Path(__file__).parent
@@ -57,7 +59,7 @@ def ways(told: argparse.Namespace) -> list[Way]:
     for cache, precision, by in itertools.product(CACHES, told.precisions, told.views_by):
         options = {"cache": CACHES[cache], "precision": precision, "views_by": by}
         name = f"lwcl {precision} {cache}" + (" opencv" if by == "opencv" else "")
-        found.append(Way(name, "lwcl_moco", sys.executable, "kept", options))
+        found.append(Way(name, "lwcl_moco", sys.executable, "kept", options, {"GOMP_SPINCOUNT": SPINS}))
     return [way for way in found if way.name.split()[0] in told.ways]
 
 
@@ -113,6 +115,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--peers-python", help="interpreter of the peers' environment")
     parser.add_argument("--out", type=Path, default=RESULTS, help="file that the rows are appended to")
     parser.add_argument("--install", metavar="FOLDER", help="make that environment here, and do nothing else")
+    parser.add_argument("--draw", action="store_true", help="draw what --out has, and do nothing else")
     parser.add_argument("--smoke", action="store_true", help="tiny, to see that it runs; nothing kept")
     told = parser.parse_args()
     if told.smoke:
@@ -128,6 +131,14 @@ def install(folder: str) -> int:
     return subprocess.run([f"{folder}/bin/python", "-m", "pip", "install", "-r", f"{HERE}/peers.txt"]).returncode  # noqa: S603
 
 
+def draw(rows: list[dict[str, object]]) -> int:
+    """Draws peers.svg: of every way, net and size the last row."""
+    keys = ("architecture", "pixels", "way", "allocator")
+    latest = {tuple(row[key] for key in keys): row for row in rows if row["benchmark"] == "peers"}
+    saved(throughput(list(latest.values())), HERE / "peers.svg")
+    return 0
+
+
 def works(told: argparse.Namespace, folder: Path) -> Iterator[Work]:
     """What is trained, net by net."""
     workers = told.threads if told.workers is None else told.workers
@@ -141,6 +152,8 @@ def main() -> int:
     told = options()
     if told.install:
         return install(told.install)
+    if told.draw:
+        return draw([json.loads(line) for line in told.out.read_text().splitlines()])
     missing = 0
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch, "images")

@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from lwcl import world
 from lwcl.data.draws import step_seed
 from lwcl.errors import SickError
-from lwcl.method import Batch, Method
+from lwcl.method import Batch, Loss, Method
 from lwcl.nets import Encoder, Net
 from lwcl.recipes import Recipe
 
@@ -146,35 +146,39 @@ def fit(
         for part in parts_of(batch, recipe.accumulate):
             with compute.context():
                 loss = method.loss(net, part, epoch)
-            must_be_finite("loss", loss.total, done + 1, batch)
             (loss.total / recipe.accumulate).backward()  # type: ignore[no-untyped-call]
             losses.append(loss)
         world.average_gradients(trained)
         norm = nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
-        must_be_finite("gradient", norm, done + 1, batch)
+        total, length, parts = read(losses, norm)
+        must_be_finite({"loss": total, "gradient": length}, done + 1, batch)
         optimizer.step()
         done += 1
         net.advance()
-        parts = {name: sum(float(loss.parts[name]) for loss in losses) / len(losses) for name in losses[0].parts}
-        yield Step(
-            done, done / steps_per_epoch, lr, parts, float(norm), losses[-1].pairs, waited, time.perf_counter() - begun
-        )
+        seconds = time.perf_counter() - begun
+        yield Step(done, done / steps_per_epoch, lr, parts, length, losses[-1].pairs, waited, seconds)
 
 
-def must_be_finite(what: str, value: Tensor, step: int, batch: Batch) -> None:
-    """Raises `NotFiniteError` unless every process's scalar `value` is finite: all stop together, before an update."""
-    if world.any_of(not math.isfinite(float(value.detach()))):
-        raise NotFiniteError(step, what, float(value.detach()), batch.index)
+def read(losses: list[Loss], norm: Tensor) -> tuple[float, float, dict[str, float]]:
+    """The sum of the losses, the norm, and the means of the losses' parts, in one read: a GPU is waited for once."""
+    names = list(losses[0].parts)
+    scalars = [norm, *(x for loss in losses for x in (loss.total, *(loss.parts[name] for name in names)))]
+    length, *values = torch.stack([x.detach().float() for x in scalars]).tolist()
+    total, *parts = (sum(values[place :: 1 + len(names)]) for place in range(1 + len(names)))
+    return total, length, {name: part / len(losses) for name, part in zip(names, parts, strict=True)}
+
+
+def must_be_finite(values: dict[str, float], step: int, batch: Batch) -> None:
+    """Raises `NotFiniteError` unless every process's values are finite: all stop together, before an update."""
+    for what, value in values.items():
+        if world.any_of(not math.isfinite(value)):
+            raise NotFiniteError(step, what, value, batch.index)
 
 
 def parts_of(batch: Batch, count: int) -> Iterator[Batch]:
     """`count` equal parts of a batch, in order."""
-    if count == 1:
-        yield batch
-        return
-    tensors = (batch.index, batch.labels, *batch.views, *batch.taught)
+    tensors, seen = (batch.index, batch.labels, *batch.views, *batch.taught), len(batch.views)
     for index, labels, *others in zip(*(x.tensor_split(count) for x in tensors), strict=True):
-        seen = len(batch.views)
         yield Batch(tuple(others[:seen]), index, labels, tuple(others[seen:]))
 
 
@@ -182,12 +186,10 @@ def parts_of(batch: Batch, count: int) -> Iterator[Batch]:
 def embed(encoder: Encoder, batches: Iterable[Batch], compute: Compute, count: int) -> Tensor:
     """The backbone's features of `count` images, in their order: (count, width) float32 on the CPU.
 
-    Each batch's are written where they stay: to gather and then join them would take their memory twice. The encoder is
-    in eval mode meanwhile.
+    Each batch's are written where they stay: joining takes their memory twice. The encoder is in eval mode meanwhile.
     """
-    training = encoder.training
+    training, rows, done = encoder.training, torch.empty(count, encoder.width), 0
     encoder.eval()
-    rows, done = torch.empty(count, encoder.width), 0
     for batch in batches:
         here = slice(done, done + len(batch.index))
         with compute.context():

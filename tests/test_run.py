@@ -19,6 +19,7 @@ from runs import METHODS, STEPS, cache_at, left_by, made_images, pretrain, ran
 from torch import Tensor
 
 import lwcl
+from lwcl.data import cutting
 from lwcl.nets import Encoder
 from lwcl.recipes import ARCHS, RECIPES, recipes_of
 from lwcl.runs import assembly
@@ -260,6 +261,13 @@ def test_workers_change_no_bit_where_they_decode(
     finished: Finished, decoded: dict[str, bytes], workers: str, tmp_path: Path
 ) -> None:
     assert finished.again(tmp_path / "run", "--cache", "off", "--workers", workers, "--quiet") == decoded
+
+
+def test_how_many_decoded_images_are_held_changes_no_bit(
+    finished: Finished, decoded: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cutting, "HELD", 1)
+    assert finished.again(tmp_path / "run", "--cache", "off", "--quiet") == decoded
 
 
 @pytest.mark.parametrize("more", [("--workers", "2"), ("--cache", "disk"), ("--save-every", "5m"), ("--max-bad", "0")])

@@ -31,6 +31,7 @@ class Way:
     python: str
     allocator: str = "stock"
     options: dict[str, str] = field(default_factory=dict)
+    environment: dict[str, str] = field(default_factory=dict)
 
 
 class Runner:
@@ -46,7 +47,7 @@ class Runner:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.log,
-            env={**os.environ, **ALLOCATORS[way.allocator], **found},
+            env={**os.environ, **ALLOCATORS[way.allocator], **way.environment, **found},
             text=True,
         )
         self.versions: dict[str, str] = self.reply()

@@ -4,17 +4,16 @@ Decoded images come from a `Store`; without one, worker processes decode and cro
 on whole batches here. Where there is a teacher, what it says of each view comes with the batch.
 """
 
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, TypedDict
+from typing import Protocol, TypedDict
 
-import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from lwcl import world
 from lwcl.augmentation import Augmentation
-from lwcl.data.crops import crop_with_pillow
+from lwcl.data.cutting import Crops, Cut
 from lwcl.data.draws import epoch_order
 from lwcl.data.images import Broken, ImageSet
 from lwcl.data.paint import ViewDraw
@@ -108,29 +107,30 @@ class Loader:
         """As `from_store`, of crops that worker processes cut from images that they decode."""
         places, taken = list(self.places(start, stop)), self.taken
         batches = [[(crops, int(i)) for i in index] for crops, index in places]
-        found = workers_over(Crops(self, [takes.size for takes in taken]), batches, self.workers)
-        for (crops, index), items in zip(places, found, strict=True):
-            yield crops, index, [self.cut_views(crops, index, items, side, takes) for side, takes in enumerate(taken)]
+        found = workers_over(self.cutter(taken), batches, self.workers)
+        for (crops, index), cut in zip(places, found, strict=True):
+            yield crops, index, [self.cut_views(crops, index, cut, side, takes) for side, takes in enumerate(taken)]
 
-    def cut_views(self, crops: list[int], index: Tensor, items: "list[Cut]", side: int, takes: Images) -> list[Tensor]:
+    def cutter(self, taken: list[Images]) -> Crops:
+        """What cuts the crops that these take."""
+        return Crops(self.images, functools.partial(self.draw, size=self.takes.size), [takes.size for takes in taken])
+
+    def cut_views(self, crops: list[int], index: Tensor, cut: Cut, side: int, takes: Images) -> list[Tensor]:
         """The views (B, 3, size, size) of crops that were cut at the size of the `side`-th who takes them."""
-        heights, widths = (torch.tensor([item.size[axis] for item in items]) for axis in (0, 1))
-        for bad in (bad for item in items for bad in item.broken):
+        for bad in cut.broken if side == 0 else ():
             self.broken(bad)
         views = []
-        for place, crop in enumerate(crops):
-            pixels = self.compute.send(torch.stack([item.crops[side][place] for item in items]))
-            draw = self.draw(crop, index, heights, widths, takes.size)
-            views.append(colour_and_blur(pixels, draw, **self.finish(takes)))
+        for crop, pixels in zip(crops, cut.crops[side], strict=True):
+            draw = self.draw(crop, index, cut.heights, cut.widths, takes.size)
+            views.append(colour_and_blur(self.compute.send(pixels), draw, **self.finish(takes)))
         return views
 
     def view(self, crop: int, index: Tensor, takes: Images) -> Tensor:
         """The `crop`-th crop of the images at `index` (B,), stored or decoded now: (B, 3, size, size)."""
         if self.store:
             return self.stored_view(crop, index, takes)
-        cutter = Crops(self, [takes.size])
-        items = next(workers_over(cutter, [[([crop], int(i)) for i in index]], 0))
-        return self.cut_views([crop], index, items, 0, takes)[0]
+        cut = next(workers_over(self.cutter([takes]), [[([crop], int(i)) for i in index]], 0))
+        return self.cut_views([crop], index, cut, 0, takes)[0]
 
     def draw(self, crop: int, index: Tensor, heights: Tensor, widths: Tensor, size: int) -> ViewDraw:
         """What happens to the images at `index` in their `crop`-th crop, seen at `size` pixels."""
@@ -165,29 +165,3 @@ class Finish(TypedDict):
     channels_last: bool
     by: str
     threads: int
-
-
-class Cut(NamedTuple):
-    """One image's crops, uint8 (3, size, size), for each size; its height and width; the broken images met."""
-
-    crops: list[list[Tensor]]
-    size: tuple[int, int]
-    broken: list[Broken]
-
-
-class Crops(Dataset[Cut]):
-    """Item (numbers of crops, index): these crops of the image, at each of `sizes`."""
-
-    def __init__(self, loader: Loader, sizes: list[int]) -> None:
-        self.loader, self.sizes = loader, sizes
-
-    def __getitem__(self, place: tuple[list[int], int]) -> Cut:
-        loader, index = self.loader, torch.tensor([place[1]])
-        image, broken = loader.images.good_image(place[1])
-        sides = torch.tensor([image.height]), torch.tensor([image.width])
-        draws = [loader.draw(crop, index, *sides, loader.takes.size) for crop in place[0]]
-        cut = [
-            [crop_with_pillow(image, d.boxes[0].tolist(), bool(d.flip[0]), size) for d in draws] for size in self.sizes
-        ]
-        crops = [[torch.from_numpy(crop.copy()).permute(2, 0, 1) for crop in same] for same in cut]
-        return Cut(crops, (image.height, image.width), broken)

@@ -11,8 +11,11 @@ from lwcl.errors import DataError
 WORKER_TIMEOUT = 120.0  # seconds after which a worker counts as hung
 
 
-def workers_over(dataset: Dataset[Any], batches: list[list[Any]], workers: int) -> Iterator[list[Any]]:
-    """The items of each batch in order, made by worker processes (0: by this one); a lost worker is a `DataError`."""
+def workers_over(dataset: Dataset[Any], batches: list[list[Any]], workers: int) -> Iterator[Any]:
+    """What `dataset` gives for each batch, in order, made by worker processes (0: by this one).
+
+    That is a list of items, or what its `__getitems__` returns. A lost worker is a `DataError`.
+    """
     timeout = WORKER_TIMEOUT if workers else 0
     try:
         yield from loading(dataset, batch_sampler=batches, num_workers=workers, collate_fn=as_they_are, timeout=timeout)

@@ -8,6 +8,7 @@ own figures the better encoders have the worse one.
 from typing import NamedTuple
 
 from lwcl.diagnosis.rules import ADVICE, Advice, limit, near
+from lwcl.wording import percent
 
 
 class Evidence(NamedTuple):
@@ -93,7 +94,7 @@ def collapsed(evidence: Evidence, random: Evidence | None) -> Found | None:
     if not lucky and not shrunk:
         return None
     point = f"The spread of the features is {evidence.spread:.3f}: 0 is one point, 1 fills the sphere."
-    rest = f"Less their mean, they find {evidence.instances:.1%} of the images by a view."
+    rest = f"Less their mean, they find {percent(evidence.instances)} of the images by a view."
     before = (f"Random init's spread is {random.spread:.3f}.",) if random else ()
     return Found("collapsed", (point, rest, *before), int(not lucky) + near(evidence.spread, "spread"))
 
@@ -141,7 +142,7 @@ def structure(evidence: Evidence, random: Evidence | None) -> Found:
     alone = (evidence.neighbour_cosine or 0.0) / max(1e-9, evidence.view_cosine or 1e-9)
     solved = instances(evidence, random)
     if evidence.neighbour_cosine is not None and alone < limit("alone"):
-        lonely = f"Images lie alone: the nearest other image is {alone:.0%} as similar as the own view."
+        lonely = f"Images lie alone: the nearest other image is {percent(alone)} as similar as the own view."
         return Found("over-clustered", (solved, lonely, unsure), 2)
     if many >= limit("tight") and many - few >= limit("crumbs"):
         crumbs = f"Many small clusters: silhouette {many:.2f} with {evidence.fine_clusters}, {few:.2f} with few."
@@ -152,21 +153,21 @@ def structure(evidence: Evidence, random: Evidence | None) -> Found:
 def instances(evidence: Evidence, random: Evidence | None) -> str:
     """The reason that is instance discrimination."""
     solved = "is" if evidence.instances >= limit("solved") else "is not"
-    before = f"; random init finds {random.instances:.1%}" if random else ""
-    return f"The pretext task {solved} solved: {evidence.instances:.1%} of images are found by a view{before}."
+    before = f"; random init finds {percent(random.instances)}" if random else ""
+    return f"The pretext task {solved} solved: {percent(evidence.instances)} of images are found by a view{before}."
 
 
 def neighbours(evidence: Evidence, random: Evidence | None, teacher: Evidence | None) -> tuple[str, ...]:
     """The reason that is same-class neighbours, beside those of others."""
     others = {"chance": evidence.chance, "random init": random and random.same_class}
     others["the teacher"] = teacher and teacher.same_class
-    told = ", ".join(f"{name} {share:.1%}" for name, share in others.items() if share is not None)
-    return (f"{evidence.same_class or 0:.1%} of nearest neighbours share the class ({told}).",)
+    told = ", ".join(f"{name} {percent(share)}" for name, share in others.items() if share is not None)
+    return (f"{percent(evidence.same_class or 0)} of nearest neighbours share the class ({told}).",)
 
 
 def scattered(evidence: Evidence) -> tuple[str, ...]:
     """The reasons that are classes in many clusters."""
-    few, many = f"{evidence.alignment or 0:.1%}", f"{evidence.fine_purity or 0:.1%}"
+    few, many = percent(evidence.alignment or 0), percent(evidence.fine_purity or 0)
     told = f"As many clusters as classes match them to {few}, {evidence.fine_clusters} clusters to {many}."
     return (
         told,

@@ -95,7 +95,8 @@ def candidates(queries: Tensor, bank: Tensor, centre: Tensor, count: int, precis
         index = torch.cat([index, torch.cat([each[1] for each in fresh]) + start], 1)
         values, order = values.topk(min(count, values.shape[1]), dim=1)
         index = index.gather(1, order)
-    of_queries = (queries - narrow).norm(dim=1, keepdim=True)
+    pairs = zip(torch.split(queries, SAMPLE), torch.split(narrow, SAMPLE), strict=True)
+    of_queries = torch.cat([(exact - rounded).norm(dim=1, keepdim=True) for exact, rounded in pairs])
     of_sums = bank.shape[1] * torch.finfo(torch.promote_types(precision, torch.float32)).eps  # and of the scaling
     values = values.to(queries.dtype)
     of_result = torch.finfo(precision).eps / 2 * (1 + torch.finfo(precision).eps) * values.abs()

@@ -76,8 +76,10 @@ def entropy_rank(values: Tensor) -> float:
 def directions(x: Tensor) -> tuple[float, float]:
     """Of unit features of x (N, D): standard deviation x sqrt(D), averaged over dimensions, and the mean cosine."""
     count, width = x.shape
-    parts = [unit(part).double() for part in torch.split(x, max(1, CHUNK_BYTES // (16 * width)))]
-    total = torch.stack([part.sum(0) for part in parts]).sum(0)
-    squares = sum(((part - total / count).square().sum(0) for part in parts), torch.zeros_like(total))
+    parts = torch.split(x, max(1, CHUNK_BYTES // (16 * width)))
+    total = torch.stack([unit(part).double().sum(0) for part in parts]).sum(0)
+    squares = torch.zeros_like(total)
+    for part in parts:
+        squares += (unit(part).double() - total / count).square().sum(0)
     cosine = (total.square().sum() - count) / (count * (count - 1))
     return float((squares / (count - 1)).sqrt().mean() * width**0.5), float(cosine)
