@@ -12,7 +12,7 @@ from lwcl.commandline.commands import FREE
 from lwcl.cpu import tune_allocator
 from lwcl.data.images import Broken, ImageSet, open_images
 from lwcl.engine import NotFiniteError
-from lwcl.errors import DataError, SickError
+from lwcl.errors import DataError, SickError, UsageError
 from lwcl.machine import command_line
 from lwcl.memory import enough_memory
 from lwcl.plan import Plan
@@ -54,8 +54,16 @@ def train_run(
 
 
 def begun_by(stage: Plan, folder: RunFolder, steps: int | None, *, quiet: bool) -> int:
-    """Trains a run's first stage unless that is done; gives the exit code. Its results are not the command's."""
-    if RunFolder(folder.first).is_finished():
+    """Trains a run's first stage unless that is done; gives the exit code. Its results are not the command's.
+
+    Raises `UsageError` where --fast-dev-run cut it short, and this command asks for the whole.
+    """
+    first = RunFolder(folder.first)
+    if first.is_finished():
+        done, epochs = first.metrics()[-1]["epoch"], stage.recipe.epochs or 0
+        if not steps and done < epochs:
+            what = f"The first stage in {first.path} ended after {done:.3g} of {epochs} epochs, by --fast-dev-run."
+            raise UsageError(what, remedy="Give --overwrite to train both stages anew, or another --out.")
         return 0
     with contextlib.redirect_stdout(io.StringIO() if quiet else sys.stderr):
         return train_run(stage, fast_dev_run=steps, quiet=quiet)

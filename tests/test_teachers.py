@@ -5,7 +5,7 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from runs import cache_at, child, left_by, picture, ran
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from lwcl import run
 from lwcl.data.images import ImageSet, open_images
 from lwcl.data.plain import Plain
 from lwcl.formulas import unit
@@ -410,6 +411,23 @@ def test_one_command_trains_two_stages(world: World, staged: Staged) -> None:
     assert (told["method"], told["epochs"], told["init"]) == ("moco", 2, str(staged.out / "first"))
     assert "gap" not in report["facts"], "the second stage has no teacher"
     assert yaml.safe_load((staged.out / "config.yaml").read_text())["init"] is None
+
+
+def test_a_first_stage_cut_short_is_not_taken_for_a_whole_one(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = two_stages(world, tmp_path / "run")
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "trained", stopped_in_the_second(run.trained))
+        assert ran([*words, "--fast-dev-run", "1"]) == 130
+    assert ran(words) == 2
+    assert "of 1 epochs, by --fast-dev-run. Give --overwrite" in " ".join(capsys.readouterr().err.split())
+    assert ran([*words, "--overwrite"]) == 0
+
+
+def stopped_in_the_second(trained: Callable[..., int]) -> Callable[..., int]:
+    """Trains a first stage, and stops as by Ctrl-C in the second."""
+    return lambda plan, *rest, **told: 130 if plan.options.method == "moco" else trained(plan, *rest, **told)
 
 
 def test_only_the_second_stage_speaks_on_stdout(staged: Staged) -> None:
