@@ -5,6 +5,7 @@ from typing import Any
 import timm
 from torch import nn
 
+from lwcl.catalogue import arch_named
 from lwcl.errors import UsageError
 
 
@@ -27,6 +28,8 @@ def backbone_of(
             arguments["output_stride"] = output_stride
         return timm.create_model(arch, pretrained=False, num_classes=0, **arguments), arguments
     except (RuntimeError, TypeError, ValueError, AssertionError, NotImplementedError) as error:
+        if not timm.is_model(arch) and ":" not in arch:
+            arch_named(arch)
         given = ", ".join(f"{name}={value}" for name, value in arguments.items()) or "its defaults"
         raise UsageError(
             f"timm cannot build {arch!r} with {given}.",

@@ -5,6 +5,7 @@ is refused.
 """
 
 import dataclasses
+import difflib
 import fnmatch
 import importlib
 from collections.abc import Callable
@@ -57,6 +58,12 @@ def arch_named(name: str) -> str:
     if installed("timm") != version and importlib.import_module("timm").is_model(name):
         return name
     raise unknown("architecture", name, names, "`lwcl list archs` shows them all, `lwcl list archs mobilenet` some.")
+
+
+def meant(spec: str) -> str:
+    """What an encoder that is no file may have meant: a question, or "" where no model of timm is near."""
+    near = difflib.get_close_matches(spec, timm_list()[1], n=1, cutoff=0.8)
+    return "".join(f"Did you mean random/{name} or timm/{name}?" for name in near)
 
 
 def archs() -> list[Entry]:

@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save
 from timm.models import save_for_hf
 
 from lwcl import __version__
+from lwcl.catalogue import meant
 from lwcl.engine import Compute
 from lwcl.errors import UsageError
 from lwcl.lazy import Lazy
@@ -130,9 +131,8 @@ def file_of(spec: str) -> tuple[Path, str]:
                 "Give a finished run, or finish it with the command in its command.txt.",
             )
     if not os.path.lexists(path):
-        raise UsageError(
-            f"{spec}: no such encoder.", remedy="Give a run folder, an encoder's file, random/ARCH or timm/NAME."
-        )
+        known = "Give a run folder, an encoder's file, random/ARCH or timm/NAME."
+        raise UsageError(f"{spec}: no such encoder.", meant(spec), known)
     return path, part
 
 

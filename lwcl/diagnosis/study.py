@@ -93,7 +93,8 @@ def prepared(options: DiagnoseOptions, screen: Screen) -> Study:
         held = some(open_images(options.val or options.data, "val", download=options.download), options)
     for name, count, least in (("examine", len(images), FEWEST), ("hold out", len(held or images), 2)):
         if count < least:
-            raise DataError(f"{count} images are too few to {name}.", remedy=f"Give at least {least}.")
+            images_are = "1 image is" if count == 1 else f"{count} images are"
+            raise DataError(f"{images_are} too few to {name}.", remedy=f"Give at least {least}.")
     if max(options.k, default=0) > len(images):
         raise UsageError(
             f"--k: {max(options.k)} clusters of {len(images):,} images cannot be made.",
