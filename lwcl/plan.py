@@ -14,7 +14,8 @@ from lwcl.catalogue import arch_named
 from lwcl.commandline.chosen import FLAG, Chosen, check_method, check_names, checked, names_in
 from lwcl.commandline.commands import TRAINING, TrainOptions
 from lwcl.method import Method, Verb, method_named, methods
-from lwcl.recipes import FEW, FEW_IMAGES, RECIPES, Recipe, recipe_named
+from lwcl.published import Cited
+from lwcl.recipes import DEMONSTRATION, FEW, FEW_IMAGES, RECIPES, Recipe, recipe_named
 from lwcl.settings import Layer, Settings, Settled, made, names_of, settle, unknown
 from lwcl.teaching import choice as teaching
 
@@ -54,17 +55,24 @@ class Plan:
         """What a view may do to an image."""
         return made(Augmentation, self.settled)
 
-    def at_scale(self, images: int) -> "Plan":
-        """This plan with what recipes change for few images, where neither a flag nor a file chose."""
-        if images >= FEW_IMAGES:
-            return self
-        origin = f"recipes, for fewer than {FEW_IMAGES:,} images"
-        changed = {
+    def at_scale(self, images: int, *, demonstration: bool = False) -> "Plan":
+        """This plan with what recipes change for few images, where neither a flag nor a file chose.
+
+        `demonstration`: on an embedded set, where the time counts more than the score.
+        """
+        few = FEW[self.verb] if images < FEW_IMAGES else {}
+        settled = self._changed(few, f"recipes, for fewer than {FEW_IMAGES:,} images")
+        if demonstration:
+            settled |= self._changed(DEMONSTRATION, "a demonstration, in half of the time")
+        return Plan(checked(self.kinds, self.settled | settled), self.verb)
+
+    def _changed(self, changes: Mapping[str, Cited], origin: str) -> dict[str, Settled]:
+        """Those of the changes that neither a flag nor a file forbids."""
+        return {
             name: Settled(cited.value, origin)
-            for name, cited in FEW[self.verb].items()
+            for name, cited in changes.items()
             if name in self.settled and self.settled[name].origin.split()[0] in ("default", "recipe", "method")
         }
-        return Plan(checked(self.kinds, {**self.settled, **changed}), self.verb)
 
     def with_rules(self, rules: Mapping[str, Settled]) -> "Plan":
         """This plan with the settings that are still None filled from `rules`; what was chosen stays.

@@ -74,6 +74,11 @@ FEW: dict[Verb, dict[str, Cited]] = {
     "compress": FEW_TAUGHT,
 }
 
+#: What every recipe changes on an embedded set.
+DEMONSTRATION: dict[str, Cited] = {
+    "symmetric": Cited(False, "lwcl, docs/results.md: half of the time of a step, and it helps in as many steps")
+}
+
 ARCHS = ("mobilenetv3_large_100", "mobilenetv3_small_100", "efficientnet_b0", "resnet18", "deit_tiny_patch16_224")
 
 MOCO_V2 = "MoCo v2, main_moco.py with --mlp --aug-plus --cos --moco-t 0.2"

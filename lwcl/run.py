@@ -16,7 +16,7 @@ from lwcl.errors import DataError, SickError, UsageError
 from lwcl.machine import command_line
 from lwcl.memory import enough_memory
 from lwcl.plan import Plan
-from lwcl.recipes import FEW
+from lwcl.recipes import DEMONSTRATION, FEW
 from lwcl.runs.assembly import assembled, prepare
 from lwcl.runs.claim import Resume
 from lwcl.runs.interrupts import Interrupts
@@ -113,9 +113,9 @@ def say_rules(plan: Plan, images: ImageSet, screen: Screen) -> None:
     """What is trained on what, and what the rules settled, each with its reason."""
     options = plan.options
     screen.say(f"{plan.method.name} with recipe {options.recipe}: {options.arch} on {len(images):,} images.")
-    few = FEW[plan.verb]
-    for name in (*few, "precision", *(name for name in rules.RULED if name not in few)):
-        if name in plan.settled and plan.settled[name].origin not in ("default", "flag"):
+    changed = (*FEW[plan.verb], *DEMONSTRATION)
+    for name in (*changed, "precision", *(name for name in rules.RULED if name not in changed)):
+        if name in plan.settled and plan.settled[name].origin.split()[0] not in ("default", "flag", "recipe", "method"):
             screen.say(f"  {name} {plan.settled[name].value}: {plan.settled[name].origin}")
 
 

@@ -27,7 +27,7 @@ from lwcl.commandline.judge_options import DiagnoseOptions, KnnOptions, ProbeOpt
 from lwcl.errors import DataError, LwclError, SickError, StorageError, UsageError
 from lwcl.method import methods
 from lwcl.plan import plan_pretrain, plan_run
-from lwcl.recipes import FEW, LIGHT_GUESS, LIGHT_RUN, RECIPES
+from lwcl.recipes import DEMONSTRATION, FEW, LIGHT_GUESS, LIGHT_RUN, RECIPES
 from lwcl.rules import RULED, Facts, settle_run
 from lwcl.settings import flag_of, names_of
 
@@ -209,9 +209,9 @@ def rules_table() -> str:
     """What the rules settle for sets of three sizes, and the reasons in the words of the program."""
     settled = {}
     for title, facts in SIZES.items():
-        scaled = plan_pretrain({}).at_scale(facts.images).settled
+        scaled = plan_pretrain({}).at_scale(facts.images, demonstration=facts.embedded).settled
         settled[title] = scaled | settle_run({name: setting.value for name, setting in scaled.items()}, facts)
-    ruled = [name for name in (*RULED, *(name for name in FEW["pretrain"] if name not in RULED)) if name in scaled]
+    ruled = [name for name in dict.fromkeys((*RULED, *FEW["pretrain"], *DEMONSTRATION)) if name in scaled]
     lines = [head("Setting", *SIZES)]
     for name in ruled:
         lines.append(row(f"`{flag_of(name)}`", *(value_text(found[name].value) for found in settled.values())))
@@ -228,6 +228,8 @@ def few_table() -> str:
     for name, entry in cited.items():
         verbs = ", ".join(verb for verb, changes in FEW.items() if name in changes)
         lines.append(row(f"`{flag_of(name)}`", value_text(entry.value), verbs, entry.source))
+    for name, entry in DEMONSTRATION.items():
+        lines.append(row(f"`{flag_of(name)}`", value_text(entry.value), "on embedded sets", entry.source))
     return "".join(lines)
 
 

@@ -17,10 +17,10 @@ SAMPLE = 64  # images whose size stands for all
 
 def settled(plan: Plan, images: ImageSet) -> Plan:
     """The plan with everything that depends on the data and the machine settled by the rules."""
-    plan = plan.at_scale(len(images))
+    demonstration = set(plan.options.data) <= set(embedded.SETS)
+    plan = plan.at_scale(len(images), demonstration=demonstration)
     values = {name: setting.value for name, setting in plan.settled.items()}
     accelerated = device_of(plan.options.device).type != "cpu"
-    demonstration = set(plan.options.data) <= set(embedded.SETS)
     facts = rules.Facts(len(images), short_side(images), usable_cpus(), accelerated, demonstration)
     return plan.with_rules(rules.settle_run(values, facts))
 
