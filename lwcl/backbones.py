@@ -5,7 +5,7 @@ from typing import Any
 import timm
 from torch import nn
 
-from lwcl.catalogue import arch_named
+from lwcl.archs import arch_named
 from lwcl.errors import UsageError
 
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from lwcl.archs import arch_named
 from lwcl.augmentation import AUGMENTATIONS, Augmentation
-from lwcl.catalogue import arch_named
 from lwcl.commandline.chosen import FLAG, Chosen, check_method, check_names, checked, names_in
 from lwcl.commandline.commands import TRAINING, TrainOptions
 from lwcl.method import Method, Verb, method_named, methods
@@ -61,10 +61,9 @@ class Plan:
         `demonstration`: on an embedded set, where the time counts more than the score.
         """
         few = FEW[self.verb] if images < FEW_IMAGES else {}
-        settled = self._changed(few, f"recipes, for fewer than {FEW_IMAGES:,} images")
-        if demonstration:
-            settled |= self._changed(DEMONSTRATION, "a demonstration, in half of the time")
-        return Plan(checked(self.kinds, self.settled | settled), self.verb)
+        scaled = self._changed(few, f"recipes, for fewer than {FEW_IMAGES:,} images")
+        shown = self._changed(DEMONSTRATION if demonstration else {}, "a demonstration: minutes count")
+        return Plan(checked(self.kinds, {**self.settled, **scaled, **shown}), self.verb)
 
     def _changed(self, changes: Mapping[str, Cited], origin: str) -> dict[str, Settled]:
         """Those of the changes that neither a flag nor a file forbids."""

@@ -28,7 +28,8 @@ from lwcl.formulas import unit
 from lwcl.method import Batch, Method
 from lwcl.nets import Net
 from lwcl.recipes import Recipe
-from lwcl.storage import cache_folder, json_text, write_atomically
+from lwcl.storage import cache_folder, write_atomically
+from lwcl.wording import json_text
 
 #: Architectures whose accuracy bfloat16 is known not to lower: the runs that show it.
 PROVEN = {

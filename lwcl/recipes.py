@@ -76,7 +76,8 @@ FEW: dict[Verb, dict[str, Cited]] = {
 
 #: What every recipe changes on an embedded set.
 DEMONSTRATION: dict[str, Cited] = {
-    "symmetric": Cited(False, "lwcl, docs/results.md: half of the time of a step, and it helps in as many steps")
+    "symmetric": Cited(False, "lwcl, docs/results.md: half of the time of a step, and it helps in as many steps"),
+    "key_momentum": Cited(0.9, "lwcl, docs/results.md: a lag of 100 of 552 steps parts queries from their keys"),
 }
 
 ARCHS = ("mobilenetv3_large_100", "mobilenetv3_small_100", "efficientnet_b0", "resnet18", "deit_tiny_patch16_224")

@@ -8,7 +8,6 @@ import collections
 import contextlib
 import errno
 import hashlib
-import json
 import math
 import os
 import re
@@ -16,7 +15,6 @@ import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from lwcl.errors import StorageError, UsageError
 
@@ -184,17 +182,3 @@ def sha256_file(path: Path) -> str:
     """The SHA-256 of a file's content, in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def json_text(value: Any, **layout: Any) -> str:
-    """`value` as JSON that any program reads: NaN and infinities become null. `layout` as for `json.dumps`."""
-    return json.dumps(finite(value), allow_nan=False, default=str, **layout)
-
-
-def finite(value: Any) -> Any:
-    """`value` with every float that JSON cannot hold replaced by None."""
-    if isinstance(value, dict):
-        return {str(key): finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save
 from timm.models import save_for_hf
 
 from lwcl import __version__
-from lwcl.catalogue import meant
+from lwcl.archs import meant
 from lwcl.engine import Compute
 from lwcl.errors import UsageError
 from lwcl.lazy import Lazy

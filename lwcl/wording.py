@@ -1,11 +1,10 @@
 """How names, numbers and curves are written for people, and how text from strangers is made harmless."""
 
+import json
 import math
 import re
 from collections.abc import Sequence
 from typing import Any
-
-from lwcl.storage import json_text
 
 BARS = "▁▂▃▄▅▆▇█"
 #: An escape in JSON text: two surrogates (one character), a lone surrogate (a byte that is no UTF-8), or any other.
@@ -27,6 +26,20 @@ def harmless(text: object) -> str:
 def harmless_lines(text: str) -> str:
     """`text` with its line breaks kept and each of its lines made harmless."""
     return "\n".join(harmless(line) for line in text.split("\n"))
+
+
+def json_text(value: Any, **layout: Any) -> str:
+    """`value` as JSON that any program reads: NaN and infinities become null. `layout` as for `json.dumps`."""
+    return json.dumps(finite(value), allow_nan=False, default=str, **layout)
+
+
+def finite(value: Any) -> Any:
+    """`value` with every float that JSON cannot hold replaced by None."""
+    if isinstance(value, dict):
+        return {str(key): finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def json_document(value: Any) -> str:

@@ -11,7 +11,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lwcl import catalogue
+from lwcl import archs
 from lwcl.augmentation import AUGMENTATIONS, Augmentation
 from lwcl.commandline.chosen import settings_of
 from lwcl.commandline.commands import PretrainOptions
@@ -253,10 +253,10 @@ def test_an_architecture_that_is_not_listed_is_asked_of_another_timm(monkeypatch
     fake = type("timm", (), {"is_model": staticmethod(lambda name: asked.append(name) or name == "resnet_of_2031")})
     monkeypatch.setitem(sys.modules, "timm", fake)
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "99.0")
-    assert catalogue.arch_named("resnet_of_2031") == "resnet_of_2031"
+    assert archs.arch_named("resnet_of_2031") == "resnet_of_2031"
     with pytest.raises(UsageError):
-        catalogue.arch_named("resnet_of_1931")
-    assert catalogue.arch_named("resnet18") == "resnet18"
+        archs.arch_named("resnet_of_1931")
+    assert archs.arch_named("resnet18") == "resnet18"
     assert asked == ["resnet_of_2031", "resnet_of_1931"], "a listed name needs no timm"
 
 

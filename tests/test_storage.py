@@ -15,7 +15,7 @@ from crash import KILLED, in_child
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lwcl import storage
+from lwcl import storage, wording
 from lwcl.errors import StorageError, UsageError
 
 SOME_JSON = st.recursive(
@@ -172,9 +172,9 @@ def test_json_is_valid_whatever_is_in_it(value: Any) -> None:
     def not_json(constant: str) -> None:
         raise AssertionError(constant)
 
-    back = json.loads(storage.json_text({"x": value}), parse_constant=not_json)["x"]
+    back = json.loads(wording.json_text({"x": value}), parse_constant=not_json)["x"]
     if not isinstance(value, float) or math.isfinite(value):
-        assert back == storage.finite(value)
+        assert back == wording.finite(value)
     else:
         assert back is None
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from typer import Argument, Option
 
-from lwcl.catalogue import arch_named
+from lwcl.archs import arch_named
 from lwcl.commandline.app import Debug, Encoders, File, Json, Quiet, app, command, file_layer
 from lwcl.commandline.chosen import settings_of
 from lwcl.commandline.judge_options import DiagnoseOptions, KnnOptions, ProbeOptions

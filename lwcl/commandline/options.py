@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 
 import typer
 
+from lwcl.archs import timm_list
 from lwcl.augmentation import AUGMENTATIONS
-from lwcl.catalogue import timm_list
 from lwcl.commandline.commands import TRAINING
 from lwcl.method import Method, Verb, methods
 from lwcl.recipes import RECIPES, recipes_of

@@ -15,7 +15,8 @@ from lwcl.environment import WHERE_AND_WHEN, environment
 from lwcl.errors import UsageError
 from lwcl.runs.claim import Resume, begin, differences, is_finished, is_run, refuse_foreign, settings_of
 from lwcl.runs.lock import folder_lock, is_held
-from lwcl.storage import explained, fault, json_text, write_atomically
+from lwcl.storage import explained, fault, write_atomically
+from lwcl.wording import json_text
 
 
 class RunFolder:

@@ -20,7 +20,8 @@ from lwcl.chunk_file import ChunkFile
 from lwcl.data.disk import alone
 from lwcl.errors import SickError, StorageError, UsageError
 from lwcl.runs.claim import differences
-from lwcl.storage import cache_folder, explained, json_text, write_atomically
+from lwcl.storage import cache_folder, explained, write_atomically
+from lwcl.wording import json_text
 
 FORMAT = 1
 CHUNK_ROWS = 1024  # answers in a chunk, all to the same crop: what a kill can cost
