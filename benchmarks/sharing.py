@@ -2,8 +2,8 @@
 
 Claim: where waiting threads give way soon, two trainings of as many threads as there are CPUs get 1.5 to 2.2 times less
 each than one alone, and 5.7 times less where they hold on as libgomp does by itself. Measured 2026-11-22, two cores of
-an AMD EPYC, torch 2.14.1, MobileNetV3-Large, 64 px, batch 64; one run of three turns, in which a run alone varied twofold,
-so take no more from it than the order; images a second of each, median (least to most):
+an AMD EPYC, torch 2.14.1, MobileNetV3-Large, 64 px, batch 64; one run of three turns, in which a run alone varied
+twofold, so take no more from it than the order; images a second of each, median (least to most):
 
     spins    alone, 2 threads   two, 2 threads each  times less   two, 1 thread each
       1,000  194 (139 to 248)   142 (116 to 157)     1.5
