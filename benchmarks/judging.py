@@ -1,8 +1,8 @@
 """Time and memory of judging: a diagnosis's measures, nearest neighbours, and probes on features, on one thread.
 
-Claim: a diagnosis of 50,000 images of 100 classes and width 1280 takes 4.21 GB (3.92 GiB) and nine minutes of one core; exact
-neighbours take 0.30 of scikit-learn's time and 0.55 of its memory. Measured 2026-11-22 on one core of an AMD EPYC (Zen
-4) that other programs shared (load 4 to 8), torch 2.14.1, scikit-learn 1.9.1; one run each, so without a spread:
+Claim: a diagnosis of 50,000 images of 100 classes and width 1280 takes 4.21 GB (3.92 GiB) and nine minutes of one core;
+exact neighbours take 0.30 of scikit-learn's time and 0.55 of its memory. Measured 2026-11-22 on one core of an AMD EPYC
+(Zen 4) that other programs shared (load 4 to 8), torch 2.14.1, scikit-learn 1.9.1; one run each, so without a spread:
 
     case                                                      CPU seconds  peak, GB  features and program, GB
     diagnosis: 50,000 x 1280 in three views                         519       4.21                      1.64
