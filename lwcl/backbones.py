@@ -29,7 +29,7 @@ def backbone_of(
         return timm.create_model(arch, pretrained=False, num_classes=0, **arguments), arguments
     except (RuntimeError, TypeError, ValueError, AssertionError, NotImplementedError) as error:
         if not timm.is_model(arch) and ":" not in arch:
-            arch_named(arch)
+            arch_named(arch)  # refuses it, with the nearest names
         given = ", ".join(f"{name}={value}" for name, value in arguments.items()) or "its defaults"
         raise UsageError(
             f"timm cannot build {arch!r} with {given}.",

@@ -535,6 +535,8 @@ REFUSED = {
     ),
     "distill --teacher T --dim 5": ("--dim: got 5, and the teacher's embedding has 8.", "--dim 8"),
     "distill --teacher nowhere": ("nowhere: no such encoder.", "Give a run folder"),
+    "distill --teacher resnet_18": ("resnet_18: no such encoder.", "Did you mean random/resnet18 or timm/resnet18?"),
+    "distill --teacher timm/resnet5": ("Unknown architecture: 'resnet5'.", "Did you mean resnet50"),
     "distill --teacher random/test_vit --teacher-size 50": ("test_vit", "--image-size"),
     "distill --teacher T --init T": ("its backbone does not fit the backbone of test_efficientnet.", "the same --arch"),
     "distill --teacher T --init random/test_efficientnet --init-head": ("its head does not fit", "--init-head out"),

@@ -50,11 +50,13 @@ class Crops(Dataset[Cut]):
     def __getitems__(self, places: list[tuple[list[int], int]]) -> Cut:
         done: list[Cut] = []
         waiting: list[Decoded] = []
+        held = 0
         for number, (crops, index) in enumerate(places, 1):
             waiting.append(Decoded(index, *self.images.good_image(index)))
-            if number == len(places) or sum(each.image.height * each.image.width for each in waiting) >= HELD:
+            held += waiting[-1].image.height * waiting[-1].image.width
+            if held >= HELD or number == len(places):
                 done.append(self.cut(crops, waiting))
-                waiting = []
+                waiting, held = [], 0
         crops_of = [torch.cat(same, 1) for same in zip(*(cut.crops for cut in done), strict=True)]
         heights, widths = torch.cat([cut.heights for cut in done]), torch.cat([cut.widths for cut in done])
         return Cut(crops_of, heights, widths, [bad for cut in done for bad in cut.broken])

@@ -107,18 +107,19 @@ class Loader:
         """As `from_store`, of crops that worker processes cut from images that they decode."""
         places, taken = list(self.places(start, stop)), self.taken
         batches = [[(crops, int(i)) for i in index] for crops, index in places]
-        found = workers_over(self.cutter(taken), batches, self.workers)
-        for (crops, index), cut in zip(places, found, strict=True):
+        for (crops, index), cut in zip(places, self.cuts(taken, batches, self.workers), strict=True):
             yield crops, index, [self.cut_views(crops, index, cut, side, takes) for side, takes in enumerate(taken)]
 
-    def cutter(self, taken: list[Images]) -> Crops:
-        """What cuts the crops that these take."""
-        return Crops(self.images, functools.partial(self.draw, size=self.takes.size), [takes.size for takes in taken])
+    def cuts(self, taken: list[Images], batches: list[list[tuple[list[int], int]]], workers: int) -> Iterator[Cut]:
+        """The crops that these take of the images of each batch, which are decoded now; broken ones are told."""
+        draw = functools.partial(self.draw, size=self.takes.size)
+        for cut in workers_over(Crops(self.images, draw, [takes.size for takes in taken]), batches, workers):
+            for bad in cut.broken:
+                self.broken(bad)
+            yield cut
 
     def cut_views(self, crops: list[int], index: Tensor, cut: Cut, side: int, takes: Images) -> list[Tensor]:
         """The views (B, 3, size, size) of crops that were cut at the size of the `side`-th who takes them."""
-        for bad in cut.broken if side == 0 else ():
-            self.broken(bad)
         views = []
         for crop, pixels in zip(crops, cut.crops[side], strict=True):
             draw = self.draw(crop, index, cut.heights, cut.widths, takes.size)
@@ -129,7 +130,7 @@ class Loader:
         """The `crop`-th crop of the images at `index` (B,), stored or decoded now: (B, 3, size, size)."""
         if self.store:
             return self.stored_view(crop, index, takes)
-        cut = next(workers_over(self.cutter([takes]), [[([crop], int(i)) for i in index]], 0))
+        cut = next(self.cuts([takes], [[([crop], int(i)) for i in index]], 0))
         return self.cut_views([crop], index, cut, 0, takes)[0]
 
     def draw(self, crop: int, index: Tensor, heights: Tensor, widths: Tensor, size: int) -> ViewDraw:
