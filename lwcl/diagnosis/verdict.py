@@ -153,8 +153,9 @@ def structure(evidence: Evidence, random: Evidence | None) -> Found:
 def instances(evidence: Evidence, random: Evidence | None) -> str:
     """The reason that is instance discrimination."""
     solved = "is" if evidence.instances >= limit("solved") else "is not"
-    before = f"; random init finds {percent(random.instances)}" if random else ""
-    return f"The pretext task {solved} solved: {percent(evidence.instances)} of images are found by a view{before}."
+    before = f"; random init's find {percent(random.instances)}" if random else ""
+    found = f"features less their mean find {percent(evidence.instances)} of the images by a view"
+    return f"The pretext task {solved} solved: {found}{before}."
 
 
 def neighbours(evidence: Evidence, random: Evidence | None, teacher: Evidence | None) -> tuple[str, ...]:
