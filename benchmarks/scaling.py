@@ -41,7 +41,7 @@ from PIL import Image
 from step_profile import HERE, ours
 
 from lwcl.cpu import tune_allocator
-from lwcl.data.fill import fill
+from lwcl.data.fill import Filling
 from lwcl.data.images import open_images
 from lwcl.measures.nearest import nearest_by_cosine
 
@@ -120,7 +120,9 @@ def stores(counts: list[int]) -> Iterator[Row]:
             folder.mkdir()
             jpegs(folder, count)
             os.environ["LWCL_CACHE"] = str(Path(made, "cache"))
-            whole = functools.partial(lambda at: fill(open_images([str(at)]), short_side=SHORT, where="disk"), folder)
+            whole = functools.partial(
+                lambda at: Filling(images=open_images([str(at)]), short_side=SHORT).store("disk"), folder
+            )
             first, again = cpu(whole), statistics.median(cpu(whole) for _ in range(5))
             size = sum(file.stat().st_size for file in folder.iterdir()) / count
         yield {"part": "store", "images": count, "jpeg_bytes": size, "first_s": first, "again_s": again}

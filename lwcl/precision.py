@@ -38,6 +38,9 @@ PROVEN = {
     "mobilenetv3_small_100": "Imagenette, 1,240 steps at 64 px: kNN 31.6 % (28.8 to 34.5), fp32 32.7 % (29.8 to 35.6)",
 }
 
+#: What torch says of x86 CPUs for which it has but reference kernels in bfloat16 (oneDNN's own begin with AVX-512).
+#: A step of MobileNetV3-Large takes 13 times as long there as in float32 (AMD EPYC, Zen 3; 64 px, batch 128).
+SLOW = ("AVX2",)
 PRECISIONS: dict[str, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16}
 WORTH = 1.15  # times faster than float32 that bfloat16 must be: less is a tie, and goes to float32
 SECONDS = 10.0  # that the timing may take in all, about
@@ -59,7 +62,7 @@ def chosen_precision(method: Method, net: Net, recipe: Recipe, compute: Compute,
     `recipe` is settled; `taught` is the width of what a teacher says, 0 without one. What was timed is kept in the
     cache folder for the next run of the same net on the same machine. `net` is left as it is.
     """
-    if without := unproven(net.student.arch):
+    if without := untimed(net.student.arch):
         return without
     if world.size() > 1:
         return Choice("fp32", "precisions are not timed in several processes", {})
@@ -73,11 +76,16 @@ def chosen_precision(method: Method, net: Net, recipe: Recipe, compute: Compute,
     return choice(known[key])
 
 
-def unproven(arch: str) -> Choice | None:
-    """float32, for an architecture of which no run has shown that bfloat16 is as good; None for the others."""
-    if arch in PROVEN:
-        return None
-    return Choice("fp32", f"no run has shown yet that bf16 costs {arch} no accuracy", {})
+def untimed(arch: str) -> Choice | None:
+    """float32 where nothing need be timed: bfloat16 is not known to be as good, or known to be slow; else None."""
+    if arch not in PROVEN:
+        return Choice("fp32", f"no run has shown yet that bf16 costs {arch} no accuracy", {})
+    return Choice("fp32", "without AVX-512 this CPU is many times slower in bf16", {}) if bf16_is_slow() else None
+
+
+def bf16_is_slow() -> bool:
+    """Whether this CPU computes bfloat16 by reference kernels."""
+    return torch.backends.cpu.get_cpu_capability() in SLOW
 
 
 def choice(table: dict[str, float]) -> Choice:

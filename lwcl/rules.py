@@ -27,6 +27,8 @@ RULED = (
     "key_momentum",
     "threads",
     "workers",
+    "views_by",
+    "teacher_precision",
 )
 
 
@@ -38,6 +40,8 @@ class Facts(NamedTuple):
     cpus: int  # that this process may use
     accelerated: bool  # whether training runs on a GPU
     embedded: bool = False  # whether the set is embedded: a demonstration
+    opencv: bool = False  # whether OpenCV is installed
+    slow_bf16: bool = False  # whether training runs on a CPU that has but reference kernels for bfloat16
 
 
 def power_of_two(number: float, low: int, high: int) -> int:
@@ -84,7 +88,20 @@ def settle_run(values: dict[str, Any], facts: Facts) -> dict[str, Settled]:
     rule("key_momentum", round(1 - 1 / time, 6), lag)
     rule("threads", facts.cpus, "the CPUs this process may use")
     rule("workers", facts.cpus, "the CPUs this process may use")
+    rule("views_by", *views_by(facts))
+    if known.get("teacher"):
+        half = "bf16", "half of the time and the memory"
+        rule("teacher_precision", *(("fp32", "bf16 is many times slower on this CPU") if facts.slow_bf16 else half))
     return settled
+
+
+def views_by(facts: Facts) -> tuple[str, str]:
+    """How views are made: benchmarks/views.py."""
+    if facts.accelerated:
+        return "tensor", "the GPU makes them"
+    if facts.opencv:
+        return "opencv", "OpenCV is installed and makes them faster on a CPU"
+    return "tensor", "OpenCV, which makes them faster on a CPU, is not installed: pip install 'lwcl[opencv]'"
 
 
 def image_size(facts: Facts) -> tuple[int, str]:

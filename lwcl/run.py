@@ -37,7 +37,7 @@ def train_run(
     """Trains as the plan says, or only tells what it would do; gives the exit code."""
     screen = Screen(quiet=quiet)
     images = open_images(plan.options.data, "train", download=plan.options.download)
-    plan = with_precision(settled(plan, images))
+    plan = with_precision(settled(plan, images), screen)
     torch.set_num_threads(plan.options.threads or 1)
     tune_allocator()
     with enough_memory(plan.settled, sys.argv[1:]):

@@ -8,16 +8,20 @@ import timm
 import torch
 from torch import nn
 
+from lwcl import pointwise
 from lwcl.pointwise import fast_pointwise
 
 
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_a_product_gives_the_convolutions_outputs_and_gradients(bias, dtype):
+@pytest.mark.parametrize("side", [1, 2, 4])
+def test_a_product_gives_the_convolutions_outputs_and_gradients(bias, dtype, side, monkeypatch):
+    monkeypatch.setitem(pointwise.MOST_PIXELS, torch.backends.cpu.get_cpu_capability(), 16)
     plain = nn.Conv2d(40, 24, 1, bias=bias).to(dtype)
     fast = copy.deepcopy(plain)
     assert fast_pointwise(fast) == 1
-    images, upstream = torch.randn(8, 40, 1, 1, dtype=dtype), torch.randn(8, 24, 1, 1, dtype=dtype)
+    images = torch.randn(8, 40, side, side, dtype=dtype).contiguous(memory_format=torch.channels_last)
+    upstream = torch.randn(8, 24, side, side, dtype=dtype)
     found = []
     for layer in (plain, fast):
         given = images.clone().requires_grad_()
@@ -35,12 +39,25 @@ def test_under_autocast_the_product_is_of_bfloat16():
         assert layer(torch.randn(2, 16, 1, 1)).dtype == torch.bfloat16
 
 
-def test_larger_maps_are_convolved_as_before():
-    plain = nn.Conv2d(16, 8, 1)
-    fast = copy.deepcopy(plain)
-    fast_pointwise(fast)
-    images = torch.randn(2, 16, 3, 2)
-    assert torch.equal(fast(images), plain(images))
+@pytest.mark.parametrize(
+    ("side", "layout", "small"),
+    [
+        (5, torch.channels_last, False),
+        (4, torch.channels_last, True),
+        (4, torch.contiguous_format, False),
+        (1, torch.contiguous_format, True),
+    ],
+)
+def test_maps_that_are_larger_or_lie_otherwise_in_memory_are_convolved_as_before(side, layout, small, monkeypatch):
+    monkeypatch.setitem(pointwise.MOST_PIXELS, torch.backends.cpu.get_cpu_capability(), 16)
+    layer = nn.Conv2d(16, 8, 1)
+    fast_pointwise(layer)
+    convolved = []
+    monkeypatch.setattr(nn.Conv2d, "forward", lambda self, images: convolved.append(images))
+    output = layer(torch.randn(2, 16, side, side).contiguous(memory_format=layout))
+    assert bool(convolved) != small
+    assert (output is not None) == small
+    assert output is None or output.is_contiguous(memory_format=torch.channels_last)
 
 
 @pytest.mark.parametrize(

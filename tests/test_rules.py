@@ -23,11 +23,28 @@ def test_every_rule_gives_a_valid_plan_for_any_data(name: str, images: int, side
     plan = plan_run(kind.verb, {"recipe": name, "teacher": "random/resnet18" if kind.taught else None})
     values = {name: setting.value for name, setting in plan.settled.items()}
     done = plan.with_rules(settle_run(values, Facts(images, side, 4, accelerated)))
-    ruled = [done.settled[name] for name in RULED if name in done.settled]
+    asked = [name for name in RULED if kind.taught or name != "teacher_precision"]
+    ruled = [done.settled[name] for name in asked if name in done.settled]
     assert all(setting.value is not None and setting.origin for setting in ruled)
     for longer in ("queue_size", "anchors"):
         assert longer not in done.settled or done.settled[longer].value >= done.recipe.batch_size
     assert done.recipe.warmup < done.recipe.epochs
+
+
+@pytest.mark.parametrize(
+    ("facts", "by"),
+    [({}, "tensor"), ({"opencv": True}, "opencv"), ({"opencv": True, "accelerated": True}, "tensor")],
+)
+def test_views_are_made_by_opencv_on_a_cpu_that_has_it(facts: dict[str, bool], by: str) -> None:
+    values = {name: setting.value for name, setting in plan_pretrain({}).settled.items()}
+    assert settle_run(values, Facts(5000, 64, 2, **{"accelerated": False} | facts))["views_by"].value == by
+
+
+@pytest.mark.parametrize(("slow", "precision"), [(False, "bf16"), (True, "fp32")])
+def test_a_teacher_computes_in_bfloat16_where_that_is_fast(slow: bool, precision: str) -> None:
+    plan = plan_run("distill", {"teacher": "random/resnet18"})
+    values = {name: setting.value for name, setting in plan.settled.items()}
+    assert settle_run(values, Facts(5000, 64, 2, False, slow_bf16=slow))["teacher_precision"].value == precision
 
 
 def test_imagenet_gets_the_published_queue_and_decay() -> None:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pytest
@@ -18,15 +18,19 @@ from PIL import Image
 
 from lwcl.data import decoding, disk
 from lwcl.data.decode import BadImage, decode, shrink
-from lwcl.data.fill import fill
+from lwcl.data.fill import Filling
 from lwcl.data.images import ImageSet, open_images
-from lwcl.data.room import available_memory, bytes_needed, choose_cache
+from lwcl.data.room import Needed, available_memory, bytes_needed, choose_cache
 from lwcl.data.store import CHANNELS, Rows, Store, store_of
 from lwcl.errors import DataError, StorageError
 
 COUNT = 24
 Where = Literal["ram", "disk"]
 WHERE: tuple[Where, ...] = ("ram", "disk")
+
+
+def fill(images: ImageSet, *, where: Where, **how: Any) -> Store:
+    return Filling(images=images, **how).store(where)
 
 
 def jpeg(value: int, width: int, height: int, mode: str = "RGB") -> bytes:
@@ -120,9 +124,10 @@ def test_a_store_equals_a_list_of_images(rows: list[tuple[int, int, bool]], data
     rows[0] = (*rows[0][:2], True)
     images = [torch.randint(256, (CHANNELS, h, w), dtype=torch.uint8) if good else None for h, w, good in rows]
     sizes = [(h, w) if good else (0, 0) for h, w, good in rows]
+    lengths = [CHANNELS * h * w for h, w in sizes]
     pixels = torch.cat([image.flatten() for image in images if image is not None])
     bad = [(position, "why") for position, (_, _, good) in enumerate(rows) if not good]
-    store = store_of(pixels, Rows(sizes, bad), [str(number) for number in range(len(rows))])
+    store = store_of(pixels, Rows(sizes, lengths, bad), [str(number) for number in range(len(rows))])
     doubled = images + images
     plain = [next(image for image in doubled[index:] if image is not None) for index in range(len(rows))]
     index = data.draw(st.lists(st.integers(0, len(rows) - 1), min_size=1, max_size=5))
@@ -139,6 +144,24 @@ def test_broken_images_are_listed_and_the_next_good_one_stands_in(holed: ImageSe
     assert torch.equal(store.image(23), store.image(0))
     by_decoding, _ = holed.good_image(4)
     assert torch.equal(store.image(4), torch.from_numpy(np.asarray(by_decoding).copy()).permute(2, 0, 1))
+
+
+def test_images_kept_as_jpeg_are_small_near_the_originals_and_found_again(
+    holed: ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filling = Filling(images=holed, short_side=16, workers=1, max_bad=0.5)
+    shrunk, bad = filling.shrunk()
+    assert [name for name, _ in bad] == ["03.jpg", "04.jpg", "23.jpg"]
+    assert (len(shrunk), shrunk.names, shrunk.fingerprint) == (COUNT, holed.names, holed.fingerprint)
+    for index in range(COUNT):
+        image, none_broken = shrunk.good_image(index)
+        original, _ = holed.good_image(index, 16)
+        wanted = shrink(original, 16)
+        assert (image.size, none_broken) == (wanted.size, [])
+        assert np.abs(np.asarray(image, float) - np.asarray(wanted, float)).mean() < 8
+    monkeypatch.setattr(Filling, "chunks", None)
+    again, _ = filling.shrunk()
+    assert again.image(7).tobytes() == shrunk.image(7).tobytes()
 
 
 @pytest.mark.parametrize("where", WHERE)
@@ -250,10 +273,10 @@ def test_a_store_that_is_not_whole_is_made_anew(ragged: ImageSet, name: str, har
 FILL = """
 import sys
 from lwcl.data import decoding, disk
-from lwcl.data.fill import fill
+from lwcl.data.fill import Filling
 from lwcl.data.images import open_images
 decoding.CHUNK_IMAGES, disk.SYNC_BYTES = 5, 1000
-fill(open_images([sys.argv[1]]), short_side=None, where="disk", max_bad=0.5)
+Filling(images=open_images([sys.argv[1]]), short_side=None, max_bad=0.5).store("disk")
 """
 
 
@@ -272,7 +295,7 @@ def test_a_killed_filling_goes_on_where_it_was(
         decoded.append(index)
         return plain(images, index, at_least)
 
-    monkeypatch.setattr("lwcl.data.fill.bytes_needed", lambda *args: COUNT)
+    monkeypatch.setattr("lwcl.data.fill.bytes_needed", lambda *args: Needed(COUNT, COUNT))
     monkeypatch.setattr(ImageSet, "image", noted)
     store = fill(holed, short_side=None, where="disk", max_bad=0.5)
     done = {"store.rows@1": 0, "store.rows@4": 10, "store.rename@1": COUNT}[point]
@@ -309,23 +332,30 @@ def test_a_cache_folder_that_cannot_be_written_is_a_storage_error(
 
 
 def test_bytes_needed_is_exact_when_all_are_sampled(ragged: ImageSet) -> None:
-    assert bytes_needed(ragged, 12) == len(fill(ragged, short_side=12, where="ram").pixels)
+    assert bytes_needed(ragged, 12).pixels == len(fill(ragged, short_side=12, where="ram").pixels)
 
 
-@pytest.mark.parametrize(("needed", "where"), [(50, "ram"), (51, "disk"), (160, "disk"), (161, "off")])
-def test_the_cache_is_chosen_by_memory_then_by_disk(needed: int, where: Where) -> None:
-    choice = choose_cache("auto", needed, memory=100, disk=200)
+@pytest.mark.parametrize(
+    ("pixels", "jpeg", "where"),
+    [(50, 9, "ram"), (51, 9, "disk"), (160, 9, "disk"), (161, 160, "jpeg"), (999, 161, "off")],
+)
+def test_the_cache_is_chosen_by_memory_then_by_disk(pixels: int, jpeg: int, where: str) -> None:
+    choice = choose_cache("auto", Needed(pixels, jpeg), memory=100, disk=200)
     assert choice.where == where
-    assert f"{needed} bytes" in choice.reason
-    assert choose_cache("off", needed, memory=100, disk=200).where == "off"
+    assert f"{pixels} bytes" in choice.reason
+    assert choose_cache("off", Needed(pixels, jpeg), memory=100, disk=200).where == "off"
 
 
 def test_a_cache_that_cannot_fit_is_refused() -> None:
-    assert choose_cache("ram", 100, memory=100, disk=0).where == "ram"
+    needed = Needed(101, 51)
+    assert choose_cache("ram", needed, memory=101, disk=0).where == "ram"
+    assert choose_cache("jpeg", needed, memory=0, disk=51).where == "jpeg"
     with pytest.raises(DataError, match="do not fit into 100 bytes of memory"):
-        choose_cache("ram", 101, memory=100, disk=1000)
-    with pytest.raises(StorageError, match="do not fit onto 100 bytes of disk"):
-        choose_cache("disk", 101, memory=1000, disk=100)
+        choose_cache("ram", needed, memory=100, disk=1000)
+    with pytest.raises(StorageError, match="101 bytes of decoded images do not fit onto 100 bytes of disk"):
+        choose_cache("disk", needed, memory=1000, disk=100)
+    with pytest.raises(StorageError, match="51 bytes of images as JPEG do not fit onto 50 bytes of disk"):
+        choose_cache("jpeg", needed, memory=1000, disk=50)
 
 
 @pytest.mark.parametrize(

@@ -1,1 +1,1 @@
-"""The ways that `benchmarks/peers.py` compares: each file is a process of its own, in the environment that it needs."""
+"""The ways that `peers.py` and `view_peers.py` compare: each is a process of its own, in the environment it needs."""

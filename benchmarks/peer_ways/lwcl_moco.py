@@ -10,6 +10,7 @@ from lwcl import engine
 from lwcl.cpu import tune_allocator
 from lwcl.data.images import Broken, open_images
 from lwcl.engine import Step
+from lwcl.method import Batch
 from lwcl.plan import plan_pretrain
 from lwcl.runs.assembly import assembled
 from lwcl.runs.settling import settled
@@ -37,13 +38,15 @@ def unbroken(broken: Broken) -> None:
     raise ValueError(broken)
 
 
-def fitted(training: Training, count: int) -> Iterator[Step]:
-    """The next `count` steps of the run."""
+def fitted(
+    training: Training, count: int, way: Callable[[Iterator[Batch]], Iterator[Batch]] = iter
+) -> Iterator[Step]:
+    """The next `count` steps of the run, whose batches are taken this way."""
     stop = training.done + count
     return engine.fit(
         training.plan.method,
         training.net,
-        training.loader.batches(training.done, stop),
+        way(training.loader.batches(training.done, stop)),
         training.plan.recipe,
         training.optimizer,
         training.compute,

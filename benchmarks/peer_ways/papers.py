@@ -1,8 +1,7 @@
 """MoCo v2 as its papers' code has it: Pillow and torchvision v1 transforms, float32, the queue cloned."""
 
 import copy
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from torchvision import transforms
 
 from peer_ways.turns import Work, random_batches, serve, timed
+from peer_ways.views_alone import rgb, viewed
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 DIM = 128
@@ -35,6 +35,12 @@ def moco_view(size: int) -> View:
         ]
     )
     return view
+
+
+def moco_views(size: int) -> Callable[[Image.Image], tuple[Tensor, Tensor]]:
+    """What makes two views (3, size, size) of an image."""
+    view = moco_view(size)
+    return lambda image: (view(image), view(image))
 
 
 def backbone(arch: str, size: int) -> nn.Module:
@@ -75,23 +81,9 @@ def moco_step(body: nn.Module, batch: int, queue_size: int) -> Callable[[Tensor,
     return step
 
 
-class Pairs(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
-    """Two views of each image file."""
-
-    def __init__(self, files: Sequence[Path], view: View) -> None:
-        self.files, self.view = files, view
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        image = Image.open(self.files[index]).convert("RGB")
-        return self.view(image), self.view(image)
-
-
 def start(work: Work) -> Callable[[int], float]:
     """The training from image files, by worker processes."""
-    pairs = Pairs(sorted(Path(work.folder).iterdir()), moco_view(work.size))
+    pairs = viewed(work, rgb, moco_views(work.size))
     step = moco_step(backbone(work.arch, work.size), work.batch, work.queue)
 
     def steps(count: int) -> None:

@@ -54,7 +54,12 @@ class TrainOptions(DataOptions, MachineOptions):
     init: str | None = setting(None, "encoder whose backbone to start from [random weights]", group="What")
     init_head: bool = setting(False, "take its head over too, where the shapes are equal", group="What")
     seed: int = setting(0, "all randomness follows from it", at_least=0, group="What")
-    cache: str = setting("auto", "where decoded images are kept", choices=("auto", "ram", "disk", "off"), group="Data")
+    cache: str = setting(
+        "auto",
+        "where decoded images are kept: ram, disk, on disk as jpeg (shrunk, decoded each time), or off (nowhere)",
+        choices=("auto", "ram", "disk", "jpeg", "off"),
+        group="Data",
+    )
     cache_size: str = setting(
         "auto", "auto shrinks stored images to what views need; full keeps them", choices=("auto", "full"), group="Data"
     )
@@ -73,9 +78,9 @@ class TrainOptions(DataOptions, MachineOptions):
     monitor_every: int = setting(1, "epochs between two monitor scores", at_least=1, group="Run")
     strict: bool = setting(False, "end with exit code 3 if the embedding collapses", group="Run")
     compile: bool = setting(False, "torch.compile the backbone: a slow start, then faster steps", group="Machine")
-    views_by: str = setting(
-        "tensor",
-        "how a CPU makes views: tensor, or opencv (faster, rounded otherwise; needs lwcl[opencv])",
+    views_by: str | None = setting(
+        None,
+        "what makes views: tensor, or opencv (faster on a CPU, rounds otherwise) [opencv if installed, on a CPU]",
         choices=("tensor", "opencv"),
         group="Machine",
     )
@@ -88,9 +93,9 @@ class TrainOptions(DataOptions, MachineOptions):
     teacher_size: int | None = setting(
         None, "pixels of the views that it sees [those it was trained on]", at_least=16, group="Teacher"
     )
-    teacher_precision: str = setting(
-        "bf16",
-        "what it computes and answers in, and what is stored of it: bf16 or fp32",
+    teacher_precision: str | None = setting(
+        None,
+        "what it computes and answers in, and what is stored of it: bf16, or fp32 [bf16 where it is fast]",
         choices=("bf16", "fp32"),
         group="Teacher",
     )

@@ -41,18 +41,21 @@ class Cut(NamedTuple):
 class Crops(Dataset[Cut]):
     """A batch of items (numbers of crops, index): these crops of the images, the same of each, at each of `sizes`.
 
+    JPEG files are decoded at a half, a quarter or an eighth of their size if their short side stays `short_side` pixels
+    long or more; None: whole.
+
     A batch is cut as a whole: drawing what happens costs as much for one image as for many, and so does sending it.
     """
 
-    def __init__(self, images: ImageSet, draw: Draw, sizes: list[int]) -> None:
-        self.images, self.draw, self.sizes = images, draw, sizes
+    def __init__(self, images: ImageSet, draw: Draw, sizes: list[int], short_side: int | None) -> None:
+        self.images, self.draw, self.sizes, self.short_side = images, draw, sizes, short_side
 
     def __getitems__(self, places: list[tuple[list[int], int]]) -> Cut:
         done: list[Cut] = []
         waiting: list[Decoded] = []
         held = 0
         for number, (crops, index) in enumerate(places, 1):
-            waiting.append(Decoded(index, *self.images.good_image(index)))
+            waiting.append(Decoded(index, *self.images.good_image(index, self.short_side)))
             held += waiting[-1].image.height * waiting[-1].image.width
             if held >= HELD or number == len(places):
                 done.append(self.cut(crops, waiting))

@@ -9,15 +9,17 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
-from lwcl.data.decode import BadImage, shrink
+from lwcl.data.decode import BadImage, encode, shrink
 from lwcl.data.images import ImageSet
+from lwcl.data.store import Rows
 from lwcl.data.workers import loading
 from lwcl.errors import DataError, LwclError
 
@@ -25,23 +27,26 @@ CHUNK_BYTES = 4 * 2**20
 CHUNK_IMAGES = 256
 IDLE = -1
 PROCESS, IMAGE, SINCE = range(3)  # what a worker says of itself: its id, the image it is at, since when (ns)
+Form = Literal["pixels", "jpeg"]  # of an image's bytes: (3, height, width), or a file
 Tell = Callable[[int, int], None]  # is told how many of how many images are done
 
 
 class Chunk(NamedTuple):
-    """Images in order: their bytes, each (3, height, width); sizes, (0, 0) if broken; (position, reason) of those."""
+    """Images in order: their bytes, in the `Form` that was asked for, and what is known of them."""
 
-    pixels: bytes
-    sizes: list[tuple[int, int]]
-    bad: list[tuple[int, str]]
+    content: bytes
+    rows: Rows
     failure: LwclError | None = None
 
 
 class Chunks(Dataset[Chunk]):
     """Chunk k: the images from `first + k * length` on, shrunk. A worker notes in `slots` which image it is at."""
 
-    def __init__(self, images: ImageSet, short_side: int | None, first: int, length: int, slots: Tensor) -> None:
-        self.images, self.short_side, self.first, self.length, self.slots = images, short_side, first, length, slots
+    def __init__(
+        self, images: ImageSet, short_side: int | None, form: Form, first: int, length: int, slots: Tensor
+    ) -> None:
+        self.images, self.short_side, self.form = images, short_side, FORMS[form]
+        self.first, self.length, self.slots = first, length, slots
 
     def __len__(self) -> int:
         return -(-(len(self.images) - self.first) // self.length)
@@ -51,30 +56,38 @@ class Chunks(Dataset[Chunk]):
         slot = self.slots[worker.id if worker else 0]
         slot[PROCESS] = os.getpid()
         start = self.first + number * self.length
-        pieces, sizes, bad = [], [], []
+        pieces, rows = [], Rows([], [], [])
         for position in range(start, min(start + self.length, len(self.images))):
             slot[IMAGE], slot[SINCE] = position, time.monotonic_ns()
             try:
-                pixels = planes(self.images, position, self.short_side)
-                pieces.append(pixels.tobytes())
-                sizes.append((pixels.shape[1], pixels.shape[2]))
+                image = shrink(self.images.image(position, self.short_side), self.short_side)
+                pieces.append(self.form(image))
+                rows.extend(Rows([(image.height, image.width)], [len(pieces[-1])], []))
             except BadImage as error:
-                sizes.append((0, 0))
-                bad.append((position, error.reason))
+                rows.extend(Rows([(0, 0)], [0], [(position, error.reason)]))
             except LwclError as error:  # raised in a worker it would come back as a traceback
-                return Chunk(b"", [], [], error)
+                return Chunk(b"", Rows([], [], []), error)
         slot[IMAGE] = IDLE
-        return Chunk(b"".join(pieces), sizes, bad)
+        return Chunk(b"".join(pieces), rows)
 
 
-def planes(images: ImageSet, position: int, short_side: int | None) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """One image decoded and shrunk, uint8 (3, height, width)."""
-    image = shrink(images.image(position, short_side), short_side)
-    return np.asarray(image).transpose(2, 0, 1)
+def planes(image: Image.Image) -> bytes:
+    """The bytes of an image as (3, height, width)."""
+    return np.asarray(image).transpose(2, 0, 1).tobytes()
+
+
+FORMS: dict[Form, Callable[[Image.Image], bytes]] = {"pixels": planes, "jpeg": encode}
 
 
 def decoded(
-    images: ImageSet, short_side: int | None, *, first: int, mean_bytes: int, workers: int, timeout: float
+    images: ImageSet,
+    short_side: int | None,
+    *,
+    form: Form = "pixels",
+    first: int,
+    mean_bytes: int,
+    workers: int,
+    timeout: float,
 ) -> Iterator[Chunk]:
     """Yield the chunks from image `first` on, in order, the same for any number of workers.
 
@@ -83,7 +96,7 @@ def decoded(
     """
     length = max(1, min(CHUNK_IMAGES, CHUNK_BYTES // max(mean_bytes, 1)))
     slots: Tensor = torch.full((max(workers, 1), 3), IDLE).share_memory_()  # type: ignore[no-untyped-call]
-    chunks = Chunks(images, short_side, first, length, slots)
+    chunks = Chunks(images, short_side, form, first, length, slots)
     wait = timeout if workers else 0
     try:
         for chunk in loading(chunks, batch_size=None, num_workers=workers, collate_fn=unchanged, timeout=wait):

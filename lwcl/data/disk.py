@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 from lwcl.data.decode import VERSION
-from lwcl.data.decoding import Chunk
+from lwcl.data.decoding import Chunk, Form
 from lwcl.data.images import ImageSet
-from lwcl.data.store import CHANNELS, Rows
+from lwcl.data.store import Rows
 from lwcl.errors import StorageError
 from lwcl.storage import cache_folder, explained, fault, remove, sha256_file, sync_folder, write_atomically
 
@@ -29,14 +29,14 @@ SYNC_BYTES = 64 * 2**20  # of pixels between two notes: what a kill can cost
 PIXELS, ROWS, MANIFEST = "pixels.bin", "rows.jsonl", "manifest.json"
 
 
-def store_folder(images: ImageSet, short_side: int | None) -> Path:
-    """Where the decoded form of these images is kept."""
-    key = f"{images.fingerprint}/{short_side}/{VERSION}/{PIL.__version__}"
+def store_folder(images: ImageSet, short_side: int | None, form: Form = "pixels") -> Path:
+    """Where these images are kept in this form."""
+    key = f"{images.fingerprint}/{short_side}/{form}/{VERSION}/{PIL.__version__}"
     return cache_folder() / "store" / hashlib.sha256(key.encode()).hexdigest()[:32]
 
 
 def kept(folder: Path, images: ImageSet, chunks: Callable[[Rows], Iterator[Chunk]]) -> tuple[Tensor, Rows]:
-    """The pixels, uint8 (bytes,) mapped into memory, and rows kept in `folder`; made of `chunks(done)` if not there.
+    """The bytes, uint8 (bytes,) mapped into memory, and rows kept in `folder`; made of `chunks(done)` if not there.
 
     Raises `StorageError` when the disk refuses, and what `chunks` raises: then what is done stays for the next time.
     """
@@ -50,7 +50,7 @@ def kept(folder: Path, images: ImageSet, chunks: Callable[[Rows], Iterator[Chunk
             rows = whole_rows(folder, len(images))
     if rows is None:
         raise StorageError(f"{str(folder)!r} was changed while it was made.", remedy="Run again, or with --cache off.")
-    return torch.from_file(str(folder / PIXELS), shared=False, size=bytes_of_rows(rows), dtype=torch.uint8), rows
+    return torch.from_file(str(folder / PIXELS), shared=False, size=sum(rows.lengths), dtype=torch.uint8), rows
 
 
 @contextlib.contextmanager
@@ -76,42 +76,36 @@ def whole_rows(folder: Path, count: int) -> Rows | None:
     except (OSError, ValueError):
         return None
     rows = noted_rows(folder)
-    return rows if len(rows.sizes) == count and bytes_of_rows(rows) == size else None
+    return rows if len(rows.sizes) == count and sum(rows.lengths) == size else None
 
 
 def noted_rows(folder: Path) -> Rows:
     """The rows noted so far; a last line that was cut off does not count."""
-    rows = Rows([], [])
+    rows = Rows([], [], [])
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError), open(folder / ROWS) as file:
         for line in file:
             noted: dict[str, Any] = json.loads(line)
-            rows.sizes.extend((height, width) for height, width in noted["sizes"])
-            rows.bad.extend((position, reason) for position, reason in noted["bad"])
+            sizes, bad = ([(one, other) for one, other in noted[name]] for name in ("sizes", "bad"))
+            rows.extend(Rows(sizes, noted["lengths"], bad))
     return rows
 
 
-def bytes_of_rows(rows: Rows) -> int:
-    """Bytes of pixels that these rows have."""
-    return sum(CHANNELS * height * width for height, width in rows.sizes)
-
-
 def append(unfinished: Path, chunks: Callable[[Rows], Iterator[Chunk]]) -> None:
-    """Write what is missing of a store: pixels first, their rows when they are on disk."""
+    """Write what is missing of a store: the images' bytes first, their rows when they are on disk."""
     unfinished.mkdir(exist_ok=True)
     done = noted_rows(unfinished)
-    if not (unfinished / PIXELS).exists() or (unfinished / PIXELS).stat().st_size < bytes_of_rows(done):
-        done = Rows([], [])
+    if not (unfinished / PIXELS).exists() or (unfinished / PIXELS).stat().st_size < sum(done.lengths):
+        done = Rows([], [], [])
     write_atomically(unfinished / ROWS, line_of(done) if done.sizes else "")
     with open(unfinished / PIXELS, "ab") as pixels, open(unfinished / ROWS, "ab") as rows:
-        pixels.truncate(bytes_of_rows(done))
-        waiting = Rows([], [])
+        pixels.truncate(sum(done.lengths))
+        waiting = Rows([], [], [])
         for chunk in chunks(done):
-            pixels.write(chunk.pixels)
-            waiting.sizes.extend(chunk.sizes)
-            waiting.bad.extend(chunk.bad)
-            if bytes_of_rows(waiting) >= SYNC_BYTES:
+            pixels.write(chunk.content)
+            waiting.extend(chunk.rows)
+            if sum(waiting.lengths) >= SYNC_BYTES:
                 note(pixels, rows, waiting)
-                waiting = Rows([], [])
+                waiting = Rows([], [], [])
         note(pixels, rows, waiting)
 
 
@@ -126,7 +120,7 @@ def note(pixels: BinaryIO, rows: BinaryIO, waiting: Rows) -> None:
 
 def line_of(rows: Rows) -> str:
     """Rows as a line of JSON."""
-    return json.dumps({"sizes": rows.sizes, "bad": rows.bad}) + "\n"
+    return json.dumps(rows._asdict()) + "\n"
 
 
 def finish(unfinished: Path, folder: Path, count: int) -> None:

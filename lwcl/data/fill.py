@@ -1,6 +1,7 @@
 """Makes a store of an image set, in memory or (see `disk`) in the cache folder, and ends it when too much is broken."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -8,9 +9,10 @@ import torch
 from torch import Tensor
 
 from lwcl.data import disk
-from lwcl.data.decoding import Chunk, Tell, decoded
+from lwcl.data.decoding import Chunk, Form, Tell, decoded
 from lwcl.data.images import Broken, ImageSet, all_broken
 from lwcl.data.room import bytes_needed
+from lwcl.data.shrunk import shrunk_set
 from lwcl.data.store import Rows, Store, store_of
 from lwcl.errors import DataError
 
@@ -19,57 +21,70 @@ def silent(done: int, count: int) -> None:
     """Tells no one."""
 
 
-def fill(
-    images: ImageSet,
-    *,
-    short_side: int | None,
-    where: Literal["ram", "disk"],
-    workers: int = 0,
-    max_bad: float = 0.05,
-    tell: Tell = silent,
-    timeout: float = 120.0,
-) -> Store:
+@dataclass(frozen=True, kw_only=True)
+class Filling:
     """All images decoded, the short side at most `short_side` pixels (None: any); the same for any `workers`.
 
-    `tell` hears how many of how many images are done. A store on disk is found again by the next call. Raises
-    `DataError` when more than the share `max_bad` is broken, or a worker dies or is silent for `timeout` seconds;
-    `StorageError` when the disk refuses.
+    `tell` hears how many of how many images are done.
     """
 
-    def chunks(done: Rows) -> Iterator[Chunk]:
-        mean = bytes_needed(images, short_side) // len(images)
-        first = len(done.sizes)
-        fresh = decoded(images, short_side, first=first, mean_bytes=mean, workers=workers, timeout=timeout)
-        return checked(fresh, done, images, max_bad, tell)
+    images: ImageSet
+    short_side: int | None
+    workers: int = 0
+    max_bad: float = 0.05
+    tell: Tell = silent
+    timeout: float = 120.0
 
-    if where == "disk":
-        pixels, rows = disk.kept(disk.store_folder(images, short_side), images, chunks)
-        check_bad(images, rows.bad, max_bad)
-    else:
-        rows = Rows([], [])
-        pixels = joined(list(chunks(rows)))
-    return store_of(pixels, rows, images.names)
+    def store(self, where: Literal["ram", "disk"]) -> Store:
+        """Their pixels, in memory or in a file; a store on disk is found again by the next call.
+
+        Raises `DataError` when more than the share `max_bad` is broken, or a worker dies or is silent for `timeout`
+        seconds; `StorageError` when the disk refuses.
+        """
+        if where == "disk":
+            return store_of(*self.on_disk("pixels"), self.images.names)
+        rows = Rows([], [], [])
+        return store_of(joined(list(self.chunks(rows, "pixels"))), rows, self.images.names)
+
+    def shrunk(self) -> tuple[ImageSet, list[Broken]]:
+        """The set with its images as JPEG in a file, found again as a store is, and the broken ones; raises as that."""
+        content, rows = self.on_disk("jpeg")
+        return shrunk_set(self.images, content, rows), rows.broken(self.images.names)
+
+    def on_disk(self, form: Form) -> tuple[Tensor, Rows]:
+        """The bytes of all images in a file that is mapped into memory, and their rows."""
+        folder = disk.store_folder(self.images, self.short_side, form)
+        content, rows = disk.kept(folder, self.images, lambda done: self.chunks(done, form))
+        check_bad(self.images, rows.bad, self.max_bad)
+        return content, rows
+
+    def chunks(self, done: Rows, form: Form) -> Iterator[Chunk]:
+        """What follows the `done` images, noted there as it comes, until more than `max_bad` of all are broken."""
+        fresh = decoded(
+            self.images,
+            self.short_side,
+            form=form,
+            first=len(done.sizes),
+            mean_bytes=bytes_needed(self.images, self.short_side).pixels // len(self.images),
+            workers=self.workers,
+            timeout=self.timeout,
+        )
+        for chunk in fresh:
+            done.extend(chunk.rows)
+            check_bad(self.images, done.bad, self.max_bad)
+            yield chunk
+            self.tell(len(done.sizes), len(self.images))
 
 
 def joined(chunks: list[Chunk]) -> Tensor:
     """The pixels of all chunks, uint8 (bytes,); each chunk is freed when it is copied, so memory is needed once."""
-    pixels = torch.empty(sum(len(chunk.pixels) for chunk in chunks), dtype=torch.uint8)
+    pixels = torch.empty(sum(len(chunk.content) for chunk in chunks), dtype=torch.uint8)
     whole, end = pixels.numpy(), len(pixels)
     while chunks:
-        piece = chunks.pop().pixels
+        piece = chunks.pop().content
         whole[end - len(piece) : end] = np.frombuffer(piece, np.uint8)
         end -= len(piece)
     return pixels
-
-
-def checked(chunks: Iterator[Chunk], done: Rows, images: ImageSet, max_bad: float, tell: Tell) -> Iterator[Chunk]:
-    """The chunks as they come, noted in `done`, until more than `max_bad` of all images are broken."""
-    for chunk in chunks:
-        done.sizes.extend(chunk.sizes)
-        done.bad.extend(chunk.bad)
-        check_bad(images, done.bad, max_bad)
-        yield chunk
-        tell(len(done.sizes), len(images))
 
 
 def check_bad(images: ImageSet, bad: list[tuple[int, str]], max_bad: float) -> None:

@@ -6,12 +6,12 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from lwcl.data.decode import shrink
+from lwcl.data.decode import encode, shrink
 from lwcl.data.images import ImageSet
 from lwcl.errors import DataError, StorageError
 from lwcl.storage import cache_folder, free_space, size_text
 
-Mode = Literal["auto", "ram", "disk", "off"]
+Mode = Literal["auto", "ram", "disk", "jpeg", "off"]
 RAM_SHARE = 0.5  # of the memory that is available: the model, its gradients and its activations need the rest
 DISK_SHARE = 0.8
 SAMPLE = 64  # images whose decoded size stands for all
@@ -20,38 +20,53 @@ SAMPLE = 64  # images whose decoded size stands for all
 class Cache(NamedTuple):
     """Where to keep decoded images, and why, in one sentence."""
 
-    where: Literal["ram", "disk", "off"]
+    where: Literal["ram", "disk", "jpeg", "off"]
     reason: str
 
 
-def bytes_needed(images: ImageSet, short_side: int | None) -> int:
-    """Bytes of all images decoded and shrunk (see `shrink`), estimated from at most 64 of them, evenly spaced."""
+class Needed(NamedTuple):
+    """Bytes of all images, decoded and shrunk."""
+
+    pixels: int
+    jpeg: int
+
+
+def bytes_needed(images: ImageSet, short_side: int | None) -> Needed:
+    """What images take that are decoded and shrunk (see `shrink`), estimated from at most 64, evenly spaced."""
     places = np.linspace(0, len(images) - 1, min(SAMPLE, len(images))).round().astype(int)
     shrunk = [shrink(images.good_image(int(place), short_side)[0], short_side) for place in places]
-    return round(sum(3 * image.width * image.height for image in shrunk) / len(shrunk) * len(images))
+    share = len(images) / len(shrunk)
+    pixels = sum(3 * image.width * image.height for image in shrunk)
+    return Needed(round(share * pixels), round(share * sum(len(encode(image)) for image in shrunk)))
 
 
-def choose_cache(mode: Mode, needed: int, *, memory: int | None = None, disk: int | None = None) -> Cache:
-    """Settle `auto`: memory if at most half of what is available is needed, else disk if 4/5 of what is free, else off.
+def choose_cache(mode: Mode, needed: Needed, *, memory: int | None = None, disk: int | None = None) -> Cache:
+    """Settle `auto`: memory if decoded images take at most half of what is available; else the disk, if they take at
+    most 4/5 of what is free; else the disk as JPEG, if that does; else off.
 
     Raises `DataError` or `StorageError` for a choice that cannot fit. `memory`, `disk`: bytes, asked of the system
     if None.
     """
     memory = available_memory() if memory is None else memory
     disk = free_space(cache_folder()) if disk is None else disk
-    texts = f"{size_text(needed)} of decoded images", f"{size_text(memory)} of memory", f"{size_text(disk)} of disk"
-    if mode == "ram" and needed > memory:
-        raise DataError(f"{texts[0]} do not fit into {texts[1]}.", remedy="Keep them on disk: --cache disk, or off.")
-    if mode == "disk" and needed > disk:
-        remedy = "Free some space, set LWCL_CACHE to a larger disk, or decode every time: --cache off."
-        raise StorageError(f"{texts[0]} do not fit onto {texts[2]} in {str(cache_folder())!r}.", remedy=remedy)
+    decoded, shrunk = f"{size_text(needed.pixels)} of decoded images", f"{size_text(needed.jpeg)} of images as JPEG"
+    in_memory, on_disk = f"{size_text(memory)} of memory", f"{size_text(disk)} of disk"
+    if mode == "ram" and needed.pixels > memory:
+        raise DataError(f"{decoded} do not fit into {in_memory}.", remedy="Keep them on disk: --cache disk, or jpeg.")
+    for what, text, size in (("disk", decoded, needed.pixels), ("jpeg", shrunk, needed.jpeg)):
+        if mode == what and size > disk:
+            remedy = "Free some space, set LWCL_CACHE to a larger disk, or decode every time: --cache off."
+            raise StorageError(f"{text} do not fit onto {on_disk} in {str(cache_folder())!r}.", remedy=remedy)
     if mode != "auto":
-        return Cache(mode, f"{texts[0]}: {mode} as you chose.")
-    if needed <= RAM_SHARE * memory:
-        return Cache("ram", f"{texts[0]} fit into half of the {texts[1]} available.")
-    if needed <= DISK_SHARE * disk:
-        return Cache("disk", f"{texts[0]} are more than half of the {texts[1]} available, and fit on {texts[2]}.")
-    return Cache("off", f"{texts[0]} fit neither into {texts[1]} nor on {texts[2]}: decoded anew every time.")
+        return Cache(mode, f"{shrunk if mode == 'jpeg' else decoded}: {mode} as you chose.")
+    if needed.pixels <= RAM_SHARE * memory:
+        return Cache("ram", f"{decoded} fit into half of the {in_memory} available.")
+    if needed.pixels <= DISK_SHARE * disk:
+        return Cache("disk", f"{decoded} are more than half of the {in_memory} available, and fit on {on_disk}.")
+    neither = f"{decoded} fit neither into {in_memory} nor on {on_disk}"
+    if needed.jpeg <= DISK_SHARE * disk:
+        return Cache("jpeg", f"{neither}, but {shrunk} do: kept so, and decoded every time.")
+    return Cache("off", f"{neither}: decoded anew every time.")
 
 
 def available_memory(root: Path = Path("/")) -> int:

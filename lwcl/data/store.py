@@ -16,10 +16,30 @@ CHANNELS = 3
 
 
 class Rows(NamedTuple):
-    """What is known of images decoded in order: (height, width), or (0, 0) if broken; (position, reason) of those."""
+    """What is known of images decoded in order: (height, width) and bytes, 0 if broken; (position, reason) of those."""
 
     sizes: list[tuple[int, int]]
+    lengths: list[int]
     bad: list[tuple[int, str]]
+
+    def extend(self, more: "Rows") -> None:
+        """Adds what is known of the images that follow."""
+        self.sizes.extend(more.sizes)
+        self.lengths.extend(more.lengths)
+        self.bad.extend(more.bad)
+
+    def places(self) -> tuple[Tensor, Tensor]:
+        """Which image each one is, itself or its stand-in, and where each image's bytes begin: int64 (N,) each."""
+        ends = torch.tensor(self.lengths).cumsum(0)
+        broken = {position for position, _ in self.bad}
+        source = torch.arange(len(self.sizes))
+        for position in broken:
+            source[position] = next(other for other in stand_ins(position, len(source)) if other not in broken)
+        return source, torch.cat([ends.new_zeros(1), ends[:-1]])
+
+    def broken(self, names: Sequence[str]) -> list[Broken]:
+        """The broken ones by their names."""
+        return [Broken(names[position], reason) for position, reason in sorted(self.bad)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,12 +85,6 @@ class Store:
 
 def store_of(pixels: Tensor, rows: Rows, names: Sequence[str]) -> Store:
     """A store of images decoded in order; at least one must be good."""
-    sizes = torch.tensor(rows.sizes)
-    ends = (CHANNELS * sizes.prod(1)).cumsum(0)
-    broken = {position for position, _ in rows.bad}
-    source = torch.arange(len(sizes))
-    for position in broken:
-        source[position] = next(other for other in stand_ins(position, len(sizes)) if other not in broken)
-    starts = torch.cat([ends.new_zeros(1), ends[:-1]])
-    bad = [Broken(names[position], reason) for position, reason in sorted(rows.bad)]
-    return Store(pixels, starts[source], sizes[source, 0], sizes[source, 1], bad)
+    source, starts = rows.places()
+    heights, widths = torch.tensor(rows.sizes)[source].T
+    return Store(pixels, starts[source], heights, widths, rows.broken(names))

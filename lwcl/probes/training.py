@@ -10,7 +10,7 @@ from torch import Tensor
 from lwcl import engine
 from lwcl.commandline.judge_options import ProbeOptions
 from lwcl.cpu import usable_cpus
-from lwcl.data.fill import fill
+from lwcl.data.fill import Filling
 from lwcl.data.images import ImageSet
 from lwcl.data.loader import Loader
 from lwcl.data.room import bytes_needed, choose_cache
@@ -72,11 +72,11 @@ class Bench:
         short_side = round(size * CROP_PIXELS / crop_min**0.5)
         if short_side not in self._stores:
             cache = choose_cache("auto", bytes_needed(self.bank, short_side))
-            self.screen.say(f"Decoded images: {cache.reason}")
             self._stores[short_side] = None
-            if cache.where != "off":
+            if cache.where in ("ram", "disk"):
+                self.screen.say(f"Decoded images: {cache.reason}")
                 workers = self.workers if len(self.bank) > FEW_IMAGES else 0
-                found = fill(self.bank, short_side=short_side, where=cache.where, workers=workers)
+                found = Filling(images=self.bank, short_side=short_side, workers=workers).store(cache.where)
                 self.judge.broken.update(found.bad)
                 self._stores[short_side] = found
         return self._stores[short_side]

@@ -3,13 +3,14 @@
 import functools
 import importlib.util
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 
 from lwcl import engine
 from lwcl.backbones import zero_residuals
 from lwcl.commandline.commands import TrainOptions
-from lwcl.data.fill import fill
+from lwcl.data.fill import Filling
 from lwcl.data.images import Broken, ImageSet
 from lwcl.data.loader import Loader
 from lwcl.data.room import Mode, bytes_needed, choose_cache
@@ -110,33 +111,49 @@ def must_fit(plan: Plan, images: int) -> None:
 
 def must_have(options: TrainOptions) -> None:
     """Raises `UsageError` where views are to be made by OpenCV and cannot be."""
-    if options.views_by == "opencv" and (
-        importlib.util.find_spec("cv2") is None or device_of(options.device).type != "cpu"
-    ):
+    if options.views_by == "opencv" and not (has_opencv() and device_of(options.device).type == "cpu"):
         raise UsageError(
             "--views-by opencv needs OpenCV and a CPU.",
             remedy="Install it (pip install 'lwcl[opencv]') and train with --device cpu, or leave --views-by out.",
         )
 
 
-def stored(images: ImageSet, size: int, options: TrainOptions, screen: Screen) -> Store | None:
-    """The decoded images for views of `size` pixels, kept where `--cache` says; None: decoded anew every time."""
+def has_opencv() -> bool:
+    """Whether OpenCV is installed."""
+    return importlib.util.find_spec("cv2") is not None
+
+
+class Kept(NamedTuple):
+    """The images of a run as its loader takes them: see the fields of `Loader`."""
+
+    store: Store | None
+    decodes: ImageSet | None
+    short_side: int | None
+    broken: list[Broken]
+
+
+def kept(images: ImageSet, size: int, options: TrainOptions, screen: Screen) -> Kept:
+    """The images for views of `size` pixels, kept where `--cache` says."""
     assert options.workers is not None
     short_side = round(size * STORED_SIDES) if options.cache_size == "auto" else None
     mode: Mode = options.cache  # type: ignore[assignment]  # its choices are checked
     cache = choose_cache(mode, bytes_needed(images, short_side))
     screen.say(f"Decoded images: {cache.reason}")
     if cache.where == "off":
-        return None
+        return Kept(None, None, short_side, [])
     with screen.counting("Decoding images", len(images)) as counting:
-        return fill(
-            images,
+        filling = Filling(
+            images=images,
             short_side=short_side,
-            where=cache.where,
             workers=options.workers if len(images) > FEW_IMAGES else 0,
             max_bad=options.max_bad,
             tell=lambda done, count: counting.advance(done - counting.done.count),
         )
+        if cache.where == "jpeg":
+            shrunk, bad = filling.shrunk()
+            return Kept(None, shrunk, short_side, bad)
+        store = filling.store(cache.where)
+        return Kept(store, None, short_side, store.bad)
 
 
 def assembled(plan: Plan, images: ImageSet, screen: Screen, broken: Callable[[Broken], None]) -> Training:
@@ -149,12 +166,14 @@ def assembled(plan: Plan, images: ImageSet, screen: Screen, broken: Callable[[Br
     net, compute, takes = built(plan, options, live.width if live else 0)
     tune(compute)
     largest = live.sees.size if live and cache_of(options.teacher_cache).kind != "center" else 0
-    store = stored(images, max(takes.size, largest), options, screen)
-    for bad in store.bad if store else ():
+    held = kept(images, max(takes.size, largest), options, screen)
+    for bad in held.broken:
         broken(bad)
     loader = Loader(
         images=images,
-        store=store,
+        store=held.store,
+        decodes=held.decodes,
+        short_side=held.short_side,
         augmentation=plan.augmentation,
         takes=takes,
         views=plan.method.views,
@@ -163,7 +182,7 @@ def assembled(plan: Plan, images: ImageSet, screen: Screen, broken: Callable[[Br
         compute=compute,
         workers=options.workers,
         broken=broken,
-        views_by=options.views_by,
+        views_by=options.views_by or "tensor",
     )
     loader = with_teacher(loader, live, plan, screen) if live else loader
     optimizer = engine.optimizer_of(net, recipe, recipe.lr, recipe.weight_decay)

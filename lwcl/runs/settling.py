@@ -8,8 +8,9 @@ from lwcl.data import embedded
 from lwcl.data.images import ImageSet
 from lwcl.machine import device_of
 from lwcl.plan import Plan
-from lwcl.precision import chosen_precision, unproven
-from lwcl.runs.assembly import built
+from lwcl.precision import bf16_is_slow, chosen_precision, untimed
+from lwcl.runs.assembly import built, has_opencv
+from lwcl.screen.progress import Screen
 from lwcl.teaching.teachers import live_teacher
 
 SAMPLE = 64  # images whose size stands for all
@@ -21,7 +22,15 @@ def settled(plan: Plan, images: ImageSet) -> Plan:
     plan = plan.at_scale(len(images), demonstration=demonstration)
     values = {name: setting.value for name, setting in plan.settled.items()}
     accelerated = device_of(plan.options.device).type != "cpu"
-    facts = rules.Facts(len(images), short_side(images), usable_cpus(), accelerated, demonstration)
+    facts = rules.Facts(
+        len(images),
+        short_side(images),
+        usable_cpus(),
+        accelerated,
+        demonstration,
+        opencv=has_opencv(),
+        slow_bf16=not accelerated and bf16_is_slow(),
+    )
     return plan.with_rules(rules.settle_run(values, facts))
 
 
@@ -31,12 +40,19 @@ def short_side(images: ImageSet) -> int:
     return int(numpy.median([min(images.good_image(int(place))[0].size) for place in places]))
 
 
-def with_precision(plan: Plan) -> Plan:
-    """The plan with fp32 or bf16 in the place of `auto` on a CPU: timed, where a run has shown that bf16 is as good."""
+def with_precision(plan: Plan, screen: Screen) -> Plan:
+    """The plan with fp32 or bf16 in the place of `auto` on a CPU: timed, where a run has shown that bf16 is as good.
+
+    People are warned of a bf16 of their choice that is slow here.
+    """
     options = plan.options
-    if options.precision != "auto" or device_of(options.device).type != "cpu":
+    if device_of(options.device).type != "cpu":
         return plan
-    choice = unproven(options.arch)
+    if options.precision == "bf16" and bf16_is_slow():
+        screen.warn("--precision bf16: this CPU has no AVX-512, without which fp32 is many times faster.")
+    if options.precision != "auto":
+        return plan
+    choice = untimed(options.arch)
     if choice is None:
         live = live_teacher(plan)
         net, compute, takes = built(plan, options, live.width if live else 0)

@@ -38,7 +38,9 @@ class Live:
 
     def __init__(self, loaded: Loaded, method: Method, options: TrainOptions) -> None:
         self.loaded, self.space = loaded, method.taught
-        self.compute = compute_for(loaded.encoder, dataclasses.replace(options, precision=options.teacher_precision))
+        self.compute = compute_for(
+            loaded.encoder, dataclasses.replace(options, precision=options.teacher_precision or "bf16")
+        )
         self.encoder = self.compute.place(loaded.encoder).requires_grad_(False).eval()
         self.dtype = self.compute.autocast or torch.float32
         if method.teacher_by_batch:
@@ -108,6 +110,7 @@ def with_teacher(loader: Loader, live: Live, plan: Plan, screen: Screen) -> Load
         "seed": loader.seed,
         "views": [loader.views, loader.views_by],
         "stored pixels": int((store.heights * store.widths).sum()) if store else None,
+        "decoded": None if store else [loader.short_side, loader.decodes is not None],
     }
     kept = opened(live, loader.images, cache.crops, made)
     fill(kept, screen, lambda crop, index: live.answer(crop, index, loader.view(crop, index, live.sees)))
