@@ -4,7 +4,7 @@ A product in half precision finds more candidates than are asked for. Its error 
 b of the bank, which rounding makes q + e and b + f, |(q + e)(b + f) - q b| <= |f| + |e| (|b| + |f|), and |e|, |f| and
 |b| are measured; to that come the roundings of the sum of D products in float32 (Higham, Accuracy and Stability of
 Numerical Algorithms, 2002, section 3.1) and of the result. Where the last candidate must lie below the k-th, no other
-row can belong. Queries for which that is not proven take the plain way.
+row can belong. Queries for which that is not proven take the plain way: candidates in float32, ranked alike.
 
 The bank's mean is subtracted from it: that shifts all similarities of a query alike, and makes |b|, so the bound,
 smaller where all features point much the same way. Similarities are made a chunk of the bank and of the queries at a
@@ -58,14 +58,18 @@ def nearest_by_cosine(queries: Tensor, bank: Tensor, k: int) -> tuple[Tensor, Te
     left = torch.arange(len(wide))
     sample = bank[:: -(-len(bank) // SAMPLE)]
     centre = unit(sample).mean(0)
+
+    def rank(rows: list[int], found: Candidates) -> None:
+        for row, able, places in zip(rows, found.able(k), found.places, strict=True):
+            cosines[row], index[row] = ranked(queries[row], bank, places[:able], k)
+
     if k <= MOST and multiplies_half() and halved(wide[:CACHED], sample, centre, k).proven(k).float().mean() > 0.5:
         found = halved(wide, bank, centre, k)
-        able, sure = found.able(k), found.proven(k)
-        for row in sure.nonzero()[:, 0].tolist():
-            cosines[row], index[row] = ranked(queries[row], bank, found.places[row, : able[row]], k)
+        sure = found.proven(k)
+        rank(sure.nonzero()[:, 0].tolist(), Candidates(*(column[sure] for column in found)))
         left = (~sure).nonzero()[:, 0]
     if len(left):
-        cosines[left], index[left], _ = candidates(wide[left], bank, torch.zeros_like(centre), k, wide.dtype)
+        rank(left.tolist(), plain(wide[left], bank, k))
     return cosines, index
 
 
@@ -78,6 +82,11 @@ def multiplies_half() -> bool:
 def halved(queries: Tensor, bank: Tensor, centre: Tensor, k: int) -> Candidates:
     """The candidates for k neighbours in bfloat16; none is proven where they are the whole bank."""
     return candidates(queries, bank, centre, min(len(bank), 2 * k + SPARE), torch.bfloat16)
+
+
+def plain(queries: Tensor, bank: Tensor, k: int) -> Candidates:
+    """The candidates for k neighbours in the queries' own precision: a few to spare, as it too rounds."""
+    return candidates(queries, bank, torch.zeros(bank.shape[1]), min(len(bank), k + SPARE), queries.dtype)
 
 
 def candidates(queries: Tensor, bank: Tensor, centre: Tensor, count: int, precision: torch.dtype) -> Candidates:
