@@ -37,6 +37,7 @@ from torch import Tensor, nn
 
 from lwcl.cpu import tune_allocator, usable_cpus
 from lwcl.depthwise import fast_depthwise
+from lwcl.precision import bf16_is_slow
 
 # Idle threads must sleep, or the CPU time of a step would count their waiting too; before the workers import torch.
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
@@ -89,6 +90,8 @@ def steps(architecture: str, pixels: int, batch: int) -> Iterator[tuple[str, Cal
     plain = timm.create_model(architecture, num_classes=0)
     images = torch.randn(batch, 3, pixels, pixels)
     for name, way in WAYS.items():
+        if way.bf16 and bf16_is_slow():
+            continue
         layout = torch.channels_last if way.channels_last else torch.contiguous_format
         net = copy.deepcopy(plain).to(memory_format=layout)
         if way.fast:

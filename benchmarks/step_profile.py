@@ -21,7 +21,7 @@ oneDNN's convolutions surpass it), 205 in bfloat16, 26.5 GB/s copied. Millisecon
 1 x 1 convolutions reach 45 to 50 % of the peak, batch norm a quarter to two fifths of a copy's speed. What remains of a
 step is Python, autograd, and the noise of two medians: 10 to 207 ms.
 
-The papers' way computes on contiguous float32 tensors and clones its queue; views are made by Pillow, ours by tensors,
+The papers' way computes on contiguous float32 tensors and clones its queue; views are made by Pillow, ours by OpenCV,
 and timed apart. `clocked.py` says how operations are timed.
 
     python benchmarks/step_profile.py [--archs resnet18] [--turns 7] [--smoke]
@@ -105,11 +105,12 @@ def measure(arch: str, size: int, batch: int, turns: int, tuned: bool, machine: 
     shapes = {p.shape for p in Encoder(arch, methods("pretrain")["moco"]().head).parameters()}
     side = round(size * views.MARGIN)
     pictures = np.random.default_rng(0).integers(0, 256, (batch, side, side, 3), dtype=np.uint8)
-    pillow, tensors = views.reference(pictures, size), views.drawn(pictures, size, True, "tensor")
+    pillow, opencv = views.reference(pictures, size), views.drawn(pictures, size, True, "opencv")
     papers = moco_step(backbone(arch, size), batch, QUEUE)
     ways: dict[str, tuple[Callable[[], object], Callable[[int], object]]]
     ways = {TUNED if tuned else PAPERS: (lambda: papers(*images), pillow)}
-    ways |= {name: (ours(arch, images, name == HALF), tensors) for name in (OURS, HALF)} if tuned else {}
+    names = [OURS, *([HALF] if machine.half else [])] if tuned else []
+    ways |= {name: (ours(arch, images, name == HALF), opencv) for name in names}
     for name, (step, view) in ways.items():
         seconds, calls = profile(step, shapes, turns)
         seen = best(lambda view=view: view(0), 3)  # type: ignore[misc]

@@ -28,4 +28,4 @@ def test_every_benchmark_runs_tiny_and_keeps_no_figures(script, tmp_path):
     assert RESULTS.read_bytes() == before
     if script == "peers":
         ways = [line.split(" px  ")[1][:20].rstrip() for line in found.stdout.splitlines()]
-        assert ways == ["papers", "lwcl fp32 store", "lwcl fp32 decoding"]
+        assert ways == ["papers", "lwcl fp32 store", "lwcl fp32 jpeg", "lwcl fp32 decoding"]

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy
 import pytest
@@ -14,8 +15,9 @@ import safetensors.torch
 import timm
 import torch
 import yaml
+from crash import KILLED
 from families import FAMILIES
-from runs import METHODS, STEPS, cache_at, left_by, made_images, pretrain, ran
+from runs import METHODS, STEPS, cache_at, child, left_by, made_images, pretrain, ran
 from torch import Tensor
 
 import lwcl
@@ -248,26 +250,42 @@ def test_config_yaml_given_back_makes_the_run_again(finished: Finished, tmp_path
     assert left_by(tmp_path / "again") == left_by(finished.out)
 
 
-@pytest.fixture(scope="module")
-def decoded(finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """What the run leaves where images are decoded when they are needed, by this process."""
+class Decoded(NamedTuple):
+    """What a run leaves that decodes images in every step."""
+
+    cache: str
+    left: dict[str, bytes]
+
+
+@pytest.fixture(scope="module", params=["off", "jpeg"])
+def decoded(finished: Finished, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Decoded:
     folder = tmp_path_factory.mktemp("decoded")
     with cache_at(folder):
-        return finished.again(folder / "run", "--cache", "off", "--quiet")
+        return Decoded(request.param, finished.again(folder / "run", "--cache", request.param, "--quiet"))
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_workers_change_no_bit_where_they_decode(
-    finished: Finished, decoded: dict[str, bytes], workers: str, tmp_path: Path
+    finished: Finished, decoded: Decoded, workers: str, tmp_path: Path
 ) -> None:
-    assert finished.again(tmp_path / "run", "--cache", "off", "--workers", workers, "--quiet") == decoded
+    left = finished.again(tmp_path / "run", "--cache", decoded.cache, "--workers", workers, "--quiet")
+    assert left == decoded.left
 
 
 def test_how_many_decoded_images_are_held_changes_no_bit(
-    finished: Finished, decoded: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    finished: Finished, decoded: Decoded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cutting, "HELD", 1)
-    assert finished.again(tmp_path / "run", "--cache", "off", "--quiet") == decoded
+    assert finished.again(tmp_path / "run", "--cache", decoded.cache, "--quiet") == decoded.left
+
+
+def test_a_run_that_decodes_and_is_killed_goes_on_as_if_it_had_not_been(
+    finished: Finished, decoded: Decoded, tmp_path: Path
+) -> None:
+    more = [*METHODS["light-moco"], "--out", str(tmp_path / "run"), "--cache", decoded.cache, "--quiet"]
+    assert child([*finished.words, *more], tmp_path / "cache", "metrics.append@8") == KILLED
+    assert child([*finished.words, *more], tmp_path / "cache") == 0
+    assert left_by(tmp_path / "run") == decoded.left
 
 
 @pytest.mark.parametrize("more", [("--workers", "2"), ("--cache", "disk"), ("--save-every", "5m"), ("--max-bad", "0")])

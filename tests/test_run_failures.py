@@ -68,7 +68,7 @@ def small(data: Path | str, out: Path, *more: str) -> list[str]:
     return pretrain(data, out, *METHODS["light-moco"], *more)
 
 
-@pytest.mark.parametrize("cache", ["off", "ram", "disk"])
+@pytest.mark.parametrize("cache", ["off", "ram", "disk", "jpeg"])
 def test_broken_images_are_listed_and_replaced_and_left_as_they_are(broken: Path, cache: str, tmp_path: Path) -> None:
     before = contents(broken)
     assert ran(small(broken, tmp_path / "run", "--max-bad", "0.2", "--cache", cache, "--epochs", "1")) == 0
@@ -89,7 +89,7 @@ def must_say(capsys: pytest.CaptureFixture[str], *words: str, lines: int = 3) ->
     assert "\x1b" not in text
 
 
-@pytest.mark.parametrize("cache", ["off", "ram"])
+@pytest.mark.parametrize("cache", ["off", "ram", "jpeg"])
 def test_too_many_broken_images_end_a_run_and_more_can_be_allowed(
     broken: Path, cache: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -191,7 +191,7 @@ def notes(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(("make", "code"), [(empty, 4), (notes, 4), (one, 2), (all_broken, 4)])
-@pytest.mark.parametrize("cache", ["off", "ram"])
+@pytest.mark.parametrize("cache", ["off", "ram", "jpeg"])
 def test_a_folder_without_enough_images(
     make: Callable[[Path], None], code: int, cache: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

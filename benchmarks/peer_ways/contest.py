@@ -18,7 +18,7 @@ from peer_ways.runner import ALLOCATORS, Runner, Way
 from peer_ways.turns import Work
 
 RESULTS = Path(__file__).parents[1] / "results.jsonl"
-CACHES = {"store": "ram", "decoding": "off"}  # lwcl's
+CACHES = {"store": "ram", "jpeg": "jpeg", "decoding": "off"}
 TINY = {"sizes": [32], "batch": 4, "images": 12, "turns": 1, "allocators": ["stock"], "peers_python": None}
 
 Row = dict[str, Any]

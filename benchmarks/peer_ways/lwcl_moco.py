@@ -38,9 +38,7 @@ def unbroken(broken: Broken) -> None:
     raise ValueError(broken)
 
 
-def fitted(
-    training: Training, count: int, way: Callable[[Iterator[Batch]], Iterator[Batch]] = iter
-) -> Iterator[Step]:
+def fitted(training: Training, count: int, way: Callable[[Iterator[Batch]], Iterator[Batch]] = iter) -> Iterator[Step]:
     """The next `count` steps of the run, whose batches are taken this way."""
     stop = training.done + count
     return engine.fit(
