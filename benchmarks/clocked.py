@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lwcl.precision import bf16_is_slow
+from lwcl import bfloat16
 
 UPDATES = ("add", "add_", "mul", "mul_", "zero_")
 WARM_UP = 3  # steps until the heap has grown to its size
@@ -111,7 +111,7 @@ def peaks(side: int) -> Peaks:
     target = torch.ones_like(source)
     single = 2 * side**3 / best(lambda: square @ square)
     rounded = square.bfloat16()
-    half = 0.0 if bf16_is_slow() else 2 * side**3 / best(lambda: rounded @ rounded)
+    half = 0.0 if bfloat16.is_hopeless() else 2 * side**3 / best(lambda: rounded @ rounded)
     return Peaks(single, half, 2 * 4 * len(source) / best(lambda: target.copy_(source)))
 
 

@@ -35,9 +35,9 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from lwcl import bfloat16
 from lwcl.cpu import tune_allocator, usable_cpus
 from lwcl.depthwise import fast_depthwise
-from lwcl.precision import bf16_is_slow
 
 # Idle threads must sleep, or the CPU time of a step would count their waiting too; before the workers import torch.
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
@@ -90,7 +90,7 @@ def steps(architecture: str, pixels: int, batch: int) -> Iterator[tuple[str, Cal
     plain = timm.create_model(architecture, num_classes=0)
     images = torch.randn(batch, 3, pixels, pixels)
     for name, way in WAYS.items():
-        if way.bf16 and bf16_is_slow():
+        if way.bf16 and bfloat16.is_hopeless():
             continue
         layout = torch.channels_last if way.channels_last else torch.contiguous_format
         net = copy.deepcopy(plain).to(memory_format=layout)

@@ -37,6 +37,7 @@ import torch
 from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 
+from lwcl import bfloat16
 from lwcl.cpu import tune_allocator
 from lwcl.formulas import unit
 from lwcl.measures import nearest
@@ -104,7 +105,7 @@ def measure(bank_size: int, query_count: int, turns: int) -> list[dict[str, obje
     return [
         {
             **{"benchmark": "knn", "date": f"{datetime.now(UTC):%Y-%m-%d}", "torch": torch.__version__},
-            **{"half": nearest.multiplies_half(), "load": os.getloadavg()[0], "bank": bank_size},
+            **{"half": bfloat16.is_native(), "load": os.getloadavg()[0], "bank": bank_size},
             **{"queries": query_count, "width": WIDTH, "k": K, "way": name},
             **{"seconds": statistics.median(taken), "ratio": slow / statistics.median(taken)},
         }
@@ -133,7 +134,7 @@ def of_imagenet(rows: int, query_count: int) -> dict[str, object]:
     assert peak() < LIMIT, peak()
     return {
         **{"benchmark": "knn-imagenet", "date": f"{datetime.now(UTC):%Y-%m-%d}", "torch": torch.__version__},
-        **{"half": nearest.multiplies_half(), "load": os.getloadavg()[0], "bank": rows, "queries": query_count},
+        **{"half": bfloat16.is_native(), "load": os.getloadavg()[0], "bank": rows, "queries": query_count},
         **{"width": WIDTH, "k": K, "bank_gb": bank.nbytes / 1e9, "features_gb": before / 1e9},
         **{"peak_gb": peak() / 1e9, "seconds": seconds},
     }

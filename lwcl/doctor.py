@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import torch
 
+from lwcl import bfloat16
 from lwcl.cpu import tune_allocator, usable_cpus
 from lwcl.data.decode import BadImage
 from lwcl.data.images import ImageSet, open_images
@@ -18,11 +19,12 @@ from lwcl.machine import device_of
 from lwcl.plan import plan_pretrain
 from lwcl.runs.assembly import assembled
 from lwcl.runs.preview import timed_step
-from lwcl.runs.settling import settled
+from lwcl.runs.settling import has_opencv, settled
 from lwcl.screen.progress import Screen, print_json, print_table
 from lwcl.storage import cache_folder, free_space, size_text
 
 PACKAGES = ("torch", "torchvision", "timm", "safetensors", "numpy", "pillow", "scikit-learn")
+OPENCV = "pip install 'lwcl[opencv]' lets a CPU make views 1.3 to 2 times as fast"
 SCAN_SECONDS = 5.0
 SCAN_IMAGES = 500
 FEW_CPUS, LITTLE_MEMORY, LITTLE_DISK = 2, 4e9, 2e9
@@ -58,6 +60,7 @@ def environment_found() -> Iterator[Finding]:
     yield Finding("python", sys.version.split()[0])
     for name in PACKAGES:
         yield Finding(name, importlib.metadata.version(name))
+    yield Finding("opencv", "works", "") if has_opencv() else Finding("opencv", "not installed", OPENCV)
 
 
 def machine_found() -> Iterator[Finding]:
@@ -85,7 +88,7 @@ def machine_found() -> Iterator[Finding]:
     held = sum(file.stat().st_size for file in cache_folder().rglob("*") if file.is_file())
     yield Finding("cache", f"{size_text(held)} in {cache_folder()}", "what is there can be removed at any time")
     yield Finding("allocator", "tuned" if tune_allocator() else "as it is (tuning needs glibc)")
-    bf16 = "has native bfloat16" if torch.cpu._is_avx512_bf16_supported() else "no native bfloat16"
+    bf16 = "has native bfloat16" if bfloat16.is_native() else "no native bfloat16"
     yield Finding("CPU", f"{torch.backends.cpu.get_cpu_capability()}, {bf16}")
 
 

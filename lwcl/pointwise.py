@@ -23,8 +23,9 @@ def fast_pointwise(model: nn.Module) -> int:
     other devices are as in `lwcl.depthwise`.
     """
     layers = [module for module in model.modules() if is_eligible(module)]
+    most = MOST_PIXELS.get(torch.backends.cpu.get_cpu_capability(), 1)
     for layer in layers:
-        layer.__dict__["forward"] = MethodType(forward, layer)
+        layer.__dict__ |= {"forward": MethodType(forward, layer), "multiplied": most}
     return len(layers)
 
 
@@ -38,13 +39,12 @@ def is_eligible(module: nn.Module) -> bool:
 # Of this name because pickle stores a bound method as its object and name, and so restores `nn.Conv2d.forward`.
 def forward(self: nn.Conv2d, images: Tensor) -> Tensor:
     """What `nn.Conv2d.forward` computes, (n, c, h, w) to (n, d, h, w)."""
-    if images.device.type != "cpu" or images.dim() != 4 or not is_small(images):
+    if images.device.type != "cpu" or images.dim() != 4 or not is_small(images, self.__dict__["multiplied"]):
         return nn.Conv2d.forward(self, images)
     return F.linear(images.permute(0, 2, 3, 1), self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
 
 
-def is_small(images: Tensor) -> bool:
-    """Whether the maps (n, c, h, w) are small, and their pixels' channels side by side in memory."""
+def is_small(images: Tensor, most: int) -> bool:
+    """Whether the maps (n, c, h, w) have at most so many pixels, with their channels side by side in memory."""
     pixels = images.shape[2] * images.shape[3]
-    most = MOST_PIXELS.get(torch.backends.cpu.get_cpu_capability(), 1)
     return pixels == 1 or (pixels <= most and images.is_contiguous(memory_format=torch.channels_last))

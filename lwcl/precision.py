@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 import lwcl
-from lwcl import engine, world
+from lwcl import bfloat16, engine, world
 from lwcl.engine import Compute
 from lwcl.environment import cpu_name, version_of
 from lwcl.errors import StorageError
@@ -38,9 +38,6 @@ PROVEN = {
     "mobilenetv3_small_100": "Imagenette, 1,240 steps at 64 px: kNN 31.6 % (28.8 to 34.5), fp32 32.7 % (29.8 to 35.6)",
 }
 
-#: What torch says of x86 CPUs for which it has but reference kernels in bfloat16 (oneDNN's own begin with AVX-512).
-#: A step of MobileNetV3-Large takes 13 times as long there as in float32 (AMD EPYC, Zen 3; 64 px, batch 128).
-SLOW = ("AVX2",)
 PRECISIONS: dict[str, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16}
 WORTH = 1.15  # times faster than float32 that bfloat16 must be: less is a tie, and goes to float32
 SECONDS = 10.0  # that the timing may take in all, about
@@ -80,12 +77,7 @@ def untimed(arch: str) -> Choice | None:
     """float32 where nothing need be timed: bfloat16 is not known to be as good, or known to be slow; else None."""
     if arch not in PROVEN:
         return Choice("fp32", f"no run has shown yet that bf16 costs {arch} no accuracy", {})
-    return Choice("fp32", "without AVX-512 this CPU is many times slower in bf16", {}) if bf16_is_slow() else None
-
-
-def bf16_is_slow() -> bool:
-    """Whether this CPU computes bfloat16 by reference kernels."""
-    return torch.backends.cpu.get_cpu_capability() in SLOW
+    return Choice("fp32", "this CPU is many times slower in bf16", {}) if bfloat16.is_hopeless() else None
 
 
 def choice(table: dict[str, float]) -> Choice:

@@ -101,7 +101,7 @@ def views_by(facts: Facts) -> tuple[str, str]:
         return "tensor", "the GPU makes them"
     if facts.opencv:
         return "opencv", "OpenCV is installed and makes them faster on a CPU"
-    return "tensor", "OpenCV, which makes them faster on a CPU, is not installed: pip install 'lwcl[opencv]'"
+    return "tensor", "OpenCV, which makes them faster on a CPU, is not installed"
 
 
 def image_size(facts: Facts) -> tuple[int, str]:

@@ -212,6 +212,7 @@ def rules_table() -> str:
         scaled = plan_pretrain({}).at_scale(facts.images, demonstration=facts.embedded).settled
         settled[title] = scaled | settle_run({name: setting.value for name, setting in scaled.items()}, facts)
     ruled = [name for name in dict.fromkeys((*RULED, *FEW["pretrain"], *DEMONSTRATION)) if name in scaled]
+    ruled = [name for name in ruled if any(found[name].value is not None for found in settled.values())]
     lines = [head("Setting", *SIZES)]
     for name in ruled:
         lines.append(row(f"`{flag_of(name)}`", *(value_text(found[name].value) for found in settled.values())))

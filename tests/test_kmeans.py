@@ -10,6 +10,7 @@ from sklearn.cluster import KMeans as Reference
 from sklearn.metrics import adjusted_rand_score
 from torch import Tensor
 
+from lwcl import bfloat16
 from lwcl.errors import UsageError
 from lwcl.formulas import unit
 from lwcl.measures import assignment
@@ -125,7 +126,7 @@ def test_no_more_iterations_are_made_than_allowed() -> None:
 def test_halves_name_the_centroids_that_float32_names(
     spread: float, asked: range, k: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(assignment, "multiplies_half", lambda: True)
+    monkeypatch.setattr(bfloat16, "is_native", lambda: True)
     monkeypatch.setattr(assignment, "MANY", 2)
     plainly, left = assignment.plainly, []
 
@@ -148,7 +149,7 @@ def test_clusters_are_the_same_with_and_without_halves(monkeypatch: pytest.Monke
     x, _ = blobs(6000, 300, 32, 0.5)
     found = []
     for half in (True, False):
-        monkeypatch.setattr(assignment, "multiplies_half", lambda half=half: half)
+        monkeypatch.setattr(bfloat16, "is_native", lambda half=half: half)
         found.append(kmeans(x, 250, seed=2, iterations=6))
     assert torch.equal(found[0].labels, found[1].labels)
     assert found[0].inertia == pytest.approx(found[1].inertia, rel=1e-5)

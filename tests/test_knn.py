@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from lwcl import bfloat16
 from lwcl.errors import UsageError
 from lwcl.formulas import unit
 from lwcl.measures import knn, nearest
@@ -139,7 +140,7 @@ def with_ties(gap: float, count: int, bank: Tensor, query: Tensor) -> Tensor:
 @pytest.mark.parametrize("half", [True, False])
 @pytest.mark.parametrize("gap", [2e-3, 2e-4, 2e-5])
 def test_near_ties_are_told_apart(gap: float, half: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nearest, "multiplies_half", lambda: half)
+    monkeypatch.setattr(bfloat16, "is_native", lambda: half)
     generator = torch.Generator().manual_seed(0)
     queries, bank = torch.randn(8, 256, generator=generator), torch.randn(3000, 256, generator=generator)
     bank = with_ties(gap, 150, bank, queries[3])
@@ -152,7 +153,7 @@ def test_near_ties_are_told_apart(gap: float, half: bool, monkeypatch: pytest.Mo
 def test_half_precision_finds_what_it_proves_and_leaves_the_rest_to_the_plain_way(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(nearest, "multiplies_half", lambda: True)
+    monkeypatch.setattr(bfloat16, "is_native", lambda: True)
     plain, left = nearest.candidates, []
 
     def watched(queries: Tensor, bank: Tensor, centre: Tensor, count: int, precision: torch.dtype) -> object:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from lwcl import precision
+from lwcl import bfloat16, precision
 from lwcl.engine import Compute
 from lwcl.method import methods
 from lwcl.nets import Encoder, Net
@@ -28,7 +28,7 @@ def net(monkeypatch: pytest.MonkeyPatch) -> Net:
     """A net on which bfloat16 is taken to be proven, and little time to find out how fast it is."""
     monkeypatch.setattr(precision, "PROVEN", {ARCH: "for the tests"})
     monkeypatch.setattr(precision, "SECONDS", 0.1)
-    monkeypatch.setattr(precision, "SLOW", ())
+    monkeypatch.setattr(bfloat16, "is_hopeless", lambda: False)
     torch.manual_seed(0)
     return CPU.place(METHOD.build(Encoder(ARCH, METHOD.head, image_size=SIZE)))
 
@@ -57,13 +57,13 @@ def test_without_a_proof_it_is_float32_and_nothing_is_timed(
 def test_a_cpu_that_is_slow_in_bfloat16_gets_float32_untimed_and_a_warning_where_told_otherwise(
     net: Net, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(precision, "SLOW", (torch.backends.cpu.get_cpu_capability(),))
+    monkeypatch.setattr(bfloat16, "is_hopeless", lambda: True)
     monkeypatch.setattr(precision, "timed", never)
     assert chosen(net).name == "fp32"
     for told, name in {"auto": "fp32", "fp32": "fp32", "bf16": "bf16"}.items():
         plan = with_precision(plan_pretrain({"arch": ARCH, "precision": told, "device": "cpu"}), Screen(quiet=True))
         assert plan.options.precision == name
-        assert ("no AVX-512" in capsys.readouterr().err) == (told == "bf16")
+        assert ("faster in fp32" in capsys.readouterr().err) == (told == "bf16")
 
 
 def test_both_precisions_are_timed_and_the_times_decide(net: Net) -> None:

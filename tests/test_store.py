@@ -20,7 +20,7 @@ from lwcl.data import decoding, disk
 from lwcl.data.decode import BadImage, decode, shrink
 from lwcl.data.fill import Filling
 from lwcl.data.images import ImageSet, open_images
-from lwcl.data.room import Needed, available_memory, bytes_needed, choose_cache
+from lwcl.data.room import Sample, available_memory, choose_cache
 from lwcl.data.store import CHANNELS, Rows, Store, store_of
 from lwcl.errors import DataError, StorageError
 
@@ -255,7 +255,7 @@ def test_a_store_on_disk_is_found_again_and_not_decoded(ragged: ImageSet, monkey
 
 @pytest.mark.parametrize(
     ("name", "harm"),
-    [(disk.PIXELS, "cut"), (disk.PIXELS, "remove")]  # of the pixels the size is checked, not the content
+    [(disk.CONTENT, "cut"), (disk.CONTENT, "remove")]  # of the pixels the size is checked, not the content
     + [(name, harm) for name in (disk.ROWS, disk.MANIFEST) for harm in ("cut", "flip", "remove")],
 )
 def test_a_store_that_is_not_whole_is_made_anew(ragged: ImageSet, name: str, harm: str) -> None:
@@ -295,7 +295,8 @@ def test_a_killed_filling_goes_on_where_it_was(
         decoded.append(index)
         return plain(images, index, at_least)
 
-    monkeypatch.setattr("lwcl.data.fill.bytes_needed", lambda *args: Needed(COUNT, COUNT))
+    monkeypatch.setattr(Sample, "__init__", lambda self, images, short_side: None)
+    monkeypatch.setattr(Sample, "pixels", COUNT)
     monkeypatch.setattr(ImageSet, "image", noted)
     store = fill(holed, short_side=None, where="disk", max_bad=0.5)
     done = {"store.rows@1": 0, "store.rows@4": 10, "store.rename@1": COUNT}[point]
@@ -309,7 +310,7 @@ def test_pixels_lost_with_the_power_are_decoded_anew(ragged: ImageSet) -> None:
     unfinished = folder.with_suffix(".part")
     folder.rename(unfinished)
     (unfinished / disk.MANIFEST).unlink()
-    os.truncate(unfinished / disk.PIXELS, 100)
+    os.truncate(unfinished / disk.CONTENT, 100)
     assert same(store, fill(ragged, short_side=None, where="disk"))
 
 
@@ -332,30 +333,77 @@ def test_a_cache_folder_that_cannot_be_written_is_a_storage_error(
 
 
 def test_bytes_needed_is_exact_when_all_are_sampled(ragged: ImageSet) -> None:
-    assert bytes_needed(ragged, 12).pixels == len(fill(ragged, short_side=12, where="ram").pixels)
+    assert Sample(ragged, 12).pixels == len(fill(ragged, short_side=12, where="ram").pixels)
+
+
+class Wanted(NamedTuple):
+    """What images need, as `choose_cache` asks it."""
+
+    pixels: int
+    jpeg: int = 9
+    shrinks: bool = True
+    kept: int = 0
+
+    def held(self, form: str) -> int:
+        return self.kept
 
 
 @pytest.mark.parametrize(
-    ("pixels", "jpeg", "where"),
-    [(50, 9, "ram"), (51, 9, "disk"), (160, 9, "disk"), (161, 160, "jpeg"), (999, 161, "off")],
+    ("wanted", "where"),
+    [
+        (Wanted(50), "ram"),
+        (Wanted(51), "disk"),
+        (Wanted(160), "disk"),
+        (Wanted(161, jpeg=160), "jpeg"),
+        (Wanted(161, jpeg=160, shrinks=False), "off"),
+        (Wanted(999, jpeg=161), "off"),
+        (Wanted(161, kept=2), "disk"),  # an interrupted run goes on with what it has kept
+        (Wanted(999, jpeg=180, kept=100), "jpeg"),
+    ],
 )
-def test_the_cache_is_chosen_by_memory_then_by_disk(pixels: int, jpeg: int, where: str) -> None:
-    choice = choose_cache("auto", Needed(pixels, jpeg), memory=100, disk=200)
+def test_the_cache_is_chosen_by_memory_then_by_disk(wanted: Wanted, where: str) -> None:
+    choice = choose_cache("auto", wanted, memory=100, disk=200)
     assert choice.where == where
-    assert f"{pixels} bytes" in choice.reason
-    assert choose_cache("off", Needed(pixels, jpeg), memory=100, disk=200).where == "off"
+    assert f"{wanted.pixels} bytes" in choice.reason or where == "jpeg"
+    assert choose_cache("off", wanted, memory=100, disk=200).where == "off"
 
 
 def test_a_cache_that_cannot_fit_is_refused() -> None:
-    needed = Needed(101, 51)
-    assert choose_cache("ram", needed, memory=101, disk=0).where == "ram"
-    assert choose_cache("jpeg", needed, memory=0, disk=51).where == "jpeg"
+    wanted = Wanted(101, jpeg=51)
+    assert choose_cache("ram", wanted, memory=101, disk=0).where == "ram"
+    assert choose_cache("jpeg", wanted, memory=0, disk=51).where == "jpeg"
+    assert choose_cache("disk", wanted._replace(kept=101), memory=0, disk=0).where == "disk"
     with pytest.raises(DataError, match="do not fit into 100 bytes of memory"):
-        choose_cache("ram", needed, memory=100, disk=1000)
-    with pytest.raises(StorageError, match="101 bytes of decoded images do not fit onto 100 bytes of disk"):
-        choose_cache("disk", needed, memory=1000, disk=100)
-    with pytest.raises(StorageError, match="51 bytes of images as JPEG do not fit onto 50 bytes of disk"):
-        choose_cache("jpeg", needed, memory=1000, disk=50)
+        choose_cache("ram", wanted, memory=100, disk=1000)
+    with pytest.raises(
+        StorageError, match=r"101 bytes of decoded images do not fit onto 100 bytes of disk[^!]*--cache jpeg"
+    ):
+        choose_cache("disk", wanted, memory=1000, disk=100)
+    with pytest.raises(StorageError, match=r"51 bytes as JPEG do not fit onto 50 bytes of disk[^!]*--cache off"):
+        choose_cache("jpeg", wanted, memory=1000, disk=50)
+
+
+def test_an_unfinished_store_counts_as_held(ragged: ImageSet) -> None:
+    sample = Sample(ragged, 12)
+    assert (sample.held("pixels"), sample.held("jpeg")) == (0, 0)
+    store = fill(ragged, short_side=12, where="disk")
+    assert (sample.held("pixels"), sample.held("jpeg")) == (len(store.pixels), 0)
+    folder = disk.store_folder(ragged, 12)
+    folder.rename(folder.with_suffix(".part"))
+    assert sample.held("pixels") == len(store.pixels)
+    assert sample.shrinks
+    assert not Sample(ragged, 100).shrinks
+    assert not Sample(ragged, None).shrinks
+
+
+def test_a_comment_that_no_jpeg_can_hold_is_left_out(tmp_path: Path) -> None:
+    Image.new("P", (9, 9), 3).save(tmp_path / "talkative.gif", "GIF", comment=b"x" * 70_000)
+    images = open_images([str(tmp_path)])
+    assert images.image(0).info["comment"]
+    assert Sample(images, 8).jpeg < 5000
+    shrunk, _ = Filling(images=images, short_side=8).shrunk()
+    assert shrunk.image(0).size == (8, 8)
+    assert "comment" not in shrunk.image(0).info
 
 
 @pytest.mark.parametrize(

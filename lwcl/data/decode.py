@@ -170,7 +170,7 @@ def encode(image: Image.Image) -> bytes:
     Photographs shrunk to 112 px take 8.2 kB, where their pixels take 37.6, and come back within 43.5 dB (PSNR).
     """
     file = BytesIO()
-    image.save(file, "JPEG", quality=95, subsampling=0)
+    image.save(file, "JPEG", quality=95, subsampling=0, comment=b"")  # not the one that its own file may have
     return file.getvalue()
 
 

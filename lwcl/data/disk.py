@@ -1,7 +1,7 @@
-"""Decoded images on disk, under the cache folder, where the next run finds them by what they are and what decoded them.
+"""Images decoded and shrunk, on disk under the cache folder, where the next run finds them by what they are.
 
-Pixels are appended and synced, then noted in a file of rows, so a filling that was killed goes on where it was; the
-folder gets its name when it is whole. One process fills, others that want the same wait for it. What is not whole
+Their bytes are appended and synced, then noted in a file of rows, so a filling that was killed goes on where it was;
+the folder gets its name when it is whole. One process fills, others that want the same wait for it. What is not whole
 is made anew.
 """
 
@@ -15,8 +15,6 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import PIL
-import torch
-from torch import Tensor
 
 from lwcl.data.decode import VERSION
 from lwcl.data.decoding import Chunk, Form
@@ -25,8 +23,8 @@ from lwcl.data.store import Rows
 from lwcl.errors import StorageError
 from lwcl.storage import cache_folder, explained, fault, remove, sha256_file, sync_folder, write_atomically
 
-SYNC_BYTES = 64 * 2**20  # of pixels between two notes: what a kill can cost
-PIXELS, ROWS, MANIFEST = "pixels.bin", "rows.jsonl", "manifest.json"
+SYNC_BYTES, SYNC_IMAGES = 64 * 2**20, 2048  # between two notes, at most: what a kill can cost
+CONTENT, ROWS, MANIFEST = "content.bin", "rows.jsonl", "manifest.json"
 
 
 def store_folder(images: ImageSet, short_side: int | None, form: Form = "pixels") -> Path:
@@ -35,8 +33,14 @@ def store_folder(images: ImageSet, short_side: int | None, form: Form = "pixels"
     return cache_folder() / "store" / hashlib.sha256(key.encode()).hexdigest()[:32]
 
 
-def kept(folder: Path, images: ImageSet, chunks: Callable[[Rows], Iterator[Chunk]]) -> tuple[Tensor, Rows]:
-    """The bytes, uint8 (bytes,) mapped into memory, and rows kept in `folder`; made of `chunks(done)` if not there.
+def bytes_held(folder: Path) -> int:
+    """Bytes that are in a store's file, whole or not."""
+    files = (folder / CONTENT, folder.with_suffix(".part") / CONTENT)
+    return max((file.stat().st_size for file in files if file.exists()), default=0)
+
+
+def kept(folder: Path, images: ImageSet, chunks: Callable[[Rows], Iterator[Chunk]]) -> tuple[Path, Rows]:
+    """The file of bytes and its rows that are kept in `folder`; made of `chunks(done)` if not there.
 
     Raises `StorageError` when the disk refuses, and what `chunks` raises: then what is done stays for the next time.
     """
@@ -50,7 +54,7 @@ def kept(folder: Path, images: ImageSet, chunks: Callable[[Rows], Iterator[Chunk
             rows = whole_rows(folder, len(images))
     if rows is None:
         raise StorageError(f"{str(folder)!r} was changed while it was made.", remedy="Run again, or with --cache off.")
-    return torch.from_file(str(folder / PIXELS), shared=False, size=sum(rows.lengths), dtype=torch.uint8), rows
+    return folder / CONTENT, rows
 
 
 @contextlib.contextmanager
@@ -70,7 +74,7 @@ def whole_rows(folder: Path, count: int) -> Rows | None:
     """The rows of a finished store of `count` images; None if it is missing, stale or not as its manifest says."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
-        size = (folder / PIXELS).stat().st_size
+        size = (folder / CONTENT).stat().st_size
         if manifest != {"images": count, "bytes": size, "rows": sha256_file(folder / ROWS)}:
             return None
     except (OSError, ValueError):
@@ -94,24 +98,24 @@ def append(unfinished: Path, chunks: Callable[[Rows], Iterator[Chunk]]) -> None:
     """Write what is missing of a store: the images' bytes first, their rows when they are on disk."""
     unfinished.mkdir(exist_ok=True)
     done = noted_rows(unfinished)
-    if not (unfinished / PIXELS).exists() or (unfinished / PIXELS).stat().st_size < sum(done.lengths):
+    if not (unfinished / CONTENT).exists() or (unfinished / CONTENT).stat().st_size < sum(done.lengths):
         done = Rows([], [], [])
     write_atomically(unfinished / ROWS, line_of(done) if done.sizes else "")
-    with open(unfinished / PIXELS, "ab") as pixels, open(unfinished / ROWS, "ab") as rows:
-        pixels.truncate(sum(done.lengths))
+    with open(unfinished / CONTENT, "ab") as content, open(unfinished / ROWS, "ab") as rows:
+        content.truncate(sum(done.lengths))
         waiting = Rows([], [], [])
         for chunk in chunks(done):
-            pixels.write(chunk.content)
+            content.write(chunk.content)
             waiting.extend(chunk.rows)
-            if sum(waiting.lengths) >= SYNC_BYTES:
-                note(pixels, rows, waiting)
+            if sum(waiting.lengths) >= SYNC_BYTES or len(waiting.lengths) >= SYNC_IMAGES:
+                note(content, rows, waiting)
                 waiting = Rows([], [], [])
-        note(pixels, rows, waiting)
+        note(content, rows, waiting)
 
 
-def note(pixels: BinaryIO, rows: BinaryIO, waiting: Rows) -> None:
-    """Sync the pixels, then the line that says they are there."""
-    for file, text in ((pixels, ""), (rows, line_of(waiting))):
+def note(content: BinaryIO, rows: BinaryIO, waiting: Rows) -> None:
+    """Sync the content, then the line that says it is there."""
+    for file, text in ((content, ""), (rows, line_of(waiting))):
         file.write(text.encode())
         file.flush()
         os.fsync(file.fileno())
@@ -125,7 +129,7 @@ def line_of(rows: Rows) -> str:
 
 def finish(unfinished: Path, folder: Path, count: int) -> None:
     """Give a whole store its manifest, then its name."""
-    manifest = {"images": count, "bytes": (unfinished / PIXELS).stat().st_size, "rows": sha256_file(unfinished / ROWS)}
+    manifest = {"images": count, "bytes": (unfinished / CONTENT).stat().st_size, "rows": sha256_file(unfinished / ROWS)}
     write_atomically(unfinished / MANIFEST, json.dumps(manifest))
     fault("store.rename")
     unfinished.replace(folder)

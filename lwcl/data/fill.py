@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch import Tensor
 from lwcl.data import disk
 from lwcl.data.decoding import Chunk, Form, Tell, decoded
 from lwcl.data.images import Broken, ImageSet, all_broken
-from lwcl.data.room import bytes_needed
+from lwcl.data.room import Sample
 from lwcl.data.shrunk import shrunk_set
 from lwcl.data.store import Rows, Store, store_of
 from lwcl.errors import DataError
@@ -42,21 +43,23 @@ class Filling:
         seconds; `StorageError` when the disk refuses.
         """
         if where == "disk":
-            return store_of(*self.on_disk("pixels"), self.images.names)
+            file, rows = self.on_disk("pixels")
+            pixels = torch.from_file(str(file), shared=False, size=sum(rows.lengths), dtype=torch.uint8)
+            return store_of(pixels, rows, self.images.names)
         rows = Rows([], [], [])
         return store_of(joined(list(self.chunks(rows, "pixels"))), rows, self.images.names)
 
     def shrunk(self) -> tuple[ImageSet, list[Broken]]:
         """The set with its images as JPEG in a file, found again as a store is, and the broken ones; raises as that."""
-        content, rows = self.on_disk("jpeg")
-        return shrunk_set(self.images, content, rows), rows.broken(self.images.names)
+        file, rows = self.on_disk("jpeg")
+        return shrunk_set(self.images, file, rows), rows.broken(self.images.names)
 
-    def on_disk(self, form: Form) -> tuple[Tensor, Rows]:
-        """The bytes of all images in a file that is mapped into memory, and their rows."""
+    def on_disk(self, form: Form) -> tuple[Path, Rows]:
+        """A file of the bytes of all images, and their rows."""
         folder = disk.store_folder(self.images, self.short_side, form)
-        content, rows = disk.kept(folder, self.images, lambda done: self.chunks(done, form))
+        file, rows = disk.kept(folder, self.images, lambda done: self.chunks(done, form))
         check_bad(self.images, rows.bad, self.max_bad)
-        return content, rows
+        return file, rows
 
     def chunks(self, done: Rows, form: Form) -> Iterator[Chunk]:
         """What follows the `done` images, noted there as it comes, until more than `max_bad` of all are broken."""
@@ -65,7 +68,7 @@ class Filling:
             self.short_side,
             form=form,
             first=len(done.sizes),
-            mean_bytes=bytes_needed(self.images, self.short_side).pixels // len(self.images),
+            mean_bytes=Sample(self.images, self.short_side).pixels // len(self.images),
             workers=self.workers,
             timeout=self.timeout,
         )

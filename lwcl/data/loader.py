@@ -49,7 +49,6 @@ class Loader:
 
     images: ImageSet
     store: Store | None  # None: images are decoded each time they are needed
-    decodes: ImageSet | None = None  # the same images where they are quicker to decode; None: `images`
     short_side: int | None = (
         None  # pixels below which an image that is decoded anew must not come; None: it comes whole
     )
@@ -116,9 +115,9 @@ class Loader:
 
     def cuts(self, taken: list[Images], batches: list[list[tuple[list[int], int]]], workers: int) -> Iterator[Cut]:
         """The crops that these take of the images of each batch, which are decoded now; broken ones are told."""
-        draw, source = functools.partial(self.draw, size=self.takes.size), self.decodes or self.images
+        draw = functools.partial(self.draw, size=self.takes.size)
         for cut in workers_over(
-            Crops(source, draw, [takes.size for takes in taken], self.short_side), batches, workers
+            Crops(self.images, draw, [takes.size for takes in taken], self.short_side), batches, workers
         ):
             for bad in cut.broken:
                 self.broken(bad)

@@ -10,7 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lwcl.measures.nearest import largest, multiplies_half
+from lwcl import bfloat16
+from lwcl.measures.nearest import largest
 
 CHUNK_BYTES = 64 * 2**20
 ROWS = 4096  # whose lengths are measured at a time
@@ -30,7 +31,7 @@ def assignable(exact: Tensor, *, halve: bool = False) -> Rows:
     """What `nearest_centroids` takes, of rows (N, D) float32. `halve`: they have length 1, as the centroids will."""
     parts = torch.split(exact, ROWS)
     squares = torch.cat([part.square().sum(1) for part in parts])
-    if not halve or not multiplies_half():
+    if not halve or not bfloat16.is_native():
         return Rows(exact, squares, None, torch.zeros_like(squares))
     rounded = exact.bfloat16()
     pairs = zip(parts, torch.split(rounded, ROWS), strict=True)

@@ -4,7 +4,8 @@ A product in half precision finds more candidates than are asked for. Its error 
 b of the bank, which rounding makes q + e and b + f, |(q + e)(b + f) - q b| <= |f| + |e| (|b| + |f|), and |e|, |f| and
 |b| are measured; to that come the roundings of the sum of D products in float32 (Higham, Accuracy and Stability of
 Numerical Algorithms, 2002, section 3.1) and of the result. Where the last candidate must lie below the k-th, no other
-row can belong. Queries for which that is not proven take the plain way: candidates in float32, ranked alike.
+row can belong. Queries for which that is not proven take the plain way: candidates in float32, ranked alike, and where
+these are not proven either, in float64. More than `SPARE` ties beyond the k-th in that are told apart by chance.
 
 The bank's mean is subtracted from it: that shifts all similarities of a query alike, and makes |b|, so the bound,
 smaller where all features point much the same way. Similarities are made a chunk of the bank and of the queries at a
@@ -16,11 +17,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lwcl import bfloat16
 from lwcl.formulas import unit
 
 CHUNK_BYTES = 64 * 2**20  # of rounded rows, and of similarities, at a time
 MOST = 48  # neighbours up to which looking for more than are wanted pays
-SPARE = 32  # candidates beyond twice the number that is wanted
+SPARE = 32  # candidates beyond those wanted; in half precision, beyond twice as many
 BLOCKS = 16  # similarities are searched by the maxima of so many at a time
 CACHED = 128  # rows of the bank that are scaled and rounded at once: they stay in a core's cache
 SAMPLE = 4096  # rows whose mean stands for the bank's, and that show whether half precision proves anything
@@ -63,20 +65,17 @@ def nearest_by_cosine(queries: Tensor, bank: Tensor, k: int) -> tuple[Tensor, Te
         for row, able, places in zip(rows, found.able(k), found.places, strict=True):
             cosines[row], index[row] = ranked(queries[row], bank, places[:able], k)
 
-    if k <= MOST and multiplies_half() and halved(wide[:CACHED], sample, centre, k).proven(k).float().mean() > 0.5:
+    if k <= MOST and bfloat16.is_native() and halved(wide[:CACHED], sample, centre, k).proven(k).float().mean() > 0.5:
         found = halved(wide, bank, centre, k)
         sure = found.proven(k)
         rank(sure.nonzero()[:, 0].tolist(), Candidates(*(column[sure] for column in found)))
         left = (~sure).nonzero()[:, 0]
-    if len(left):
-        rank(left.tolist(), plain(wide[left], bank, k))
+    for precision in (wide.dtype, torch.float64):  # the second for those that nearly tie with too many in the first
+        if len(left):
+            found = plain(wide[left].to(precision), bank, k)
+            rank(left.tolist(), found)
+            left = left[~found.proven(k)] if found.values.shape[1] < len(bank) else left[:0]
     return cosines, index
-
-
-def multiplies_half() -> bool:
-    """Whether this processor multiplies bfloat16; where it does not, torch is slower in it than in float32."""
-    known = torch.cpu.get_capabilities()
-    return any(known.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
 def halved(queries: Tensor, bank: Tensor, centre: Tensor, k: int) -> Candidates:

@@ -10,10 +10,8 @@ from torch import Tensor
 from lwcl import engine
 from lwcl.commandline.judge_options import ProbeOptions
 from lwcl.cpu import usable_cpus
-from lwcl.data.fill import Filling
 from lwcl.data.images import ImageSet
 from lwcl.data.loader import Loader
-from lwcl.data.room import bytes_needed, choose_cache
 from lwcl.data.shares import to_choose_on
 from lwcl.data.store import Store
 from lwcl.depthwise import fast_depthwise
@@ -26,7 +24,7 @@ from lwcl.measures.linear import RATES, Fitted, fast, logistic
 from lwcl.pointwise import fast_pointwise
 from lwcl.probes.net import ProbeNet, must_be_unmoved, weights_hash
 from lwcl.probes.plan import OVERRULED, ProbePlan, plan_probe
-from lwcl.runs.assembly import FEW_IMAGES
+from lwcl.runs.held import FEW_IMAGES, Held, held
 from lwcl.screen.pace import Stride
 from lwcl.screen.progress import Screen
 from lwcl.weights import Loaded
@@ -60,26 +58,20 @@ class Bench:
         # Of the bank, features are only asked for where a classifier or its statistics are made of them.
         asked = bank if self.by_features or plan.method.form == "standard" else bank.subset([0])
         self.judge = Judge(asked, queries, batch_size=256, workers=several, screen=screen)
-        self._stores: dict[int, Store | None] = {}
+        self._held: dict[int, Held] = {}
 
     def plan(self, images: int) -> ProbePlan:
         """The settled protocol for so many images to train on."""
         chosen = {name: getattr(self.options, name) for name in OVERRULED}
         return plan_probe(self.options.protocol, chosen, images, len(self.bank.classes), self.options.data)
 
-    def store(self, size: int, crop_min: float) -> Store | None:
-        """The bank's decoded images for views of `size` pixels and such crops; None: they are decoded every time."""
+    def held(self, size: int, crop_min: float) -> Held:
+        """The bank's images for views of `size` pixels and such crops."""
         short_side = round(size * CROP_PIXELS / crop_min**0.5)
-        if short_side not in self._stores:
-            cache = choose_cache("auto", bytes_needed(self.bank, short_side))
-            self._stores[short_side] = None
-            if cache.where in ("ram", "disk"):
-                self.screen.say(f"Decoded images: {cache.reason}")
-                workers = self.workers if len(self.bank) > FEW_IMAGES else 0
-                found = Filling(images=self.bank, short_side=short_side, workers=workers).store(cache.where)
-                self.judge.broken.update(found.bad)
-                self._stores[short_side] = found
-        return self._stores[short_side]
+        if short_side not in self._held:
+            self._held[short_side] = held(self.bank, short_side, "auto", self.screen, workers=self.workers)
+            self.judge.broken.update(self._held[short_side].broken)
+        return self._held[short_side]
 
     def features(self, loaded: Loaded) -> Rows | None:
         """The encoder's features, once for all shares of the labels; None where its weights are going to change."""
@@ -167,7 +159,8 @@ def net_of(plan: ProbePlan, loaded: Loaded, compute: Compute, rows: Rows | None,
 
 def loader_of(bench: Bench, plan: ProbePlan, loaded: Loaded, compute: Compute, kept: Tensor) -> Loader:
     """Labelled training batches of the images `kept`. Raises `UsageError` where they are fewer than a batch."""
-    images, size = bench.bank.subset(kept), plan.recipe.batch_size
+    whole, size = bench.held(loaded.images.size, plan.augmentation.crop_min), plan.recipe.batch_size
+    images = whole.images.subset(kept)
     assert size
     if len(images) < size:
         what, remedy = (
@@ -175,11 +168,13 @@ def loader_of(bench: Bench, plan: ProbePlan, loaded: Loaded, compute: Compute, k
             f"Give at most --batch-size {len(images)}.",
         )
         raise UsageError(what, remedy=remedy)
-    whole = bench.store(loaded.images.size, plan.augmentation.crop_min)
-    store = Store(whole.pixels, whole.offsets[kept], whole.heights[kept], whole.widths[kept], []) if whole else None
+    store = whole.store
+    if store:
+        store = Store(store.pixels, store.offsets[kept], store.heights[kept], store.widths[kept], [])
     return Loader(
         images=images,
         store=store,
+        short_side=whole.short_side,
         augmentation=plan.augmentation,
         takes=loaded.images,
         views=plan.method.views,

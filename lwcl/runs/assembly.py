@@ -1,27 +1,24 @@
 """A training run put together from its plan and its images: net, decoded images, batches, optimiser."""
 
 import functools
-import importlib.util
 from collections.abc import Callable
-from typing import NamedTuple
 
 import torch
 
 from lwcl import engine
 from lwcl.backbones import zero_residuals
 from lwcl.commandline.commands import TrainOptions
-from lwcl.data.fill import Filling
 from lwcl.data.images import Broken, ImageSet
 from lwcl.data.loader import Loader
-from lwcl.data.room import Mode, bytes_needed, choose_cache
-from lwcl.data.store import Store
+from lwcl.data.room import Mode
 from lwcl.depthwise import fast_depthwise
 from lwcl.engine import Compute
 from lwcl.errors import UsageError
-from lwcl.machine import compute_for, device_of, tune
+from lwcl.machine import compute_for, tune
 from lwcl.nets import Encoder, Net
 from lwcl.plan import Plan
 from lwcl.pointwise import fast_pointwise
+from lwcl.runs.held import Held, held
 from lwcl.runs.training import Training
 from lwcl.screen.progress import Screen
 from lwcl.teaching.choice import cache_of
@@ -31,7 +28,6 @@ from lwcl.weights import Images, load_encoder
 
 #: A stored image's short side, in sides of a view: a crop of a fifth of its area has 0.8 of a view's pixels across.
 STORED_SIDES = 1.75
-FEW_IMAGES = 2000  # are decoded sooner than worker processes start
 
 
 def built(plan: Plan, options: TrainOptions, taught: int = 0) -> tuple[Net, Compute, Images]:
@@ -109,71 +105,42 @@ def must_fit(plan: Plan, images: int) -> None:
         )
 
 
-def must_have(options: TrainOptions) -> None:
-    """Raises `UsageError` where views are to be made by OpenCV and cannot be."""
-    if options.views_by == "opencv" and not (has_opencv() and device_of(options.device).type == "cpu"):
-        raise UsageError(
-            "--views-by opencv needs OpenCV and a CPU.",
-            remedy="Install it (pip install 'lwcl[opencv]') and train with --device cpu, or leave --views-by out.",
-        )
+def stored_side(options: TrainOptions, teacher: int = 0) -> int | None:
+    """The short side of a stored image, if it is shrunk; `teacher`: pixels of its views."""
+    assert options.image_size
+    return round(max(options.image_size, teacher) * STORED_SIDES) if options.cache_size == "auto" else None
 
 
-def has_opencv() -> bool:
-    """Whether OpenCV is installed."""
-    return importlib.util.find_spec("cv2") is not None
-
-
-class Kept(NamedTuple):
-    """The images of a run as its loader takes them: see the fields of `Loader`."""
-
-    store: Store | None
-    decodes: ImageSet | None
-    short_side: int | None
-    broken: list[Broken]
-
-
-def kept(images: ImageSet, size: int, options: TrainOptions, screen: Screen) -> Kept:
-    """The images for views of `size` pixels, kept where `--cache` says."""
+def held_for(images: ImageSet, teacher: int, options: TrainOptions, screen: Screen) -> Held:
+    """The images for this run, held as `--cache` and `--cache-size` say."""
     assert options.workers is not None
-    short_side = round(size * STORED_SIDES) if options.cache_size == "auto" else None
     mode: Mode = options.cache  # type: ignore[assignment]  # its choices are checked
-    cache = choose_cache(mode, bytes_needed(images, short_side))
-    screen.say(f"Decoded images: {cache.reason}")
-    if cache.where == "off":
-        return Kept(None, None, short_side, [])
-    with screen.counting("Decoding images", len(images)) as counting:
-        filling = Filling(
-            images=images,
-            short_side=short_side,
-            workers=options.workers if len(images) > FEW_IMAGES else 0,
-            max_bad=options.max_bad,
-            tell=lambda done, count: counting.advance(done - counting.done.count),
-        )
-        if cache.where == "jpeg":
-            shrunk, bad = filling.shrunk()
-            return Kept(None, shrunk, short_side, bad)
-        store = filling.store(cache.where)
-        return Kept(store, None, short_side, store.bad)
+    short_side = stored_side(options, teacher)
+    return held(images, short_side, mode, screen, workers=options.workers, max_bad=options.max_bad)
 
 
 def assembled(plan: Plan, images: ImageSet, screen: Screen, broken: Callable[[Broken], None]) -> Training:
     """Everything a run needs, from its plan and images. Raises `UsageError` or `DataError` where they do not fit."""
     options, recipe = plan.options, plan.recipe
-    assert recipe.batch_size and recipe.lr and recipe.weight_decay is not None and options.workers is not None
+    assert (
+        recipe.batch_size
+        and recipe.lr
+        and recipe.weight_decay is not None
+        and options.workers is not None
+        and options.views_by
+    )
     must_fit(plan, len(images))
-    must_have(options)
     live = live_teacher(plan)
     net, compute, takes = built(plan, options, live.width if live else 0)
     tune(compute)
     largest = live.sees.size if live and cache_of(options.teacher_cache).kind != "center" else 0
-    held = kept(images, max(takes.size, largest), options, screen)
-    for bad in held.broken:
+    found = held_for(images, largest, options, screen)
+    for bad in found.broken:
         broken(bad)
     loader = Loader(
-        images=images,
-        store=held.store,
-        decodes=held.decodes,
-        short_side=held.short_side,
+        images=found.images,
+        store=found.store,
+        short_side=found.short_side,
         augmentation=plan.augmentation,
         takes=takes,
         views=plan.method.views,
@@ -182,9 +149,9 @@ def assembled(plan: Plan, images: ImageSet, screen: Screen, broken: Callable[[Br
         compute=compute,
         workers=options.workers,
         broken=broken,
-        views_by=options.views_by or "tensor",
+        views_by=options.views_by,
     )
-    loader = with_teacher(loader, live, plan, screen) if live else loader
+    loader = with_teacher(loader, live, plan, images, screen) if live else loader
     optimizer = engine.optimizer_of(net, recipe, recipe.lr, recipe.weight_decay)
     return Training(plan, images, takes, net, optimizer, compute, loader, live)
 

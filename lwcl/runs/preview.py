@@ -10,10 +10,11 @@ from torch import Tensor
 from lwcl import engine
 from lwcl.data.images import ImageSet
 from lwcl.data.loader import Loader
+from lwcl.data.room import Mode, Sample, choose_cache
 from lwcl.measures.cost import macs
 from lwcl.nets import Queue
 from lwcl.plan import Plan
-from lwcl.runs.assembly import assembled
+from lwcl.runs.assembly import assembled, stored_side
 from lwcl.runs.training import Training
 from lwcl.screen.progress import Screen, print_json, print_table
 from lwcl.settings import Settled
@@ -28,7 +29,7 @@ SAMPLES, SAMPLE_VIEWS = 6, 4
 def describe(plan: Plan, images: ImageSet, screen: Screen, *, as_json: bool) -> None:
     """Prints the settings and their origins, parameters, MACs, memory, steps, and the time by a few timed steps."""
     few = images.subset(range(min(len(images), (TIMED_STEPS + 1) * (plan.recipe.batch_size or 1))))
-    training = assembled(written_nowhere(plan), few, screen, lambda broken: None)
+    training = assembled(written_nowhere(plan, images), few, screen, lambda broken: None)
     per_epoch = len(images) // training.loader.batch_size
     steps = per_epoch * (plan.recipe.epochs or 0)
     seconds = timed_step(training.plan, training)
@@ -58,9 +59,11 @@ def describe(plan: Plan, images: ImageSet, screen: Screen, *, as_json: bool) -> 
     print_table("Cost", ("What", "Value"), list(cost.items()))
 
 
-def written_nowhere(plan: Plan) -> Plan:
-    """The plan with images in memory, if they are kept at all, and a teacher that is asked in every step."""
-    kept = {"cache": "off" if plan.options.cache == "off" else "ram", "teacher_cache": "off"}
+def written_nowhere(plan: Plan, images: ImageSet) -> Plan:
+    """The plan with images in memory, if they are kept decoded, and a teacher that is asked in every step."""
+    mode: Mode = plan.options.cache  # type: ignore[assignment]  # its choices are checked
+    where = choose_cache(mode, Sample(images, stored_side(plan.options))).where
+    kept = {"cache": "ram" if where in ("ram", "disk") else "off", "teacher_cache": "off"}
     changed = {name: Settled(value, "dry run") for name, value in kept.items()}
     return Plan({**plan.settled, **changed}, plan.verb)
 

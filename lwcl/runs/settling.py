@@ -2,14 +2,15 @@
 
 import numpy
 
-from lwcl import rules
+from lwcl import bfloat16, rules
 from lwcl.cpu import usable_cpus
 from lwcl.data import embedded
 from lwcl.data.images import ImageSet
+from lwcl.errors import UsageError
 from lwcl.machine import device_of
 from lwcl.plan import Plan
-from lwcl.precision import bf16_is_slow, chosen_precision, untimed
-from lwcl.runs.assembly import built, has_opencv
+from lwcl.precision import chosen_precision, untimed
+from lwcl.runs.assembly import built
 from lwcl.screen.progress import Screen
 from lwcl.teaching.teachers import live_teacher
 
@@ -17,7 +18,10 @@ SAMPLE = 64  # images whose size stands for all
 
 
 def settled(plan: Plan, images: ImageSet) -> Plan:
-    """The plan with everything that depends on the data and the machine settled by the rules."""
+    """The plan with everything that depends on the data and the machine settled by the rules.
+
+    Raises `UsageError` where views are to be made by OpenCV and cannot be.
+    """
     demonstration = set(plan.options.data) <= set(embedded.SETS)
     plan = plan.at_scale(len(images), demonstration=demonstration)
     values = {name: setting.value for name, setting in plan.settled.items()}
@@ -29,9 +33,25 @@ def settled(plan: Plan, images: ImageSet) -> Plan:
         accelerated,
         demonstration,
         opencv=has_opencv(),
-        slow_bf16=not accelerated and bf16_is_slow(),
+        slow_bf16=not accelerated and not bfloat16.is_native(),
     )
-    return plan.with_rules(rules.settle_run(values, facts))
+    plan = plan.with_rules(rules.settle_run(values, facts))
+    if plan.options.views_by == "opencv" and (accelerated or not facts.opencv):
+        raise UsageError(
+            "--views-by opencv needs OpenCV and a CPU.",
+            "Here is " + ("a GPU." if accelerated else "no OpenCV (pip install 'lwcl[opencv]')."),
+            "Give --views-by tensor.",
+        )
+    return plan
+
+
+def has_opencv() -> bool:
+    """Whether OpenCV can be imported: a broken one, and a folder that was left of one, cannot be used."""
+    try:
+        import cv2
+    except ImportError:
+        return False
+    return hasattr(cv2, "sepFilter2D")
 
 
 def short_side(images: ImageSet) -> int:
@@ -48,8 +68,10 @@ def with_precision(plan: Plan, screen: Screen) -> Plan:
     options = plan.options
     if device_of(options.device).type != "cpu":
         return plan
-    if options.precision == "bf16" and bf16_is_slow():
-        screen.warn("--precision bf16: this CPU has no AVX-512, without which fp32 is many times faster.")
+    chosen = {"--precision": options.precision, "--teacher-precision": options.teacher and options.teacher_precision}
+    for flag, precision in chosen.items():
+        if precision == "bf16" and bfloat16.is_hopeless():
+            screen.warn(f"{flag} bf16: this CPU is many times faster in fp32.")
     if options.precision != "auto":
         return plan
     choice = untimed(options.arch)

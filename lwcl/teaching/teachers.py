@@ -37,10 +37,9 @@ class Live:
     crops = 0
 
     def __init__(self, loaded: Loaded, method: Method, options: TrainOptions) -> None:
+        assert options.teacher_precision, "a rule settles it before a run"
         self.loaded, self.space = loaded, method.taught
-        self.compute = compute_for(
-            loaded.encoder, dataclasses.replace(options, precision=options.teacher_precision or "bf16")
-        )
+        self.compute = compute_for(loaded.encoder, dataclasses.replace(options, precision=options.teacher_precision))
         self.encoder = self.compute.place(loaded.encoder).requires_grad_(False).eval()
         self.dtype = self.compute.autocast or torch.float32
         if method.teacher_by_batch:
@@ -96,13 +95,16 @@ def live_teacher(plan: Plan) -> Live | None:
     return live
 
 
-def with_teacher(loader: Loader, live: Live, plan: Plan, screen: Screen) -> Loader:
-    """The loader whose batches hold what the teacher says, asked now where its answers are to be kept."""
+def with_teacher(loader: Loader, live: Live, plan: Plan, images: ImageSet, screen: Screen) -> Loader:
+    """The loader whose batches hold what the teacher says, asked now where its answers are to be kept.
+
+    `images` are whole, where the loader may have shrunk ones.
+    """
     cache = cache_of(plan.options.teacher_cache)
     if cache.kind == "off":
         return dataclasses.replace(loader, teacher=live)
     if cache.kind == "center":
-        said = central(live, loader.images, loader.workers, screen)
+        said = central(live, images, loader.workers, screen)
         return dataclasses.replace(loader, teacher=Kept(said, 0, loader.compute.device))
     store = loader.store
     made = {
@@ -110,7 +112,7 @@ def with_teacher(loader: Loader, live: Live, plan: Plan, screen: Screen) -> Load
         "seed": loader.seed,
         "views": [loader.views, loader.views_by],
         "stored pixels": int((store.heights * store.widths).sum()) if store else None,
-        "decoded": None if store else [loader.short_side, loader.decodes is not None],
+        "decoded": None if store else [loader.short_side, loader.images is not images],
     }
     kept = opened(live, loader.images, cache.crops, made)
     fill(kept, screen, lambda crop, index: live.answer(crop, index, loader.view(crop, index, live.sees)))
