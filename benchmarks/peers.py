@@ -6,7 +6,8 @@ Claim, machine, date and figures: see `benchmarks/README.md`. The ways:
     lightly        the parts of its MoCo example (MIT)
     lightly-train  its command as a black box (AGPL: run, not read), with SimCLR, as it has no MoCo: that is more work
                    a step, two passes with gradient where MoCo has one with and one without
-    lwcl           as `lwcl pretrain` trains, in both precisions, from its store and decoding in every epoch
+    lwcl           as `lwcl pretrain` trains, in both precisions, views made by tensors or OpenCV (`--views-by`), from
+                   its store, from shrunk JPEG, and decoding the files in every epoch
 
 All but lightly-train train MoCo v2, asymmetric, with the same backbone, widths of the head, batch and queue. Each way
 is a process (`peer_ways/`) that is told over a pipe to do so many steps and replies the seconds; the ways take turns,
@@ -16,13 +17,14 @@ and most. All processes of a net stay in memory; --ways measures fewer at once.
 
     python benchmarks/peers.py --install /tmp/peers                       makes the peers' environment (peers.txt)
     python benchmarks/peers.py --peers-python /tmp/peers/bin/python [--data photos.zip] [--archs resnet18] [--sizes 64]
-    python benchmarks/peers.py --draw                                     peers.svg from the last rows of results.jsonl
+    python benchmarks/peers.py --draw                                     a picture a machine from results.jsonl
     python benchmarks/peers.py --smoke                                    tiny, without that environment
 """
 
 import argparse
 import itertools
 import json
+import re
 import statistics
 import subprocess
 import sys
@@ -101,10 +103,13 @@ def install(folder: str) -> int:
 
 
 def draw(rows: list[dict[str, object]]) -> int:
-    """Draws peers.svg: of every way, net and size the last row."""
+    """Draws a picture for each machine: of every way, net and size the last row."""
     keys = ("architecture", "pixels", "way", "allocator")
-    latest = {tuple(row[key] for key in keys): row for row in rows if row["benchmark"] == "peers"}
-    saved(throughput(list(latest.values())), HERE / "peers.svg")
+    of_peers = [row for row in rows if row["benchmark"] == "peers"]
+    for cpu in {str(row["cpu"]): None for row in of_peers}:
+        latest = {tuple(row[key] for key in keys): row for row in of_peers if row["cpu"] == cpu}
+        name = re.sub(r"[^a-z0-9]+", "-", f"peers {cpu}".lower()).strip("-")
+        saved(throughput(list(latest.values())), HERE / f"{name}.svg")
     return 0
 
 

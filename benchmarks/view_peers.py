@@ -9,7 +9,8 @@ JPEG files, in batches of 128, by one thread and no worker process:
                         lightning-bolts to be imported, which does not work with pytorch-lightning 2
     albumentations      2.0.8 (MIT) on OpenCV, on which lightly-train (AGPL, not read or run here) builds: written here
     stable-pretraining  0.1.8 (MIT): its transforms for a CPU and data set; those for batches on a GPU are not measured
-    lwcl                the batches of a run's loader, by tensors and by OpenCV, from its store and decoding every time
+    lwcl                the batches of a run's loader, by tensors and by OpenCV, from its store, from shrunk JPEG, and
+                        decoding the files every time
 
 Peers decode each image every time. A store does not, so with --decoded they are measured a second time, on images that
 are decoded before, shrunk as lwcl's store keeps them, and held in memory; lwcl's ratio is given to both.
@@ -69,7 +70,7 @@ def ways(told: argparse.Namespace) -> list[Way]:
 
 def rows(told: argparse.Namespace, work: Work, race: Raced) -> Iterator[Row]:
     """Microseconds a view of each way, and how many times as fast as the first and as the papers' on decoded images."""
-    first = statistics.median(race[0][1])
+    first = statistics.median(race[0][1]) if race else 0.0
     decoded = next((statistics.median(seconds) for runner, seconds in race if runner.way.name == DECODED), None)
     for runner, seconds in race:
         low, middle, high = min(seconds), statistics.median(seconds), max(seconds)

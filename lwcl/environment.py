@@ -12,6 +12,7 @@ import lwcl
 from lwcl.cpu import usable_cpus
 
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow", "safetensors")
+CPU_INFO = Path("/proc/cpuinfo")
 WHERE_AND_WHEN = frozenset({"host", "folder", "started"})
 
 
@@ -39,11 +40,16 @@ def version_of(package: str) -> str | None:
         return None
 
 
-def cpu_name() -> str:
-    """The processor's name as Linux tells it, else as Python knows it."""
+def cpu_name(info: Path = CPU_INFO) -> str:
+    """The processor's name as Linux tells it, with family and model, else as Python knows it.
+
+    A cloud's "AMD EPYC" may be of any generation, and what bits it computes depends on that.
+    """
     try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = info.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         lines = []
-    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(named, platform.processor() or platform.machine())
+    facts = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in reversed(lines))}
+    numbers = [f"{name.split()[-1]} {facts[name]}" for name in ("cpu family", "model") if name in facts]
+    named = facts.get("model name", platform.processor() or platform.machine())
+    return f"{named} ({', '.join(numbers)})" if numbers else named

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from lwcl import cpu
+from lwcl.environment import cpu_name
 
 
 def write(root: Path, files: dict[str, str]) -> None:
@@ -103,3 +104,11 @@ def test_a_tuned_allocator_keeps_freed_memory_and_needs_no_torch() -> None:
     done = subprocess.run([sys.executable, "-c", KEEPS_MEMORY], capture_output=True, text=True, check=True)
     stock, tuned = (int(count) for count in done.stdout.split())
     assert tuned < stock / 10
+
+
+def test_a_processors_name_tells_its_generation(tmp_path):
+    info = tmp_path / "cpuinfo"
+    info.write_text("processor\t: 0\ncpu family\t: 25\nmodel\t\t: 1\nmodel name\t: AMD EPYC\n\nprocessor\t: 1\n")
+    assert cpu_name(info) == "AMD EPYC (family 25, model 1)"
+    info.write_text("processor\t: 0\nBogoMIPS\t: 50.00\n")
+    assert cpu_name(info) == cpu_name(tmp_path / "none") != ""
