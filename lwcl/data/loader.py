@@ -5,7 +5,8 @@ on whole batches here. Where there is a teacher, what it says of each view comes
 """
 
 import functools
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol, TypedDict
 
@@ -108,12 +109,12 @@ class Loader:
 
     def decoded(self, start: int, stop: int) -> Iterator[tuple[list[int], Tensor, list[list[Tensor]]]]:
         """As `from_store`, of crops that worker processes cut from images that they decode."""
-        places, taken = list(self.places(start, stop)), self.taken
-        batches = [[(crops, int(i)) for i in index] for crops, index in places]
+        taken, (places, ahead) = self.taken, itertools.tee(self.places(start, stop))  # workers are a few batches ahead
+        batches = ([(crops, int(i)) for i in index] for crops, index in ahead)
         for (crops, index), cut in zip(places, self.cuts(taken, batches, self.workers), strict=True):
             yield crops, index, [self.cut_views(crops, index, cut, side, takes) for side, takes in enumerate(taken)]
 
-    def cuts(self, taken: list[Images], batches: list[list[tuple[list[int], int]]], workers: int) -> Iterator[Cut]:
+    def cuts(self, taken: list[Images], batches: Iterable[list[tuple[list[int], int]]], workers: int) -> Iterator[Cut]:
         """The crops that these take of the images of each batch, which are decoded now; broken ones are told."""
         draw = functools.partial(self.draw, size=self.takes.size)
         for cut in workers_over(

@@ -1,7 +1,7 @@
 """Worker processes: they make the items of batches, which come in order whatever their number."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from torch.utils.data import DataLoader, Dataset
@@ -11,7 +11,7 @@ from lwcl.errors import DataError
 WORKER_TIMEOUT = 120.0  # seconds after which a worker counts as hung
 
 
-def workers_over(dataset: Dataset[Any], batches: list[list[Any]], workers: int) -> Iterator[Any]:
+def workers_over(dataset: Dataset[Any], batches: Iterable[list[Any]], workers: int) -> Iterator[Any]:
     """What `dataset` gives for each batch, in order, made by worker processes (0: by this one).
 
     That is a list of items, or what its `__getitems__` returns. A lost worker is a `DataError`.

@@ -1,0 +1,95 @@
+"""Batches of images that are decoded each time: no larger than views need, and no further ahead than they are used."""
+
+import io
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from lwcl.augmentation import AUGMENTATIONS, Augmentation
+from lwcl.data.cutting import Crops
+from lwcl.data.images import Broken, ImageSet, open_images
+from lwcl.data.loader import Loader
+from lwcl.engine import Compute
+from lwcl.weights import Images
+
+COUNT, SIDE = 12, 160
+TAKES = Images(16, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> ImageSet:
+    """JPEG files much larger than a view."""
+    for number in range(COUNT):
+        y, x = np.mgrid[0:SIDE, 0 : SIDE + 40]
+        pixels = np.stack([x + 20 * number, y, x + y], axis=2).astype(np.uint8)
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, "JPEG")
+        (tmp_path / f"{number:02}.jpg").write_bytes(file.getvalue())
+    return open_images([str(tmp_path)])
+
+
+def loader(images: ImageSet, **more: object) -> Loader:
+    """Batches of four, two views each."""
+    settings: dict[str, object] = {
+        **{"images": images, "store": None, "augmentation": Augmentation(**AUGMENTATIONS["moco-v2"]), "takes": TAKES},
+        **{"views": 2, "batch_size": 4, "seed": 0, "compute": Compute(torch.device("cpu")), "broken": unbroken},
+    }
+    return Loader(**settings | more)  # type: ignore[arg-type]
+
+
+def unbroken(bad: Broken) -> None:
+    """All images are good."""
+    raise AssertionError(bad)
+
+
+@pytest.mark.parametrize(("short_side", "height"), [(None, 160), (81, 160), (80, 80), (40, 40), (28, 40)])
+def test_photos_are_decoded_at_a_part_of_their_size_but_not_below_what_views_need(
+    photos: ImageSet, short_side: int | None, height: int
+) -> None:
+    own = loader(photos, short_side=short_side)
+    (cut,) = own.cuts([TAKES], [[([0, 1], index) for index in range(COUNT)]], 0)
+    assert set(cut.heights.tolist()) == {height}
+    assert cut.crops[0].shape == (2, COUNT, 3, 16, 16)
+
+
+def test_views_of_photos_decoded_small_are_near_those_of_whole_ones(photos: ImageSet) -> None:
+    whole, small = (next(iter(loader(photos, short_side=side).batches(0, 1))) for side in (None, 80))
+    apart = [(one - other).abs().mean() for one, other in zip(whole.views, small.views, strict=True)]
+    assert torch.equal(whole.index, small.index)
+    assert max(apart) < 0.1  # of a range of 2; boxes are whole pixels
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_long_run_of_decoded_images_is_not_listed_before_its_first_batch(
+    photos: ImageSet, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = itertools.count()
+    places = Loader.places
+
+    def counted(self: Loader, start: int, stop: int) -> object:
+        for place in places(self, start, stop):
+            assert next(asked) < 20, "further ahead than anyone needs"
+            yield place
+
+    monkeypatch.setattr(Loader, "places", counted)
+    batches = loader(photos, workers=workers).batches(0, 1000)
+    assert [len(next(batches).index) for _ in range(4)] == [4] * 4
+    batches.close()
+
+
+def test_crops_hold_no_more_pixels_than_they_may(photos: ImageSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    cuts: list[int] = []
+    cut = Crops.cut
+
+    def counted(self: Crops, crops: list[int], found: list[object]) -> object:
+        cuts.append(len(found))
+        return cut(self, crops, found)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Crops, "cut", counted)
+    monkeypatch.setattr("lwcl.data.cutting.HELD", 3 * SIDE * (SIDE + 40))
+    (whole,) = loader(photos).cuts([TAKES], [[([0], index) for index in range(COUNT)]], 0)
+    assert (cuts, len(whole.heights)) == ([3, 3, 3, 3], COUNT)
