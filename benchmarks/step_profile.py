@@ -105,7 +105,7 @@ def measure(arch: str, size: int, batch: int, turns: int, tuned: bool, machine: 
     shapes = {p.shape for p in Encoder(arch, methods("pretrain")["moco"]().head).parameters()}
     side = round(size * views.MARGIN)
     pictures = np.random.default_rng(0).integers(0, 256, (batch, side, side, 3), dtype=np.uint8)
-    pillow, opencv = views.reference(pictures, size), views.drawn(pictures, size, True, "opencv")
+    pillow, opencv = views.reference(pictures, size), views.drawn(pictures, size, "opencv")
     papers = moco_step(backbone(arch, size), batch, QUEUE)
     ways: dict[str, tuple[Callable[[], object], Callable[[int], object]]]
     ways = {TUNED if tuned else PAPERS: (lambda: papers(*images), pillow)}

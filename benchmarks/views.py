@@ -13,11 +13,11 @@ programs shared (load 4), torch 2.14.1, torchvision 0.29.1, OpenCV 5.0.0, batch 
 
 The goal of 12 at 64 px is missed: an antialiased crop, the same bits as the tensors', is two fifths of the time there.
 All ways start from decoded images of 1.15 x 1.5 times the view's side, as a store keeps them: Pillow images for the
-one, a uint8 batch for the others, its channels last in memory, or with `--planar` first. Drawing the parameters is part
+one, a uint8 batch for the others, its channels last in memory, as a store's is. Drawing the parameters is part
 of all, and so are one thread and the allocator's settings. The ways take turns; times are CPU time of the thread, so
 that other load on the machine counts as little as it can; ratios are medians, with quartiles, over the turns.
 
-    python benchmarks/views.py [--sizes 32 64] [--planar] [--smoke]
+    python benchmarks/views.py [--sizes 32 64] [--smoke]
 """
 
 import argparse
@@ -73,11 +73,10 @@ def reference(pictures: np.ndarray, size: int) -> Callable[[int], object]:
     return lambda epoch: [torch.stack([view(image) for image in images]) for _ in range(2)]
 
 
-def drawn(pictures: np.ndarray, size: int, planar: bool, by: str) -> Callable[[int], object]:
+def drawn(pictures: np.ndarray, size: int, by: str) -> Callable[[int], object]:
     """Our way: parameters for the batch, then the batch, or by OpenCV an image at a time."""
     augmentation = Augmentation(**AUGMENTATIONS["moco-v2"])
     images = torch.from_numpy(pictures).permute(0, 3, 1, 2)
-    images = images.contiguous() if planar else images
     count, _, height, width = images.shape
     sides = {"heights": torch.full((count,), height), "widths": torch.full((count,), width)}
     place = {"index": torch.arange(count)} | sides
@@ -96,11 +95,11 @@ def seconds(way: Callable[[int], object], epoch: int) -> float:
     return time.thread_time() - start
 
 
-def measure(size: int, batch: int, rounds: int, planar: bool) -> Iterator[dict[str, object]]:
+def measure(size: int, batch: int, rounds: int) -> Iterator[dict[str, object]]:
     """Microseconds a view of each of our ways at one size, and its ratio to Pillow's, with quartiles."""
     side = round(size * MARGIN)
     pictures = np.random.default_rng(0).integers(0, 256, (batch, side, side, 3), dtype=np.uint8)
-    ways = {"pillow": reference(pictures, size)} | {by: drawn(pictures, size, planar, by) for by in OURS}
+    ways = {"pillow": reference(pictures, size)} | {by: drawn(pictures, size, by) for by in OURS}
     times: dict[str, list[float]] = {name: [] for name in ways}
     for epoch in range(rounds + 1):
         for name, way in ways.items():
@@ -112,7 +111,7 @@ def measure(size: int, batch: int, rounds: int, planar: bool) -> Iterator[dict[s
         yield {
             **{"benchmark": "views", "date": f"{datetime.now(UTC):%Y-%m-%d}", "torch": torch.__version__},
             **{"capability": torch.backends.cpu.get_cpu_capability(), "load": os.getloadavg()[0], "pixels": size},
-            **{"batch": batch, "planar": planar, "by": by, "pillow_us": statistics.median(times["pillow"])},
+            **{"batch": batch, "by": by, "pillow_us": statistics.median(times["pillow"])},
             **{"ours_us": statistics.median(times[by]), "ratio": ratio, "low": low, "high": high},
         }
 
@@ -121,7 +120,6 @@ def main() -> None:
     """Measures every size, prints, and appends to results.jsonl (not with `--smoke`)."""
     parser = argparse.ArgumentParser(description="Speed of two MoCo v2 views.")
     parser.add_argument("--smoke", action="store_true", help="a few small batches, nothing kept")
-    parser.add_argument("--planar", action="store_true", help="keep images with their channels first in memory")
     parser.add_argument("--sizes", type=int, nargs="+", default=[32, 64, 96, 128, 224])
     parser.add_argument("--rounds", type=int, default=9)
     options = parser.parse_args()
@@ -129,7 +127,7 @@ def main() -> None:
     tune_allocator()
     for size in [32] if options.smoke else options.sizes:
         batch, rounds = (8, 2) if options.smoke else (128, options.rounds)
-        for result in measure(size, batch, rounds, options.planar):
+        for result in measure(size, batch, rounds):
             print(f"{size:>4} px: Pillow {result['pillow_us']:6.0f} us a view, {result['by']:6}", end=" ")
             print(
                 f"{result['ours_us']:6.0f} us, {result['ratio']:.1f}x ({result['low']:.1f} - {result['high']:.1f})",

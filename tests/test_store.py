@@ -101,6 +101,7 @@ def test_a_ragged_batch_is_padded_with_zeros_below_and_to_the_right(ragged: Imag
     store = fill(ragged, short_side=None, where="ram")
     images, heights, widths = store.batch(torch.tensor([0, 23, 7, 7]))
     assert images.shape == (4, 3, 40, 43)
+    assert images.is_contiguous(memory_format=torch.channels_last)
     for image, height, width, row in zip(images, heights, widths, [0, 23, 7, 7], strict=True):
         assert torch.equal(image[:, :height, :width], store.image(row))
         assert image[:, height:].sum() == image[:, :, width:].sum() == 0
@@ -113,6 +114,7 @@ def test_a_uniform_batch_is_one_gather(tmp_path: Path) -> None:
         store = fill(open_images([str(tmp_path)]), short_side=None, where=where, max_bad=0.5)
         images, heights, widths = store.batch(torch.tensor([5, 2, 0]))
         assert store.uniform
+        assert images.is_contiguous(memory_format=torch.channels_last)
         assert (heights.tolist(), widths.tolist()) == ([8] * 3, [10] * 3)
         assert torch.equal(images, torch.stack([store.image(5), store.image(3), store.image(0)]))
 
@@ -122,10 +124,11 @@ def test_a_uniform_batch_is_one_gather(tmp_path: Path) -> None:
 def test_a_store_equals_a_list_of_images(rows: list[tuple[int, int, bool]], data: st.DataObject) -> None:
     """Sizes and broken ones as drawn, against a plain list where the next good image replaces a broken one."""
     rows[0] = (*rows[0][:2], True)
-    images = [torch.randint(256, (CHANNELS, h, w), dtype=torch.uint8) if good else None for h, w, good in rows]
+    drawn = [torch.randint(256, (h, w, CHANNELS), dtype=torch.uint8) if good else None for h, w, good in rows]
+    images = [None if image is None else image.permute(2, 0, 1) for image in drawn]
     sizes = [(h, w) if good else (0, 0) for h, w, good in rows]
     lengths = [CHANNELS * h * w for h, w in sizes]
-    pixels = torch.cat([image.flatten() for image in images if image is not None])
+    pixels = torch.cat([image.flatten() for image in drawn if image is not None])
     bad = [(position, "why") for position, (_, _, good) in enumerate(rows) if not good]
     store = store_of(pixels, Rows(sizes, lengths, bad), [str(number) for number in range(len(rows))])
     doubled = images + images

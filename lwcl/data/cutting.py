@@ -30,7 +30,10 @@ class Decoded(NamedTuple):
 
 
 class Cut(NamedTuple):
-    """The crops of a batch's images, uint8 (crops, B, 3, size, size) for each size; the images' sides; the broken."""
+    """The crops of a batch's images, uint8 (crops, B, 3, size, size) for each size; the images' sides; the broken.
+
+    Channels are last in memory.
+    """
 
     crops: list[Tensor]
     heights: Tensor  # (B,)
@@ -60,7 +63,8 @@ class Crops(Dataset[Cut]):
             if held >= HELD or number == len(places):
                 done.append(self.cut(crops, waiting))
                 waiting, held = [], 0
-        crops_of = [torch.cat(same, 1) for same in zip(*(cut.crops for cut in done), strict=True)]
+        sides = zip(*(cut.crops for cut in done), strict=True)
+        crops_of = [torch.cat([crops.movedim(2, 4) for crops in same], 1).movedim(4, 2) for same in sides]
         heights, widths = torch.cat([cut.heights for cut in done]), torch.cat([cut.widths for cut in done])
         return Cut(crops_of, heights, widths, [bad for cut in done for bad in cut.broken])
 
@@ -74,5 +78,5 @@ class Crops(Dataset[Cut]):
             pixels = np.empty((len(crops), len(found), size, size, 3), np.uint8)
             for crop, place in np.ndindex(pixels.shape[:2]):
                 pixels[crop, place] = crop_with_pillow(found[place].image, *boxes[crop][place], size)
-            sides.append(torch.from_numpy(pixels).permute(0, 1, 4, 2, 3).contiguous())
+            sides.append(torch.from_numpy(pixels).movedim(4, 2))
         return Cut(sides, heights, widths, [bad for each in found for bad in each.broken])

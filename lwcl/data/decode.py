@@ -21,7 +21,7 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 from lwcl.errors import DataError
 
-VERSION = 1  # of what the functions below return: stores of another version are not used
+VERSION = 2  # of what the functions below return, and how it is kept: stores of another version are not used
 MOST_PIXELS = 89_478_485  # Pillow's own limit for "could be a decompression bomb": 256 MiB as RGB
 LONGEST = 4  # an image longer than 4:1 is cut to its middle
 WHITE = (255, 255, 255)

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -27,7 +26,7 @@ CHUNK_BYTES = 4 * 2**20
 CHUNK_IMAGES = 256
 IDLE = -1
 PROCESS, IMAGE, SINCE = range(3)  # what a worker says of itself: its id, the image it is at, since when (ns)
-Form = Literal["pixels", "jpeg"]  # of an image's bytes: (3, height, width), or a file
+Form = Literal["pixels", "jpeg"]  # of an image's bytes: (height, width, 3), or a file
 Tell = Callable[[int, int], None]  # is told how many of how many images are done
 
 
@@ -71,12 +70,7 @@ class Chunks(Dataset[Chunk]):
         return Chunk(b"".join(pieces), rows)
 
 
-def planes(image: Image.Image) -> bytes:
-    """The bytes of an image as (3, height, width)."""
-    return np.asarray(image).transpose(2, 0, 1).tobytes()
-
-
-FORMS: dict[Form, Callable[[Image.Image], bytes]] = {"pixels": planes, "jpeg": encode}
+FORMS: dict[Form, Callable[[Image.Image], bytes]] = {"pixels": Image.Image.tobytes, "jpeg": encode}
 
 
 def decoded(

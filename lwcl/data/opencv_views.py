@@ -69,14 +69,13 @@ def cropper(images: Tensor, draw: ViewDraw, size: int) -> Crop:
 
     That is fastest on a part that is whole in memory, its channels last, so each part is first copied so.
     """
-    pixels, planar = images.permute(0, 2, 3, 1).numpy(), images.stride(3) == 1
+    pixels = images.permute(0, 2, 3, 1).numpy()
     boxes, flips = draw.boxes.tolist(), draw.flip.tolist()
 
     def crop(row: int) -> Pixels:
         top, left, height, width = boxes[row]
-        part = pixels[row, top : top + height, left : left + width]
-        whole = cv2.merge(list(part.transpose(2, 0, 1))) if planar else np.ascontiguousarray(part)
-        batch = torch.from_numpy(whole)[None].permute(0, 3, 1, 2)
+        part = np.ascontiguousarray(pixels[row, top : top + height, left : left + width])
+        batch = torch.from_numpy(part)[None].permute(0, 3, 1, 2)
         scaled: Any = F.interpolate(batch, (size, size), mode="bilinear", antialias=True)[0].permute(1, 2, 0).numpy()
         cut: Pixels = cv2.flip(scaled, 1) if flips[row] else scaled
         return cut

@@ -44,8 +44,9 @@ class Rows(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Store:
-    """N images of any sizes in a row: `pixels` uint8 (bytes,), each image (3, height, width) from its offset on.
+    """N images of any sizes in a row: `pixels` uint8 (bytes,), each image (height, width, 3) from its offset on.
 
+    So a crop is scaled two to three times as fast as from planes, and OpenCV takes it as it is.
     A broken image shares the bytes of the one that stands in for it. `bad` are the broken ones.
     """
 
@@ -66,17 +67,22 @@ class Store:
     def image(self, index: int) -> Tensor:
         """One image, uint8 (3, height, width): a view of the store."""
         offset, height, width = (int(column[index]) for column in (self.offsets, self.heights, self.widths))
-        return self.pixels[offset : offset + CHANNELS * height * width].view(CHANNELS, height, width)
+        return self.pixels[offset : offset + CHANNELS * height * width].view(height, width, CHANNELS).permute(2, 0, 1)
 
     def batch(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Images `index` (B,) as uint8 (B, 3, H, W), heights (B,), widths (B,); zero below and right of it."""
+        """Images `index` (B,) as uint8 (B, 3, H, W), their channels last in memory, heights (B,), widths (B,).
+
+        Smaller ones have zeros below and to the right.
+        """
         heights, widths = self.heights[index], self.widths[index]
         if self.uniform:
             height, width = int(self.heights[0]), int(self.widths[0])
             rows = self.pixels.view(-1, CHANNELS * height * width)
             places = self.offsets[index].div(rows.shape[1], rounding_mode="floor")
-            return rows.index_select(0, places).view(-1, CHANNELS, height, width), heights, widths
-        images = torch.zeros(len(index), CHANNELS, int(heights.max()), int(widths.max()), dtype=torch.uint8)
+            images = rows.index_select(0, places).view(-1, height, width, CHANNELS).permute(0, 3, 1, 2)
+            return images, heights, widths
+        sides = int(heights.max()), int(widths.max())
+        images = torch.zeros(len(index), *sides, CHANNELS, dtype=torch.uint8).permute(0, 3, 1, 2)
         for place, row in enumerate(index.tolist()):
             image = self.image(row)
             images[place, :, : image.shape[1], : image.shape[2]] = image
