@@ -44,9 +44,10 @@ def examine(data: tuple[str, ...], as_json: bool) -> int:
     findings = [*environment_found(), *machine_found()]
     code = 0
     try:
-        findings += [*data_found(open_images(data, "train")), *speed_found(data)]
+        findings += data_found(open_images(data, "train"))
+        findings += speed_found(data)
     except LwclError as error:
-        findings.append(Finding("images", str(error).replace("\n", " "), "without images nothing can be trained"))
+        findings.append(Finding("images", str(error).replace("\n", " "), "so nothing can be trained"))
         code = error.exit_code
     if as_json:
         print_json({"schema_version": 1, "kind": "doctor", "findings": [finding._asdict() for finding in findings]})

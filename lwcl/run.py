@@ -3,12 +3,13 @@
 import contextlib
 import io
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
 
 from lwcl import engine, rules
-from lwcl.commandline.commands import FREE
+from lwcl.commandline.commands import FREE, MACHINE
 from lwcl.cpu import tune_allocator
 from lwcl.data.images import Broken, ImageSet, open_images
 from lwcl.engine import NotFiniteError
@@ -18,12 +19,12 @@ from lwcl.memory import enough_memory
 from lwcl.plan import Plan
 from lwcl.recipes import DEMONSTRATION, FEW
 from lwcl.runs.assembly import assembled, prepare
-from lwcl.runs.claim import Resume
+from lwcl.runs.claim import Resume, settings_of
 from lwcl.runs.interrupts import Interrupts
 from lwcl.runs.outcome import Timing, finish
 from lwcl.runs.preview import describe
 from lwcl.runs.runfolder import RunFolder, default_out
-from lwcl.runs.settling import settled, with_precision
+from lwcl.runs.settling import as_it_began, settled, with_precision
 from lwcl.runs.stages import first_stage
 from lwcl.runs.training import Saver, Training
 from lwcl.runs.watch import ADVICE, Watch
@@ -37,6 +38,7 @@ def train_run(
     """Trains as the plan says, or only tells what it would do; gives the exit code."""
     screen = Screen(quiet=quiet)
     images = open_images(plan.options.data, "train", download=plan.options.download)
+    free = {name for name in MACHINE if name in plan.settled and plan.settled[name].value in (None, "auto")}
     plan = with_precision(settled(plan, images), screen)
     torch.set_num_threads(plan.options.threads or 1)
     tune_allocator()
@@ -44,8 +46,11 @@ def train_run(
         if dry_run:
             describe(plan, images, screen, as_json=as_json)
             return 0
-        with opened(plan, screen) as folder:
+        with opened(plan, free, screen) as folder:
             screen.log = folder.log
+            if folder.resumed:
+                plan = as_it_began(plan, settings_of(folder.path), free, screen)
+                torch.set_num_threads(plan.options.threads or 1)
             if stage := first_stage(plan, folder.first):
                 if code := begun_by(stage, folder, fast_dev_run, quiet=quiet):
                     return code
@@ -119,9 +124,12 @@ def say_rules(plan: Plan, images: ImageSet, screen: Screen) -> None:
             screen.say(f"  {name} {plan.settled[name].value}: {plan.settled[name].origin}")
 
 
-def opened(plan: Plan, screen: Screen) -> RunFolder:
-    """The run folder, begun or gone on with; a changed machine or version is told."""
-    options, config = plan.options, plan.config()
+def opened(plan: Plan, free: Collection[str], screen: Screen) -> RunFolder:
+    """The run folder, begun or gone on with; a changed machine or version is told.
+
+    A run that goes on may differ in what is `free`: the machine settled it.
+    """
+    options, config, ignore = plan.options, plan.config(), FREE | set(free)
     resume: Resume = options.resume  # type: ignore[assignment]  # its choices are checked
     out = (
         Path(options.out)
@@ -132,10 +140,10 @@ def opened(plan: Plan, screen: Screen) -> RunFolder:
             options.arch,
             config,
             resume="never" if options.overwrite else resume,
-            ignore=FREE,
+            ignore=ignore,
         )
     )
-    folder = RunFolder.open(out, config, resume=resume, overwrite=options.overwrite, ignore=FREE)
+    folder = RunFolder.open(out, config, resume=resume, overwrite=options.overwrite, ignore=ignore)
     for name, (then, now) in folder.changed.items():
         screen.warn(f"{name} was {then} and is {now}: the last bits of the result may differ from the unbroken run's.")
     return folder

@@ -68,7 +68,7 @@ def fault(name: str) -> None:
 def cache_folder() -> Path:
     """Where to keep what can be made again: $LWCL_CACHE, else $XDG_CACHE_HOME/lwcl, else ~/.cache/lwcl."""
     if chosen := os.environ.get("LWCL_CACHE"):
-        return Path(chosen).expanduser()
+        return Path(os.path.expanduser(chosen))  # of an unknown ~user it is left as it is
     xdg = os.environ.get("XDG_CACHE_HOME", "")  # whose specification ignores relative paths
     return Path(xdg if xdg.startswith("/") else os.path.expanduser("~/.cache"), "lwcl")
 

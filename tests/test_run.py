@@ -4,7 +4,7 @@ import contextlib
 import io
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -24,7 +24,7 @@ import lwcl
 from lwcl.data import cutting
 from lwcl.nets import Encoder
 from lwcl.recipes import ARCHS, RECIPES, recipes_of
-from lwcl.runs import assembly
+from lwcl.runs import assembly, settling
 from lwcl.runs.runfolder import RunFolder
 from lwcl.weights import load_encoder
 
@@ -416,3 +416,37 @@ def test_the_untrained_encoder_that_knn_shows_is_the_one_that_training_began_wit
     begun = load_encoder("random/test_efficientnet", image_size=32, seed=0).encoder
     assert isinstance(begun, Encoder)
     assert all(torch.equal(p, finished.untrained[name]) for name, p in begun.backbone.named_parameters())
+
+
+@pytest.mark.parametrize(
+    ("name", "began", "now", "flags"),
+    [
+        ("has_opencv", False, True, ["--views-by", "tensor"]),
+        ("usable_cpus", 1, 2, ["--views-by", "tensor"]),
+    ],
+)
+def test_a_run_goes_on_with_what_the_machine_was_when_it_began(
+    finished: Finished, name: str, began: object, now: object, flags: list[str], tmp_path: Path
+) -> None:
+    words = [*finished.words, "--out", str(tmp_path / "run"), "--quiet"]
+    if name == "usable_cpus":
+        place = words.index("--threads")
+        words[place : place + 2] = ["--views-by", "tensor"]
+
+    def on(answer: object) -> Callable[[], None]:
+        return lambda: setattr(settling, name, lambda: answer)
+
+    assert child(words, tmp_path / "cache", "metrics.append@8", before=on(began)) == KILLED
+    assert child(words, tmp_path / "cache", before=on(now)) == 0
+    assert "as the run began" in (tmp_path / "run" / "log.txt").read_text()
+    assert left_by(tmp_path / "run") == finished.again(tmp_path / "unbroken", *flags, "--quiet")
+
+
+def test_a_run_that_began_with_opencv_says_that_it_needs_it(
+    finished: Finished, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    words = [*finished.words, "--out", str(tmp_path / "run"), "--quiet"]
+    assert child(words, tmp_path / "cache", "metrics.append@8") == KILLED
+    capfd.readouterr()
+    assert child(words, tmp_path / "cache", before=lambda: setattr(settling, "has_opencv", lambda: False)) == 2
+    assert "if the run began with it" in capfd.readouterr().err

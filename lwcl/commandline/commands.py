@@ -140,5 +140,8 @@ TRAINING: "dict[Verb, type[TrainOptions]]" = {
     "compress": CompressOptions,
 }
 
+#: Settings that rules settle by the machine: an interrupted run goes on with those it began with.
+MACHINE = ("threads", "precision", "views_by", "teacher_precision")
+
 #: Settings that change where or how fast a run computes, but not what: a resumed run may differ in them.
 FREE = frozenset({"out", "resume", "overwrite", "workers", "save_every", "download", "max_bad", "strict"})

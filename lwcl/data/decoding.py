@@ -8,6 +8,7 @@ danger.
 import os
 import re
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple
 
@@ -55,17 +56,17 @@ class Chunks(Dataset[Chunk]):
         slot = self.slots[worker.id if worker else 0]
         slot[PROCESS] = os.getpid()
         start = self.first + number * self.length
-        pieces, rows = [], Rows([], [], [])
+        pieces, rows = [], Rows([], [], [], [])
         for position in range(start, min(start + self.length, len(self.images))):
             slot[IMAGE], slot[SINCE] = position, time.monotonic_ns()
             try:
                 image = shrink(self.images.image(position, self.short_side), self.short_side)
                 pieces.append(self.form(image))
-                rows.extend(Rows([(image.height, image.width)], [len(pieces[-1])], []))
+                rows.extend(Rows([(image.height, image.width)], [len(pieces[-1])], [zlib.crc32(pieces[-1])], []))
             except BadImage as error:
-                rows.extend(Rows([(0, 0)], [0], [(position, error.reason)]))
+                rows.extend(Rows([(0, 0)], [0], [0], [(position, error.reason)]))
             except LwclError as error:  # raised in a worker it would come back as a traceback
-                return Chunk(b"", Rows([], [], []), error)
+                return Chunk(b"", Rows([], [], [], []), error)
         slot[IMAGE] = IDLE
         return Chunk(b"".join(pieces), rows)
 

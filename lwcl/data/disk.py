@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import json
 import os
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -80,17 +81,26 @@ def whole_rows(folder: Path, count: int) -> Rows | None:
     except (OSError, ValueError):
         return None
     rows = noted_rows(folder)
-    return rows if len(rows.sizes) == count and sum(rows.lengths) == size else None
+    whole = len(rows.sizes) == count and sum(rows.lengths) == size
+    return rows if whole and is_sound(folder / CONTENT, rows) else None
+
+
+def is_sound(content: Path, rows: Rows) -> bool:
+    """Whether all bytes are as they were written: they are read once, a second for a gigabyte or so."""
+    with open(content, "rb") as file:
+        return all(
+            zlib.crc32(file.read(size)) == checksum for size, checksum in zip(rows.lengths, rows.checksums, strict=True)
+        )
 
 
 def noted_rows(folder: Path) -> Rows:
     """The rows noted so far; a last line that was cut off does not count."""
-    rows = Rows([], [], [])
+    rows = Rows([], [], [], [])
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError), open(folder / ROWS) as file:
         for line in file:
             noted: dict[str, Any] = json.loads(line)
             sizes, bad = ([(one, other) for one, other in noted[name]] for name in ("sizes", "bad"))
-            rows.extend(Rows(sizes, noted["lengths"], bad))
+            rows.extend(Rows(sizes, noted["lengths"], noted["checksums"], bad))
     return rows
 
 
@@ -99,17 +109,17 @@ def append(unfinished: Path, chunks: Callable[[Rows], Iterator[Chunk]]) -> None:
     unfinished.mkdir(exist_ok=True)
     done = noted_rows(unfinished)
     if not (unfinished / CONTENT).exists() or (unfinished / CONTENT).stat().st_size < sum(done.lengths):
-        done = Rows([], [], [])
+        done = Rows([], [], [], [])
     write_atomically(unfinished / ROWS, line_of(done) if done.sizes else "")
     with open(unfinished / CONTENT, "ab") as content, open(unfinished / ROWS, "ab") as rows:
         content.truncate(sum(done.lengths))
-        waiting = Rows([], [], [])
+        waiting = Rows([], [], [], [])
         for chunk in chunks(done):
             content.write(chunk.content)
             waiting.extend(chunk.rows)
             if sum(waiting.lengths) >= SYNC_BYTES or len(waiting.lengths) >= SYNC_IMAGES:
                 note(content, rows, waiting)
-                waiting = Rows([], [], [])
+                waiting = Rows([], [], [], [])
         note(content, rows, waiting)
 
 

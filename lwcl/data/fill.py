@@ -46,7 +46,7 @@ class Filling:
             file, rows = self.on_disk("pixels")
             pixels = torch.from_file(str(file), shared=False, size=sum(rows.lengths), dtype=torch.uint8)
             return store_of(pixels, rows, self.images.names)
-        rows = Rows([], [], [])
+        rows = Rows([], [], [], [])
         return store_of(joined(list(self.chunks(rows, "pixels"))), rows, self.images.names)
 
     def shrunk(self) -> tuple[ImageSet, list[Broken]]:

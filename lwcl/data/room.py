@@ -14,7 +14,7 @@ from lwcl.data.decoding import Form
 from lwcl.data.disk import bytes_held, store_folder
 from lwcl.data.images import ImageSet
 from lwcl.errors import DataError, StorageError
-from lwcl.storage import cache_folder, free_space, size_text
+from lwcl.storage import cache_folder, explained, free_space, size_text
 
 Mode = Literal["auto", "ram", "disk", "jpeg", "off"]
 FORMS_OF: dict[str, tuple[Form, ...]] = {"disk": ("pixels",), "jpeg": ("jpeg",), "auto": ("pixels", "jpeg")}
@@ -90,7 +90,6 @@ def choose_cache(mode: Mode, needed: Needed, *, memory: int | None = None, disk:
     or `StorageError` for a choice that cannot be. `memory`, `disk`: bytes, asked of the system if None.
     """
     memory = available_memory() if memory is None else memory
-    disk = free_space(cache_folder()) if disk is None else disk
     decoded, in_memory = f"{size_text(needed.pixels)} of decoded images", f"{size_text(memory)} of memory"
     if mode == "off":
         return Cache("off", f"{decoded}: off as you chose.")
@@ -99,10 +98,13 @@ def choose_cache(mode: Mode, needed: Needed, *, memory: int | None = None, disk:
     if mode == "ram" or (mode == "auto" and needed.pixels <= RAM_SHARE * memory):
         fits = f" fit into half of the {in_memory} available." if mode == "auto" else ": ram as you chose."
         return Cache("ram", decoded + fits)
+    with explained(cache_folder()):
+        disk = free_space(cache_folder()) if disk is None else disk
+        held = {form: needed.held(form) for form in FORMS_OF[mode]}
     found = f"{decoded} are more than half of the {in_memory} available"
     for form in FORMS_OF[mode] if needed.shrinks else FORMS_OF[mode][:1]:
         size = needed.jpeg if form == "jpeg" else needed.pixels
-        what, room = f"{size_text(size)} as JPEG" if form == "jpeg" else decoded, disk + needed.held(form)
+        what, room = f"{size_text(size)} as JPEG" if form == "jpeg" else decoded, disk + held[form]
         if mode != "auto":
             must_fit(what, size, room)
             return Cache(mode, f"{what}: {mode} as you chose.")

@@ -10,10 +10,11 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from lwcl.data.decode import decode
+from lwcl.data.decode import BadImage, decode
 from lwcl.data.images import ImageSet, Positions
 from lwcl.data.sources import bytes_of
 from lwcl.data.store import Rows
+from lwcl.errors import StorageError
 
 
 class Shrunk(NamedTuple):
@@ -25,7 +26,11 @@ class Shrunk(NamedTuple):
 
     def image(self, row: int, at_least: int | None) -> Image.Image:
         """See `Pictures`. It comes whole: it is as small as it may be."""
-        return decode(bytes_of(self.file, int(self.starts[row]), int(self.lengths[row])))
+        try:
+            return decode(bytes_of(self.file, int(self.starts[row]), int(self.lengths[row])))
+        except (OSError, BadImage) as error:  # it was whole when the run began
+            what = f"The kept images in {str(self.file.parent)!r} were removed or changed while they were in use."
+            raise StorageError(what, f"{error}.", "Give the command again: they are made anew.") from None
 
 
 def shrunk_set(images: ImageSet, file: Path, rows: Rows) -> ImageSet:

@@ -16,16 +16,18 @@ CHANNELS = 3
 
 
 class Rows(NamedTuple):
-    """What is known of images decoded in order: (height, width) and bytes, 0 if broken; (position, reason) of those."""
+    """What is known of images decoded in order: (height, width), bytes and their CRC-32, 0 if broken; the broken."""
 
     sizes: list[tuple[int, int]]
     lengths: list[int]
-    bad: list[tuple[int, str]]
+    checksums: list[int]
+    bad: list[tuple[int, str]]  # (position, reason)
 
     def extend(self, more: "Rows") -> None:
         """Adds what is known of the images that follow."""
         self.sizes.extend(more.sizes)
         self.lengths.extend(more.lengths)
+        self.checksums.extend(more.checksums)
         self.bad.extend(more.bad)
 
     def places(self) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader, Dataset
 
-from lwcl.errors import DataError
+from lwcl.errors import DataError, LwclError
 
 WORKER_TIMEOUT = 120.0  # seconds after which a worker counts as hung
 
@@ -14,11 +14,18 @@ WORKER_TIMEOUT = 120.0  # seconds after which a worker counts as hung
 def workers_over(dataset: Dataset[Any], batches: Iterable[list[Any]], workers: int) -> Iterator[Any]:
     """What `dataset` gives for each batch, in order, made by worker processes (0: by this one).
 
-    That is a list of items, or what its `__getitems__` returns. A lost worker is a `DataError`.
+    That is a list of items, or what its `__getitems__` returns. A lost worker is a `DataError`; an `LwclError` of a
+    worker is raised here as it was there.
     """
     timeout = WORKER_TIMEOUT if workers else 0
     try:
-        yield from loading(dataset, batch_sampler=batches, num_workers=workers, collate_fn=as_they_are, timeout=timeout)
+        guarded = Guarded(dataset)
+        for found in loading(
+            guarded, batch_sampler=batches, num_workers=workers, collate_fn=as_they_are, timeout=timeout
+        ):
+            if isinstance(found, LwclError):
+                raise found
+            yield found
     except RuntimeError as error:
         if "DataLoader" not in str(error):
             raise
@@ -27,6 +34,20 @@ def workers_over(dataset: Dataset[Any], batches: Iterable[list[Any]], workers: i
             " ".join(str(error).split())[:200],
             "Give the machine more memory, or fewer --workers.",
         ) from None
+
+
+class Guarded(Dataset[Any]):
+    """A data set that returns its errors: raised in a worker, they would come back as the text of a traceback."""
+
+    def __init__(self, dataset: Dataset[Any]) -> None:
+        self.dataset = dataset
+
+    def __getitems__(self, places: list[Any]) -> Any:
+        several = getattr(self.dataset, "__getitems__", lambda places: [self.dataset[place] for place in places])
+        try:
+            return several(places)
+        except LwclError as error:
+            return error
 
 
 def loading(dataset: Dataset[Any], **options: Any) -> Iterator[Any]:

@@ -106,8 +106,11 @@ def must_fit(plan: Plan, images: int) -> None:
 
 
 def stored_side(options: TrainOptions, teacher: int = 0) -> int | None:
-    """The short side of a stored image, if it is shrunk; `teacher`: pixels of its views."""
+    """The short side of a stored image, if it is shrunk; `teacher`: pixels of its views. Raises `UsageError`."""
     assert options.image_size
+    if options.cache == "jpeg" and options.cache_size == "full":
+        what = "--cache jpeg keeps shrunk images, and --cache-size full is to keep whole ones."
+        raise UsageError(what, remedy="Leave one of them out.")
     return round(max(options.image_size, teacher) * STORED_SIDES) if options.cache_size == "auto" else None
 
 

@@ -6,7 +6,6 @@ from lwcl.data.fill import Filling
 from lwcl.data.images import Broken, ImageSet
 from lwcl.data.room import Mode, Sample, choose_cache
 from lwcl.data.store import Store
-from lwcl.errors import UsageError
 from lwcl.screen.progress import Screen
 
 FEW_IMAGES = 2000  # are decoded sooner than worker processes start
@@ -28,9 +27,6 @@ def held(
 
     Raises as `choose_cache` and `Filling.store`.
     """
-    if mode == "jpeg" and short_side is None:
-        what = "--cache jpeg keeps shrunk images, and --cache-size full is to keep whole ones."
-        raise UsageError(what, remedy="Leave one of them out.")
     cache = choose_cache(mode, Sample(images, short_side))
     screen.say(f"Decoded images: {cache.reason}")
     if cache.where == "off":

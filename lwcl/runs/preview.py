@@ -10,7 +10,7 @@ from torch import Tensor
 from lwcl import engine
 from lwcl.data.images import ImageSet
 from lwcl.data.loader import Loader
-from lwcl.data.room import Mode, Sample, choose_cache
+from lwcl.data.room import Cache, Mode, Sample, choose_cache
 from lwcl.measures.cost import macs
 from lwcl.nets import Queue
 from lwcl.plan import Plan
@@ -29,7 +29,10 @@ SAMPLES, SAMPLE_VIEWS = 6, 4
 def describe(plan: Plan, images: ImageSet, screen: Screen, *, as_json: bool) -> None:
     """Prints the settings and their origins, parameters, MACs, memory, steps, and the time by a few timed steps."""
     few = images.subset(range(min(len(images), (TIMED_STEPS + 1) * (plan.recipe.batch_size or 1))))
-    training = assembled(written_nowhere(plan, images), few, screen, lambda broken: None)
+    mode: Mode = plan.options.cache  # type: ignore[assignment]  # its choices are checked
+    cache = choose_cache(mode, Sample(images, stored_side(plan.options)))
+    screen.say(f"Decoded images: {cache.reason}")
+    training = assembled(written_nowhere(plan, cache), few, Screen(quiet=True), lambda broken: None)
     per_epoch = len(images) // training.loader.batch_size
     steps = per_epoch * (plan.recipe.epochs or 0)
     seconds = timed_step(training.plan, training)
@@ -59,11 +62,9 @@ def describe(plan: Plan, images: ImageSet, screen: Screen, *, as_json: bool) -> 
     print_table("Cost", ("What", "Value"), list(cost.items()))
 
 
-def written_nowhere(plan: Plan, images: ImageSet) -> Plan:
-    """The plan with images in memory, if they are kept decoded, and a teacher that is asked in every step."""
-    mode: Mode = plan.options.cache  # type: ignore[assignment]  # its choices are checked
-    where = choose_cache(mode, Sample(images, stored_side(plan.options))).where
-    kept = {"cache": "ram" if where in ("ram", "disk") else "off", "teacher_cache": "off"}
+def written_nowhere(plan: Plan, cache: Cache) -> Plan:
+    """The plan with images in memory, if they are kept at all, and a teacher that is asked in every step."""
+    kept = {"cache": "off" if cache.where == "off" else "ram", "teacher_cache": "off"}
     changed = {name: Settled(value, "dry run") for name, value in kept.items()}
     return Plan({**plan.settled, **changed}, plan.verb)
 

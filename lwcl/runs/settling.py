@@ -1,5 +1,8 @@
 """What is settled once the images and the machine are known: the rules, and a precision that is worth it."""
 
+from collections.abc import Collection, Mapping
+from typing import Any
+
 import numpy
 
 from lwcl import bfloat16, rules
@@ -12,6 +15,7 @@ from lwcl.plan import Plan
 from lwcl.precision import chosen_precision, untimed
 from lwcl.runs.assembly import built
 from lwcl.screen.progress import Screen
+from lwcl.settings import Settled
 from lwcl.teaching.teachers import live_teacher
 
 SAMPLE = 64  # images whose size stands for all
@@ -36,22 +40,42 @@ def settled(plan: Plan, images: ImageSet) -> Plan:
         slow_bf16=not accelerated and not bfloat16.is_native(),
     )
     plan = plan.with_rules(rules.settle_run(values, facts))
-    if plan.options.views_by == "opencv" and (accelerated or not facts.opencv):
-        raise UsageError(
-            "--views-by opencv needs OpenCV and a CPU.",
-            "Here is " + ("a GPU." if accelerated else "no OpenCV (pip install 'lwcl[opencv]')."),
-            "Give --views-by tensor.",
-        )
+    must_have(plan, accelerated=accelerated)
     return plan
 
 
+def as_it_began(plan: Plan, began: Mapping[str, Any], free: Collection[str], screen: Screen) -> Plan:
+    """The plan of a run that goes on, what the machine settled (`free`) as when it `began`: its bits depend on that.
+
+    Raises `UsageError` where it began with OpenCV, and there is none now.
+    """
+    for name in free:
+        now, then = plan.settled[name].value, began.get(name)
+        if then not in (None, now):
+            screen.warn(f"{name} {then}, as the run began: this machine's own would be {now}.")
+            plan = Plan({**plan.settled, name: Settled(then, "the run that goes on")}, plan.verb)
+    must_have(plan, accelerated=device_of(plan.options.device).type != "cpu")
+    return plan
+
+
+def must_have(plan: Plan, *, accelerated: bool) -> None:
+    """Raises `UsageError` where views are to be made by OpenCV and cannot be."""
+    if plan.options.views_by == "opencv" and (accelerated or not has_opencv()):
+        raise UsageError(
+            "--views-by opencv needs OpenCV and a CPU.",
+            "Here is " + ("a GPU." if accelerated else "no OpenCV that works (pip install 'lwcl[opencv]')."),
+            "Give --views-by tensor, or if the run began with it, another --out.",
+        )
+
+
 def has_opencv() -> bool:
-    """Whether OpenCV can be imported: a broken one, and a folder that was left of one, cannot be used."""
+    """Whether OpenCV can be used: not a broken one, nor a folder that was left of one."""
     try:
         import cv2
-    except ImportError:
+
+        return all(map(callable, (cv2.sepFilter2D, cv2.setNumThreads)))
+    except Exception:  # of another numpy, without its libraries: whatever an extension raises when it is imported
         return False
-    return hasattr(cv2, "sepFilter2D")
 
 
 def short_side(images: ImageSet) -> int:
