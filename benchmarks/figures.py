@@ -76,7 +76,7 @@ def throughput(rows: list[Row]) -> Figure:
             axes.barh(place, rate, 0.7, color=plots.COLOURS[0] if row["way"].startswith("lwcl") else plots.GREY)
             axes.plot((row["low"], row["high"]), (place, place), color="black", lw=1)
         axes.set_yticks(range(len(names)), names)
-        axes.set_title(f"{arch.split('_patch')[0].removesuffix('_100')}, {pixels} px", fontsize=9)
+        axes.set_title(f"{arch.split('_patch')[0].removesuffix('_100')}, {pixels} px", fontsize=9, loc="right")
         axes.invert_yaxis()
         axes.grid(False, axis="y")
     for axes in list(figure.axes)[len(works) :]:

@@ -67,7 +67,7 @@ GROUPS = {
     "depthwise convolutions": ("depthwise",),
     "batch norm": ("native_batch_norm",),
     "activations": ("relu", "threshold", "hardswish", "hardsigmoid", "silu", "sigmoid", "max_pool"),
-    "head, queue and loss": ("matrix product", "logsumexp", "_log_softmax", "nll", "cat", "topk"),
+    "products: head, queue, small maps": ("matrix product", "logsumexp", "_log_softmax", "nll", "cat", "topk"),
     "copies, casts, paddings": ("_to_copy", "clone", "copy_", "constant_pad", "flip", "fill", "zero", "ones"),
     "optimiser, key encoder": ("updates", "_fused", "_foreach"),
     "sums, products, other": ("",),
