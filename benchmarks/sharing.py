@@ -10,6 +10,10 @@ twofold, so take no more from it than the order; images a second of each, median
       4,000  213 (133 to 294)    97  (84 to 100)     2.2          153 (149 to 155): 1.4
     300,000  253 (242 to 264)    38  (35 to  46)     5.7
 
+On a machine with nothing else to do (2026-11-27, AMD EPYC, Zen 3, two turns of 4 s): alone 122 (116 to 128), two with 2
+threads each 55 (51 to 60), 2.2 times less, where sharing alone makes it 2.0; with 300,000 spins 124 alone and 31 (11 to
+43), 3.9 times less; two with 1 thread each 83 (74 to 89), 1.5 times less.
+
 lwcl takes 4,000. Times less is by the first row measured alone, 4,000 spins.
 
     python benchmarks/sharing.py [--spins 1000 4000 300000] [--seconds 5] [--smoke]
