@@ -87,7 +87,8 @@ def noted(benchmark: str, told: argparse.Namespace, work: Work, runner: Runner) 
     """What every row says: of what, when, where and with what a way was measured."""
     return {
         **{"benchmark": benchmark, "date": f"{datetime.now(UTC):%Y-%m-%d}", "lwcl": lwcl.__version__},
-        **{"versions": runner.versions, "cpu": cpu_name(), "load": os.getloadavg()[0], "data": told.data and Path(told.data).name},
+        **{"versions": runner.versions, "cpu": cpu_name(), "load": os.getloadavg()[0]},
+        "data": told.data and Path(told.data).name,
         **{"pixels": work.size, "batch": work.batch, "threads": work.threads, "workers": work.workers},
         **{"steps": told.steps, "turns": told.turns, "way": runner.way.name, "allocator": runner.way.allocator},
     }
