@@ -8,12 +8,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import Dataset
 
 from lwcl.augmentation import AUGMENTATIONS, Augmentation
 from lwcl.data.cutting import Crops
 from lwcl.data.images import Broken, ImageSet, open_images
 from lwcl.data.loader import Loader
+from lwcl.data.workers import workers_over
 from lwcl.engine import Compute
+from lwcl.errors import DataError
 from lwcl.weights import Images
 
 COUNT, SIDE = 12, 160
@@ -93,3 +96,16 @@ def test_crops_hold_no_more_pixels_than_they_may(photos: ImageSet, monkeypatch: 
     monkeypatch.setattr("lwcl.data.cutting.HELD", 3 * SIDE * (SIDE + 40))
     (whole,) = loader(photos).cuts([TAKES], [[([0], index) for index in range(COUNT)]], 0)
     assert (cuts, len(whole.heights)) == ([3, 3, 3, 3], COUNT)
+
+
+class Changed(Dataset[object]):
+    """A set whose archive has changed."""
+
+    def __getitem__(self, place: int) -> object:
+        raise DataError("The archive has changed.", remedy="Start again.")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_error_of_a_worker_keeps_its_words(workers: int) -> None:
+    with pytest.raises(DataError, match=r"^The archive has changed\.\nStart again\.$"):
+        list(workers_over(Changed(), [[0]], workers))
