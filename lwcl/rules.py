@@ -41,7 +41,7 @@ class Facts(NamedTuple):
     accelerated: bool  # whether training runs on a GPU
     embedded: bool = False  # whether the set is embedded: a demonstration
     opencv: bool = False  # whether OpenCV is installed
-    slow_bf16: bool = False  # whether training runs on a CPU that has but reference kernels for bfloat16
+    slow_bf16: bool = False  # whether training runs on a CPU that does not multiply bfloat16 itself
 
 
 def power_of_two(number: float, low: int, high: int) -> int:
@@ -91,7 +91,7 @@ def settle_run(values: dict[str, Any], facts: Facts) -> dict[str, Settled]:
     rule("views_by", *views_by(facts))
     if known.get("teacher"):
         half = "bf16", "half of the time and the memory"
-        rule("teacher_precision", *(("fp32", "bf16 is many times slower on this CPU") if facts.slow_bf16 else half))
+        rule("teacher_precision", *(("fp32", "this CPU does not multiply bf16 itself") if facts.slow_bf16 else half))
     return settled
 
 

@@ -86,8 +86,8 @@ def choose_cache(mode: Mode, needed: Needed, *, memory: int | None = None, disk:
     """Settle `auto`: memory if decoded images take at most half of what is available; else the disk, if they take at
     most 4/5 of what is free; else the disk as JPEG, if they are shrunk and that does; else off.
 
-    What a run that was interrupted has kept there counts as free: it goes on with it. Raises `UsageError`, `DataError`
-    or `StorageError` for a choice that cannot be. `memory`, `disk`: bytes, asked of the system if None.
+    What a run that was interrupted has kept there counts as free: it goes on with it. Raises `DataError` or
+    `StorageError` for a choice that cannot fit. `memory`, `disk`: bytes, asked of the system if None.
     """
     memory = available_memory() if memory is None else memory
     decoded, in_memory = f"{size_text(needed.pixels)} of decoded images", f"{size_text(memory)} of memory"
