@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 from lwcl import world
 from lwcl.data.draws import step_seed
 from lwcl.errors import SickError
+from lwcl.formulas import at_least_float
 from lwcl.method import Batch, Loss, Method
 from lwcl.nets import Encoder, Net
 from lwcl.recipes import Recipe
@@ -163,7 +164,7 @@ def read(losses: list[Loss], norm: Tensor) -> tuple[float, float, dict[str, floa
     """The sum of the losses, the norm, and the means of the losses' parts, in one read: a GPU is waited for once."""
     names = list(losses[0].parts)
     scalars = [norm, *(x for loss in losses for x in (loss.total, *(loss.parts[name] for name in names)))]
-    length, *values = torch.stack([x.detach().float() for x in scalars]).tolist()
+    length, *values = torch.stack([at_least_float(x.detach()) for x in scalars]).tolist()
     total, *parts = (sum(values[place :: 1 + len(names)]) for place in range(1 + len(names)))
     return total, length, {name: part / len(losses) for name, part in zip(names, parts, strict=True)}
 
