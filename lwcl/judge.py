@@ -27,7 +27,7 @@ from lwcl.measures.knn import Score, Vote
 from lwcl.reports.knn_report import Judged, knn_report, scores
 from lwcl.runs.runfolder import RunFolder
 from lwcl.screen.progress import Screen, print_json, print_table, put
-from lwcl.settings import Settled
+from lwcl.settings import recorded
 from lwcl.trial import must_take
 from lwcl.weights import Images, Loaded, load_encoder, random_encoder
 from lwcl.wording import harmless
@@ -156,7 +156,7 @@ def knn(encoders: list[str], options: KnnOptions, *, as_json: bool = False, quie
         rows,
         title="kNN of " + ", ".join(one.name for one in loaded),
         images=len(judge.queries),
-        settled={field.name: Settled(getattr(options, field.name), "") for field in dataclasses.fields(options)},
+        settled={field.name: recorded(getattr(options, field.name)) for field in dataclasses.fields(options)},
         facts={
             "bank": len(judge.bank),
             "classes": len(judge.bank.classes),

@@ -79,7 +79,7 @@ class Method(Settings):
         """The widths of the projection head on a backbone of `width` features."""
         raise NotImplementedError
 
-    def prepare(self, net: "Net", features: "Tensor") -> None:
+    def prepare(self, net: "Net", features: "Tensor", seed: int) -> None:
         """Fits what is fitted once, before the first step, to what the teacher says of all N images: (N, D) float32.
 
         What it fits is part of the net's state, so that a resumed run does not fit again.

@@ -11,16 +11,32 @@ from typing import Any
 
 from lwcl.archs import arch_named
 from lwcl.augmentation import AUGMENTATIONS, Augmentation
-from lwcl.commandline.chosen import FLAG, Chosen, check_method, check_names, checked, names_in
+from lwcl.commandline.chosen import Chosen, check_method, check_names, checked, names_in
 from lwcl.commandline.commands import TRAINING, TrainOptions
 from lwcl.method import Method, Verb, method_named, methods
 from lwcl.published import Cited
 from lwcl.recipes import DEMONSTRATION, FEW, FEW_IMAGES, RECIPES, Recipe, recipe_named
-from lwcl.settings import Layer, Settings, Settled, made, names_of, settle, unknown
+from lwcl.settings import (
+    DEFAULT,
+    FLAG,
+    Layer,
+    Origin,
+    OriginKind,
+    Settings,
+    Settled,
+    made,
+    names_of,
+    ruled,
+    settle,
+    unknown,
+)
 from lwcl.teaching import choice as teaching
 
 #: Where a run goes is not what it is: a run's own config.yaml, given back, must not overwrite that run.
 PLACE = frozenset({"out", "resume", "overwrite"})
+
+#: Values of these origins may be changed for few images or for the demo: nobody chose them.
+SUGGESTED = (OriginKind.DEFAULT, OriginKind.RECIPE, OriginKind.METHOD)
 
 
 @dataclass(frozen=True)
@@ -65,12 +81,12 @@ class Plan:
         shown = self._changed(DEMONSTRATION if demonstration else {}, "a demonstration: minutes count")
         return Plan(checked(self.kinds, {**self.settled, **scaled, **shown}), self.verb)
 
-    def _changed(self, changes: Mapping[str, Cited], origin: str) -> dict[str, Settled]:
+    def _changed(self, changes: Mapping[str, Cited], reason: str) -> dict[str, Settled]:
         """Those of the changes that neither a flag nor a file forbids."""
         return {
-            name: Settled(cited.value, origin)
+            name: Settled(cited.value, Origin(OriginKind.SCALE, reason))
             for name, cited in changes.items()
-            if name in self.settled and self.settled[name].origin.split()[0] in ("default", "recipe", "method")
+            if name in self.settled and self.settled[name].origin.kind in SUGGESTED
         }
 
     def with_rules(self, rules: Mapping[str, Settled]) -> "Plan":
@@ -83,11 +99,11 @@ class Plan:
 
     def starting_from(self, encoder: str) -> "Plan":
         """This plan with another `--init`."""
-        return Plan({**self.settled, "init": Settled(encoder, "the first stage")}, self.verb)
+        return Plan({**self.settled, "init": ruled(encoder, "the first stage")}, self.verb)
 
     def with_precision(self, name: str, reason: str) -> "Plan":
         """This plan with a precision in the place of `auto`."""
-        return Plan({**self.settled, "precision": Settled(name, reason)}, self.verb)
+        return Plan({**self.settled, "precision": ruled(name, reason)}, self.verb)
 
     def config(self) -> dict[str, Any]:
         """Every setting's value, flat and fit for YAML and JSON; `--config` with it gives this plan again.
@@ -109,7 +125,7 @@ def plan_run(verb: Verb, chosen: Chosen, file: Chosen | None = None, file_name: 
     Raises `UsageError` for an unknown name, a value outside its limits, and a setting that the method does not have.
     """
     options = TRAINING[verb]
-    told: list[Layer] = [(FLAG, chosen), (file_name, file or {})]
+    told: list[Layer] = [(FLAG, chosen), (Origin(OriginKind.FILE, file_name), file or {})]
     check_names(told, names_in((options, Recipe, Augmentation, *methods(verb).values())))
     first = checked((options,), settle(options, told))
     arch, method = arch_named(first["arch"].value), first["method"].value
@@ -128,7 +144,7 @@ def plan_run(verb: Verb, chosen: Chosen, file: Chosen | None = None, file_name: 
 
 def data_layers(data: tuple[str, ...]) -> list[Layer]:
     """What a data set asks for: a mirrored or half-cut digit is another one."""
-    return [("data digits", {"augmentation": "digits"})] if data == ("digits",) else []
+    return [(Origin(OriginKind.DATA, "digits"), {"augmentation": "digits"})] if data == ("digits",) else []
 
 
 def recipe_layers(verb: Verb, recipe: Settled, method: type[Method] | None, arch: str) -> list[Layer]:
@@ -137,12 +153,12 @@ def recipe_layers(verb: Verb, recipe: Settled, method: type[Method] | None, arch
     A method without a recipe takes how to optimise from the default recipe, and keeps its own hyper-parameters.
     """
     fitting = [name for name, published in RECIPES.items() if method and published.method == method.name]
-    if recipe.origin == "default" and method and fitting:
+    if recipe.origin is DEFAULT and method and fitting:
         own = recipe_named(fitting[0], verb).layer(fitting[0], arch)
-        return [(f"method {method.name}", {"recipe": fitting[0]}), own]
+        return [(Origin(OriginKind.METHOD, method.name), {"recipe": fitting[0]}), own]
     published = recipe_named(recipe.value, verb)
     origin, values = published.layer(recipe.value, arch)
-    if recipe.origin == "default" and method:
+    if recipe.origin is DEFAULT and method:
         values = {name: value for name, value in values.items() if name not in names_of(method)}
     return [(origin, {**values, "method": published.method})]
 
@@ -153,4 +169,4 @@ def augmentation_layers(name: str | None) -> list[Layer]:
         return []
     if name not in AUGMENTATIONS:
         raise unknown("augmentation", name, AUGMENTATIONS, "`lwcl list augmentations` shows them all.")
-    return [(f"augmentation {name}", AUGMENTATIONS[name])]
+    return [(Origin(OriginKind.AUGMENTATION, name), AUGMENTATIONS[name])]

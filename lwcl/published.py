@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from lwcl.settings import Layer
+from lwcl.settings import Layer, Origin, OriginKind
 
 
 class Cited(NamedTuple):
@@ -25,4 +25,4 @@ class Published:
     def layer(self, name: str, arch: str) -> Layer:
         """The settings for an architecture as a layer of precedence; the architecture's own come first."""
         cited = self.settings | self.archs.get(arch, {})
-        return f"recipe {name}", {key: entry.value for key, entry in cited.items()}
+        return Origin(OriginKind.RECIPE, name), {key: entry.value for key, entry in cited.items()}

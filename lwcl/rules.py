@@ -8,7 +8,7 @@ key momentum 0.99, weight decay 5e-4) at small sizes; in between they interpolat
 from typing import Any, NamedTuple
 
 from lwcl.recipes import FEW_IMAGES
-from lwcl.settings import Settled
+from lwcl.settings import Settled, ruled
 
 DEMONSTRATION_SEEN = 36_000  # images over all epochs of a run on an embedded set
 IMAGES_SEEN = 800_000  # over all epochs of a run on few images
@@ -57,7 +57,7 @@ def settle_run(values: dict[str, Any], facts: Facts) -> dict[str, Settled]:
     def rule(name: str, value: Any, reason: str) -> None:
         if name in known and known[name] is None:
             known[name] = value
-            settled[name] = Settled(value, reason)
+            settled[name] = ruled(value, reason)
 
     rule("image_size", *image_size(facts))
     batch = power_of_two(min(facts.images / 2, max(64, facts.images / 100)), 2, 256)

@@ -120,7 +120,7 @@ def say_rules(plan: Plan, images: ImageSet, screen: Screen) -> None:
     screen.say(f"{plan.method.name} with recipe {options.recipe}: {options.arch} on {len(images):,} images.")
     changed = (*FEW[plan.verb], *DEMONSTRATION)
     for name in (*changed, "precision", *(name for name in rules.RULED if name not in changed)):
-        if name in plan.settled and plan.settled[name].origin.split()[0] not in ("default", "flag", "recipe", "method"):
+        if name in plan.settled and plan.settled[name].origin.is_rule:
             screen.say(f"  {name} {plan.settled[name].value}: {plan.settled[name].origin}")
 
 

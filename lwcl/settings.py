@@ -7,6 +7,7 @@ One precedence everywhere: what the user gave > the file the user named > the re
 import contextlib
 import dataclasses
 import difflib
+import enum
 import json
 import math
 import operator
@@ -17,15 +18,72 @@ from typing import Any, NamedTuple, TypeVar, Union, dataclass_transform
 
 from lwcl.errors import UsageError
 
-Layer = tuple[str, Mapping[str, Any]]
 T = TypeVar("T")
 
 
+class OriginKind(enum.Enum):
+    """Where the value of a setting can come from."""
+
+    FLAG = "flag"
+    FILE = "file"
+    METHOD = "method"
+    RECIPE = "recipe"
+    AUGMENTATION = "augmentation"
+    PROTOCOL = "protocol"
+    DATA = "data"  # what a data set asks for
+    SCALE = "scale"  # what a recipe changes for few images, or for the demo
+    RULE = "rule"
+    RESUMED = "the run that goes on"
+    DEFAULT = "default"
+    RECORDED = "recorded"  # read from a report, which holds the words only
+
+
+class Origin(NamedTuple):
+    """Where the value of a setting comes from. `detail` is for people to read; no code decides by it."""
+
+    kind: OriginKind
+    detail: str = ""  # a file's or recipe's name, or the reason of a rule
+
+    @property
+    def is_user(self) -> bool:
+        """Whether the user chose the value, by a flag or in a file."""
+        return self.kind in (OriginKind.FLAG, OriginKind.FILE)
+
+    @property
+    def is_rule(self) -> bool:
+        """Whether the value depends on the images or the machine."""
+        return self.kind in (OriginKind.RULE, OriginKind.SCALE)
+
+    def __str__(self) -> str:
+        named = (OriginKind.METHOD, OriginKind.RECIPE, OriginKind.AUGMENTATION, OriginKind.PROTOCOL, OriginKind.DATA)
+        if self.kind in named:
+            return f"{self.kind.value} {self.detail}"
+        return self.detail if self.detail or self.kind is OriginKind.RECORDED else self.kind.value
+
+
+FLAG, DEFAULT, RESUMED = (Origin(kind) for kind in (OriginKind.FLAG, OriginKind.DEFAULT, OriginKind.RESUMED))
+Layer = tuple[Origin, Mapping[str, Any]]
+
+
 class Settled(NamedTuple):
-    """A setting's value and its origin: `flag`, a file's name, `recipe light`, `default`, or the reason of a rule."""
+    """A setting's value and its origin."""
 
     value: Any
-    origin: str
+    origin: Origin
+
+    def as_json(self) -> dict[str, Any]:
+        """The value, and its origin in words."""
+        return {"value": self.value, "origin": str(self.origin)}
+
+
+def ruled(value: Any, reason: str) -> Settled:
+    """A value that a rule settled, with the reason."""
+    return Settled(value, Origin(OriginKind.RULE, reason))
+
+
+def recorded(value: Any, origin: str = "") -> Settled:
+    """A value read from a report, with the origin that it states."""
+    return Settled(value, Origin(OriginKind.RECORDED, origin))
 
 
 def setting(
@@ -148,7 +206,7 @@ def settle(kind: type, layers: Sequence[Layer]) -> dict[str, Settled]:
     settled = {}
     for field in dataclasses.fields(kind):
         chosen = ((origin, values[field.name]) for origin, values in layers if values.get(field.name) is not None)
-        origin, value = next(chosen, ("default", field.default))
+        origin, value = next(chosen, (DEFAULT, field.default))
         settled[field.name] = Settled(value, origin)
     return settled
 

@@ -16,7 +16,7 @@ from test_crash import flip_a_bit
 
 from lwcl.reports.knn_report import Judged
 from lwcl.reports.model_card import card, plain
-from lwcl.settings import Settled
+from lwcl.settings import recorded
 from lwcl.weights import load_encoder
 
 KEPT = ("encoder.safetensors", "export/model.safetensors", "export/config.json")
@@ -207,7 +207,7 @@ HOSTILE = "x\n# <script>alert(1)</script> [a](http://b) ![c](d) | e `f` *g* _h_ 
 
 def test_names_from_strangers_mean_nothing_in_a_card() -> None:
     judged = Judged(HOSTILE, "arch", 0.5, (0.4, 0.6), 1.0, (1.0, 1.0), 20, gain=(0.1, (0.0, 0.2)))
-    text = card(HOSTILE, HOSTILE, {HOSTILE: HOSTILE, "list": [HOSTILE]}, [judged], {"data": Settled(HOSTILE, HOSTILE)})
+    text = card(HOSTILE, HOSTILE, {HOSTILE: HOSTILE, "list": [HOSTILE]}, [judged], {"data": recorded(HOSTILE, HOSTILE)})
     lines = text.splitlines()
     assert [line for line in lines if line.startswith("#")] == [
         f"# {plain(HOSTILE)}", "## Training", "## kNN on held-out images", "## Limits", "## Settings"

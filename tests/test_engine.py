@@ -61,7 +61,7 @@ class Run:
         torch.manual_seed(0)
         taught = SAID.shape[1]
         self.net: Net = self.method.build(Encoder(ARCH, self.method.head(width, taught)), taught)
-        self.method.prepare(self.net, SAID)
+        self.method.prepare(self.net, SAID, 0)
         self.optimizer = engine.optimizer_of(self.net, recipe, 0.01, 1e-4)
 
     def go(self, start: int, stop: int) -> list[Step]:

@@ -80,7 +80,7 @@ def trajectory(name: str, settings: dict[str, Any]) -> list[tuple[float, float]]
     net = method.build(student, width)
     with_drawn_weights(net, 0)
     if kind.prepares:
-        method.prepare(net, torch.cat([answer for pair in said for answer in pair]).float())
+        method.prepare(net, torch.cat([answer for pair in said for answer in pair]).float(), 0)
         net.double()
     nobody = torch.full((BATCH,), -1)
     batches = [Batch(tuple(pair), nobody, nobody, answers) for pair, answers in zip(views, said, strict=True)]

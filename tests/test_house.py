@@ -23,7 +23,7 @@ PATHS = {".".join(("lwcl", *p.relative_to(PACKAGE).with_suffix("").parts)): p fo
 MODULES = {name.removesuffix(".__init__"): path for name, path in PATHS.items()}
 TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in MODULES.items()}
 
-LINES, FUNCTION_LINES, RUN = 200, 50, 6
+LINES, FUNCTION_LINES, RUN = 300, 50, 6
 HEAVY = {"torch", "torchvision", "timm", "numpy", "PIL", "sklearn", "scipy", "matplotlib", "safetensors", "rich"}
 HEAVY |= {"yaml", "jinja2", "huggingface_hub"}
 SPEAKING = {

@@ -21,7 +21,7 @@ from lwcl.commandline.options import with_options
 from lwcl.errors import UsageError
 from lwcl.method import methods
 from lwcl.recipes import ARCHS, RECIPES, Recipe
-from lwcl.settings import Settings, Settled, flag_of, names_of, setting
+from lwcl.settings import Origin, OriginKind, Settings, Settled, flag_of, names_of, setting
 
 ROOT = Path(__file__).parents[1]
 
@@ -97,12 +97,15 @@ class Coffee(Settings):
     beans: float = setting(7.5, "grams of beans")
 
 
+STRONG = Origin(OriginKind.RECIPE, "strong")
+
+
 @pytest.fixture
 def drink():
     """A command with the options of both, and what it was called with."""
     calls = []
 
-    @with_options(Tea, Coffee, settled={"beans": Settled(9.0, "recipe strong"), "lid": Settled(True, "recipe strong")})
+    @with_options(Tea, Coffee, settled={"beans": Settled(9.0, STRONG), "lid": Settled(True, STRONG)})
     def drink(hot: bool = False, **chosen: object) -> None:
         calls.append((hot, chosen))
 

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.metadata
 import itertools
+import json
 import math
 import sys
 
@@ -10,9 +11,11 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from runs import made_images, ran
 
 from lwcl import archs
 from lwcl.augmentation import AUGMENTATIONS, Augmentation
+from lwcl.commandline.app import file_layer
 from lwcl.commandline.chosen import settings_of
 from lwcl.commandline.commands import PretrainOptions
 from lwcl.commandline.config_file import read_config
@@ -21,7 +24,7 @@ from lwcl.errors import UsageError
 from lwcl.method import METHODS, Method, method, methods
 from lwcl.plan import PLACE, Plan, plan_pretrain, plan_run
 from lwcl.recipes import RECIPES, Recipe, recipes_of
-from lwcl.settings import Settled, kinds_of, names_of, setting
+from lwcl.settings import FLAG, Origin, OriginKind, Settled, kinds_of, names_of, ruled, setting
 
 PRETRAIN = methods("pretrain")
 FIXED = {
@@ -34,6 +37,11 @@ FIXED = {
     "blur_min": st.floats(0.01, 0.1),
     "blur_max": st.floats(1, 56),
 }
+
+
+def stated(settled: Settled):
+    """The value of a setting and its origin in words."""
+    return settled.value, str(settled.origin)
 
 
 TEXT = st.text("ab/é ':#-0.~", max_size=8)
@@ -90,11 +98,11 @@ def test_a_flag_wins_over_the_file_and_the_file_over_the_rest(told):
     plan = plan_pretrain(flags, file, "my.yaml")
     for name, settled in plan.settled.items():
         if name in flags:
-            assert settled == (flags[name], "flag")
+            assert settled == (flags[name], FLAG)
         elif name in file:
-            assert settled == (file[name], "my.yaml")
+            assert settled == (file[name], Origin(OriginKind.FILE, "my.yaml"))
         else:
-            assert settled.origin.split()[0] in ("default", "recipe", "augmentation", "method")
+            assert not settled.origin.is_user
 
 
 SAYS = {
@@ -109,14 +117,14 @@ def test_every_order_of_precedence(speakers):
     flags, file = ({k: v for s in speakers for k, v in SAYS[s]()[side].items()} for side in (0, 1))
     value, origin = plan_pretrain({"augmentation": "plain", **flags}, file, "file").settled["flip_p"]
     expected = {"flag": (0.1, "flag"), "file": (0.2, "file"), "augmentation": (0.5, "augmentation crop-flip")}
-    assert (value, origin) == (expected[speakers[0]] if speakers else (0.0, "default"))
+    assert (value, str(origin)) == (expected[speakers[0]] if speakers else (0.0, "default"))
 
 
 def test_a_recipe_wins_over_the_named_augmentation_and_the_default():
     settled = plan_pretrain({"recipe": "ssl-small"}).settled
-    assert settled["temperature"] == (0.1, "recipe ssl-small")
-    assert settled["brightness"] == (0.8, "augmentation ssl-small")
-    assert settled["dim"] == (128, "default")
+    assert stated(settled["temperature"]) == (0.1, "recipe ssl-small")
+    assert stated(settled["brightness"]) == (0.8, "augmentation ssl-small")
+    assert stated(settled["dim"]) == (128, "default")
 
 
 def test_none_is_not_a_choice():
@@ -125,17 +133,17 @@ def test_none_is_not_a_choice():
 
 def test_a_method_alone_brings_the_first_recipe_for_it():
     settled = plan_pretrain({"method": "moco"}).settled
-    assert settled["recipe"] == ("moco-v2", "method moco")
-    assert settled["temperature"] == (0.2, "recipe moco-v2")
+    assert stated(settled["recipe"]) == ("moco-v2", "method moco")
+    assert stated(settled["temperature"]) == (0.2, "recipe moco-v2")
 
 
 def test_a_recipe_alone_brings_its_method():
-    assert plan_pretrain({"recipe": "ssl-small"}).settled["method"] == ("moco", "recipe ssl-small")
+    assert stated(plan_pretrain({"recipe": "ssl-small"}).settled["method"]) == ("moco", "recipe ssl-small")
 
 
 def test_of_the_recipe_of_another_method_what_the_method_has_is_used():
     plan = plan_pretrain({"method": "moco", "recipe": "light"})
-    assert plan.settled["temperature"] == (0.1, "recipe light")
+    assert stated(plan.settled["temperature"]) == (0.1, "recipe light")
     assert plan.method.hidden == "2048"
     assert "smoothing" not in plan.settled
 
@@ -156,9 +164,9 @@ def newcomer(monkeypatch):
 
 def test_a_method_without_a_recipe_keeps_its_own_defaults_and_is_optimised_as_by_default(newcomer):
     settled = plan_pretrain({"method": "newcomer"}).settled
-    assert settled["temperature"] == (0.7, "default")
-    assert settled["base_lr"] == (0.06, "recipe light")
-    assert settled["method"] == ("newcomer", "flag")
+    assert stated(settled["temperature"]) == (0.7, "default")
+    assert stated(settled["base_lr"]) == (0.06, "recipe light")
+    assert stated(settled["method"]) == ("newcomer", "flag")
 
 
 def test_the_validated_objects_hold_the_settled_values():
@@ -172,18 +180,18 @@ def test_the_validated_objects_hold_the_settled_values():
 
 def test_rules_fill_what_nobody_chose_and_nothing_else():
     plan = plan_pretrain({"epochs": 7})
-    ruled = plan.with_rules(
-        {"epochs": Settled(9, "rule"), "queue_size": Settled(64, "rule"), "steps": Settled(1, "rule")}
+    filled = plan.with_rules(
+        {name: ruled(value, "a reason") for name, value in {"epochs": 9, "queue_size": 64, "steps": 1}.items()}
     )
-    assert ruled.recipe.epochs == 7
-    assert ruled.settled["queue_size"] == (64, "rule")
-    assert "steps" not in ruled.settled
+    assert filled.recipe.epochs == 7
+    assert stated(filled.settled["queue_size"]) == (64, "a reason")
+    assert "steps" not in filled.settled
     assert plan.method.queue_size is None, "the plan itself is unchanged"
 
 
 def test_a_rule_outside_the_limits_is_refused():
     with pytest.raises(UsageError, match="comes from a bad rule"):
-        plan_pretrain({}).with_rules({"queue_size": Settled(0, "a bad rule")})
+        plan_pretrain({}).with_rules({"queue_size": ruled(0, "a bad rule")})
 
 
 def test_where_a_run_goes_is_not_part_of_its_config():
@@ -314,3 +322,27 @@ def test_an_empty_settings_file_chooses_nothing(tmp_path):
     path = tmp_path / "my.yaml"
     path.write_text("# nothing yet\n")
     assert read_config(str(path)) == {}
+
+
+AWKWARD = [
+    "default", "flag", "recipe notes.yaml", "recipe light", "method", "augmentation plain", "protocol moco", "rule",
+    "LWCL_CACHE", "HOME=x", "--lr", "-c", "the run that goes on", "#twice: yes", " ",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", AWKWARD)
+def test_a_file_is_obeyed_whatever_its_name(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).write_text("optimizer: sgd\nweight_decay: 0.25\nmethod: moco\n")
+    plan = plan_pretrain({}, *file_layer(name)).at_scale(100, demonstration=True)
+    chosen = {"optimizer": "sgd", "weight_decay": 0.25, "method": "moco"}
+    assert {key: stated(plan.settled[key]) for key in chosen} == {key: (chosen[key], name) for key in chosen}
+
+
+def test_a_dry_run_obeys_a_file_named_default(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    made_images(tmp_path / "images", 8)
+    (tmp_path / "default").write_text("optimizer: sgd\n")
+    words = "pretrain --data images --arch test_efficientnet --config default --dry-run --json --batch-size 4"
+    assert ran([*words.split(), "--image-size", "32", "--method", "moco", "--precision", "fp32"]) == 0
+    assert json.loads(capsys.readouterr().out)["settings"]["optimizer"] == {"value": "sgd", "origin": "default"}

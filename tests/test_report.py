@@ -15,7 +15,7 @@ from lwcl.reports import plots
 from lwcl.reports.knn_report import Judged, knn_report
 from lwcl.reports.report import Picture, Report, Table, flattened
 from lwcl.reports.training_report import training_report
-from lwcl.settings import Settled
+from lwcl.settings import FLAG, Settled, recorded
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -72,7 +72,7 @@ class Page(HTMLParser):
 def training(metrics: list[dict[str, Any]] = METRICS, **changes: Any) -> Report:
     samples = numpy.random.default_rng(0).integers(0, 256, (2, 4, 40, 32, 3), dtype=numpy.uint8)
     given: dict[str, Any] = {
-        "settled": {"batch_size": Settled(64, "flag"), "lr": Settled(0.03, "recipe light")},
+        "settled": {"batch_size": Settled(64, FLAG), "lr": recorded(0.03, "recipe light")},
         "facts": {"images": 640, "bad_files": {"count": 1}},
         "environment": {"torch": "2.14.1"},
         "command": "lwcl pretrain --data photos/",
@@ -108,7 +108,7 @@ def hostile_report() -> Report:
         tables=(Table(name, (name, "n"), tuple((one, 1) for one in HOSTILE), name),),
         pictures=tuple(pictures),
         facts={name: HOSTILE},
-        settings={name: Settled(tuple(HOSTILE), name)},
+        settings={name: recorded(tuple(HOSTILE), name)},
         environment={name: name},
         command=name,
     )

@@ -25,7 +25,7 @@ def test_every_rule_gives_a_valid_plan_for_any_data(name: str, images: int, side
     done = plan.with_rules(settle_run(values, Facts(images, side, 4, accelerated)))
     asked = [name for name in RULED if kind.taught or name != "teacher_precision"]
     ruled = [done.settled[name] for name in asked if name in done.settled]
-    assert all(setting.value is not None and setting.origin for setting in ruled)
+    assert all(setting.value is not None and setting.origin.detail for setting in ruled)
     for longer in ("queue_size", "anchors"):
         assert longer not in done.settled or done.settled[longer].value >= done.recipe.batch_size
     assert done.recipe.warmup < done.recipe.epochs
@@ -62,7 +62,7 @@ def test_what_was_chosen_is_not_settled_and_is_what_other_rules_follow() -> None
 def test_small_images_get_views_of_64_pixels_and_the_reason_says_why() -> None:
     done = settled(25_000, side=32)
     assert done["image_size"].value == 64
-    assert "1 x 1" in done["image_size"].origin
+    assert "1 x 1" in done["image_size"].origin.detail
 
 
 def test_a_queue_never_holds_most_of_a_small_set() -> None:

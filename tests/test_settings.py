@@ -9,7 +9,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lwcl.errors import UsageError
-from lwcl.settings import Settings, as_json, converted, made, setting, settle, unknown
+from lwcl.settings import (
+    DEFAULT,
+    FLAG,
+    Origin,
+    OriginKind,
+    Settings,
+    as_json,
+    converted,
+    made,
+    setting,
+    settle,
+    unknown,
+)
+
+FILE, RECIPE = Origin(OriginKind.FILE, "my.yaml"), Origin(OriginKind.RECIPE, "light")
 
 
 class Kettle(Settings):
@@ -36,15 +50,15 @@ VALUES = st.fixed_dictionaries(
 
 @given(VALUES, VALUES, VALUES)
 def test_the_strongest_layer_that_chose_wins(flag, file, recipe):
-    settled = settle(Kettle, [("flag", flag), ("file", file), ("recipe", recipe)])
+    settled = settle(Kettle, [(FLAG, flag), (FILE, file), (RECIPE, recipe)])
     for field in dataclasses.fields(Kettle):
-        layers = [("flag", flag), ("file", file), ("recipe", recipe), ("default", {field.name: field.default})]
+        layers = [(FLAG, flag), (FILE, file), (RECIPE, recipe), (DEFAULT, {field.name: field.default})]
         told = [(origin, values[field.name]) for origin, values in layers if values.get(field.name) is not None]
-        expected = told[0] if told else ("default", None)
+        expected = told[0] if told else (DEFAULT, None)
         assert (settled[field.name].origin, settled[field.name].value) == expected
 
 
-@pytest.mark.parametrize("order", list(itertools.permutations(("flag", "file", "recipe"))))
+@pytest.mark.parametrize("order", list(itertools.permutations((FLAG, FILE, RECIPE))))
 def test_precedence_is_the_order_of_the_layers_and_nothing_else(order):
     layers = [(origin, {"cups": position + 1}) for position, origin in enumerate(order)]
     assert settle(Kettle, layers)["cups"] == (1, order[0])
@@ -52,8 +66,8 @@ def test_precedence_is_the_order_of_the_layers_and_nothing_else(order):
 
 @given(VALUES)
 def test_settings_survive_json(chosen):
-    kettle = made(Kettle, settle(Kettle, [("flag", chosen)]))
-    assert made(Kettle, settle(Kettle, [("file", json.loads(as_json(kettle)))])) == kettle
+    kettle = made(Kettle, settle(Kettle, [(FLAG, chosen)]))
+    assert made(Kettle, settle(Kettle, [(FILE, json.loads(as_json(kettle)))])) == kettle
 
 
 @given(st.integers(-(10**40), 10**40))

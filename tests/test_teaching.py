@@ -334,7 +334,7 @@ def test_clusters_are_those_of_the_teachers_features_and_are_state() -> None:
     centres = torch.eye(3, 12)
     features = (centres.repeat(8, 1) + 0.01 * torch.randn(24, 12)) * (1 + torch.rand(24, 1))
     run = Run("cluster-classify")
-    run.method.prepare(run.net, features)
+    run.method.prepare(run.net, features, 0)
     clusters = run.net.clusters
     labels = clusters.nearest(features)
     assert sorted(labels[:3].tolist()) == [0, 1, 2]
@@ -344,7 +344,7 @@ def test_clusters_are_those_of_the_teachers_features_and_are_state() -> None:
     other.load_state_dict(clusters.state_dict())
     assert torch.equal(other.nearest(features), labels)
     with pytest.raises(UsageError, match="clusters of 2 images"):
-        ClusterClassify(clusters=3).prepare(run.net, features[:2])
+        ClusterClassify(clusters=3).prepare(run.net, features[:2], 0)
 
 
 TAUGHT = [name for name in every_method() if methods()[name].taught]

@@ -7,7 +7,10 @@ from typing import Any, TypeVar
 from lwcl.errors import UsageError
 from lwcl.method import Method, methods
 from lwcl.settings import (
+    FLAG,
     Layer,
+    Origin,
+    OriginKind,
     Settings,
     Settled,
     check_limits,
@@ -20,14 +23,13 @@ from lwcl.settings import (
     unknown,
 )
 
-FLAG = "flag"
 Chosen = Mapping[str, Any]
 S = TypeVar("S", bound=Settings)
 
 
 def settings_of(kind: type[S], chosen: Chosen, file: Chosen | None = None, file_name: str = "--config") -> S:
     """The settings of a command without recipe or method, from flags and a file; raises `UsageError` as above."""
-    told: list[Layer] = [(FLAG, chosen), (file_name, file or {})]
+    told: list[Layer] = [(FLAG, chosen), (Origin(OriginKind.FILE, file_name), file or {})]
     check_names(told, names_of(kind))
     return made(kind, checked((kind,), settle(kind, told)))
 

@@ -16,7 +16,7 @@ from lwcl.augmentation import AUGMENTATIONS
 from lwcl.commandline.commands import TRAINING
 from lwcl.method import Method, Verb, methods
 from lwcl.recipes import RECIPES, recipes_of
-from lwcl.settings import Settings, Settled, flag_of, kinds_of
+from lwcl.settings import DEFAULT, Settings, Settled, flag_of, kinds_of
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -109,11 +109,11 @@ def help_of(
     if len(mine) < len(every) and mine:
         text += f" ({', '.join(mine)})"
     defaults = {getattr(kind, "name", ""): shown(field.default) for kind, field in fields.items()}
-    used = settled.get(name, Settled(None, "default"))
+    used = settled.get(name, Settled(None, DEFAULT))
     default = next(iter(defaults.values()))
     if len(set(defaults.values())) > 1:
         default = ", ".join(f"{value} for {method}" for method, value in defaults.items())
-    elif default and used.origin != "default" and shown(used.value) != default:
+    elif default and used.origin is not DEFAULT and shown(used.value) != default:
         default = f"{shown(used.value)}, {used.origin}"
     return f"{text} [{default}]" if default else text
 

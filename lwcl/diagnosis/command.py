@@ -21,7 +21,7 @@ from lwcl.errors import SickError
 from lwcl.machine import command_line
 from lwcl.reports.report import Report
 from lwcl.screen.progress import Screen, print_json, print_table, put
-from lwcl.settings import Settled
+from lwcl.settings import recorded
 from lwcl.wording import harmless
 
 
@@ -86,7 +86,7 @@ def reported(study: Study, subjects: list[Subject], findings: list[Finding], ske
             "broken images": len(study.broken),
             "data": study.images.fingerprint,
         },
-        settled={name: Settled(value, "") for name, value in settings.items()},
+        settled={name: recorded(value) for name, value in settings.items()},
         environment=environment(),
         command=command_line(),
     )

@@ -39,10 +39,10 @@ class ClusterClassify(Method):
         assert self.clusters is not None, "a rule settles it before a run"
         return nets.Net(student=student, clusters=banks.Clusters(self.clusters, student.width, taught))
 
-    def prepare(self, net: "Net", features: "Tensor") -> None:
+    def prepare(self, net: "Net", features: "Tensor", seed: int) -> None:
         """Spherical k-means of the teacher's features (N, D) of all images; raises `UsageError` for too few images."""
         assert self.clusters is not None, "a rule settles it before a run"
-        net.clusters.centroids.copy_(kmeans.kmeans(features, self.clusters, seed=0).centroids)
+        net.clusters.centroids.copy_(kmeans.kmeans(features, self.clusters, seed=seed).centroids)
 
     def loss(self, net: "Net", batch: Batch, epoch: float) -> Loss:
         """Cross-entropy with the cluster that is nearest to the teacher's features of the same view.

@@ -22,7 +22,7 @@ from lwcl.probes.report import AtShare, Probed, probe_report, probe_scores, spen
 from lwcl.probes.training import Bench, Found, probed
 from lwcl.reports.report import Report
 from lwcl.screen.progress import Screen, print_json, print_table, put
-from lwcl.settings import Settled
+from lwcl.settings import Origin, OriginKind, recorded
 from lwcl.trial import must_take
 from lwcl.weights import Loaded, load_encoder
 from lwcl.wording import harmless
@@ -130,13 +130,18 @@ def row_of(
     return Probed(score, found.curve, found.chosen, found.seconds, found.images, subject.teacher, shares)
 
 
+def sourced(origin: Origin, source: str) -> Origin:
+    """The origin of a setting, a protocol's with the source of its number."""
+    return origin._replace(detail=f"{origin.detail}: {source}") if origin.kind is OriginKind.PROTOCOL else origin
+
+
 def reported(bench: Bench, rows: Sequence[Probed]) -> Report:
     """The report of what was found, with the protocol as it was settled."""
     options, plan = bench.options, bench.plan(rows[0].images)
     cited = {name: entry.source for name, entry in plan.protocol.settings.items()}
-    settled = {name: Settled(getattr(options, name), "") for name in (f.name for f in dataclasses.fields(options))}
+    settled = {name: recorded(getattr(options, name)) for name in (f.name for f in dataclasses.fields(options))}
     settled |= {
-        name: Settled(one.value, f"{one.origin}: {cited[name]}" if one.origin.startswith("protocol") else one.origin)
+        name: one._replace(origin=sourced(one.origin, cited.get(name, "")))
         for name, one in plan.settled.items()
         if plan.protocol.way == "images" or (name in ("batch_size", "epochs") and plan.protocol.way == "fast")
     }

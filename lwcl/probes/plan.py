@@ -13,7 +13,7 @@ from lwcl.plan import data_layers
 from lwcl.probes.protocols import Protocol, protocol_named
 from lwcl.recipes import FEW_IMAGES, Recipe
 from lwcl.rules import power_of_two
-from lwcl.settings import Layer, Settled, flag_of, made, settle
+from lwcl.settings import FLAG, Layer, Origin, OriginKind, Settled, flag_of, made, ruled, settle
 
 OVERRULED = ("epochs", "batch_size", "lr")  # what a flag may overrule
 STEPS, LEAST = 20, 16  # steps an epoch that a batch should leave, and images that it should have all the same
@@ -58,11 +58,11 @@ def plan_probe(name: str, chosen: Mapping[str, Any], images: int, classes: int, 
             "It finds the optimum, and has neither epochs nor a learning rate.",
             "Leave it away, or choose --protocol fast.",
         )
-    layers: list[Layer] = [("flag", {**flags, "classes": classes}), (f"protocol {name}", own)]
+    layers: list[Layer] = [(FLAG, {**flags, "classes": classes}), (Origin(OriginKind.PROTOCOL, name), own)]
     settled = settle(Recipe, layers) | settle(Linear, layers)
     asked = [values["augmentation"] for _, values in data_layers(data)]
     named = next(iter(asked), own.get("augmentation", "plain"))
-    views = [*([] if asked else layers), (f"augmentation {named}", AUGMENTATIONS[named])]
+    views = [*([] if asked else layers), (Origin(OriginKind.AUGMENTATION, named), AUGMENTATIONS[named])]
     return ProbePlan(protocol, scaled(settled, images, protocol.way) | settle(Augmentation, views))
 
 
@@ -73,19 +73,19 @@ def scaled(settled: Mapping[str, Settled], images: int, way: str) -> dict[str, S
     epochs stay as published. LARS moves weights by a share of their length, so with few steps its rate stays too.
     """
     new = dict(settled)
-    batch, chosen = settled["batch_size"].value or 256, settled["batch_size"].origin == "flag"
+    batch, chosen = settled["batch_size"].value or 256, settled["batch_size"].origin is FLAG
     if not chosen and images < STEPS * batch:
         fits = min(power_of_two(images / STEPS, min(LEAST, power_of_two(images, 2, LEAST)), batch), images)
-        new["batch_size"] = Settled(fits, f"{batch}, or less for {STEPS} steps an epoch from {images:,} images")
+        new["batch_size"] = ruled(fits, f"{batch}, or less for {STEPS} steps an epoch from {images:,} images")
     elif not chosen:
         new["batch_size"] = Settled(batch, settled["batch_size"].origin)
     size = new["batch_size"].value
     if way == "fast" and settled["epochs"].value is None:
         epochs = min(100, max(10, math.ceil(FAST_STEPS / math.ceil(images / size))))
-        new["epochs"] = Settled(epochs, f"{FAST_STEPS} steps of {size} images, within 10 and 100 epochs")
+        new["epochs"] = ruled(epochs, f"{FAST_STEPS} steps of {size} images, within 10 and 100 epochs")
     if way == "images" and settled["lr"].value is None:
         few = settled["optimizer"].value == "lars" and images < FEW_IMAGES
         scale, base = (batch if few else size) / 256, settled["base_lr"].value
         reason = f"as published for a batch of {batch}: few steps" if few else f"{base:g} x batch {size} / 256"
-        new["lr"] = Settled(float(f"{base * scale:.6g}"), reason)
+        new["lr"] = ruled(float(f"{base * scale:.6g}"), reason)
     return new

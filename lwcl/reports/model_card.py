@@ -30,7 +30,7 @@ def card(name: str, arch: str, facts: Mapping[str, Any], rows: Sequence[Judged],
     lines += ["", "## Limits", "", LIMITS]
     if settled:
         lines += ["## Settings", "", "| setting | value | from |", "|---|---|---|"]
-        lines += [f"| {key} | {plain(one.value)} | {plain(one.origin)} |" for key, one in settled.items()]
+        lines += [f"| {key} | {plain(one.value)} | {plain(str(one.origin))} |" for key, one in settled.items()]
     return "\n".join(lines).rstrip() + "\n"
 
 

@@ -84,7 +84,7 @@ class Report:
                 for number, one in enumerate(self.pictures, 1)
             ],
             "command": self.command,
-            "settings": {name: settled._asdict() for name, settled in self.settings.items()},
+            "settings": {name: settled.as_json() for name, settled in self.settings.items()},
             "environment": dict(self.environment),
         }
 

@@ -16,7 +16,7 @@ from lwcl.reports.model_card import card
 from lwcl.runs import checkpoint
 from lwcl.runs.runfolder import RunFolder
 from lwcl.screen.progress import Screen, print_json, print_table, put
-from lwcl.settings import Settled
+from lwcl.settings import Settled, recorded
 from lwcl.storage import explained, sha256_file, write_atomically
 from lwcl.weights import Loaded, export_timm, load_encoder, snippet
 from lwcl.wording import harmless, harmless_lines
@@ -47,7 +47,7 @@ def worth(run: RunFolder) -> tuple[list[Judged], dict[str, Settled]]:
     if not run.is_finished():
         return [], {}
     left = Left(str(run.path))
-    return left.rows, {name: Settled(**entry) for name, entry in left.report["settings"].items()}
+    return left.rows, {name: recorded(**entry) for name, entry in left.report["settings"].items()}
 
 
 def verify(run: str, *, as_json: bool) -> int:

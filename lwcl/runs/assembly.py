@@ -164,4 +164,4 @@ def prepare(training: Training, screen: Screen) -> None:
     method, live, loader = training.plan.method, training.teacher, training.loader
     if live and method.prepares:
         said = central(live, training.images, loader.workers, screen)
-        method.prepare(training.net, said.whole(0))
+        method.prepare(training.net, said.whole(0), training.plan.options.seed)

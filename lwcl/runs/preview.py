@@ -17,7 +17,7 @@ from lwcl.plan import Plan
 from lwcl.runs.assembly import assembled, stored_side
 from lwcl.runs.training import Training
 from lwcl.screen.progress import Screen, print_json, print_table
-from lwcl.settings import Settled
+from lwcl.settings import ruled
 from lwcl.teaching.choice import cache_of
 from lwcl.teaching.teacher_cache import size_of
 from lwcl.wording import duration
@@ -51,7 +51,7 @@ def describe(plan: Plan, images: ImageSet, screen: Screen, *, as_json: bool) -> 
         **kept_answers(plan, training, len(images)),
     }
     if as_json:
-        settings = {name: setting._asdict() for name, setting in plan.settled.items()}
+        settings = {name: setting.as_json() for name, setting in plan.settled.items()}
         print_json({"schema_version": 1, "kind": "dry-run", "settings": settings, "cost": cost})
         return
     print_table(
@@ -65,7 +65,7 @@ def describe(plan: Plan, images: ImageSet, screen: Screen, *, as_json: bool) -> 
 def written_nowhere(plan: Plan, cache: Cache) -> Plan:
     """The plan with images in memory, if they are kept at all, and a teacher that is asked in every step."""
     kept = {"cache": "off" if cache.where == "off" else "ram", "teacher_cache": "off"}
-    changed = {name: Settled(value, "dry run") for name, value in kept.items()}
+    changed = {name: ruled(value, "dry run") for name, value in kept.items()}
     return Plan({**plan.settled, **changed}, plan.verb)
 
 

@@ -15,7 +15,7 @@ from lwcl.plan import Plan
 from lwcl.precision import chosen_precision, untimed
 from lwcl.runs.assembly import built
 from lwcl.screen.progress import Screen
-from lwcl.settings import Settled
+from lwcl.settings import RESUMED, Settled
 from lwcl.teaching.teachers import live_teacher
 
 SAMPLE = 64  # images whose size stands for all
@@ -53,7 +53,7 @@ def as_it_began(plan: Plan, began: Mapping[str, Any], free: Collection[str], scr
         now, then = plan.settled[name].value, began.get(name)
         if then not in (None, now):
             screen.warn(f"{name} {then}, as the run began: this machine's own would be {now}.")
-            plan = Plan({**plan.settled, name: Settled(then, "the run that goes on")}, plan.verb)
+            plan = Plan({**plan.settled, name: Settled(then, RESUMED)}, plan.verb)
     must_have(plan, accelerated=device_of(plan.options.device).type != "cpu")
     return plan
 

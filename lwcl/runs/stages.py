@@ -8,7 +8,7 @@ from pathlib import Path
 from lwcl.commandline.commands import PretrainOptions, TrainOptions
 from lwcl.method import METHODS
 from lwcl.plan import Plan, plan_run
-from lwcl.settings import names_of
+from lwcl.settings import DEFAULT, names_of
 from lwcl.teaching.choice import stage_of
 
 #: Settings of a run that are not its first stage's.
@@ -22,6 +22,6 @@ def first_stage(plan: Plan, out: Path) -> Plan | None:
         return None
     stage = stage_of(options.init_by)
     shared = (name for name in names_of(TrainOptions) if name not in OWN)
-    chosen = {name: plan.settled[name].value for name in shared if plan.settled[name].origin != "default"}
+    chosen = {name: plan.settled[name].value for name in shared if plan.settled[name].origin is not DEFAULT}
     chosen |= {"method": stage.method, "epochs": stage.epochs, "out": str(out)}
     return plan_run(METHODS[stage.method].verb, chosen)
