@@ -71,6 +71,9 @@ class Settled(NamedTuple):
     value: Any
     origin: Origin
 
+    def __str__(self) -> str:
+        return f"{self.value} ({self.origin})"
+
     def as_json(self) -> dict[str, Any]:
         """The value, and its origin in words."""
         return {"value": self.value, "origin": str(self.origin)}

@@ -140,7 +140,7 @@ def test_python_that_needs_no_run_runs(heading):
 
 def test_the_python_page_shows_what_a_plan_says():
     plan = plan_pretrain({"data": ["photos/"], "arch": "resnet18", "epochs": 50, "out": "runs/mine"})
-    line = f'plan.settled["temperature"]  # {plan.settled["temperature"]}'
+    line = f'print(plan.settled["temperature"])  # {plan.settled["temperature"]}'
     assert line in TEXTS["docs/python.md"].read_text(encoding="utf-8")
 
 
