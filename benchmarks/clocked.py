@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lwcl import bfloat16
+from lwcl.kernels import bfloat16
 
 UPDATES = ("add", "add_", "mul", "mul_", "zero_")
 WARM_UP = 3  # steps until the heap has grown to its size

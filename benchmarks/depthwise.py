@@ -35,9 +35,9 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from lwcl import bfloat16
-from lwcl.cpu import tune_allocator, usable_cpus
-from lwcl.depthwise import fast_depthwise
+from lwcl.kernels import bfloat16
+from lwcl.kernels.depthwise import fast_depthwise
+from lwcl.system.cpu import tune_allocator, usable_cpus
 
 # Idle threads must sleep, or the CPU time of a step would count their waiting too; before the workers import torch.
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"

@@ -7,7 +7,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lwcl.reports import plots
+from lwcl.reporting import plots
 
 Row = dict[str, Any]
 LOOKS = [*((colour, "") for colour in (*plots.COLOURS, "#F0E442", plots.GREY, "#000000")), ("#ffffff", "////")]

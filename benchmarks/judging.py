@@ -41,7 +41,7 @@ from torch import Tensor
 
 from lwcl.diagnosis.findings import Scope, examined, held_out
 from lwcl.diagnosis.three_views import Features
-from lwcl.measures import knn, linear
+from lwcl.metrics import knn, linear
 
 RESULTS = Path(__file__).with_name("results.jsonl")
 CLASSES, GROUPS, DIRECTIONS, CHUNK = 100, 300, 60, 4096

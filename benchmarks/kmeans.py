@@ -31,9 +31,9 @@ import torch
 from sklearn.cluster import KMeans
 from torch import Tensor
 
-from lwcl.cpu import usable_cpus
-from lwcl.formulas import unit
-from lwcl.measures.kmeans import assign, kmeans
+from lwcl.losses import unit
+from lwcl.metrics.kmeans import assign, kmeans
+from lwcl.system.cpu import usable_cpus
 
 RESULTS = Path(__file__).with_name("results.jsonl")
 GROUPS, DIRECTIONS, ITERATIONS = 300, 60, 20

@@ -37,10 +37,10 @@ import torch
 from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 
-from lwcl import bfloat16
-from lwcl.cpu import tune_allocator
-from lwcl.formulas import unit
-from lwcl.measures import nearest
+from lwcl.kernels import bfloat16
+from lwcl.losses import unit
+from lwcl.metrics import nearest
+from lwcl.system.cpu import tune_allocator
 
 RESULTS = Path(__file__).with_name("results.jsonl")
 WIDTH, K, CENTRES, NOISE = 1280, 20, 100, 1.5

@@ -32,17 +32,17 @@ from typing import Any
 
 import torch
 
-from lwcl import run
-from lwcl.cpu import tune_allocator
-from lwcl.data.images import open_images
-from lwcl.plan import plan_pretrain
-from lwcl.runs.assembly import assembled
-from lwcl.runs.training import MIN_SAVE_SECONDS, Training
-from lwcl.runs.watch import Watch
-from lwcl.screen import panel
-from lwcl.screen.pace import Trained
-from lwcl.screen.progress import DRAW_SECONDS, Screen
-from lwcl.screen.progress import Training as Told
+from lwcl.commands import train
+from lwcl.config.plan import plan_pretrain
+from lwcl.data.dataset import open_images
+from lwcl.reporting import panel
+from lwcl.reporting.console import DRAW_SECONDS, Screen
+from lwcl.reporting.console import Training as Told
+from lwcl.reporting.throughput import Trained
+from lwcl.system.cpu import tune_allocator
+from lwcl.training.build import assembled
+from lwcl.training.monitor import Watch
+from lwcl.training.state import MIN_SAVE_SECONDS, Training
 
 RESULTS = Path(__file__).with_name("results.jsonl")
 SAVE_SECONDS = 600  # between two checkpoints, as --save-every has it, unless epochs end more often
@@ -85,13 +85,13 @@ def measure(arch: str, size: int, batch: int, steps: int, folder: Path) -> dict[
     fixed = {"device": "cpu", "threads": 1, "workers": 0, "cache": "ram", "save_every": str(steps // 2)}
     plan = plan_pretrain(chosen | fixed)
     images = open_images(plan.options.data, "train", download=False)
-    plan, screen = run.settled(plan, images), Screen()
+    plan, screen = train.settled(plan, images), Screen()
     meters = {"look": Meter(Watch, "look"), "told": Meter(Told, "step"), "save": Meter(Training, "save")}
-    with run.opened(plan, screen) as opened:
+    with train.opened(plan, screen) as opened:
         screen.log = opened.log
         training = assembled(plan, images, screen, print)
         start = time.process_time()
-        run.train(training, opened, screen, steps)
+        train.train(training, opened, screen, steps)
         whole = time.process_time() - start
     looks = list(zip(meters["look"].cpu, meters["look"].gave, strict=True))
     due = statistics.median(cost for cost, health in looks if health)

@@ -37,7 +37,7 @@ from peer_ways.contest import CACHES, Raced, Row, held, image_folder, noted, par
 from peer_ways.runner import Way
 from peer_ways.turns import Work
 
-from lwcl.cpu import SPINS, usable_cpus
+from lwcl.system.cpu import SPINS, usable_cpus
 
 HERE = Path(__file__).parent
 ARCHS = ["mobilenetv3_large_100", "mobilenetv3_small_100", "efficientnet_b0", "resnet18", "deit_tiny_patch16_224"]

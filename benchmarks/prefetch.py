@@ -30,9 +30,9 @@ from peer_ways.lwcl_moco import fitted, training_of
 from peer_ways.pictures import pictures
 from peer_ways.turns import Work
 
-from lwcl.cpu import usable_cpus
-from lwcl.environment import cpu_name
-from lwcl.method import Batch
+from lwcl.methods.method import Batch
+from lwcl.system.cpu import usable_cpus
+from lwcl.system.environment import cpu_name
 
 RESULTS = Path(__file__).with_name("results.jsonl")
 ARCHS = ["mobilenetv3_small_100", "mobilenetv3_large_100", "resnet18"]

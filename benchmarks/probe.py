@@ -35,13 +35,13 @@ from scipy.optimize import minimize
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
-from lwcl.commandline.judge_options import ProbeOptions
-from lwcl.cpu import tune_allocator
-from lwcl.data.shares import probe_pair
-from lwcl.measures.linear import formed
-from lwcl.probes.training import Bench, probed
-from lwcl.screen.progress import Screen
-from lwcl.weights import Loaded, load_encoder
+from lwcl.checkpoints.encoder_file import Loaded, load_encoder
+from lwcl.config.eval_options import ProbeOptions
+from lwcl.data.label_fractions import probe_pair
+from lwcl.evaluation.linear_probe import Bench, probed
+from lwcl.metrics.linear import formed
+from lwcl.reporting.console import Screen
+from lwcl.system.cpu import tune_allocator
 
 RESULTS = Path(__file__).with_name("results.jsonl")
 PENALTY = 0.1

@@ -40,10 +40,10 @@ from knn import CENTRES, WIDTH, K, features
 from PIL import Image
 from step_profile import HERE, ours
 
-from lwcl.cpu import tune_allocator
-from lwcl.data.fill import Filling
-from lwcl.data.images import open_images
-from lwcl.measures.nearest import nearest_by_cosine
+from lwcl.data.cache.build import Filling
+from lwcl.data.dataset import open_images
+from lwcl.metrics.nearest import nearest_by_cosine
+from lwcl.system.cpu import tune_allocator
 
 ARCH, SIZE, BATCH, SIDE, SHORT, QUERIES = "mobilenetv3_small_100", 32, 128, 256, 112, 1000
 Row = dict[str, Any]

@@ -29,12 +29,12 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from lwcl.cpu import SPINS, usable_cpus
+from lwcl.system.cpu import SPINS, usable_cpus
 
 RESULTS = Path(__file__).with_name("results.jsonl")
 TRAINING = """
 import sys, time, timm, torch
-from lwcl.cpu import tune_allocator
+from lwcl.system.cpu import tune_allocator
 arch, pixels, threads, start, seconds = sys.argv[1], *map(float, sys.argv[2:])
 torch.set_num_threads(int(threads))
 tune_allocator()

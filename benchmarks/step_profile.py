@@ -51,13 +51,13 @@ from peer_ways.papers import backbone, moco_step
 from torch import Tensor
 
 from lwcl import engine
-from lwcl.cpu import tune_allocator
-from lwcl.depthwise import fast_depthwise
+from lwcl.config.recipes import Recipe
 from lwcl.engine import Compute
-from lwcl.method import Batch, methods
-from lwcl.nets import Encoder
-from lwcl.pointwise import fast_pointwise
-from lwcl.recipes import Recipe
+from lwcl.kernels.depthwise import fast_depthwise
+from lwcl.kernels.pointwise import fast_pointwise
+from lwcl.methods.method import Batch, methods
+from lwcl.models.encoder import Encoder
+from lwcl.system.cpu import tune_allocator
 
 HERE, QUEUE, KEPT = Path(__file__).parent, 4096, 10
 PAPERS, TUNED, OURS, HALF = "papers' way", "with our allocator", "lwcl float32", "lwcl bfloat16"

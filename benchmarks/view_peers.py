@@ -39,7 +39,7 @@ from peer_ways.turns import Work
 from peer_ways.views_alone import shrunk_folder
 
 from lwcl.data.decode import decode, shrink
-from lwcl.runs.assembly import STORED_SIDES
+from lwcl.training.build import STORED_SIDES
 
 PEERS = {
     "lightly": "views_lightly",

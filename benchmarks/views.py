@@ -35,9 +35,9 @@ import torch
 from PIL import Image, ImageFilter
 from torchvision import transforms
 
-from lwcl.augmentation import AUGMENTATIONS, Augmentation
-from lwcl.cpu import tune_allocator
-from lwcl.data.views import apply_views, draw_views
+from lwcl.config.augmentation import AUGMENTATIONS, Augmentation
+from lwcl.data.augment.views import apply_views, draw_views
+from lwcl.system.cpu import tune_allocator
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 OURS = ("tensor", "opencv")

@@ -10,8 +10,8 @@ import sys
 import torch
 import torch.nn.functional as F
 
-from lwcl.method import Batch, Loss, Method, method
-from lwcl.nets import Encoder, Net
+from lwcl.methods.method import Batch, Loss, Method, method
+from lwcl.models.encoder import Encoder, Net
 from lwcl.settings import setting
 
 
@@ -42,6 +42,6 @@ class SimCLR(Method):
 
 
 if __name__ == "__main__":
-    from lwcl.cli import main  # after the class, so that its options are there
+    from lwcl.cli.main import main  # after the class, so that its options are there
 
     sys.exit(main(["pretrain", "--method", "simclr", *sys.argv[1:]]))

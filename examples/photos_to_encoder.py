@@ -11,8 +11,8 @@ from pathlib import Path
 import timm
 import torch
 
-from lwcl import run
-from lwcl.plan import plan_pretrain
+from lwcl.commands import train
+from lwcl.config.plan import plan_pretrain
 
 
 def main() -> None:
@@ -26,7 +26,7 @@ def main() -> None:
 
     # What is not chosen is settled by the recipe and the rules, as on the command line.
     plan = plan_pretrain({"data": [told.photos], "arch": told.arch, "out": told.out, "epochs": told.epochs})
-    if code := run.train_run(plan):
+    if code := train.train_run(plan):
         raise SystemExit(code)
 
     # From here on nothing is needed but timm.

@@ -2,6 +2,6 @@
 
 import sys
 
-from lwcl.cli import main
+from lwcl.cli.main import main
 
 sys.exit(main())

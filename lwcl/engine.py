@@ -15,13 +15,13 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lwcl import world
-from lwcl.data.draws import step_seed
+from lwcl.config.recipes import Recipe
 from lwcl.errors import SickError
-from lwcl.formulas import at_least_float
-from lwcl.method import Batch, Loss, Method
-from lwcl.nets import Encoder, Net
-from lwcl.recipes import Recipe
+from lwcl.losses import at_least_float
+from lwcl.methods.method import Batch, Loss, Method
+from lwcl.models.encoder import Encoder, Net
+from lwcl.rng import step_seed
+from lwcl.system import distributed
 
 N = TypeVar("N", bound=nn.Module)
 
@@ -149,7 +149,7 @@ def fit(
                 loss = method.loss(net, part, epoch)
             (loss.total / recipe.accumulate).backward()  # type: ignore[no-untyped-call]
             losses.append(loss)
-        world.average_gradients(trained)
+        distributed.average_gradients(trained)
         norm = nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
         total, length, parts = read(losses, norm)
         must_be_finite({"loss": total, "gradient": length}, done + 1, batch)
@@ -172,7 +172,7 @@ def read(losses: list[Loss], norm: Tensor) -> tuple[float, float, dict[str, floa
 def must_be_finite(values: dict[str, float], step: int, batch: Batch) -> None:
     """Raises `NotFiniteError` unless every process's values are finite: all stop together, before an update."""
     for what, value in values.items():
-        if world.any_of(not math.isfinite(value)):
+        if distributed.any_of(not math.isfinite(value)):
             raise NotFiniteError(step, what, value, batch.index)
 
 

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lwcl.nets import Encoder
-from lwcl.weights import Images, save_encoder
+from lwcl.checkpoints.encoder_file import Images, save_encoder
+from lwcl.models.encoder import Encoder
 
 ARCH, WIDTH = "test_resnet", 96
 State = dict[str, Any]

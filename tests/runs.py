@@ -12,10 +12,10 @@ import pytest
 from crash import ended, started
 from PIL import Image
 
-import lwcl.run  # noqa: F401  # here, so that no child has to wait for torch
-from lwcl import cli
-from lwcl.runs import checkpoint
-from lwcl.runs.runfolder import RunFolder
+import lwcl.commands.train  # noqa: F401  # here, so that no child has to wait for torch
+from lwcl.checkpoints import training_state
+from lwcl.cli import main
+from lwcl.runs.folder import RunFolder
 
 STEPS, PER_EPOCH, SAVE_EVERY = 12, 6, 3
 SMALL = (
@@ -51,7 +51,7 @@ def ran(words: list[str]) -> int:
     """The exit code of a command, run in this process as if it had been typed."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["lwcl", *words])
-        return cli.main(words)
+        return main.main(words)
 
 
 def begun(words: list[str], cache: Path, fault: str = "", before: Callable[[], object] = bool) -> int:
@@ -87,7 +87,7 @@ def at_step(number: int, act: Callable[[], object]) -> Callable[[], None]:
 
 def left_by(out: Path) -> dict[str, bytes]:
     """The content of what a run leaves that must not depend on interruptions: encoder, metrics, whole final state."""
-    newest = checkpoint.newest_first(out / "checkpoints")[0]
+    newest = training_state.newest_first(out / "checkpoints")[0]
     assert newest.name == f"step-{STEPS:06}"
     state = {f"{newest.name}/{file.name}": file.read_bytes() for file in sorted(newest.iterdir())}
     return {name: (out / name).read_bytes() for name in LASTING} | state

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lwcl.runs import checkpoint
+from lwcl.checkpoints import training_state
 
 
 def state(step: int, size: int = 8) -> dict[str, dict[str, Tensor]]:
@@ -18,10 +18,10 @@ def state(step: int, size: int = 8) -> dict[str, dict[str, Tensor]]:
 def saved(folder: Path, *steps: int) -> None:
     """Save the state of some steps."""
     for step in steps:
-        checkpoint.save(folder, step, state(step), {"epoch": step / 3})
+        training_state.save(folder, step, state(step), {"epoch": step / 3})
 
 
-def must_be(found: checkpoint.Checkpoint | None, step: int) -> None:
+def must_be(found: training_state.Checkpoint | None, step: int) -> None:
     """Assert that a checkpoint is that of a step, all of it."""
     assert found is not None
     assert (found.step, found.facts) == (step, {"epoch": step / 3})

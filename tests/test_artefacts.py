@@ -14,10 +14,10 @@ from crash import KILLED
 from runs import METHODS, cache_at, child, copied, made_images, pretrain, ran
 from test_crash import flip_a_bit
 
-from lwcl.reports.knn_report import Judged
-from lwcl.reports.model_card import card, plain
+from lwcl.checkpoints.encoder_file import load_encoder
+from lwcl.reporting.knn import Judged
+from lwcl.reporting.model_card import card, plain
 from lwcl.settings import recorded
-from lwcl.weights import load_encoder
 
 KEPT = ("encoder.safetensors", "export/model.safetensors", "export/config.json")
 CHECKPOINTS = ("step-000003", "step-000006")

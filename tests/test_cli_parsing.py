@@ -11,13 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import lwcl
-from lwcl import cli
+from lwcl.cli import main
 from lwcl.errors import DataError, SickError, StorageError, UsageError
 
 HEAVY = ("torch", "torchvision", "timm", "numpy", "PIL", "rich", "matplotlib")
 PROBE = f"""
 import resource, sys
-from lwcl.cli import main
+from lwcl.cli.main import main
 try:
     code = main(sys.argv[1:])
 except SystemExit as end:
@@ -92,7 +92,7 @@ def test_the_program_is_a_module_too():
 
 @pytest.fixture
 def run(monkeypatch, tmp_path):
-    """Stands for `lwcl.run`, `lwcl.judge` and `lwcl.doctor`: keeps what it was called with; its outcome can be set."""
+    """Stands for what `pretrain`, `knn` and `doctor` call: keeps what it was called with; its outcome can be set."""
     monkeypatch.setenv("LWCL_CACHE", str(tmp_path))
     stand_in = types.SimpleNamespace(calls=[], outcome=0)
 
@@ -102,16 +102,14 @@ def run(monkeypatch, tmp_path):
             raise stand_in.outcome
         return stand_in.outcome
 
-    for module, function in (("run", "train_run"), ("judge", "knn"), ("doctor", "examine")):
-        fake = types.SimpleNamespace(**{function: called})
-        monkeypatch.setitem(sys.modules, f"lwcl.{module}", fake)
-        monkeypatch.setattr(lwcl, module, fake, raising=False)
+    for place in ("commands.train.train_run", "evaluation.judge.knn", "commands.doctor.examine"):
+        monkeypatch.setattr(f"lwcl.{place}", called)
     return stand_in
 
 
 def test_pretrain_passes_the_plan_on(run):
     assert (
-        cli.main(
+        main.main(
             [
                 "pretrain",
                 "--lr",
@@ -138,14 +136,14 @@ def test_pretrain_passes_the_plan_on(run):
 def test_a_file_gives_settings_and_flags_win(run, tmp_path):
     path = tmp_path / "my.yaml"
     path.write_text("lr: 0.5\nepochs: 3\n")
-    assert cli.main(["pretrain", "--config", str(path), "--epochs", "4"]) == 0
+    assert main.main(["pretrain", "--config", str(path), "--epochs", "4"]) == 0
     settled = run.calls[0][0][0].settled
-    assert settled["lr"] == (0.5, str(path))
-    assert settled["epochs"] == (4, "flag")
+    assert (settled["lr"].value, str(settled["lr"].origin)) == (0.5, str(path))
+    assert (settled["epochs"].value, str(settled["epochs"].origin)) == (4, "flag")
 
 
 def test_knn_passes_encoders_and_options_on(run):
-    assert cli.main(["knn", "runs/a", "runs/b", "--k", "5", "--no-random-init"]) == 0
+    assert main.main(["knn", "runs/a", "runs/b", "--k", "5", "--no-random-init"]) == 0
     [((encoders, options), named)] = run.calls
     assert encoders == ["runs/a", "runs/b"]
     assert (options.k, options.random_init) == (5, False)
@@ -154,7 +152,7 @@ def test_knn_passes_encoders_and_options_on(run):
 
 def test_doctor_passes_data_on(run):
     run.outcome = 4
-    assert cli.main(["doctor", "--data", "a", "--json"]) == 4
+    assert main.main(["doctor", "--data", "a", "--json"]) == 4
     assert run.calls == [((("a",), True), {})]
 
 
@@ -170,12 +168,12 @@ def test_doctor_passes_data_on(run):
 )
 def test_every_error_has_its_exit_code(run, error, code):
     run.outcome = error
-    assert cli.main(["pretrain"]) == code
+    assert main.main(["pretrain"]) == code
 
 
 def test_an_error_is_three_lines_on_stderr_and_markup_is_text(run, capsys):
     run.outcome = DataError("Cannot read '[red]a\x1b[31m.jpg'.", "It is [bold]no image.", "Delete it.")
-    assert cli.main(["pretrain", "--json"]) == 4
+    assert main.main(["pretrain", "--json"]) == 4
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.splitlines() == ["Cannot read '[red]a\\x1b[31m.jpg'.", "It is [bold]no image.", "Delete it."]
@@ -183,7 +181,7 @@ def test_an_error_is_three_lines_on_stderr_and_markup_is_text(run, capsys):
 
 def test_a_bug_is_a_sentence_and_a_traceback_kept_in_a_file(run, capsys, tmp_path):
     run.outcome = ZeroDivisionError("by zero")
-    assert cli.main(["pretrain"]) == 1
+    assert main.main(["pretrain"]) == 1
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "This is a bug in lwcl: ZeroDivisionError: by zero"
     assert str(tmp_path) in lines[1]
@@ -194,13 +192,13 @@ def test_a_bug_is_a_sentence_and_a_traceback_kept_in_a_file(run, capsys, tmp_pat
 @pytest.mark.parametrize("error", [EOFError("cut"), OSError("odd"), RuntimeError("strange")])
 def test_no_exception_of_ours_passes_for_one_of_typer(run, error, capsys):
     run.outcome = error
-    assert cli.main(["pretrain"]) == 1
+    assert main.main(["pretrain"]) == 1
     assert "bug in lwcl" in capsys.readouterr().err
 
 
 def test_debug_shows_the_traceback(run, capsys):
     run.outcome = DataError("No images.")
-    assert cli.main(["pretrain", "--debug"]) == 4
+    assert main.main(["pretrain", "--debug"]) == 4
     assert "Traceback (most recent call last)" in capsys.readouterr().err
 
 
@@ -229,7 +227,7 @@ class OutOfMemoryError(RuntimeError):
 )
 def test_running_out_of_memory_says_what_to_try(run, error, words, advice, capsys):
     run.outcome = error
-    assert cli.main(["pretrain", "--image-size", "96", *words.split()]) == 2
+    assert main.main(["pretrain", "--image-size", "96", *words.split()]) == 2
     first, _, last = capsys.readouterr().err.splitlines()
     assert "images of 96 px" in first
     assert last == advice
@@ -237,7 +235,7 @@ def test_running_out_of_memory_says_what_to_try(run, error, words, advice, capsy
 
 def test_advice_on_memory_is_a_command_that_parses_and_halves_what_is_computed_at_once(run):
     run.outcome = MemoryError()
-    assert cli.main(["pretrain", "--batch-size", "64", "--accumulate", "4", "--accumulate", "8"]) == 2
+    assert main.main(["pretrain", "--batch-size", "64", "--accumulate", "4", "--accumulate", "8"]) == 2
     assert run.calls[-1][0][0].recipe.accumulate == 8
 
 
@@ -260,18 +258,18 @@ def test_advice_on_memory_is_a_command_that_parses_and_halves_what_is_computed_a
     ],
 )
 def test_every_usage_error_names_the_remedy(run, words, said, capsys):
-    assert cli.main(words.split()) == 2
+    assert main.main(words.split()) == 2
     assert said in capsys.readouterr().err
     assert run.calls == []
 
 
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=8), max_size=3))
 def test_no_command_line_is_a_bug(words):
-    assert cli.main(["list", *words]) in (0, 2)
+    assert main.main(["list", *words]) in (0, 2)
 
 
 def test_a_list_is_one_json_document_on_stdout(capsys):
-    assert cli.main(["list", "recipes", "light", "--json"]) == 0
+    assert main.main(["list", "recipes", "light", "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["schema_version"] == 1
     assert document["recipes"][0]["name"] == "light"
@@ -279,7 +277,7 @@ def test_a_list_is_one_json_document_on_stdout(capsys):
 
 @pytest.mark.parametrize(("no_color", "bold"), [("", True), ("1", False)])
 def test_headings_are_bold_on_a_terminal_unless_no_color_is_set(monkeypatch, no_color, bold):
-    from lwcl.commandline.help import heading
+    from lwcl.cli.help import heading
 
     monkeypatch.setenv("NO_COLOR", no_color)
     monkeypatch.setattr(sys, "stdout", types.SimpleNamespace(isatty=lambda: True))

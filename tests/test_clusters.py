@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from scipy.stats import skew
 from torch import Tensor
 
-from lwcl import formulas
-from lwcl.formulas import unit
-from lwcl.measures import clusters, neighbourhood
-from lwcl.measures.contingency import (
+from lwcl import losses
+from lwcl.losses import unit
+from lwcl.metrics import clusters, neighbourhood
+from lwcl.metrics.contingency import (
     align,
     aligned_accuracy,
     classes_per_cluster,
@@ -22,8 +22,8 @@ from lwcl.measures.contingency import (
     held_out_purity,
     purity,
 )
-from lwcl.measures.kmeans import kmeans
-from lwcl.measures.spectrum import spectrum
+from lwcl.metrics.kmeans import kmeans
+from lwcl.metrics.spectrum import spectrum
 
 GOLDEN = torch.tensor([[5, 1, 0, 0], [4, 4, 0, 1], [0, 2, 6, 0], [1, 3, 4, 9]])
 THIEF = torch.tensor([[60, 40], [2, 0]])  # a cluster of two images that is pure
@@ -155,12 +155,12 @@ def test_clusters_in_noise_are_not_stable() -> None:
 def test_a_streamed_spectrum_is_that_of_all_rows_at_once() -> None:
     x = drawn(0, 400, 24) @ drawn(1, 24, 24) + 3
     found, centred = spectrum(x), (x - x.mean(0)).double()
-    assert found.rank == pytest.approx(float(formulas.effective_rank(x.double())), rel=1e-5)
-    assert found.centred_rank == pytest.approx(float(formulas.effective_rank(centred)), rel=1e-5)
+    assert found.rank == pytest.approx(float(losses.effective_rank(x.double())), rel=1e-5)
+    assert found.centred_rank == pytest.approx(float(losses.effective_rank(centred)), rel=1e-5)
     values = torch.linalg.svdvals(centred)
     assert found.values.tolist() == pytest.approx((values / values.sum()).tolist(), rel=1e-4)
     assert found.participation == pytest.approx(float(values.square().sum() ** 2 / values.pow(4).sum()))
-    assert found.spread == pytest.approx(float(formulas.spread(unit(x))), rel=1e-4)
+    assert found.spread == pytest.approx(float(losses.spread(unit(x))), rel=1e-4)
     cosines = (unit(x) @ unit(x).T).fill_diagonal_(0)
     assert found.mean_cosine == pytest.approx(float(cosines.sum() / (400 * 399)), abs=1e-5)
     assert found.norm_variation == pytest.approx(float(x.norm(dim=1).std() / x.norm(dim=1).mean()), rel=1e-4)

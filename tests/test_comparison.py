@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from runs import METHODS, cache_at, copied, made_images, pretrain, ran
 
-from lwcl.reports.plots import label
-from lwcl.wording import percent
+from lwcl.formatting import percent
+from lwcl.reporting.plots import label
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lwcl.backbones import backbone_of
-from lwcl.measures import cost as costs
-from lwcl.measures.cost import cost, macs
+from lwcl.metrics import cost as costs
+from lwcl.metrics.cost import cost, macs
+from lwcl.models.backbone import backbone_of
 
 
 @pytest.fixture(autouse=True)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from lwcl import cpu
-from lwcl.environment import cpu_name
+from lwcl.system import cpu
+from lwcl.system.environment import cpu_name
 
 
 def write(root: Path, files: dict[str, str]) -> None:
@@ -85,7 +85,7 @@ def test_the_allocator_is_left_alone_without_glibc(monkeypatch: pytest.MonkeyPat
 
 KEEPS_MEMORY = """
 import ctypes, resource, sys
-from lwcl.cpu import tune_allocator
+from lwcl.system.cpu import tune_allocator
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(4):

@@ -30,11 +30,11 @@ from runs import (
     ran,
 )
 
-from lwcl.method import Batch, Loss
+from lwcl.checkpoints.encoder_file import Images, save_encoder
+from lwcl.methods.method import Batch, Loss
 from lwcl.methods.moco import MoCo
-from lwcl.nets import Encoder, Net
-from lwcl.storage import FAULT_POINTS
-from lwcl.weights import Images, save_encoder
+from lwcl.models.encoder import Encoder, Net
+from lwcl.system.atomic_files import FAULT_POINTS
 
 #: Points that a training from a folder does not pass, and why.
 UNREACHED = {

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from timm.layers.conv2d_same import Conv2dSame
 from torch import Tensor, nn
 
-from lwcl.depthwise import INSTRUCTION_SETS, fast_depthwise
+from lwcl.kernels.depthwise import INSTRUCTION_SETS, fast_depthwise
 
 pytestmark = pytest.mark.skipif(
     torch.backends.cpu.get_cpu_capability() not in INSTRUCTION_SETS, reason="made for x86 with AVX2 or AVX-512"

@@ -11,19 +11,19 @@ import pytest
 import torch
 from runs import cache_at, made_images
 
-from lwcl.augmentation import MOCO_V2, Augmentation
-from lwcl.commandline.chosen import settings_of
-from lwcl.commandline.judge_options import DiagnoseOptions
-from lwcl.data.images import open_images
-from lwcl.diagnosis import command as diagnosis
+from lwcl.checkpoints.encoder_file import Images, load_encoder, random_encoder, save_encoder
+from lwcl.commands import diagnose as diagnosis
+from lwcl.config.augmentation import MOCO_V2, Augmentation
+from lwcl.config.eval_options import DiagnoseOptions
+from lwcl.config.validation import settings_of
+from lwcl.data.dataset import open_images
 from lwcl.diagnosis.findings import by_overlap, counted, labels_of, queries_of
-from lwcl.diagnosis.rules import table as clustering_verdict_table
 from lwcl.diagnosis.subjects import STATIC, views_of
 from lwcl.diagnosis.three_views import Sights, ThreeViews
+from lwcl.diagnosis.thresholds import table as clustering_verdict_table
 from lwcl.diagnosis.verdict import WORDS
 from lwcl.errors import DataError, SickError, UsageError
-from lwcl.machine import compute_for
-from lwcl.weights import Images, load_encoder, random_encoder, save_encoder
+from lwcl.system.device import compute_for
 
 CLASSES = ("cat", "dog", "<b>&amp;'\"")
 TAKES = Images(32, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))

@@ -6,8 +6,8 @@ import numpy
 import pytest
 from runs import picture
 
-from lwcl.diagnosis.pictures import points_each, queries_each
-from lwcl.pictures import heat, maps, thumbnails
+from lwcl.diagnosis.plots import heat, maps, thumbnails
+from lwcl.diagnosis.plots.pictures import points_each, queries_each
 
 
 def test_many_encoders_share_the_room_of_a_page() -> None:

@@ -19,16 +19,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lwcl import cli
-from lwcl.augmentation import AUGMENTATIONS, Augmentation
-from lwcl.commandline.chosen import settings_of
-from lwcl.commandline.commands import TRAINING
-from lwcl.commandline.judge_options import DiagnoseOptions, KnnOptions, ProbeOptions
+from lwcl.cli import main
+from lwcl.config.augmentation import AUGMENTATIONS, Augmentation
+from lwcl.config.auto import RULED, Facts, settle_run
+from lwcl.config.eval_options import DiagnoseOptions, KnnOptions, ProbeOptions
+from lwcl.config.plan import plan_pretrain, plan_run
+from lwcl.config.recipes import DEMONSTRATION, FEW, LIGHT_GUESS, LIGHT_RUN, RECIPES
+from lwcl.config.train_options import TRAINING
+from lwcl.config.validation import settings_of
 from lwcl.errors import DataError, LwclError, SickError, StorageError, UsageError
-from lwcl.method import methods
-from lwcl.plan import plan_pretrain, plan_run
-from lwcl.recipes import DEMONSTRATION, FEW, LIGHT_GUESS, LIGHT_RUN, RECIPES
-from lwcl.rules import RULED, Facts, settle_run
+from lwcl.methods.method import methods
 from lwcl.settings import flag_of, names_of
 
 ROOT = Path(__file__).parents[1]
@@ -76,8 +76,8 @@ COMMANDS = sorted({(name, shlex.join(words)) for name, words in commands()})
 @pytest.mark.parametrize(("text", "line"), COMMANDS)
 def test_every_command_in_the_texts_parses_and_its_settings_settle(text, line):
     words = [word if word != "COMMAND" else "pretrain" for word in shlex.split(line)]
-    with cli.PROGRAM.make_context("lwcl", words[:1]) as above:
-        context = cli.PROGRAM.commands[words[0]].make_context(words[0], words[1:], parent=above)
+    with main.PROGRAM.make_context("lwcl", words[:1]) as above:
+        context = main.PROGRAM.commands[words[0]].make_context(words[0], words[1:], parent=above)
     chosen = {name: value for name, value in context.params.items() if name not in OWN}
     if words[0] in SETTLERS:
         SETTLERS[words[0]](chosen)
@@ -94,7 +94,7 @@ def test_the_readme_has_commands_and_its_first_is_the_main_job():
 
 def test_the_readme_names_every_command_and_recipe_and_nothing_else():
     text = TEXTS["README.md"].read_text(encoding="utf-8")
-    assert re.findall(r"^\| `lwcl (\S+)` \|", text, re.MULTILINE) == list(cli.PROGRAM.commands)
+    assert re.findall(r"^\| `lwcl (\S+)` \|", text, re.MULTILINE) == list(main.PROGRAM.commands)
     assert set(re.findall(r"^\| `([\w-]+)` \|", text, re.MULTILINE)) == set(RECIPES)
 
 
@@ -102,7 +102,7 @@ def test_the_readme_names_every_command_and_recipe_and_nothing_else():
 def test_flags_that_texts_mention_exist(name):
     known = {
         flag
-        for command in cli.PROGRAM.commands.values()
+        for command in main.PROGRAM.commands.values()
         for param in command.params
         for flag in (*param.opts, *param.secondary_opts)
     }

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lwcl.data.draws import epoch_order, mixed, step_seed, uniform
+from lwcl.rng import epoch_order, mixed, step_seed, uniform
 
 N = 20_000
 

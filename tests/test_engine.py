@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from lwcl import engine
-from lwcl.data.draws import epoch_order
+from lwcl.checkpoints.optimizer_state import pack_optimizer, unpack_optimizer
+from lwcl.config.recipes import Recipe
 from lwcl.engine import Compute, NotFiniteError, Step
-from lwcl.machine import tune
-from lwcl.measures.health import finite
-from lwcl.method import Batch, Method, methods
-from lwcl.nets import Encoder, Net, Queue
-from lwcl.recipes import Recipe
-from lwcl.runs.optimizer_state import pack_optimizer, unpack_optimizer
+from lwcl.methods.method import Batch, Method, methods
+from lwcl.metrics.health import finite
+from lwcl.models.encoder import Encoder, Net, Queue
+from lwcl.rng import epoch_order
+from lwcl.system.device import tune
 
 ARCH, SIZE, COUNT, BATCH = "test_efficientnet", 32, 24, 8
 CPU = Compute(torch.device("cpu"))

@@ -11,12 +11,12 @@ import torch
 import torchvision
 from torch import nn
 
-from lwcl.conversion import convert
+from lwcl.checkpoints.encoder_file import load_encoder
+from lwcl.checkpoints.foreign.importer import read_foreign
+from lwcl.checkpoints.foreign.matching import best_fit
+from lwcl.commands.convert import convert
 from lwcl.errors import UsageError
-from lwcl.foreign.encoders import read_foreign
-from lwcl.foreign.matching import best_fit
-from lwcl.nets import Encoder
-from lwcl.weights import load_encoder
+from lwcl.models.encoder import Encoder
 
 IMAGENET = (0.485, 0.456, 0.406)
 

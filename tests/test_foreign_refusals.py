@@ -17,10 +17,10 @@ import safetensors.torch
 import timm
 import torch
 
+from lwcl.checkpoints.encoder_file import description, load_encoder
+from lwcl.checkpoints.foreign.matching import best_fit
 from lwcl.errors import UsageError
-from lwcl.foreign.matching import best_fit
-from lwcl.nets import Encoder
-from lwcl.weights import description, load_encoder
+from lwcl.models.encoder import Encoder
 
 EVENTS: list[str] = []
 RUNS = ("os.system", "os.exec", "os.posix_spawn", "os.fork", "subprocess.Popen")

@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lwcl import formulas
+from lwcl import losses as formulas
+from lwcl.config.recipes import Recipe
 from lwcl.engine import learning_rate
-from lwcl.formulas import Smoothing, smoothing_weights, unit
+from lwcl.losses import Smoothing, smoothing_weights, unit
 from lwcl.methods.light_moco import LightMoCo
-from lwcl.recipes import Recipe
 
 
 def drawn(seed: int, *shapes: tuple[int, int]) -> list[Tensor]:

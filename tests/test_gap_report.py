@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from lwcl.measures.cost import Cost
-from lwcl.measures.gap import closed
-from lwcl.reports import plots
-from lwcl.reports.gap_report import Standing, gap_facts, gap_pictures, gap_table, gap_verdict
-from lwcl.reports.knn_report import Judged
-from lwcl.reports.report import Report
+from lwcl.metrics.bootstrap import closed
+from lwcl.metrics.cost import Cost
+from lwcl.reporting import plots
+from lwcl.reporting.distillation import Standing, gap_facts, gap_pictures, gap_table, gap_verdict
+from lwcl.reporting.knn import Judged
+from lwcl.reporting.report import Report
 
 SMALL = Cost(4_000_000, 200_000_000, 16.0, 6.0, 150.0, 1, 224)
 LARGE = Cost(10_000_000, 2_000_000_000, 40.0, 20.0, None, 1, 224)

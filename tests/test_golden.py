@@ -17,16 +17,16 @@ from runs import made_images, picture
 from torch import Tensor
 
 from lwcl import engine
-from lwcl.augmentation import AUGMENTATIONS, Augmentation
-from lwcl.data.images import open_images
+from lwcl.checkpoints.encoder_file import Images
+from lwcl.config.augmentation import AUGMENTATIONS, Augmentation
+from lwcl.config.recipes import Recipe
+from lwcl.data.cache.pixels import Store
+from lwcl.data.dataset import open_images
 from lwcl.data.loader import Loader
-from lwcl.data.store import Store
 from lwcl.engine import Compute
-from lwcl.environment import cpu_name, version_of
-from lwcl.method import Batch, methods
-from lwcl.nets import Encoder
-from lwcl.recipes import Recipe
-from lwcl.weights import Images
+from lwcl.methods.method import Batch, methods
+from lwcl.models.encoder import Encoder
+from lwcl.system.environment import cpu_name, version_of
 
 GOLDEN = Path(__file__).parent / "golden" / "trajectories.json"
 SIZE, BATCH, STEPS = 32, 8, 5

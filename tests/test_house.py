@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from lwcl.augmentation import Augmentation
-from lwcl.method import methods
-from lwcl.recipes import RECIPES, Recipe
+from lwcl.config.augmentation import Augmentation
+from lwcl.config.recipes import RECIPES, Recipe
+from lwcl.methods.method import methods
 from lwcl.settings import names_of
 
 PACKAGE = Path(__file__).parents[1] / "lwcl"
@@ -27,49 +27,49 @@ LINES, FUNCTION_LINES, RUN = 300, 50, 6
 HEAVY = {"torch", "torchvision", "timm", "numpy", "PIL", "sklearn", "scipy", "matplotlib", "safetensors", "rich"}
 HEAVY |= {"yaml", "jinja2", "huggingface_hub"}
 SPEAKING = {
-    "lwcl.commandline.app",
-    "lwcl.cli",
-    "lwcl.commandline.other_commands",
-    "lwcl.reports.report",
-    "lwcl.screen.progress",
-    "lwcl.screen.panel",
+    "lwcl.cli.app",
+    "lwcl.cli.main",
+    "lwcl.cli.tools",
+    "lwcl.reporting.report",
+    "lwcl.reporting.console",
+    "lwcl.reporting.panel",
 }
 EMPTY_NAMES = {"utils", "util", "common", "helper", "helpers", "base", "misc", "trainer", "manager"}
 PICKLES = {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve", "joblib"}
 
 #: Which modules (by the beginning of their names) must not import which, however far down.
 FORBIDDEN = {
-    "lwcl.formulas": ("lwcl.",),  # pure functions of tensors
-    "lwcl.world": ("lwcl.",),
-    "lwcl.nets": ("lwcl.engine", "lwcl.method", "lwcl.data", "lwcl.storage"),
+    "lwcl.losses": ("lwcl.",),  # pure functions of tensors
+    "lwcl.system.distributed": ("lwcl.",),
+    "lwcl.models.encoder": ("lwcl.engine", "lwcl.methods.method", "lwcl.data", "lwcl.system.atomic_files"),
     "lwcl.engine": (
-        "lwcl.storage",
-        "lwcl.screen.progress",
-        "lwcl.reports.report",
-        "lwcl.runs.runfolder",
-        "lwcl.data.images",
+        "lwcl.system.atomic_files",
+        "lwcl.reporting.console",
+        "lwcl.reporting.report",
+        "lwcl.runs.folder",
+        "lwcl.data.dataset",
     ),
-    "lwcl.methods": ("lwcl.nets", "lwcl.formulas", "lwcl.engine", "lwcl.data"),
+    "lwcl.methods": ("lwcl.models.encoder", "lwcl.losses", "lwcl.engine", "lwcl.data"),
     "lwcl.measures": (
-        "lwcl.nets",
+        "lwcl.models.encoder",
         "lwcl.engine",
         "lwcl.data",
-        "lwcl.storage",
-        "lwcl.screen.progress",
-        "lwcl.reports.report",
+        "lwcl.system.atomic_files",
+        "lwcl.reporting.console",
+        "lwcl.reporting.report",
     ),
     "lwcl.data": (
-        "lwcl.screen.progress",
-        "lwcl.reports.report",
-        "lwcl.runs.runfolder",
-        "lwcl.runs.training",
-        "lwcl.judge",
-        "lwcl.run",
+        "lwcl.reporting.console",
+        "lwcl.reporting.report",
+        "lwcl.runs.folder",
+        "lwcl.training.state",
+        "lwcl.evaluation.judge",
+        "lwcl.commands.train",
     ),
-    "lwcl.storage": ("lwcl.data", "lwcl.runs.runfolder", "lwcl.runs.checkpoint"),
-    "lwcl.runs.checkpoint": ("lwcl.nets", "lwcl.engine", "lwcl.runs.runfolder"),
-    "lwcl.reports.report": ("lwcl.engine", "lwcl.data", "lwcl.screen.progress"),
-    "lwcl.plan": ("lwcl.run", "lwcl.cli"),
+    "lwcl.system.atomic_files": ("lwcl.data", "lwcl.runs.folder", "lwcl.checkpoints.training_state"),
+    "lwcl.checkpoints.training_state": ("lwcl.models.encoder", "lwcl.engine", "lwcl.runs.folder"),
+    "lwcl.reporting.report": ("lwcl.engine", "lwcl.data", "lwcl.reporting.console"),
+    "lwcl.config.plan": ("lwcl.commands.train", "lwcl.cli.main"),
 }
 
 
@@ -171,22 +171,22 @@ def test_the_floors_of_the_architecture_hold():
     assert named <= set(modules), "no floor holds what is not there"
     upwards = [(a, b) for a in modules for b in IMPORTED[a] & set(modules) if place[b] < place[a]]
     assert upwards == []
-    ground = next(number for number, row in enumerate(floors()) if "lwcl.screen.progress" in row)
+    ground = next(number for number, row in enumerate(floors()) if "lwcl.reporting.console" in row)
     for module in (name for name in modules if place[name] >= ground):
         deeper = {name.partition(".")[0] for other in reached(module) for name in IMPORTED[other]}
         assert not deeper & {"torch", "torchvision", "timm"}, module
 
 
 def test_what_parses_a_command_line_imports_nothing_heavy_by_its_source():
-    parsing = reached("lwcl.cli").union(*(reached(name) for name in MODULES if name.startswith("lwcl.methods.")))
-    assert "lwcl.plan" in parsing
+    parsing = reached("lwcl.cli.main").union(*(reached(name) for name in MODULES if name.startswith("lwcl.methods.")))
+    assert "lwcl.config.plan" in parsing
     for module in parsing:
         assert not {name.partition(".")[0] for name in IMPORTED[module]} & HEAVY, module
 
 
 def test_what_parses_a_command_line_imports_nothing_heavy_in_fact():
     program = (
-        "import sys; from lwcl import cli; from lwcl.plan import plan_pretrain; plan_pretrain({'epochs': '3'});"
+        "import sys; from lwcl import cli; from lwcl.config.plan import plan_pretrain; plan_pretrain({'epochs': '3'});"
         "assert cli.main(['pretrain', '--help']) == 0; assert cli.main(['pretrain', '--epochs', 'x']) == 2;"
         f"print('heavy:', sorted(set(sys.modules) & {HEAVY!r}))"
     )
@@ -263,13 +263,13 @@ def test_files_are_read_in_ways_that_run_nothing():
     arrays = [call for _, called, call in calls() if called in ("np.load", "numpy.load")]
     assert all(keyword(call, "allow_pickle") == "False" for call in arrays)
     yaml = {(module, called) for module, called, _ in calls() if called.startswith("yaml.") and "load" in called}
-    assert {module for module, called in yaml if called != "yaml.safe_load"} <= {"lwcl.commandline.config_file"}
+    assert {module for module, called in yaml if called != "yaml.safe_load"} <= {"lwcl.config.yaml_file"}
 
 
 def test_the_one_yaml_loader_of_our_own_is_a_safe_one():
     import yaml
 
-    from lwcl.commandline.config_file import Loader
+    from lwcl.config.yaml_file import Loader
 
     assert issubclass(Loader, yaml.SafeLoader)
     assert Loader.yaml_constructors == yaml.SafeLoader.yaml_constructors

@@ -15,10 +15,10 @@ import pytest
 import torch
 from PIL import Image
 
+from lwcl.data.dataset import ImageSet, holdout, open_images, stand_ins
 from lwcl.data.decode import BadImage
-from lwcl.data.images import ImageSet, holdout, open_images, stand_ins
-from lwcl.data.layout import layout
-from lwcl.data.sources import Folder, bytes_of
+from lwcl.data.sources.files import Folder, bytes_of
+from lwcl.data.sources.splits import layout
 from lwcl.errors import DataError, UsageError
 
 REAL = Path(__file__).parents[2] / "shared" / "data"

@@ -10,12 +10,12 @@ from sklearn.cluster import KMeans as Reference
 from sklearn.metrics import adjusted_rand_score
 from torch import Tensor
 
-from lwcl import bfloat16
 from lwcl.errors import UsageError
-from lwcl.formulas import unit
-from lwcl.measures import assignment
-from lwcl.measures import kmeans as module
-from lwcl.measures.kmeans import assign, kmeans
+from lwcl.kernels import bfloat16
+from lwcl.losses import unit
+from lwcl.metrics import assignment
+from lwcl.metrics import kmeans as module
+from lwcl.metrics.kmeans import assign, kmeans
 
 
 def blobs(count: int, k: int, dim: int, noise: float, seed: int = 0) -> tuple[Tensor, Tensor]:

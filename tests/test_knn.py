@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lwcl import bfloat16
 from lwcl.errors import UsageError
-from lwcl.formulas import unit
-from lwcl.measures import knn, nearest
-from lwcl.measures.knn import Vote
+from lwcl.kernels import bfloat16
+from lwcl.losses import unit
+from lwcl.metrics import knn, nearest
+from lwcl.metrics.knn import Vote
 
 
 def golden() -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -10,14 +10,14 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
 from lwcl import engine
-from lwcl.formulas import unit
-from lwcl.measures import linear
-from lwcl.measures.linear import Point
-from lwcl.nets import Encoder
-from lwcl.probes.net import Classifier
-from lwcl.probes.plan import plan_probe
-from lwcl.probes.protocols import PROTOCOLS
-from lwcl.recipes import Recipe
+from lwcl.config.probe_plan import plan_probe
+from lwcl.config.probe_protocols import PROTOCOLS
+from lwcl.config.recipes import Recipe
+from lwcl.losses import unit
+from lwcl.metrics import linear
+from lwcl.metrics.linear import Point
+from lwcl.models.encoder import Encoder
+from lwcl.models.probe import Classifier
 
 CPU = torch.device("cpu")
 HOW = {"classes": 3, "epochs": 4, "batch_size": 16, "seed": 0, "device": CPU}

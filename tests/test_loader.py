@@ -10,14 +10,14 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
-from lwcl.augmentation import AUGMENTATIONS, Augmentation
-from lwcl.data.cutting import Crops
-from lwcl.data.images import Broken, ImageSet, open_images
+from lwcl.checkpoints.encoder_file import Images
+from lwcl.config.augmentation import AUGMENTATIONS, Augmentation
+from lwcl.data.dataset import Broken, ImageSet, open_images
+from lwcl.data.decode_and_crop import Crops
 from lwcl.data.loader import Loader
 from lwcl.data.workers import workers_over
 from lwcl.engine import Compute
 from lwcl.errors import DataError
-from lwcl.weights import Images
 
 COUNT, SIDE = 12, 160
 TAKES = Images(16, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -93,7 +93,7 @@ def test_crops_hold_no_more_pixels_than_they_may(photos: ImageSet, monkeypatch: 
         return cut(self, crops, found)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Crops, "cut", counted)
-    monkeypatch.setattr("lwcl.data.cutting.HELD", 3 * SIDE * (SIDE + 40))
+    monkeypatch.setattr("lwcl.data.decode_and_crop.HELD", 3 * SIDE * (SIDE + 40))
     (whole,) = loader(photos).cuts([TAKES], [[([0], index) for index in range(COUNT)]], 0)
     assert (cuts, len(whole.heights)) == ([3, 3, 3, 3], COUNT)
 

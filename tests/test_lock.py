@@ -14,8 +14,8 @@ from crash import ended, started
 
 import lwcl
 from lwcl.errors import UsageError
-from lwcl.runs.lock import folder_lock, is_held
-from lwcl.runs.runfolder import RunFolder
+from lwcl.runs.folder import RunFolder
+from lwcl.system.lock import folder_lock, is_held
 
 
 @contextmanager
@@ -33,7 +33,7 @@ def sleeper(folder: Path | None = None) -> Iterator[int]:
 
 def held_for_others(folder: Path) -> bool:
     """Whether a program of its own finds the folder held."""
-    code = "import sys, pathlib, lwcl.runs.lock; print(lwcl.runs.lock.is_held(pathlib.Path(sys.argv[1])))"
+    code = "import sys, pathlib, lwcl.system.lock; print(lwcl.system.lock.is_held(pathlib.Path(sys.argv[1])))"
     command, home = [sys.executable, "-c", code, str(folder)], Path(lwcl.__file__).parents[1]
     done = subprocess.run(command, cwd=home, check=True, capture_output=True, text=True)
     return {"True\n": True, "False\n": False}[done.stdout]

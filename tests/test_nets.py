@@ -5,9 +5,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lwcl.backbones import backbone_of, zero_residuals
 from lwcl.errors import UsageError
-from lwcl.nets import Encoder, Follower, Net, Queue, mlp, width_of
+from lwcl.models.backbone import backbone_of, zero_residuals
+from lwcl.models.encoder import Encoder, Follower, Net, Queue, mlp, width_of
 
 
 @given(st.integers(1, 20), st.lists(st.integers(1, 30), max_size=12))

@@ -5,10 +5,10 @@ import pytest
 import torch
 from test_views import MEAN, MOCO, RAW, STD, STRONG, drawn, pictures
 
-from lwcl.augmentation import AUGMENTATIONS, Augmentation
-from lwcl.data.colour import NEUTRAL
-from lwcl.data.paint import ViewDraw
-from lwcl.data.views import apply_views, colour_and_blur
+from lwcl.config.augmentation import AUGMENTATIONS, Augmentation
+from lwcl.data.augment.apply import ViewDraw
+from lwcl.data.augment.colour import NEUTRAL
+from lwcl.data.augment.views import apply_views, colour_and_blur
 
 pytest.importorskip("cv2")
 LEVEL = 1 / 255

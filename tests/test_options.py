@@ -1,6 +1,7 @@
 """Options: that the command line is the dataclasses, and that what is made from it is current.
 
-`LWCL_UPDATE_GOLDEN=1 pytest tests/test_options.py` writes tests/golden/flags.json, docs/cli.md and lwcl/archs.txt anew.
+`LWCL_UPDATE_GOLDEN=1 pytest tests/test_options.py` writes tests/golden/flags.json, docs/cli.md and
+lwcl/models/archs.txt anew.
 """
 
 import inspect
@@ -12,15 +13,16 @@ from pathlib import Path
 import pytest
 import typer
 
-from lwcl import catalogue, cli
-from lwcl.augmentation import Augmentation
-from lwcl.commandline.commands import PretrainOptions
-from lwcl.commandline.help import reference
-from lwcl.commandline.judge_options import KnnOptions
-from lwcl.commandline.options import with_options
+from lwcl.cli import main
+from lwcl.cli.help import reference
+from lwcl.cli.options import with_options
+from lwcl.config import catalogue
+from lwcl.config.augmentation import Augmentation
+from lwcl.config.eval_options import KnnOptions
+from lwcl.config.recipes import ARCHS, RECIPES, Recipe
+from lwcl.config.train_options import PretrainOptions
 from lwcl.errors import UsageError
-from lwcl.method import methods
-from lwcl.recipes import ARCHS, RECIPES, Recipe
+from lwcl.methods.method import methods
 from lwcl.settings import Origin, OriginKind, Settings, Settled, flag_of, names_of, setting
 
 ROOT = Path(__file__).parents[1]
@@ -35,7 +37,7 @@ def check_current(path, text):
 
 def flags():
     """The flags of every command."""
-    commands = {"": cli.PROGRAM, **cli.PROGRAM.commands}
+    commands = {"": main.PROGRAM, **main.PROGRAM.commands}
     return {
         name: sorted(
             flag for param in command.params for flag in (*param.opts, *param.secondary_opts) if flag.startswith("-")
@@ -50,11 +52,11 @@ def test_the_flags_are_those_of_the_golden_list():
 
 def test_the_reference_of_the_command_line_is_current(monkeypatch):
     monkeypatch.setenv("NO_COLOR", "1")
-    check_current(ROOT / "docs/cli.md", reference(cli.PROGRAM, "lwcl"))
+    check_current(ROOT / "docs/cli.md", reference(main.PROGRAM, "lwcl"))
 
 
 def test_the_list_of_architectures_is_that_of_the_installed_timm():
-    path = ROOT / "lwcl/archs.txt"
+    path = ROOT / "lwcl/models/archs.txt"
     listed = path.read_text(encoding="utf-8").splitlines()
     if listed[0] != f"# timm {version('timm')}" and not os.environ.get("LWCL_UPDATE_GOLDEN"):
         pytest.skip("another timm is installed than the list was made from: it is asked for names that are not listed")
@@ -72,9 +74,9 @@ def test_every_setting_is_a_flag(command, kinds):
     assert wanted <= set(flags()[command])
 
 
-@pytest.mark.parametrize("name", list(cli.PROGRAM.commands))
+@pytest.mark.parametrize("name", list(main.PROGRAM.commands))
 def test_every_command_and_option_has_help_and_every_command_an_example(name):
-    command = cli.PROGRAM.commands[name]
+    command = main.PROGRAM.commands[name]
     assert command.help
     assert command.epilog.startswith(f"Example: lwcl {name}")
     for param in command.params:
@@ -144,7 +146,7 @@ def test_help_tells_defaults_choices_and_what_a_recipe_says_instead(drink):
 
 
 def test_help_says_which_methods_have_a_setting_and_where_they_differ():
-    helps = {param.name: param.help for param in cli.PROGRAM.commands["pretrain"].params}
+    helps = {param.name: param.help for param in main.PROGRAM.commands["pretrain"].params}
     assert "(light-moco)" in helps["smoothing"]
     assert "[0.1 for light-moco, 0.2 for moco]" in helps["temperature"]
     assert "moco" not in helps["dim"]

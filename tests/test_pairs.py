@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from lwcl import formulas
-from lwcl.formulas import unit
-from lwcl.measures import neighbourhood, pairs
+from lwcl import losses
+from lwcl.losses import unit
+from lwcl.metrics import neighbourhood, pairs
 
 IDENTICAL, TOUCHING, SHIFTED = (0, 0, 10, 10), (10, 0, 10, 10), (0, 0, 100, 100)
 
@@ -69,7 +69,7 @@ def test_a_copy_of_the_view_among_the_others_is_a_tie_that_is_not_found() -> Non
 
 def test_sampled_uniformity_is_near_the_exact_one_and_follows_its_seed() -> None:
     x = unit(torch.randn(1000, 16, generator=torch.Generator().manual_seed(0)))
-    exact = float(formulas.uniformity(x))
+    exact = float(losses.uniformity(x))
     assert pairs.uniformity(x) == pytest.approx(exact, abs=1e-4)
     sampled = [pairs.sampled_uniformity(x, seed=seed) for seed in (0, 0, 1)]
     assert sampled == pytest.approx([exact] * 3, abs=0.05)

@@ -13,17 +13,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from runs import made_images, ran
 
-from lwcl import archs
-from lwcl.augmentation import AUGMENTATIONS, Augmentation
-from lwcl.commandline.app import file_layer
-from lwcl.commandline.chosen import settings_of
-from lwcl.commandline.commands import PretrainOptions
-from lwcl.commandline.config_file import read_config
-from lwcl.commandline.judge_options import KnnOptions
+from lwcl.cli.app import file_layer
+from lwcl.config.augmentation import AUGMENTATIONS, Augmentation
+from lwcl.config.eval_options import KnnOptions
+from lwcl.config.plan import PLACE, Plan, plan_pretrain, plan_run
+from lwcl.config.recipes import RECIPES, Recipe, recipes_of
+from lwcl.config.train_options import PretrainOptions
+from lwcl.config.validation import settings_of
+from lwcl.config.yaml_file import read_config
 from lwcl.errors import UsageError
-from lwcl.method import METHODS, Method, method, methods
-from lwcl.plan import PLACE, Plan, plan_pretrain, plan_run
-from lwcl.recipes import RECIPES, Recipe, recipes_of
+from lwcl.methods.method import METHODS, Method, method, methods
+from lwcl.models import archs
 from lwcl.settings import FLAG, Origin, OriginKind, Settled, kinds_of, names_of, ruled, setting
 
 PRETRAIN = methods("pretrain")
@@ -151,7 +151,7 @@ def test_of_the_recipe_of_another_method_what_the_method_has_is_used():
 @pytest.fixture
 def newcomer(monkeypatch):
     """A method that no recipe knows."""
-    monkeypatch.setattr("lwcl.method.METHODS", dict(METHODS))
+    monkeypatch.setattr("lwcl.methods.method.METHODS", dict(METHODS))
 
     @method("pretrain", "newcomer")
     class Newcomer(Method):

@@ -8,8 +8,8 @@ import timm
 import torch
 from torch import nn
 
-from lwcl import pointwise
-from lwcl.pointwise import fast_pointwise
+from lwcl.kernels import pointwise
+from lwcl.kernels.pointwise import fast_pointwise
 
 
 @pytest.mark.parametrize("bias", [True, False])

@@ -8,14 +8,15 @@ from typing import Any
 import pytest
 import torch
 
-from lwcl import bfloat16, precision
+from lwcl.config.plan import plan_pretrain
+from lwcl.config.recipes import Recipe
 from lwcl.engine import Compute
-from lwcl.method import methods
-from lwcl.nets import Encoder, Net
-from lwcl.plan import plan_pretrain
-from lwcl.recipes import Recipe
-from lwcl.runs.settling import with_precision
-from lwcl.screen.progress import Screen
+from lwcl.kernels import bfloat16
+from lwcl.methods.method import methods
+from lwcl.models.encoder import Encoder, Net
+from lwcl.reporting.console import Screen
+from lwcl.training import precision
+from lwcl.training.resolve import with_precision
 
 ARCH, SIZE = "test_efficientnet", 32
 RECIPE = Recipe(epochs=2, batch_size=8, lr=0.01, weight_decay=0.0, warmup=0.0)

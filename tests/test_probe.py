@@ -12,23 +12,23 @@ from runs import made_images
 from torch import Tensor
 
 from lwcl import engine
-from lwcl.commandline.chosen import settings_of
-from lwcl.commandline.judge_options import ProbeOptions
-from lwcl.data.images import open_images
-from lwcl.data.shares import share_of, to_choose_on
+from lwcl.checkpoints.encoder_file import Images, save_encoder
+from lwcl.commands import probe as probing
+from lwcl.config.eval_options import ProbeOptions
+from lwcl.config.probe_protocols import PROTOCOLS
+from lwcl.config.recipes import Recipe
+from lwcl.config.validation import settings_of
+from lwcl.data.dataset import open_images
+from lwcl.data.label_fractions import share_of, to_choose_on
 from lwcl.engine import Compute
 from lwcl.errors import DataError, LwclError, SickError, UsageError
-from lwcl.method import Batch
+from lwcl.methods.method import Batch
 from lwcl.methods.probe import Linear
-from lwcl.nets import Encoder
-from lwcl.probes import command as probing
-from lwcl.probes.net import ProbeNet, must_be_unmoved, weights_hash
-from lwcl.probes.protocols import PROTOCOLS
-from lwcl.probes.report import Probed, probe_verdict
-from lwcl.recipes import Recipe
-from lwcl.reports.knn_report import Judged
+from lwcl.models.encoder import Encoder
+from lwcl.models.probe import ProbeNet, must_be_unmoved, weights_hash
+from lwcl.reporting.knn import Judged
+from lwcl.reporting.probe import Probed, probe_verdict
 from lwcl.settings import names_of
-from lwcl.weights import Images, save_encoder
 
 ARCH = "test_efficientnet"
 ENCODER = f"random/{ARCH}"

@@ -11,10 +11,10 @@ from xml.etree import ElementTree
 import numpy
 import pytest
 
-from lwcl.reports import plots
-from lwcl.reports.knn_report import Judged, knn_report
-from lwcl.reports.report import Picture, Report, Table, flattened
-from lwcl.reports.training_report import training_report
+from lwcl.reporting import plots
+from lwcl.reporting.knn import Judged, knn_report
+from lwcl.reporting.report import Picture, Report, Table, flattened
+from lwcl.reporting.training import training_report
 from lwcl.settings import FLAG, Settled, recorded
 
 HOSTILE = [

@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lwcl.method import methods
-from lwcl.plan import plan_pretrain, plan_run
-from lwcl.recipes import RECIPES
-from lwcl.rules import RULED, Facts, settle_run
+from lwcl.config.auto import RULED, Facts, settle_run
+from lwcl.config.plan import plan_pretrain, plan_run
+from lwcl.config.recipes import RECIPES
+from lwcl.methods.method import methods
 from lwcl.settings import Settled
 
 

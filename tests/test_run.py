@@ -21,12 +21,12 @@ from runs import METHODS, STEPS, cache_at, child, left_by, made_images, pretrain
 from torch import Tensor
 
 import lwcl
-from lwcl.data import cutting
-from lwcl.nets import Encoder
-from lwcl.recipes import ARCHS, RECIPES, recipes_of
-from lwcl.runs import assembly, settling
-from lwcl.runs.runfolder import RunFolder
-from lwcl.weights import load_encoder
+from lwcl.checkpoints.encoder_file import load_encoder
+from lwcl.config.recipes import ARCHS, RECIPES, recipes_of
+from lwcl.data import decode_and_crop
+from lwcl.models.encoder import Encoder
+from lwcl.runs.folder import RunFolder
+from lwcl.training import build, resolve
 
 CLASSES = ("cat", "dog")
 
@@ -57,7 +57,7 @@ class Finished:
 
 def finished_run(folder: Path, *words: str) -> Finished:
     """A run in a folder, told aloud."""
-    data, out, untrained, built = labelled(folder / "data"), folder / "run", {}, assembly.built
+    data, out, untrained, built = labelled(folder / "data"), folder / "run", {}, build.built
 
     def watched(plan, *more):
         made = built(plan, *more)
@@ -67,7 +67,7 @@ def finished_run(folder: Path, *words: str) -> Finished:
     command = [word for word in pretrain(data, out, *words) if word != "--quiet"]
     said, told = io.StringIO(), io.StringIO()
     with pytest.MonkeyPatch.context() as patch, cache_at(folder / "cache"):
-        patch.setattr(assembly, "built", watched)
+        patch.setattr(build, "built", watched)
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(told):
             assert ran(command) == 0
     return Finished(data, out, command, said.getvalue(), told.getvalue(), untrained)
@@ -275,7 +275,7 @@ def test_workers_change_no_bit_where_they_decode(
 def test_how_many_decoded_images_are_held_changes_no_bit(
     finished: Finished, decoded: Decoded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cutting, "HELD", 1)
+    monkeypatch.setattr(decode_and_crop, "HELD", 1)
     assert finished.again(tmp_path / "run", "--cache", decoded.cache, "--quiet") == decoded.left
 
 
@@ -434,7 +434,7 @@ def test_a_run_goes_on_with_what_the_machine_was_when_it_began(
         words[place : place + 2] = ["--views-by", "tensor"]
 
     def on(answer: object) -> Callable[[], None]:
-        return lambda: setattr(settling, name, lambda: answer)
+        return lambda: setattr(resolve, name, lambda: answer)
 
     assert child(words, tmp_path / "cache", "metrics.append@8", before=on(began)) == KILLED
     assert child(words, tmp_path / "cache", before=on(now)) == 0
@@ -448,5 +448,5 @@ def test_a_run_that_began_with_opencv_says_that_it_needs_it(
     words = [*finished.words, "--out", str(tmp_path / "run"), "--quiet"]
     assert child(words, tmp_path / "cache", "metrics.append@8") == KILLED
     capfd.readouterr()
-    assert child(words, tmp_path / "cache", before=lambda: setattr(settling, "has_opencv", lambda: False)) == 2
+    assert child(words, tmp_path / "cache", before=lambda: setattr(resolve, "has_opencv", lambda: False)) == 2
     assert "if the run began with it" in capfd.readouterr().err

@@ -13,8 +13,8 @@ import torch
 from runs import METHODS, SAVE_EVERY, STEPS, child, made_images, picture, pretrain, ran
 
 from lwcl import engine
-from lwcl.measures import health
-from lwcl.weights import description
+from lwcl.checkpoints.encoder_file import description
+from lwcl.metrics import health
 
 
 def chunk(kind: bytes, data: bytes) -> bytes:

@@ -13,11 +13,11 @@ from crash import KILLED, in_child
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lwcl.environment import environment
 from lwcl.errors import StorageError, UsageError
-from lwcl.runs import runfolder
-from lwcl.runs.lock import is_held
-from lwcl.runs.runfolder import RunFolder, default_out
+from lwcl.runs import folder
+from lwcl.runs.folder import RunFolder, default_out
+from lwcl.system.environment import environment
+from lwcl.system.lock import is_held
 
 SETTINGS: dict[str, Any] = {
     "arch": "resnet18",
@@ -62,7 +62,7 @@ def test_an_interrupted_run_of_the_same_settings_goes_on(tmp_path: Path) -> None
 
 def test_a_resumed_run_knows_what_is_not_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run_in(tmp_path)
-    monkeypatch.setattr(runfolder, "environment", lambda: environment() | {"torch": "9.9", "host": "another"})
+    monkeypatch.setattr(folder, "environment", lambda: environment() | {"torch": "9.9", "host": "another"})
     with RunFolder.open(tmp_path, SETTINGS) as run:
         assert run.changed == {"torch": (json.dumps(environment()["torch"]), '"9.9"')}
 
@@ -182,7 +182,7 @@ def test_the_log_has_times_and_bad_files_have_reasons(tmp_path: Path) -> None:
 
 
 def test_without_out_the_same_command_goes_on_and_another_gets_a_new_folder(tmp_path: Path) -> None:
-    def chosen(resume: runfolder.Resume = "auto", **changed: Any) -> str:
+    def chosen(resume: folder.Resume = "auto", **changed: Any) -> str:
         asked = SETTINGS | changed
         return default_out("pretrain", "moco", "timm/resnet18", asked, resume=resume, ignore=FREE, runs=tmp_path).name
 

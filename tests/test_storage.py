@@ -15,8 +15,9 @@ from crash import KILLED, in_child
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lwcl import storage, wording
+from lwcl import formatting
 from lwcl.errors import StorageError, UsageError
+from lwcl.system import atomic_files
 
 SOME_JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
@@ -27,28 +28,28 @@ SOME_JSON = st.recursive(
 def test_the_cache_is_where_the_user_says_and_else_where_xdg_says(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LWCL_CACHE", "/a/b")
     monkeypatch.setenv("XDG_CACHE_HOME", "/x")
-    assert storage.cache_folder() == Path("/a/b")
+    assert atomic_files.cache_folder() == Path("/a/b")
     monkeypatch.delenv("LWCL_CACHE")
-    assert storage.cache_folder() == Path("/x/lwcl")
+    assert atomic_files.cache_folder() == Path("/x/lwcl")
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")
     monkeypatch.setenv("HOME", "/home/someone")
-    assert storage.cache_folder() == Path("/home/someone/.cache/lwcl")
+    assert atomic_files.cache_folder() == Path("/home/someone/.cache/lwcl")
 
 
 def test_a_fault_point_that_is_not_registered_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LWCL_FAULT", raising=False)
     with pytest.raises(UsageError, match=r"no\.such\.point"):
-        storage.fault("no.such.point")
+        atomic_files.fault("no.such.point")
     monkeypatch.setenv("LWCL_FAULT", "chekpoint.file@2")
     with pytest.raises(UsageError, match=r"chekpoint\.file"):
-        storage.fault("checkpoint.file")
+        atomic_files.fault("checkpoint.file")
 
 
 @pytest.mark.parametrize(("wanted", "survived"), [("index.write", 0), ("index.write@3", 2), ("store.rows", 5), ("", 5)])
 def test_a_fault_kills_at_the_hit_that_was_asked_for(tmp_path: Path, wanted: str, survived: int) -> None:
     def hit_five_times() -> None:
         for number in range(5):
-            storage.fault("index.write")
+            atomic_files.fault("index.write")
             (tmp_path / str(number)).touch()
 
     assert in_child(hit_five_times, fault=wanted) == (0 if survived == 5 else KILLED)
@@ -56,16 +57,16 @@ def test_a_fault_kills_at_the_hit_that_was_asked_for(tmp_path: Path, wanted: str
 
 
 def test_the_fault_points_are_different() -> None:
-    assert len(set(storage.FAULT_POINTS)) == len(storage.FAULT_POINTS) >= 12
+    assert len(set(atomic_files.FAULT_POINTS)) == len(atomic_files.FAULT_POINTS) >= 12
 
 
 @pytest.mark.parametrize(("point", "content"), [("file.written", "old"), ("file.renamed", "new")])
 def test_a_kill_leaves_the_old_file_or_the_new_one(tmp_path: Path, point: str, content: str) -> None:
     path = tmp_path / "config.yaml"
-    storage.write_atomically(path, "old")
-    assert in_child(lambda: storage.write_atomically(path, "new"), fault=point) == KILLED
+    atomic_files.write_atomically(path, "old")
+    assert in_child(lambda: atomic_files.write_atomically(path, "new"), fault=point) == KILLED
     assert path.read_text() == content
-    storage.clear_leftovers(tmp_path)
+    atomic_files.clear_leftovers(tmp_path)
     assert os.listdir(tmp_path) == ["config.yaml"]
 
 
@@ -74,9 +75,9 @@ def test_what_a_running_process_writes_is_no_leftover(tmp_path: Path) -> None:
     other.touch()
     dead.mkdir()
     (tmp_path / ".tmp-mine").touch()
-    storage.clear_leftovers(tmp_path)
+    atomic_files.clear_leftovers(tmp_path)
     assert sorted(os.listdir(tmp_path)) == sorted([other.name, ".tmp-mine"])
-    storage.clear_leftovers(tmp_path, of_the_living=True)
+    atomic_files.clear_leftovers(tmp_path, of_the_living=True)
     assert os.listdir(tmp_path) == [".tmp-mine"]
 
 
@@ -84,7 +85,7 @@ def test_what_a_running_process_writes_is_no_leftover(tmp_path: Path) -> None:
 def test_a_file_has_the_permissions_that_the_umask_gives(tmp_path: Path, umask: int, mode: int) -> None:
     before = os.umask(umask)
     try:
-        storage.write_atomically(tmp_path / "file", b"content")
+        atomic_files.write_atomically(tmp_path / "file", b"content")
     finally:
         os.umask(before)
     assert (tmp_path / "file").stat().st_mode & 0o777 == mode
@@ -92,11 +93,11 @@ def test_a_file_has_the_permissions_that_the_umask_gives(tmp_path: Path, umask: 
 
 def test_a_full_disk_leaves_the_old_file_and_is_explained(tmp_path: Path) -> None:
     path = tmp_path / "big"
-    storage.write_atomically(path, b"old")
+    atomic_files.write_atomically(path, b"old")
 
     def write_too_much() -> None:
         with pytest.raises(StorageError, match=r"Cannot write .*big.\n.*3\.0 MB needed.*\n.*ulimit"):
-            storage.write_atomically(path, bytes(3_000_000))
+            atomic_files.write_atomically(path, bytes(3_000_000))
 
     assert in_child(write_too_much, largest_file=100_000) == 0
     assert path.read_bytes() == b"old"
@@ -122,7 +123,7 @@ def test_every_refusal_of_the_disk_is_explained(
 
     monkeypatch.setattr(os, "fsync", refuse)
     with pytest.raises(StorageError, match=words) as caught:
-        storage.write_atomically(tmp_path / "file", "text")
+        atomic_files.write_atomically(tmp_path / "file", "text")
     assert caught.value.exit_code == 5
     assert caught.value.remedy
     assert os.listdir(tmp_path) == []
@@ -131,7 +132,7 @@ def test_every_refusal_of_the_disk_is_explained(
 def test_a_folder_under_a_file_is_explained(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StorageError, match="Cannot write"):
-        storage.write_atomically(tmp_path / "file" / "inner" / "x", "text")
+        atomic_files.write_atomically(tmp_path / "file" / "inner" / "x", "text")
 
 
 def test_a_write_is_synced_before_the_rename_and_the_folder_after_it(
@@ -151,19 +152,19 @@ def test_a_write_is_synced_before_the_rename_and_the_folder_after_it(
     monkeypatch.setattr(os, "fsync", noted_fsync)
     monkeypatch.setattr(Path, "replace", noted_replace)
     (tmp_path / "run").mkdir()
-    storage.write_atomically(tmp_path / "run" / "file", "text")
+    atomic_files.write_atomically(tmp_path / "run" / "file", "text")
     assert events == ["fsync .tmp", "rename", "fsync run"]
 
 
 def test_space_is_asked_for_before_writing(tmp_path: Path) -> None:
-    storage.need_space(tmp_path / "not" / "there" / "yet", 1)
+    atomic_files.need_space(tmp_path / "not" / "there" / "yet", 1)
     with pytest.raises(StorageError, match=r"disk is full: 1000000\.0 TB needed, .* free"):
-        storage.need_space(tmp_path, 10**18)
+        atomic_files.need_space(tmp_path, 10**18)
 
 
 @pytest.mark.parametrize(("size", "text"), [(0, "0 bytes"), (1000, "1.0 kB"), (12_345_678, "12.3 MB")])
 def test_sizes_are_for_people(size: int, text: str) -> None:
-    assert storage.size_text(size) == text
+    assert atomic_files.size_text(size) == text
 
 
 @settings(max_examples=50, deadline=None)
@@ -172,19 +173,19 @@ def test_json_is_valid_whatever_is_in_it(value: Any) -> None:
     def not_json(constant: str) -> None:
         raise AssertionError(constant)
 
-    back = json.loads(wording.json_text({"x": value}), parse_constant=not_json)["x"]
+    back = json.loads(formatting.json_text({"x": value}), parse_constant=not_json)["x"]
     if not isinstance(value, float) or math.isfinite(value):
-        assert back == wording.finite(value)
+        assert back == formatting.finite(value)
     else:
         assert back is None
 
 
 def test_a_file_has_the_checksum_of_its_content(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"abc" * 100_000)
-    assert storage.sha256_file(tmp_path / "file") == hashlib.sha256(b"abc" * 100_000).hexdigest()
+    assert atomic_files.sha256_file(tmp_path / "file") == hashlib.sha256(b"abc" * 100_000).hexdigest()
 
 
 def test_the_files_of_a_run_need_no_torch() -> None:
-    code = "import sys, lwcl.runs.runfolder, lwcl.storage; sys.exit('torch' in sys.modules)"
-    folder = Path(storage.__file__).parents[1]
+    code = "import sys, lwcl.runs.folder, lwcl.system.atomic_files; sys.exit('torch' in sys.modules)"
+    folder = Path(atomic_files.__file__).parents[1]
     assert subprocess.run([sys.executable, "-c", code], cwd=folder, check=False).returncode == 0

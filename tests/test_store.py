@@ -16,12 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from lwcl.data import decoding, disk
+from lwcl.data.cache import decode_all, disk
+from lwcl.data.cache.build import Filling
+from lwcl.data.cache.pixels import CHANNELS, Rows, Store, store_of
+from lwcl.data.cache.policy import Sample, available_memory, choose_cache
+from lwcl.data.dataset import ImageSet, open_images
 from lwcl.data.decode import BadImage, decode, shrink
-from lwcl.data.fill import Filling
-from lwcl.data.images import ImageSet, open_images
-from lwcl.data.room import Sample, available_memory, choose_cache
-from lwcl.data.store import CHANNELS, Rows, Store, store_of
 from lwcl.errors import DataError, StorageError
 
 COUNT = 24
@@ -51,7 +51,7 @@ def png(image: Image.Image) -> bytes:
 def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv("LWCL_CACHE", str(folder))
-    monkeypatch.setattr(decoding, "CHUNK_IMAGES", 5)
+    monkeypatch.setattr(decode_all, "CHUNK_IMAGES", 5)
     return folder
 
 
@@ -275,8 +275,8 @@ def test_a_store_that_is_not_whole_is_made_anew(ragged: ImageSet, name: str, har
 FILL = """
 import sys
 from lwcl.data import decoding, disk
-from lwcl.data.fill import Filling
-from lwcl.data.images import open_images
+from lwcl.data.cache.build import Filling
+from lwcl.data.dataset import open_images
 decoding.CHUNK_IMAGES, disk.SYNC_BYTES = 5, 1000
 Filling(images=open_images([sys.argv[1]]), short_side=None, max_bad=0.5).store("disk")
 """

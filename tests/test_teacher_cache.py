@@ -15,11 +15,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lwcl import chunk_file, storage
-from lwcl.chunk_file import CONTENT, NOTES
 from lwcl.errors import SickError, StorageError, UsageError
-from lwcl.teaching import teacher_cache
-from lwcl.teaching.teacher_cache import MANIFEST, TeacherCache, size_of
+from lwcl.system import atomic_files, chunk_file
+from lwcl.system.chunk_file import CONTENT, NOTES
+from lwcl.training import teacher_cache
+from lwcl.training.teacher_cache import MANIFEST, TeacherCache, size_of
 
 SHAPE, BATCH = (2, 10, 3), 3
 CHUNKS = 6  # of 4, 4 and 2 rows, twice
@@ -159,7 +159,7 @@ def test_killed_again_and_again_at_random_moments_it_ends_with_the_same_bytes(se
 
 def test_the_fault_points_of_a_filling_are_those_that_are_tested(monkeypatch: pytest.MonkeyPatch) -> None:
     passed: list[str] = []
-    for module in (chunk_file, storage):
+    for module in (chunk_file, atomic_files):
         monkeypatch.setattr(module, "fault", passed.append)
     filled()
     assert {point: passed.count(point) for point in passed} == POINTS
@@ -289,14 +289,14 @@ def test_rows_without_a_manifest_are_not_trusted() -> None:
 
 
 def test_a_disk_without_room_is_told_before_anything_is_asked(monkeypatch: pytest.MonkeyPatch, own_cache: Path) -> None:
-    monkeypatch.setattr(storage, "free_space", lambda path: 239)
+    monkeypatch.setattr(atomic_files, "free_space", lambda path: 239)
     teacher = Teacher()
     with pytest.raises(StorageError, match="The disk is full: 240 bytes needed, 239 bytes free on the disk"):
         opened().fill(teacher, BATCH, ignore)
     assert teacher.asked == []
-    monkeypatch.setattr(storage, "free_space", lambda path: 240)
+    monkeypatch.setattr(atomic_files, "free_space", lambda path: 240)
     filled()
-    monkeypatch.setattr(storage, "free_space", lambda path: 0)
+    monkeypatch.setattr(atomic_files, "free_space", lambda path: 0)
     assert filled().done == 20, "nothing is needed when all is there"
 
 

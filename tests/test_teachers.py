@@ -18,22 +18,23 @@ from runs import cache_at, child, left_by, picture, ran
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from lwcl import run
-from lwcl.data.images import ImageSet, open_images
-from lwcl.data.plain import Plain
-from lwcl.formulas import unit
-from lwcl.measures import cost
-from lwcl.method import methods
-from lwcl.nets import Encoder
-from lwcl.plan import plan_run
-from lwcl.reports import plots
-from lwcl.runs.assembly import assembled
-from lwcl.runs.settling import settled
-from lwcl.runs.training import Training
-from lwcl.screen.progress import Screen
-from lwcl.teaching import teacher_cache, teachers
-from lwcl.teaching.teachers import Live, weights_hash
-from lwcl.weights import Images, load_encoder, save_encoder
+from lwcl.checkpoints.encoder_file import Images, load_encoder, save_encoder
+from lwcl.commands import train
+from lwcl.config.plan import plan_run
+from lwcl.data.dataset import ImageSet, open_images
+from lwcl.data.eval_loader import Plain
+from lwcl.losses import unit
+from lwcl.methods.method import methods
+from lwcl.metrics import cost
+from lwcl.models.encoder import Encoder
+from lwcl.reporting import plots
+from lwcl.reporting.console import Screen
+from lwcl.training import teacher as teachers
+from lwcl.training import teacher_cache
+from lwcl.training.build import assembled
+from lwcl.training.resolve import settled
+from lwcl.training.state import Training
+from lwcl.training.teacher import Live, weights_hash
 
 #: The command and the settings of each method that has a teacher.
 METHODS: dict[str, tuple[Any, dict[str, Any]]] = {
@@ -418,7 +419,7 @@ def test_a_first_stage_cut_short_is_not_taken_for_a_whole_one(
 ) -> None:
     words = two_stages(world, tmp_path / "run")
     with monkeypatch.context() as patch:
-        patch.setattr(run, "trained", stopped_in_the_second(run.trained))
+        patch.setattr(train, "trained", stopped_in_the_second(train.trained))
         assert ran([*words, "--fast-dev-run", "1"]) == 130
     assert ran(words) == 2
     assert "of 1 epochs, by --fast-dev-run. Give --overwrite" in " ".join(capsys.readouterr().err.split())

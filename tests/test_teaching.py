@@ -15,22 +15,23 @@ from test_engine import ARCH, CPU, PIXELS, SAID, Run, batches, every_method
 from test_formulas import drawn
 from torch import Tensor
 
-from lwcl import engine, formulas
-from lwcl.augmentation import AUGMENTATIONS, Augmentation
-from lwcl.banks import Anchors, Clusters, SteadyFollower
+from lwcl import engine
+from lwcl import losses as formulas
+from lwcl.config.augmentation import AUGMENTATIONS, Augmentation
+from lwcl.config.distill_recipes import TEACHING
+from lwcl.config.recipes import Recipe
 from lwcl.engine import Compute, learning_rate
 from lwcl.errors import UsageError
-from lwcl.formulas import unit
-from lwcl.method import Batch, methods
+from lwcl.losses import unit
 from lwcl.methods.cluster_classify import ClusterClassify
 from lwcl.methods.compress import OneQueue, TwoQueues
 from lwcl.methods.disco import DisCo
+from lwcl.methods.method import Batch, methods
 from lwcl.methods.regression import Regression
 from lwcl.methods.seed import SEED
-from lwcl.nets import Encoder, Queue
-from lwcl.recipes import Recipe
+from lwcl.models.encoder import Encoder, Queue
+from lwcl.models.memory import Anchors, Clusters, SteadyFollower
 from lwcl.settings import names_of
-from lwcl.teaching.recipes import TEACHING
 
 LEADER = torch.nn.Identity()
 

@@ -7,8 +7,8 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from lwcl.data import textures
-from lwcl.data.images import open_images
+from lwcl.data.dataset import open_images
+from lwcl.data.demo import textures
 
 EACH = 12  # images of a class
 CHANCE = 1 / len(textures.CLASSES)

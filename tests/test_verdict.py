@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from lwcl.diagnosis.rules import ADVICE, LIMITS, table
+from lwcl.diagnosis.evidence import centred, gather
+from lwcl.diagnosis.thresholds import ADVICE, LIMITS, table
 from lwcl.diagnosis.verdict import SURENESS, WORDS, Evidence, Verdict, judge
-from lwcl.formulas import unit
-from lwcl.measures import clusters
-from lwcl.measures.evidence import centred, gather
+from lwcl.losses import unit
+from lwcl.metrics import clusters
 
 IMAGES, CLASSES, WIDTH = 300, 6, 48
 LABELS = torch.arange(IMAGES) % CLASSES

@@ -9,12 +9,12 @@ from PIL import Image
 from torchvision import transforms
 from torchvision.transforms.v2 import functional as tv
 
-from lwcl.augmentation import AUGMENTATIONS, Augmentation
-from lwcl.data import colour
-from lwcl.data.blur import blur_, radii, sides
-from lwcl.data.crops import crop_exact, crop_rounded, crop_with_pillow
-from lwcl.data.paint import ViewDraw
-from lwcl.data.views import apply_views, colour_and_blur, draw_views, plain_views
+from lwcl.config.augmentation import AUGMENTATIONS, Augmentation
+from lwcl.data.augment import colour
+from lwcl.data.augment.apply import ViewDraw
+from lwcl.data.augment.blur import blur_, radii, sides
+from lwcl.data.augment.crops import crop_exact, crop_rounded, crop_with_pillow
+from lwcl.data.augment.views import apply_views, colour_and_blur, draw_views, plain_views
 from lwcl.errors import UsageError
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

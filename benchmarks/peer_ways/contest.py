@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import lwcl
-from lwcl.environment import cpu_name
+from lwcl.system.environment import cpu_name
 from peer_ways.pictures import pictures
 from peer_ways.runner import ALLOCATORS, Runner, Way
 from peer_ways.turns import Work

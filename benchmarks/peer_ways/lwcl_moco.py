@@ -7,15 +7,15 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from lwcl import engine
-from lwcl.cpu import tune_allocator
-from lwcl.data.images import Broken, open_images
+from lwcl.config.plan import plan_pretrain
+from lwcl.data.dataset import Broken, open_images
 from lwcl.engine import Step
-from lwcl.method import Batch
-from lwcl.plan import plan_pretrain
-from lwcl.runs.assembly import assembled
-from lwcl.runs.settling import settled
-from lwcl.runs.training import Training
-from lwcl.screen.progress import Screen
+from lwcl.methods.method import Batch
+from lwcl.reporting.console import Screen
+from lwcl.system.cpu import tune_allocator
+from lwcl.training.build import assembled
+from lwcl.training.resolve import settled
+from lwcl.training.state import Training
 from peer_ways.turns import Work, serve, timed
 
 

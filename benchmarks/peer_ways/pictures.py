@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from lwcl.data.textures import draw
+from lwcl.data.demo.textures import draw
 
 SIDE = 224
 GRAIN = 12.0  # of 255: makes files of 10 to 20 KB, as photos of this size are

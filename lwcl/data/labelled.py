@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import torch
 
-from lwcl.data.images import ImageSet, holdout, open_images
+from lwcl.data.dataset import ImageSet, holdout, open_images
 from lwcl.errors import DataError
 
 HELD_OUT = 0.2  # of the bank becomes the queries where there is no val split

@@ -12,22 +12,22 @@ from typing import Protocol, TypedDict
 
 from torch import Tensor
 
-from lwcl import world
-from lwcl.augmentation import Augmentation
-from lwcl.data.cutting import Crops, Cut
-from lwcl.data.draws import epoch_order
-from lwcl.data.images import Broken, ImageSet
-from lwcl.data.paint import ViewDraw
-from lwcl.data.store import Store
-from lwcl.data.views import apply_views, colour_and_blur, draw_views
+from lwcl.checkpoints.encoder_file import Images
+from lwcl.config.augmentation import Augmentation
+from lwcl.data.augment.apply import ViewDraw
+from lwcl.data.augment.views import apply_views, colour_and_blur, draw_views
+from lwcl.data.cache.pixels import Store
+from lwcl.data.dataset import Broken, ImageSet
+from lwcl.data.decode_and_crop import Crops, Cut
 from lwcl.data.workers import workers_over
 from lwcl.engine import Compute
-from lwcl.method import Batch
-from lwcl.weights import Images
+from lwcl.methods.method import Batch
+from lwcl.rng import epoch_order
+from lwcl.system import distributed
 
 
 class Teacher(Protocol):
-    """Who says what each view shows; see `lwcl.teaching.teachers`."""
+    """Who says what each view shows; see `lwcl.training.teacher`."""
 
     @property
     def crops(self) -> int:
@@ -87,7 +87,10 @@ class Loader:
             share = order[place * self.batch_size : (place + 1) * self.batch_size]
             most = self.teacher.crops if self.teacher else 0
             crops = [epoch * self.views + view for view in range(self.views)]
-            yield [crop % most if most else crop for crop in crops], share.tensor_split(world.size())[world.rank()]
+            yield (
+                [crop % most if most else crop for crop in crops],
+                share.tensor_split(distributed.size())[distributed.rank()],
+            )
 
     @property
     def taken(self) -> list[Images]:

@@ -8,16 +8,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lwcl.data.draws import epoch_order
-from lwcl.data.images import ImageSet
-from lwcl.diagnosis.pictures import Sketch
+from lwcl.data.dataset import ImageSet
+from lwcl.diagnosis import evidence
+from lwcl.diagnosis.plots.curves import Histogram
+from lwcl.diagnosis.plots.pictures import Sketch
 from lwcl.diagnosis.tables import Numbers
 from lwcl.diagnosis.three_views import Features
-from lwcl.formulas import alignment, unit
-from lwcl.measures import clusters, contingency, evidence, neighbourhood, pairs
-from lwcl.measures.kmeans import kmeans
-from lwcl.measures.spectrum import spectrum
-from lwcl.pictures.curves import Histogram
+from lwcl.losses import alignment, unit
+from lwcl.metrics import clusters, contingency, neighbourhood, pairs
+from lwcl.metrics.kmeans import kmeans
+from lwcl.metrics.spectrum import spectrum
+from lwcl.rng import epoch_order
 
 SHEET_NEIGHBOURS = 8
 PAIRS = 20_000  # of images, drawn for the histograms of similarities

@@ -5,7 +5,7 @@ from typing import Any
 
 from lwcl.diagnosis.tables import Finding, tables
 from lwcl.diagnosis.verdict import WORDS
-from lwcl.reports.report import Picture, Report
+from lwcl.reporting.report import Picture, Report
 from lwcl.settings import Settled
 
 SICK = frozenset({"collapsed", "partly-collapsed", "over-clustered"})

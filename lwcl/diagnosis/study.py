@@ -6,21 +6,21 @@ import numpy
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lwcl.commandline.judge_options import DiagnoseOptions
-from lwcl.cpu import usable_cpus
+from lwcl.config.eval_options import DiagnoseOptions
+from lwcl.data.dataset import Broken, ImageSet, open_images
 from lwcl.data.decode import plain_view
-from lwcl.data.draws import epoch_order
-from lwcl.data.images import Broken, ImageSet, open_images
 from lwcl.data.labelled import with_classes_of
 from lwcl.diagnosis.findings import Scope, examined, held_out, labels_of
-from lwcl.diagnosis.pictures import Album, Sketch
+from lwcl.diagnosis.plots.pictures import Album, Sketch
 from lwcl.diagnosis.subjects import Subject
 from lwcl.diagnosis.tables import Numbers
 from lwcl.diagnosis.three_views import Features, Sights, ThreeViews
 from lwcl.errors import DataError, UsageError
-from lwcl.machine import compute_for
-from lwcl.screen.progress import Screen
-from lwcl.wording import harmless
+from lwcl.formatting import harmless
+from lwcl.reporting.console import Screen
+from lwcl.rng import epoch_order
+from lwcl.system.cpu import usable_cpus
+from lwcl.system.device import compute_for
 
 FEWEST = 8  # images: fewer have no clusters to speak of
 FEW = 2000  # images are decoded sooner than worker processes start

@@ -2,12 +2,12 @@
 
 from typing import NamedTuple
 
-from lwcl.augmentation import AUGMENTATIONS, MOCO_V2, Augmentation
-from lwcl.commandline.judge_options import DiagnoseOptions
-from lwcl.judge import untrained_like
+from lwcl.checkpoints.encoder_file import Loaded, load_encoder
+from lwcl.config.augmentation import AUGMENTATIONS, MOCO_V2, Augmentation
+from lwcl.config.eval_options import DiagnoseOptions
+from lwcl.evaluation.judge import untrained_like
+from lwcl.models.check_forward import must_take
 from lwcl.settings import unknown
-from lwcl.trial import must_take
-from lwcl.weights import Loaded, load_encoder
 
 STATIC = "those of MoCo v2, as in ssl-small's static set"
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from lwcl.diagnosis.columns import CLUSTERS, HELD_OUT, NEIGHBOURS_RIGHT, NOTES, OVERVIEW, SIDE_BY_SIDE, Column
 from lwcl.diagnosis.verdict import Evidence, Verdict
-from lwcl.reports.report import Table
+from lwcl.reporting.report import Table
 
 
 class Numbers(NamedTuple):

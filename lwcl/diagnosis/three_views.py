@@ -15,19 +15,19 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from lwcl import engine
-from lwcl.augmentation import Augmentation
-from lwcl.data.crops import crop_with_pillow
+from lwcl.checkpoints.encoder_file import Images, Loaded
+from lwcl.config.augmentation import Augmentation
+from lwcl.data.augment.apply import ViewDraw
+from lwcl.data.augment.crops import crop_with_pillow
+from lwcl.data.augment.views import colour_and_blur, draw_views, plain_views
+from lwcl.data.cache.policy import available_memory
+from lwcl.data.dataset import Broken, ImageSet
 from lwcl.data.decode import plain_view
-from lwcl.data.images import Broken, ImageSet
-from lwcl.data.paint import ViewDraw
-from lwcl.data.room import available_memory
-from lwcl.data.views import colour_and_blur, draw_views, plain_views
 from lwcl.data.workers import workers_over
 from lwcl.engine import Compute
 from lwcl.errors import SickError
-from lwcl.measures.health import finite
-from lwcl.method import Batch
-from lwcl.weights import Images, Loaded
+from lwcl.methods.method import Batch
+from lwcl.metrics.health import finite
 
 #: A decoded image's short side, in sides of a view: a crop of a fifth of its area has 0.8 of a view's pixels across.
 DECODED_SIDES = 1.75

@@ -7,12 +7,12 @@ own figures the better encoders have the worse one.
 
 from typing import NamedTuple
 
-from lwcl.diagnosis.rules import ADVICE, Advice, limit, near
-from lwcl.wording import percent
+from lwcl.diagnosis.thresholds import ADVICE, Advice, limit, near
+from lwcl.formatting import percent
 
 
 class Evidence(NamedTuple):
-    """What is measured on N images and a view of each; `lwcl.measures.evidence` says how. None: not measured.
+    """What is measured on N images and a view of each; `lwcl.diagnosis.evidence` says how. None: not measured.
 
     From `rank` on, on unit features less their mean. "Few" clusters are as many as classes (or about ten), "many" are
     16 times as many (or what the images allow).

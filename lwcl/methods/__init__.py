@@ -1,1 +1,1 @@
-"""The training methods, one a file; `lwcl.method.methods()` finds them by itself."""
+"""The training methods, one a file; `lwcl.methods.method.methods()` finds them by itself."""

@@ -3,19 +3,20 @@
 from typing import TYPE_CHECKING
 
 from lwcl.lazy import Lazy
-from lwcl.method import Batch, Loss, Method, method
+from lwcl.methods.method import Batch, Loss, Method, method
 from lwcl.settings import setting
 
 if TYPE_CHECKING:
     import torch.nn.functional as F
     from torch import Tensor
 
-    from lwcl import banks, formulas, nets
-    from lwcl.measures import kmeans
-    from lwcl.nets import Encoder, Net
+    from lwcl import losses
+    from lwcl.metrics import kmeans
+    from lwcl.models import encoder, memory
+    from lwcl.models.encoder import Encoder, Net
 else:
-    F, banks, formulas = Lazy("torch.nn.functional"), Lazy("lwcl.banks"), Lazy("lwcl.formulas")
-    kmeans, nets = Lazy("lwcl.measures.kmeans"), Lazy("lwcl.nets")
+    F, memory, losses = Lazy("torch.nn.functional"), Lazy("lwcl.models.memory"), Lazy("lwcl.losses")
+    kmeans, encoder = Lazy("lwcl.metrics.kmeans"), Lazy("lwcl.models.encoder")
 
 
 @method("compress", "cluster-classify")
@@ -37,7 +38,7 @@ class ClusterClassify(Method):
     def build(self, student: "Encoder", taught: int = 0) -> "Net":
         """The student, and the clusters with the layer that classifies them."""
         assert self.clusters is not None, "a rule settles it before a run"
-        return nets.Net(student=student, clusters=banks.Clusters(self.clusters, student.width, taught))
+        return encoder.Net(student=student, clusters=memory.Clusters(self.clusters, student.width, taught))
 
     def prepare(self, net: "Net", features: "Tensor", seed: int) -> None:
         """Spherical k-means of the teacher's features (N, D) of all images; raises `UsageError` for too few images."""
@@ -55,7 +56,7 @@ class ClusterClassify(Method):
         logits = net.clusters(features)
         total = F.cross_entropy(logits, cluster)
         agreement = (logits.argmax(1) == cluster).float().mean()
-        directions = formulas.unit(net.clusters.layer.weight.detach()[cluster])
+        directions = losses.unit(net.clusters.layer.weight.detach()[cluster])
         return Loss(
-            total, {"loss": total.detach(), "agreement": agreement}, (formulas.unit(features.detach()), directions)
+            total, {"loss": total.detach(), "agreement": agreement}, (losses.unit(features.detach()), directions)
         )

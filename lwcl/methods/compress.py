@@ -3,17 +3,20 @@
 from typing import TYPE_CHECKING, ClassVar
 
 from lwcl.lazy import Lazy
-from lwcl.method import Batch, Loss, Method, method
+from lwcl.methods.method import Batch, Loss, Method, method
 from lwcl.settings import setting
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from lwcl import banks, formulas, nets
-    from lwcl.nets import Encoder, Net
+    from lwcl import losses
+    from lwcl.models import encoder, memory
+    from lwcl.models.encoder import Encoder, Net
 else:
-    banks, formulas, nets, torch = (Lazy(name) for name in ("lwcl.banks", "lwcl.formulas", "lwcl.nets", "torch"))
+    memory, losses, encoder, torch = (
+        Lazy(name) for name in ("lwcl.models.memory", "lwcl.losses", "lwcl.models.encoder", "torch")
+    )
 
 
 class CompRess(Method):
@@ -44,10 +47,10 @@ class CompRess(Method):
         group="Method",
     )
 
-    def memory(self, *widths: int) -> "banks.Anchors":
+    def memory(self, *widths: int) -> "memory.Anchors":
         """New anchors as networks of these widths see them."""
         assert self.anchors is not None, "a rule settles it before a run"
-        return banks.Anchors(self.anchors, widths, self.anchor_dtype, wait=self.fill == "wait")
+        return memory.Anchors(self.anchors, widths, self.anchor_dtype, wait=self.fill == "wait")
 
     def compared(self, student: "Tensor", teacher: "Tensor", pairs: "tuple[Tensor, Tensor]") -> Loss:
         """KL(teacher || student) of their softmax over the anchors, from cosines (B, K) each.
@@ -55,8 +58,8 @@ class CompRess(Method):
         `agreement` is the mass that both put on the same anchors.
         """
         log_q, log_p = ((cosine / self.temperature).log_softmax(1) for cosine in (student, teacher))
-        total = formulas.divergence(log_q, log_p)
-        parts = {"loss": total.detach(), "agreement": formulas.shared_mass(log_q.detach(), log_p)}
+        total = losses.divergence(log_q, log_p)
+        parts = {"loss": total.detach(), "agreement": losses.shared_mass(log_q.detach(), log_p)}
         return Loss(total, parts, pairs)
 
 
@@ -85,12 +88,12 @@ class TwoQueues(CompRess):
     def build(self, student: "Encoder", taught: int = 0) -> "Net":
         """The student, the key student unless the momentum is 0, and paired anchors of teacher and student."""
         assert self.key_momentum is not None, "a rule settles it before a run"
-        key = {"key": banks.SteadyFollower(student, self.key_momentum)} if self.key_momentum else {}
-        return nets.Net(student=student, **key, anchors=self.memory(taught, student.width))
+        key = {"key": memory.SteadyFollower(student, self.key_momentum)} if self.key_momentum else {}
+        return encoder.Net(student=student, **key, anchors=self.memory(taught, student.width))
 
     def loss(self, net: "Net", batch: Batch, epoch: float) -> Loss:
         """KL of the student's distribution over its anchors from the teacher's over the teacher's."""
-        view, teacher = batch.views[0], formulas.unit(batch.taught[0])
+        view, teacher = batch.views[0], losses.unit(batch.taught[0])
         student = net.student(view)
         written = net.key(view) if self.key_momentum else student.detach()
         cosines = net.anchors.similarities(student, memory=1), net.anchors.similarities(teacher, memory=0)
@@ -108,11 +111,11 @@ class OneQueue(CompRess):
 
     def build(self, student: "Encoder", taught: int = 0) -> "Net":
         """The student and the teacher's anchors."""
-        return nets.Net(student=student, anchors=self.memory(taught))
+        return encoder.Net(student=student, anchors=self.memory(taught))
 
     def loss(self, net: "Net", batch: Batch, epoch: float) -> Loss:
         """KL of the student's distribution over the teacher's anchors from the teacher's own."""
-        student, teacher = net.student(batch.views[0]), formulas.unit(batch.taught[0])
+        student, teacher = net.student(batch.views[0]), losses.unit(batch.taught[0])
         cosines = net.anchors.similarities(student, memory=0), net.anchors.similarities(teacher, memory=0)
         net.anchors.push(teacher)
         return self.compared(*cosines, (student.detach(), teacher))

@@ -4,7 +4,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from lwcl.lazy import Lazy
-from lwcl.method import Batch, Loss, method
+from lwcl.methods.method import Batch, Loss, method
 from lwcl.methods.moco import MoCo
 from lwcl.methods.seed import width_of_teacher
 from lwcl.settings import setting
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from lwcl import formulas
-    from lwcl.nets import Encoder, Net
+    from lwcl import losses as formulas
+    from lwcl.models.encoder import Encoder, Net
 else:
-    formulas, torch = Lazy("lwcl.formulas"), Lazy("torch")
+    formulas, torch = Lazy("lwcl.losses"), Lazy("torch")
 
 
 @method("distill", "disco")

@@ -5,17 +5,17 @@ from typing import TYPE_CHECKING
 
 from lwcl.errors import UsageError
 from lwcl.lazy import Lazy
-from lwcl.method import method
+from lwcl.methods.method import method
 from lwcl.methods.moco import MoCo
 from lwcl.settings import setting
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from lwcl import formulas
-    from lwcl.nets import Encoder, Net
+    from lwcl import losses
+    from lwcl.models.encoder import Encoder, Net
 else:
-    formulas = Lazy("lwcl.formulas")
+    losses = Lazy("lwcl.losses")
 
 #: The published code's strategies 1 to 6 (papers: light-moco's `moco/builder.py`), by what they do.
 TARGETS = ("top", "groups", "halving", "nearest", "uniform", "wide-groups")
@@ -42,7 +42,7 @@ class LightMoCo(MoCo):
         """As MoCo's. Raises `UsageError` for a target that is not defined, or needs more keys than the queue has."""
         queue: int = self.queue_size or 0
         try:
-            reach = len(formulas.smoothing_weights(self.target, self.smoothing, self.neighbours, queue or 1).ranks)
+            reach = len(losses.smoothing_weights(self.target, self.smoothing, self.neighbours, queue or 1).ranks)
         except ValueError as error:
             raise UsageError(str(error), remedy="Give one of these --neighbours, or another --target.") from error
         if reach > queue:
@@ -57,8 +57,8 @@ class LightMoCo(MoCo):
         mass = self.smoothing_at(epoch)
         if mass == 0:
             return super().target_loss(positive, negative, epoch)
-        weights = formulas.smoothing_weights(self.target, mass, self.neighbours, negative.shape[1])
-        return formulas.smoothed_info_nce(positive, negative, self.temperature, weights)
+        weights = losses.smoothing_weights(self.target, mass, self.neighbours, negative.shape[1])
+        return losses.smoothed_info_nce(positive, negative, self.temperature, weights)
 
     def smoothing_at(self, epoch: float) -> float:
         """The smoothed mass at a (fractional) epoch: none in the warm-up, then at once or along half a cosine."""

@@ -3,17 +3,18 @@
 from typing import TYPE_CHECKING
 
 from lwcl.lazy import Lazy
-from lwcl.method import Batch, Loss, Method, method
+from lwcl.methods.method import Batch, Loss, Method, method
 from lwcl.settings import setting
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from lwcl import formulas, nets
-    from lwcl.nets import Encoder, Net
+    from lwcl import losses as formulas
+    from lwcl.models import encoder
+    from lwcl.models.encoder import Encoder, Net
 else:
-    formulas, nets, torch = Lazy("lwcl.formulas"), Lazy("lwcl.nets"), Lazy("torch")
+    formulas, encoder, torch = Lazy("lwcl.losses"), Lazy("lwcl.models.encoder"), Lazy("torch")
 
 
 @method("pretrain", "moco")
@@ -53,16 +54,16 @@ class MoCo(Method):
 
     def head(self, width: int, taught: int = 0) -> tuple[int, ...]:
         """Widths of the projection head on a backbone of `width` features: hidden (if any), then `dim`."""
-        hidden = nets.width_of(self.hidden, width)
+        hidden = encoder.width_of(self.hidden, width)
         return (hidden, self.dim) if hidden else (self.dim,)
 
     def build(self, student: "Encoder", taught: int = 0) -> "Net":
         """The student, the key encoder that follows it, and the queue of keys."""
         assert self.queue_size is not None and self.key_momentum is not None, "rules settle both before a run"
-        return nets.Net(
+        return encoder.Net(
             student=student,
-            key=nets.Follower(student, self.key_momentum),
-            queue=nets.Queue(self.queue_size, self.dim),
+            key=encoder.Follower(student, self.key_momentum),
+            queue=encoder.Queue(self.queue_size, self.dim),
         )
 
     def loss(self, net: "Net", batch: Batch, epoch: float) -> Loss:

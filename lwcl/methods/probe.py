@@ -1,22 +1,22 @@
 """Linear evaluation: a linear classifier on an encoder's features, the encoder as it is or finetuned with it.
 
 MoCo's protocol (arXiv 1911.05722, section 4.1), with the forms of features of CompRess (2010.14713) and ssl-small
-(2107.14762) beside. `lwcl.probes.protocols` has the numbers.
+(2107.14762) beside. `lwcl.config.probe_protocols` has the numbers.
 """
 
 from typing import TYPE_CHECKING, ClassVar
 
 from lwcl.lazy import Lazy
-from lwcl.method import Batch, Loss, Method, method
+from lwcl.methods.method import Batch, Loss, Method, method
 from lwcl.settings import setting
 
 if TYPE_CHECKING:
     import torch.nn.functional as F
 
-    from lwcl.nets import Encoder, Net
-    from lwcl.probes import net as probe_net
+    from lwcl.models import probe as probe_net
+    from lwcl.models.encoder import Encoder, Net
 else:
-    F, probe_net = Lazy("torch.nn.functional"), Lazy("lwcl.probes.net")
+    F, probe_net = Lazy("torch.nn.functional"), Lazy("lwcl.models.probe")
 
 
 @method("probe", "linear")

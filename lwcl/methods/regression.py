@@ -3,14 +3,15 @@
 from typing import TYPE_CHECKING
 
 from lwcl.lazy import Lazy
-from lwcl.method import Batch, Loss, Method, method
+from lwcl.methods.method import Batch, Loss, Method, method
 from lwcl.settings import setting
 
 if TYPE_CHECKING:
-    from lwcl import formulas, nets
-    from lwcl.nets import Encoder, Net
+    from lwcl import losses
+    from lwcl.models import encoder
+    from lwcl.models.encoder import Encoder, Net
 else:
-    formulas, nets = Lazy("lwcl.formulas"), Lazy("lwcl.nets")
+    losses, encoder = Lazy("lwcl.losses"), Lazy("lwcl.models.encoder")
 
 
 @method("compress", "regression")
@@ -33,7 +34,7 @@ class Regression(Method):
 
     def build(self, student: "Encoder", taught: int = 0) -> "Net":
         """The student alone."""
-        return nets.Net(student=student)
+        return encoder.Net(student=student)
 
     def loss(self, net: "Net", batch: Batch, epoch: float) -> Loss:
         """Mean squared distance to the teacher: of unit vectors, or with `batch_norm` of standardised dimensions.
@@ -41,8 +42,8 @@ class Regression(Method):
         Both lie in [0, 4]. `agreement` is the mean cosine with the teacher.
         """
         output, taught = net.student.head(net.student.features(batch.views[0])), batch.taught[0]
-        student, teacher = formulas.unit(output), formulas.unit(taught)
-        distance = formulas.alignment(student, teacher)
-        total = formulas.standardised_distance(output, taught) if self.batch_norm else distance
+        student, teacher = losses.unit(output), losses.unit(taught)
+        distance = losses.alignment(student, teacher)
+        total = losses.standardised_distance(output, taught) if self.batch_norm else distance
         parts = {"loss": total.detach(), "agreement": 1 - distance.detach() / 2}
         return Loss(total, parts, (student.detach(), teacher))

@@ -4,14 +4,15 @@ from typing import TYPE_CHECKING
 
 from lwcl.errors import UsageError
 from lwcl.lazy import Lazy
-from lwcl.method import Batch, Loss, Method, method
+from lwcl.methods.method import Batch, Loss, Method, method
 from lwcl.settings import setting
 
 if TYPE_CHECKING:
-    from lwcl import formulas, nets
-    from lwcl.nets import Encoder, Net
+    from lwcl import losses
+    from lwcl.models import encoder
+    from lwcl.models.encoder import Encoder, Net
 else:
-    formulas, nets = Lazy("lwcl.formulas"), Lazy("lwcl.nets")
+    losses, encoder = Lazy("lwcl.losses"), Lazy("lwcl.models.encoder")
 
 
 def width_of_teacher(dim: int | None, taught: int) -> int:
@@ -58,25 +59,25 @@ class SEED(Method):
 
     def head(self, width: int, taught: int = 0) -> tuple[int, ...]:
         """Widths of the projection head on a backbone of `width` features: hidden (if any), then the teacher's."""
-        hidden, dim = nets.width_of(self.hidden, width), width_of_teacher(self.dim, taught)
+        hidden, dim = encoder.width_of(self.hidden, width), width_of_teacher(self.dim, taught)
         return (hidden, dim) if hidden else (dim,)
 
     def build(self, student: "Encoder", taught: int = 0) -> "Net":
         """The student and the queue of the teacher's embeddings."""
         assert self.queue_size is not None, "a rule settles it before a run"
-        return nets.Net(student=student, queue=nets.Queue(self.queue_size, width_of_teacher(self.dim, taught)))
+        return encoder.Net(student=student, queue=encoder.Queue(self.queue_size, width_of_teacher(self.dim, taught)))
 
     def loss(self, net: "Net", batch: Batch, epoch: float) -> Loss:
         """Cross-entropy with the teacher's softmax over [the own image, queue]; both see the same view.
 
         `found`: the share of images whose embedding is nearer to the teacher's of that image than to any in the queue.
         """
-        teacher, queue = formulas.unit(batch.taught[0]), net.queue.rows()
+        teacher, queue = losses.unit(batch.taught[0]), net.queue.rows()
         student = net.student(batch.views[0])
-        positive, negative = formulas.similarities(student, teacher, queue)
-        said = formulas.similarities(teacher, teacher, queue)
+        positive, negative = losses.similarities(student, teacher, queue)
+        said = losses.similarities(teacher, teacher, queue)
         net.queue.push(teacher)
-        total = formulas.taught_cross_entropy((positive, negative), said, self.temperature, self.teacher_temperature)
+        total = losses.taught_cross_entropy((positive, negative), said, self.temperature, self.teacher_temperature)
         found = (positive > negative.amax(1)).float().mean()
         parts = {"loss": total.detach(), "agreement": positive.detach().mean(), "found": found}
         return Loss(total, parts, (student.detach(), teacher))

@@ -1,0 +1,1 @@
+"""Files with weights: encoders, the state of a training run."""

@@ -1,0 +1,1 @@
+"""Third-party checkpoints: read safely, recognised, renamed to timm's names."""

@@ -1,0 +1,88 @@
+"""The projection head behind an imported backbone: its layers in the words of `lwcl.models.encoder.mlp`."""
+
+import collections
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lwcl.checkpoints.foreign.matching import COUNTER, HEADS
+
+ALWAYS = ("projection_head", "projector", "head.mlp")  # a classifier never has these names
+GELU = "head.mlp"  # DINO's; all others have ReLU
+STATISTICS = {"running_mean", "running_var"}
+
+
+class Head(NamedTuple):
+    """A head's layers in words, its tensors as `nn.Sequential` names them, and the names that they had."""
+
+    layers: tuple[str, ...]
+    tensors: dict[str, Tensor]
+    names: frozenset[str]
+
+
+def find_head(tensors: Mapping[str, Tensor], width: int, projects: bool) -> Head:
+    """The head on features of `width` among the tensors that the backbone left; an empty one where there is none.
+
+    `projects`: a single linear layer called as classifiers are is a projection; several are one in any case.
+    """
+    for root in HEADS:
+        names = {name.removeprefix(f"{root}."): name for name in tensors if name.startswith(f"{root}.")}
+        if names.keys() <= {"weight", "bias"}:  # a single layer, which has no number
+            names = {f"0.{name}": full for name, full in names.items()}
+        if root == "projector" and names and "bn.running_mean" in tensors:  # Barlow Twins normalises what comes out
+            last = 1 + max((int(name.partition(".")[0]) for name in names if name[0].isdecimal()), default=0)
+            names |= {f"{last}.{name}": f"bn.{name}" for name in (*STATISTICS, COUNTER) if f"bn.{name}" in tensors}
+        layers = numbered({name: tensors[full] for name, full in names.items()})
+        words, renamed = understood(layers, width, "gelu" if root == GELU else "relu")
+        linear = sum(word.startswith("linear") for word in words)
+        if linear > 1 or (linear and (projects or root in ALWAYS)):
+            return Head(words, renamed, frozenset(names.values()))
+    return Head((), {}, frozenset())
+
+
+def numbered(tensors: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
+    """Layers by number, each with its tensors; none where some name is not a number and a tensor's name."""
+    layers: dict[int, dict[str, Tensor]] = collections.defaultdict(dict)
+    for name, tensor in tensors.items():
+        number, _, kind = name.partition(".")
+        if not number.isdecimal() or "." in kind:
+            return {}
+        layers[int(number)][kind] = tensor
+    return layers
+
+
+def understood(
+    layers: Mapping[int, Mapping[str, Tensor]], width: int, activation: str
+) -> tuple[tuple[str, ...], dict[str, Tensor]]:
+    """The layers in words and their tensors, renumbered; none for a head of other layers, or on another width.
+
+    An activation has no tensors: it is where numbers are left out.
+    """
+    words: list[str] = []
+    tensors: dict[str, Tensor] = {}
+    for number, layer in sorted(layers.items()):
+        if words and number - 1 not in layers:
+            words.append(activation)
+        width, word = word_of({name: tensor for name, tensor in layer.items() if name != COUNTER}, width)
+        if not word:
+            return (), {}
+        tensors |= {f"{len(words)}.{name}": tensor for name, tensor in layer.items()}
+        if word.startswith("norm"):
+            tensors.setdefault(f"{len(words)}.{COUNTER}", torch.tensor(0))
+        words.append(word)
+    return tuple(words), tensors
+
+
+def word_of(layer: Mapping[str, Tensor], width: int) -> tuple[int, str]:
+    """The width after a layer on `width`, and the layer in words: "" where it is neither linear nor batch norm."""
+    weight, vectors = layer.get("weight"), {name: tensor for name, tensor in layer.items() if tensor.dim() == 1}
+    if weight is not None and weight.dim() == 2 and weight.shape[1] == width and layer.keys() <= {"weight", "bias"}:
+        width = weight.shape[0]
+        word = f"linear {width}" if vectors else f"linear {width} unbiased"
+    elif layer.keys() == STATISTICS:
+        word = "norm plain"
+    else:
+        word = "norm" if layer.keys() == STATISTICS | {"weight", "bias"} else ""
+    return width, word if all(tensor.shape == (width,) for tensor in vectors.values()) else ""

@@ -1,0 +1,67 @@
+"""The program `lwcl` without its commands, and what several commands are told alike.
+
+Parsing imports neither torch nor timm: what a command does is imported inside the command.
+"""
+
+from collections.abc import Callable
+from typing import Annotated, Any, TypeVar
+
+import typer
+from typer import Argument, Option
+
+import lwcl
+from lwcl.cli.help import CONTEXT, Command, Group
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+app = typer.Typer(
+    cls=Group,
+    context_settings=CONTEXT,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+DRY = "show the settled settings, the cost and the time it will take; write nothing"
+FAST = "go through everything in this many steps"
+FILE = "YAML file of settings, such as the config.yaml of a run; flags win over it"
+File = Annotated[str | None, Option("--config", metavar="FILE", help=FILE, rich_help_panel="Run")]
+DryRun = Annotated[bool, Option("--dry-run", help=DRY, rich_help_panel="Run")]
+Steps = Annotated[int | None, Option("--fast-dev-run", metavar="INT", min=1, help=FAST, rich_help_panel="Run")]
+ENCODER = (
+    "run folder, .safetensors, foreign checkpoint (FILE or FILE#teacher), timm/NAME (from its cache) or random/NAME"
+)
+Encoders = Annotated[list[str], Argument(metavar="ENCODER", help=ENCODER)]
+Arch = Annotated[str | None, Option("--arch", metavar="NAME", help="architecture of a checkpoint that does not say")]
+Json = Annotated[bool, Option("--json", help="print one JSON document on stdout", rich_help_panel="Screen")]
+Quiet = Annotated[bool, Option("--quiet", help="print results and errors only", rich_help_panel="Screen")]
+Debug = Annotated[bool, Option("--debug", help="show the traceback of an error", rich_help_panel="Screen")]
+
+
+def command(example: str, name: str | None = None) -> Callable[[F], F]:
+    """Registers a command whose help ends with an example."""
+    return app.command(name, cls=Command, context_settings=CONTEXT, epilog=f"Example: {example}")
+
+
+def print_version(wanted: bool) -> None:
+    """Prints the version and ends, if that is wanted."""
+    if wanted:
+        typer.echo(f"lwcl {lwcl.__version__}")
+        raise typer.Exit
+
+
+@app.callback(epilog="Example: lwcl pretrain")
+def program(
+    version: Annotated[
+        bool, Option("--version", callback=print_version, is_eager=True, help="print the version")
+    ] = False,
+) -> None:
+    """Train small vision encoders from images without labels."""
+
+
+def file_layer(path: str | None) -> tuple[dict[str, Any], str]:
+    """The settings of the file given to --config, and its name."""
+    if path is None:
+        return {}, "--config"
+    from lwcl.config.yaml_file import read_config  # PyYAML takes 20 ms
+
+    return read_config(path), path

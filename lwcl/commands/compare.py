@@ -1,0 +1,160 @@
+"""`lwcl compare`: runs side by side, from what they left: scores, cost, settings that differ, curves."""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lwcl.errors import UsageError
+from lwcl.formatting import duration, harmless, percent
+from lwcl.reporting import health_words, plots
+from lwcl.reporting.console import Screen, print_json, print_table, put
+from lwcl.reporting.knn import Judged, between, points
+from lwcl.reporting.report import Picture, Report, Table
+from lwcl.runs.folder import RunFolder
+from lwcl.runs.guard import refuse_run
+from lwcl.system.device import command_line
+from lwcl.system.environment import environment
+
+CURVES = {
+    "loss": "Loss (methods' losses are not on one scale)",
+    "monitor": "kNN of the monitor",
+    "rank": "Effective rank",
+    "spread": "Spread",
+    "alignment": "Alignment",
+    "found": "Keys found",
+    "agreement": "Agreement with the teacher",
+}
+
+
+class Left:
+    """What a finished run left: its report as JSON, and its records. Raises `UsageError` where it is none.
+
+    `rows` are the kNN scores, that of its own encoder first; `checksums` the SHA-256 of its files by name.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name, folder = name, RunFolder(Path(name))
+        try:
+            self.report: dict[str, Any] = json.loads(folder.report_json.read_text(encoding="utf-8"))
+            self.settings = {key: entry["value"] for key, entry in self.report["settings"].items()}
+            self.facts: Mapping[str, Any] = dict(self.report["facts"])
+            self.rows = [Judged(**row) for row in self.facts.get("knn", ())]
+            self.checksums: dict[str, str] = dict(self.facts.get("SHA-256", {}))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UsageError(
+                f"{name} is no finished run: its report.json cannot be read.",
+                f"{type(error).__name__}: {error}",
+                "Give folders of finished runs.",
+            ) from error
+        self.metrics = folder.metrics()
+
+    @property
+    def judged(self) -> Judged | None:
+        """The kNN score of its encoder, if there is one."""
+        return next(iter(self.rows), None)
+
+    def row(self) -> tuple[Any, ...]:
+        """The run as a row of the table of scores."""
+        knn, timing, last = self.judged, self.facts.get("timing", {}), self.facts.get("last", {})
+        seconds, speed, rank = timing.get("seconds"), timing.get("images_per_second"), last.get("rank")
+        return (
+            self.name,
+            self.facts.get("method"),
+            self.facts.get("architecture"),
+            self.facts.get("epochs"),
+            percent(knn.top1) if knn else None,
+            between(knn.top1_interval) if knn else None,
+            points(knn.gain) if knn and knn.gain else None,
+            None if rank is None else round(rank, 1),
+            None if speed is None else round(speed),
+            None if seconds is None else duration(seconds),
+        )
+
+
+SCORES = (
+    "Run",
+    "Method",
+    "Architecture",
+    "Epochs",
+    "kNN top-1",
+    "Interval",
+    "Above untrained",
+    "Rank",
+    "Images/s",
+    "Time",
+)
+
+
+def compare(runs: Sequence[str], *, out: str | None, as_json: bool, quiet: bool) -> int:
+    """Prints the runs side by side and, with `out`, writes a report there; gives the exit code."""
+    refuse_run(out)
+    left = [Left(name) for name in runs]
+    tables = (
+        Table("Runs", SCORES, tuple(one.row() for one in left), "kNN with 95 % bootstrap intervals over images."),
+        differing(left),
+    )
+    report = Report(
+        kind="compare",
+        title=" and ".join(Path(one.name).name for one in left),
+        verdict=verdict(left),
+        tables=tuple(table for table in tables if table.rows),
+        pictures=tuple(overlaid(left)),
+        facts={"runs": [one.name for one in left]},
+        environment=environment(),
+        command=command_line(),
+    )
+    if as_json:
+        print_json(report.document())
+    else:
+        for table in report.tables:
+            print_table(table.title, table.columns, table.rows)
+        put(harmless(report.verdict), sys.stdout)
+    if out:
+        report.write(Path(out))
+        Screen(quiet=quiet).say(f"Report: {Path(out) / 'report.html'}")
+    return 0
+
+
+def differing(left: Sequence[Left]) -> Table:
+    """The settings that are not the same in all runs."""
+    names = list(dict.fromkeys(name for one in left for name in one.settings))
+    rows = []
+    for name in names:
+        values = [one.settings.get(name) for one in left]
+        if name != "out" and any(value != values[0] for value in values):
+            rows.append((name, *values))
+    return Table("Settings that differ", ("Setting", *(one.name for one in left)), tuple(rows))
+
+
+def verdict(left: Sequence[Left]) -> str:
+    """Which run is best by kNN, and whether the images judged can tell it from the next."""
+    images = {(one.facts.get("data"), str(one.settings.get("monitor"))) for one in left}
+    if len(images) > 1:
+        return "The runs were trained or judged on different images: their scores cannot be compared."
+    scored = sorted(((one.judged, one.name) for one in left if one.judged), key=lambda pair: -pair[0].top1)
+    if len(scored) < 2:
+        return "Fewer than two of the runs have a kNN score: give runs with labels, or judge them with `lwcl knn`."
+    (best, name), (second, other) = scored[:2]
+    told = f"{name} is best: {percent(best.top1)} by kNN, {other} {percent(second.top1)}."
+    if best.top1 == second.top1:
+        told = f"{name} and {other} are equal: {percent(best.top1)} by kNN."
+    apart = best.top1_interval[0] > second.top1_interval[1]
+    return f"{told} " + ("Their intervals do not touch." if apart else "Their intervals overlap: it may be chance.")
+
+
+def overlaid(left: Sequence[Left]) -> list[Picture]:
+    """The curves of all runs that have them, in one picture each."""
+    pictures = []
+    for name, title in CURVES.items():
+        series = []
+        for one in left:
+            known = [record for record in one.metrics if record.get(name) is not None]
+            if known:
+                series.append(plots.Series(one.name, [r["epoch"] for r in known], [r[name] for r in known]))
+        if series:
+            told = health_words.MEASURES.get(name)
+            caption = f"{told.meaning[0].upper()}{told.meaning[1:]}." if told else "By epoch, each run its own curve."
+            pictures.append(Picture(title, caption, plots.curves(series, "epoch", good=told.good if told else None)))
+    return pictures

@@ -1,0 +1,131 @@
+"""What there is to choose from: architectures, methods, recipes, augmentations, data sets; for `lwcl list` and TAB.
+
+Nothing here imports timm.
+"""
+
+import dataclasses
+import fnmatch
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from lwcl.config.augmentation import AUGMENTATIONS
+from lwcl.config.citation import Cited
+from lwcl.config.probe_protocols import PROTOCOLS
+from lwcl.config.recipes import ARCHS, RECIPES
+from lwcl.methods.method import methods
+from lwcl.models.archs import timm_list
+from lwcl.settings import unknown
+
+DATASETS = {
+    "textures": "3,960 drawn textures of 64 x 64 pixels, embedded: what is used without --data; no file, no network",
+    "digits": "1,797 handwritten digits, embedded: no file, no network",
+    "tv/NAME:ROOT": "a torchvision data set below the folder ROOT, as tv/cifar10:~/data; fetched only with --download",
+    "FOLDER": "images in class folders, in nested folders or loose; train and val folders inside are found",
+    "LIST.txt": "a path of an image on each line",
+    "ARCHIVE.zip, ARCHIVE.tar": "read in place; several may be given",
+}
+
+
+class Entry(NamedTuple):
+    """A thing that can be chosen: its name, a sentence, and its settings, each with a value and a note."""
+
+    name: str
+    about: str
+    details: tuple[tuple[str, Any, str], ...] = ()
+
+
+def archs() -> list[Entry]:
+    """Every model of timm, those that are tested one by one first."""
+    others = [Entry(name, "") for name in timm_list()[1] if name not in ARCHS]
+    return [Entry(name, "tested: trained, exported, reloaded") for name in ARCHS] + others
+
+
+def all_methods() -> list[Entry]:
+    """Every method with its settings and their defaults."""
+    return [
+        Entry(
+            name,
+            f"{kind.verb}: {' '.join((kind.__doc__ or '').partition(chr(10) * 2)[0].split())}",
+            tuple((field.name, field.default, field.metadata["help"]) for field in dataclasses.fields(kind)),
+        )
+        for name, kind in methods().items()
+    ]
+
+
+def recipes() -> list[Entry]:
+    """Every recipe with its settings and their sources, those for single architectures last."""
+    return [
+        Entry(
+            name,
+            recipe.about,
+            (
+                ("method", recipe.method, ""),
+                *cited(recipe.settings),
+                *(line for arch, settings in recipe.archs.items() for line in cited(settings, f" (for {arch})")),
+            ),
+        )
+        for name, recipe in RECIPES.items()
+    ]
+
+
+def cited(settings: dict[str, Cited], note: str = "") -> list[tuple[str, Any, str]]:
+    """Settings of a recipe as details: name, value, source."""
+    return [(name, entry.value, entry.source + note) for name, entry in settings.items()]
+
+
+def augmentations() -> list[Entry]:
+    """Every named augmentation with its values."""
+    return [
+        Entry(
+            name,
+            f"{len(values)} settings" if values else "no change: the central square",
+            tuple((setting, value, "") for setting, value in values.items()),
+        )
+        for name, values in AUGMENTATIONS.items()
+    ]
+
+
+def protocols() -> list[Entry]:
+    """Every protocol of `lwcl probe` with its settings and their sources."""
+    return [Entry(name, one.about, tuple(cited(one.settings))) for name, one in PROTOCOLS.items()]
+
+
+def datasets() -> list[Entry]:
+    """What `--data` takes."""
+    return [Entry(name, about) for name, about in DATASETS.items()]
+
+
+CATALOGUES: dict[str, Callable[[], list[Entry]]] = {
+    "archs": archs,
+    "methods": all_methods,
+    "recipes": recipes,
+    "augmentations": augmentations,
+    "protocols": protocols,
+    "datasets": datasets,
+}
+
+
+def listed(what: str, pattern: str = "") -> list[Entry]:
+    """The entries of a catalogue whose name is, contains or matches (`*vit*`) `pattern`; the one it is comes alone.
+
+    Raises `UsageError` if there is no such catalogue or entry.
+    """
+    if what not in CATALOGUES:
+        raise unknown("list", what, CATALOGUES)
+    entries = CATALOGUES[what]()
+    found = [entry for entry in entries if pattern in entry.name or fnmatch.fnmatch(entry.name, pattern)]
+    if not found:
+        names = [entry.name for entry in entries]
+        raise unknown(f"name in {what}", pattern, names, f"`lwcl list {what}` shows them all.")
+    return [entry for entry in found if entry.name == pattern] or found
+
+
+def table(entries: list[Entry]) -> str:
+    """Entries as lines of text: a name and its sentence each; a single entry with its settings below."""
+    width = max(len(entry.name) for entry in entries)
+    lines = [f"{entry.name:<{width}}  {entry.about}".rstrip() for entry in entries]
+    if len(entries) == 1:
+        details = entries[0].details
+        wide = [max((len(str(detail[column])) for detail in details), default=0) for column in (0, 1)]
+        lines += [f"  {name:<{wide[0]}}  {value!s:<{wide[1]}}  {note}".rstrip() for name, value, note in details]
+    return "\n".join(lines)

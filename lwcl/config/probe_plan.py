@@ -1,0 +1,91 @@
+"""The plan of a probe: every setting of its protocol at the scale of the images, and where each came from."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from lwcl.config.augmentation import AUGMENTATIONS, Augmentation
+from lwcl.config.auto import power_of_two
+from lwcl.config.plan import data_layers
+from lwcl.config.probe_protocols import Protocol, protocol_named
+from lwcl.config.recipes import FEW_IMAGES, Recipe
+from lwcl.errors import UsageError
+from lwcl.methods.probe import Linear
+from lwcl.settings import FLAG, Layer, Origin, OriginKind, Settled, flag_of, made, ruled, settle
+
+OVERRULED = ("epochs", "batch_size", "lr")  # what a flag may overrule
+STEPS, LEAST = 20, 16  # steps an epoch that a batch should leave, and images that it should have all the same
+FAST_STEPS = 500  # of `fast`: on 4,000 images 300 and 900 gave the same best top-1 within a point
+
+
+@dataclass(frozen=True)
+class ProbePlan:
+    """How to probe: every setting with its value and where it came from."""
+
+    protocol: Protocol
+    settled: Mapping[str, Settled]
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """How to optimise."""
+        return made(Recipe, self.settled)
+
+    @cached_property
+    def method(self) -> Linear:
+        """What is trained."""
+        return made(Linear, self.settled)
+
+    @cached_property
+    def augmentation(self) -> Augmentation:
+        """What a training view may do to an image."""
+        return made(Augmentation, self.settled)
+
+
+def plan_probe(name: str, chosen: Mapping[str, Any], images: int, classes: int, data: tuple[str, ...]) -> ProbePlan:
+    """The plan of a protocol for so many labelled images, with the flags of `OVERRULED` that are not None.
+
+    The augmentation that the images `data` ask for, if any, replaces the protocol's.
+    Raises `UsageError` for an unknown protocol, or one that has no such setting.
+    """
+    protocol = protocol_named(name)
+    own = {key: cited.value for key, cited in protocol.settings.items()}
+    flags = {key: chosen[key] for key in OVERRULED if chosen.get(key) is not None}
+    if flags and protocol.way == "logistic":
+        raise UsageError(
+            f"{flag_of(next(iter(flags)))} is no setting of the protocol logistic.",
+            "It finds the optimum, and has neither epochs nor a learning rate.",
+            "Leave it away, or choose --protocol fast.",
+        )
+    layers: list[Layer] = [(FLAG, {**flags, "classes": classes}), (Origin(OriginKind.PROTOCOL, name), own)]
+    settled = settle(Recipe, layers) | settle(Linear, layers)
+    asked = [values["augmentation"] for _, values in data_layers(data)]
+    named = next(iter(asked), own.get("augmentation", "plain"))
+    views = [*([] if asked else layers), (Origin(OriginKind.AUGMENTATION, named), AUGMENTATIONS[named])]
+    return ProbePlan(protocol, scaled(settled, images, protocol.way) | settle(Augmentation, views))
+
+
+def scaled(settled: Mapping[str, Settled], images: int, way: str) -> dict[str, Settled]:
+    """The settings of a recipe at the scale of so many images, where no flag chose.
+
+    The batch shrinks so that an epoch keeps 20 steps, and the learning rate with it (Goyal et al., arXiv 1706.02677);
+    epochs stay as published. LARS moves weights by a share of their length, so with few steps its rate stays too.
+    """
+    new = dict(settled)
+    batch, chosen = settled["batch_size"].value or 256, settled["batch_size"].origin is FLAG
+    if not chosen and images < STEPS * batch:
+        fits = min(power_of_two(images / STEPS, min(LEAST, power_of_two(images, 2, LEAST)), batch), images)
+        new["batch_size"] = ruled(fits, f"{batch}, or less for {STEPS} steps an epoch from {images:,} images")
+    elif not chosen:
+        new["batch_size"] = Settled(batch, settled["batch_size"].origin)
+    size = new["batch_size"].value
+    if way == "fast" and settled["epochs"].value is None:
+        epochs = min(100, max(10, math.ceil(FAST_STEPS / math.ceil(images / size))))
+        new["epochs"] = ruled(epochs, f"{FAST_STEPS} steps of {size} images, within 10 and 100 epochs")
+    if way == "images" and settled["lr"].value is None:
+        few = settled["optimizer"].value == "lars" and images < FEW_IMAGES
+        scale, base = (batch if few else size) / 256, settled["base_lr"].value
+        reason = f"as published for a batch of {batch}: few steps" if few else f"{base:g} x batch {size} / 256"
+        new["lr"] = ruled(float(f"{base * scale:.6g}"), reason)
+    return new

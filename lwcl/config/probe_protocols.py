@@ -1,0 +1,133 @@
+"""Protocols of `lwcl probe`: how a linear classifier is trained on features, with the source of each number.
+
+The papers train image by image; `fast` and `logistic` are ours and train on features that are computed once. Learning
+rates stand for a batch of 256, as the papers give them.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from lwcl.config.citation import Cited
+from lwcl.settings import unknown
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """A published protocol, or one of ours: settings of `Recipe`, `Linear`, `Augmentation` with their sources."""
+
+    about: str
+    settings: dict[str, Cited] = field(default_factory=dict)
+    way: Literal["images", "fast", "logistic"] = "images"
+    share: float = 1.0  # of the labels
+
+
+def numbers(source: str, **values: Any) -> dict[str, Cited]:
+    """Settings that have the same source."""
+    return {name: Cited(value, source) for name, value in values.items()}
+
+
+PER_EPOCH = {"momentum": 0.9, "warmup": 0.0, "per_epoch": True, "augmentation": "crop-flip"}
+MOCO = "MoCo (arXiv 1911.05722), main_lincls.py; also ssl-small's (2107.14762) and SEED's (2101.04731)"
+DISCO = "DisCo (arXiv 2104.09124), Reproduction.md"
+SIMSIAM = "SimSiam (arXiv 2011.10566), main_lincls.py; light-moco (2212.07158), main_lincls_lars.py"
+COMPRESS = "CompRess (arXiv 2010.14713), eval_linear.py"
+SWAV = "SwAV (arXiv 2006.09882), eval_linear.py, 32 images on each of 8 devices; DisCo's tests of SwAV"
+TRANSFER = "ssl-small (arXiv 2107.14762), commands of its CIFAR runs; 2 instead of 1.5 on Caltech-101"
+FINETUNE = "ssl-small (arXiv 2107.14762), commands of its finetuning runs"
+SEMI = "DisCo (arXiv 2104.09124), script for 1 % and 10 % of the labels"
+
+FINETUNING = numbers(
+    FINETUNE,
+    **PER_EPOCH | {"crop_min": 0.2, "form": "unit", "finetune": True},
+    **{"base_lr": 0.01, "batch_size": 256, "epochs": 100, "weight_decay": 0.0},
+    **{"schedule": "step", "milestones": (0.4, 0.7), "step_factor": 0.1},
+)
+SEMI_LINEAR = numbers(
+    SEMI,
+    **PER_EPOCH,
+    **{"base_lr": 3.0, "batch_size": 256, "epochs": 100, "weight_decay": 0.0},
+    **{"schedule": "step", "milestones": (0.6, 0.8), "step_factor": 0.5},
+)
+
+PROTOCOLS: dict[str, Protocol] = {
+    "fast": Protocol(
+        "a grid of learning rates, weight decays and forms of the features, trained at once on features computed once; "
+        "chosen on a fifth of the training images: the default",
+        way="fast",
+    ),
+    "logistic": Protocol(
+        "logistic regression of standardised features (scikit-learn), its penalty chosen on a fifth of the training "
+        "images",
+        way="logistic",
+    ),
+    "moco": Protocol(
+        "MoCo's: raw features, learning rate 30",
+        numbers(
+            MOCO,
+            **PER_EPOCH,
+            **{"base_lr": 30.0, "batch_size": 256, "epochs": 100, "weight_decay": 0.0},
+            **{"schedule": "step", "milestones": (0.6, 0.8), "step_factor": 0.1},
+        ),
+    ),
+    "disco": Protocol(
+        "DisCo's: raw features, learning rate 3, halved eleven times",
+        numbers(
+            DISCO,
+            **PER_EPOCH,
+            **{"base_lr": 3.0, "batch_size": 256, "epochs": 100, "weight_decay": 0.0, "schedule": "step"},
+            **{"milestones": (*(n / 100 for n in range(5, 50, 5)), 0.6, 0.8), "step_factor": 0.5},
+        ),
+    ),
+    "simsiam": Protocol(
+        "SimSiam's and light-moco's: raw features, LARS, a batch of 4,096",
+        numbers(
+            SIMSIAM,
+            **PER_EPOCH | {"optimizer": "lars", "schedule": "cosine"},
+            **{"base_lr": 0.1, "batch_size": 4096, "epochs": 90, "weight_decay": 0.0},
+        ),
+    ),
+    "compress": Protocol(
+        "CompRess's: unit features, standardised by the training images",
+        numbers(
+            COMPRESS,
+            **PER_EPOCH | {"form": "standard"},
+            **{"base_lr": 0.01, "batch_size": 256, "epochs": 40, "weight_decay": 1e-4},
+            **{"schedule": "step", "milestones": (15 / 40, 30 / 40), "step_factor": 0.1},
+        ),
+    ),
+    "swav": Protocol(
+        "SwAV's: raw features, learning rate 0.3 along a cosine",
+        numbers(
+            SWAV,
+            **PER_EPOCH | {"schedule": "cosine"},
+            **{"base_lr": 0.3, "batch_size": 256, "epochs": 100, "weight_decay": 1e-6},
+        ),
+    ),
+    "transfer": Protocol(
+        "ssl-small's for small data sets: unit features, crops of 0.6 to 1 of an image",
+        numbers(
+            TRANSFER,
+            **PER_EPOCH | {"crop_min": 0.6, "form": "unit"},
+            **{"base_lr": 1.5, "batch_size": 256, "epochs": 60, "weight_decay": 0.0},
+            **{"schedule": "step", "milestones": (40 / 60,), "step_factor": 0.1},
+        ),
+    ),
+    "finetune": Protocol(
+        "ssl-small's finetuning: all weights are trained, batch norm in train mode in every epoch", FINETUNING
+    ),
+    **{
+        f"semi:{percent}%{kind}": Protocol(f"{percent} % of the labels: {about}", settings, share=percent / 100)
+        for percent in (1, 10)
+        for kind, about, settings in (
+            ("", "DisCo's, the classifier alone", SEMI_LINEAR),
+            ("-finetune", "all weights, by ssl-small's finetuning", FINETUNING),
+        )
+    },
+}
+
+
+def protocol_named(name: str) -> Protocol:
+    """The protocol of that name; raises `UsageError` with the nearest names."""
+    if name not in PROTOCOLS:
+        raise unknown("protocol", name, PROTOCOLS, "`lwcl list protocols` shows them all.")
+    return PROTOCOLS[name]

@@ -1,0 +1,73 @@
+"""What is said of a teacher before it is loaded: how its answers are kept, and a first stage that it begins with."""
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from lwcl.errors import UsageError
+from lwcl.methods.method import Method, methods
+from lwcl.settings import unknown
+
+if TYPE_CHECKING:
+    from lwcl.config.train_options import TrainOptions
+
+
+class Cache(NamedTuple):
+    """How a teacher's answers are kept: `off`, `center`, or `views` for so many crops of an image."""
+
+    kind: str
+    crops: int = 0
+
+
+class Stage(NamedTuple):
+    """A first stage of a run: a method that learns from a teacher, for so many epochs."""
+
+    method: str
+    epochs: int
+
+
+def cache_of(text: str) -> Cache:
+    """`--teacher-cache` as written. Raises `UsageError`."""
+    kind, _, crops = text.strip().lower().partition(":")
+    if kind in ("off", "center") and not crops:
+        return Cache(kind)
+    if kind == "views" and crops.isdecimal() and int(crops) > 0:
+        return Cache(kind, int(crops))
+    raise UsageError(
+        f"--teacher-cache: got {text!r}.", remedy="Give off, center, or views:K, such as views:8 for 8 crops an image."
+    )
+
+
+def stage_of(text: str) -> Stage:
+    """`--init-by` as written. Raises `UsageError`."""
+    name, _, epochs = text.strip().partition(":")
+    known = methods("distill") | methods("compress")
+    if name not in known:
+        raise unknown("method of --init-by", name, known)
+    if not epochs.isdecimal() or int(epochs) < 1:
+        raise UsageError(f"--init-by: got {text!r}.", remedy=f"Give a method and its epochs, such as {name}:2.")
+    return Stage(name, int(epochs))
+
+
+def check(options: "TrainOptions", method: Method) -> None:
+    """Raises `UsageError` where a teacher is needed and not named, or named and of no use."""
+    cache, first = cache_of(options.teacher_cache), getattr(options, "init_by", None)
+    learner = methods()[stage_of(first).method] if first else method
+    if learner.taught and cache.kind == "views" and cache.crops < learner.views:
+        raise UsageError(
+            f"--teacher-cache {options.teacher_cache}: {learner.name} sees {learner.views} crops of an image at once.",
+            remedy=f"Give views:{learner.views} or more.",
+        )
+    if options.init_head and not options.init:
+        raise UsageError("--init-head takes over the head of --init, and none is named.", remedy="Give --init ENCODER.")
+    if first and options.init:
+        raise UsageError("--init and --init-by both say where to start from.", remedy="Give one of them.")
+    if options.teacher is None and (method.taught or first):
+        raise UsageError(
+            f"{f'--init-by {first}' if first else method.name} learns from a teacher, and none is named.",
+            remedy="Give --teacher ENCODER: a run folder, a checkpoint, or timm/NAME.",
+        )
+    if options.teacher is not None and not method.taught and not first:
+        raise UsageError(
+            f"{method.name} has no teacher.",
+            "It learns from the images alone.",
+            "Leave --teacher out, give --init-by seed:2 to start from it, or use `lwcl distill` or `lwcl compress`.",
+        )

@@ -1,0 +1,116 @@
+"""Colour jitter and gray for many images at once, in place, with torchvision's tensor semantics.
+
+Pixels are float (n, 3, P) in [0, 255], P pixels of n images. Only operations that round once are used (no
+fused multiply-add), so an image's result is the same bits in whatever company it is computed.
+"""
+
+from collections.abc import Collection, Sequence
+from itertools import groupby
+
+import torch
+from torch import Tensor
+
+from lwcl.config.augmentation import Augmentation
+
+WHITE = 255.0
+LUMA = torch.tensor([0.2989, 0.587, 0.114])  # ITU-R 601, as torchvision's rgb_to_grayscale
+BEHIND = torch.tensor([2.0, 0.0, 4.0])  # red, green and blue from green, in sixths of the circle; see `shifts`
+NEUTRAL = torch.tensor([1.0, 1.0, 1.0, 0.0], dtype=torch.float64)  # strengths that change nothing
+LEAST = torch.tensor([0.0, 0.0, 0.0, -0.5], dtype=torch.float64)
+ROUND = torch.tensor([6.0, 0.0, 6.0])
+
+
+def draw_factors(augmentation: Augmentation, numbers: Tensor, jittered: Tensor) -> Tensor:
+    """The factors (B, 4) of the colour operations from uniform `numbers` (B, 4): ColorJitter's ranges.
+
+    They change nothing where `jittered` (B,) is false.
+    """
+    strength = torch.tensor(
+        [augmentation.brightness, augmentation.contrast, augmentation.saturation, augmentation.hue], dtype=torch.float64
+    )
+    low = (NEUTRAL - strength).maximum(LEAST)
+    factors = low + numbers * (NEUTRAL + strength - low)
+    return torch.where(jittered[:, None], factors, NEUTRAL).float()
+
+
+def amounts(factors: Tensor) -> Tensor:
+    """What the operations need for factors (n, 4), worked out for all images at once: (n, 4 operations, 4, 1).
+
+    First the factor; then three numbers for the channels: for contrast and saturation the weights of the gray that is
+    blended in, luma times 1 - factor, for hue the `shifts`, for brightness unused.
+    """
+    weights = (1 - factors)[:, :, None] * LUMA.to(factors.device)
+    weights[:, 3] = shifts(factors[:, 3])
+    return torch.cat([factors[:, :, None], weights], 2)[:, :, :, None]
+
+
+def brightness_(pixels: Tensor, factor: Tensor, _: Tensor) -> None:
+    """Multiplies by the factors and clamps (torchvision `adjust_brightness`)."""
+    pixels.mul_(factor).clamp_(0, WHITE)
+
+
+def contrast_(pixels: Tensor, factor: Tensor, weights: Tensor) -> None:
+    """Blends with the image's mean gray and clamps (torchvision `adjust_contrast`)."""
+    gray = (pixels.mean(2, keepdim=True) * weights).sum(1, keepdim=True)
+    pixels.mul_(factor).add_(gray).clamp_(0, WHITE)
+
+
+def saturation_(pixels: Tensor, factor: Tensor, weights: Tensor) -> None:
+    """Blends with each pixel's gray and clamps (torchvision `adjust_saturation`)."""
+    gray = (pixels * weights).sum(1, keepdim=True)
+    pixels.mul_(factor).add_(gray).clamp_(0, WHITE)
+
+
+def hue_(pixels: Tensor, _: Tensor, shifts: Tensor) -> None:
+    """Turns the hue by a share of the colour circle in [-0.5, 0.5] (torchvision `adjust_hue`).
+
+    Equal to the way through HSV, without divisions and cases. Let V and L be the largest and smallest channel,
+    C = V - L, and D the angle from green in sixths of the circle, positive towards blue. Then
+    C |D| = R + B - G - L + C, with the sign of B - R; and a channel at the angle A from the turned hue is
+    clamp(| |C A| - 3 C | - C + L, L, V).
+    """
+    red, green, blue = torch.split(pixels, 1, 1)
+    largest, smallest = pixels.amax(1, keepdim=True), pixels.amin(1, keepdim=True)
+    chroma = largest - smallest
+    floor = smallest - chroma
+    angle = (red + blue).sub_(green).sub_(floor)
+    angle.copysign_(blue - red)
+    torch.mul(chroma, shifts, out=pixels)
+    pixels.add_(angle).abs_().sub_(chroma.mul_(3)).abs_().add_(floor)
+    torch.clamp(pixels, smallest, largest, out=pixels)
+
+
+def shifts(turns: Tensor) -> Tensor:
+    """How far, in sixths of the circle, red, green and blue lie behind the turned angle from green: (n,) -> (n, 3).
+
+    Red and blue are taken at the side of the circle from which no angle in `hue_` is farther than 7 sixths: its fold is
+    right up to there.
+    """
+    column = turns[:, None]
+    return column * 6 + BEHIND.to(turns.device) - (column > 0) * ROUND.to(turns.device)
+
+
+OPERATIONS = (brightness_, contrast_, saturation_, hue_)
+
+
+def jitter_(pixels: Tensor, orders: Sequence[Sequence[int]], table: Tensor, skipped: Collection[int] = ()) -> None:
+    """Applies the operations but the skipped to each image in its own order; `table` (n, 4, 4, 1) has the `amounts`.
+
+    Images must be sorted by their orders, so that those whose next operation is the same lie together: the operation
+    runs once for all of them, then each such run splits by the operation that follows.
+    """
+    start = 0
+    for operation, alike in groupby(order[0] for order in orders):
+        stop = start + len(list(alike))
+        part, rest = pixels[start:stop], [order[1:] for order in orders[start:stop]]
+        if operation not in skipped:
+            OPERATIONS[operation](part, *torch.split(table[start:stop, operation], [1, 3], 1))
+        if rest[0]:
+            jitter_(part, rest, table[start:stop], skipped)
+        start = stop
+
+
+def gray_(pixels: Tensor) -> None:
+    """Makes all images gray (torchvision `rgb_to_grayscale` with three channels)."""
+    luma = (pixels * LUMA[:, None].to(pixels.device)).sum(1, keepdim=True)
+    pixels.copy_(luma.expand_as(pixels))

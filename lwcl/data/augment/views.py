@@ -1,0 +1,137 @@
+"""The views a network sees: their parameters drawn for a whole batch at once, then applied to a batch of uint8 images.
+
+Semantics of torchvision's RandomResizedCrop, RandomHorizontalFlip, ColorJitter, RandomGrayscale and GaussianBlur, as
+MoCo v2 (arXiv 2003.04297) puts them together; randomness by `lwcl.rng`.
+"""
+
+from collections.abc import Sequence
+from itertools import permutations
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from lwcl.config.augmentation import Augmentation
+from lwcl.data.augment.apply import ViewDraw, painted
+from lwcl.data.augment.colour import WHITE, draw_factors
+from lwcl.data.augment.crops import TRIES, crop_exact, crop_rounded, draw_boxes
+from lwcl.lazy import Lazy
+from lwcl.rng import uniform
+
+if TYPE_CHECKING:
+    from lwcl.data.augment import opencv
+else:
+    opencv = Lazy("lwcl.data.augment.opencv")  # OpenCV may not be installed
+
+ORDERS = tuple(permutations(range(4)))
+
+
+def draw_views(
+    augmentation: Augmentation,
+    *,
+    size: int,
+    seed: int,
+    epoch: int,
+    view: int,
+    index: Tensor,
+    heights: Tensor,
+    widths: Tensor,
+) -> ViewDraw:
+    """What happens to the images at `index` (B,), of `heights` and `widths` (B,) pixels, in a view of `size` pixels.
+
+    A pure function of the settings, (seed, epoch, view), and each image's index, height and width.
+    """
+    numbers = uniform(seed, epoch, view, index.cpu(), 2 * TRIES + 12)
+    crops, others, factors = torch.split(numbers, [2 * TRIES + 2, 6, 4], 1)
+    flip, jitter, order, gray, blur, sigma = others.unbind(1)
+    jittered = jitter < augmentation.jitter_p
+    blurred = blur < augmentation.blur_p
+    sigmas = augmentation.blur_min + sigma * (augmentation.blur_max - augmentation.blur_min)
+    return ViewDraw(
+        boxes=draw_boxes(augmentation, crops, heights.cpu(), widths.cpu()),
+        flip=flip < augmentation.flip_p,
+        jitter=jittered,
+        order=torch.tensor(ORDERS)[(order * len(ORDERS)).to(torch.int64)],
+        factors=draw_factors(augmentation, factors, jittered),
+        gray=gray < augmentation.gray_p,
+        sigma=torch.where(blurred, sigmas * (size / 224), 0).float(),
+    )
+
+
+def apply_views(
+    images: Tensor,
+    draw: ViewDraw,
+    size: int,
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+    exact: bool = False,
+    dtype: torch.dtype = torch.float32,
+    channels_last: bool = False,
+    by: str = "tensor",
+    threads: int = 1,
+) -> Tensor:
+    """The views of uint8 `images` (B, 3, H, W), padded below and right if need be: normalised (B, 3, size, size).
+
+    They are made on the images' device. On a CPU crops are rounded to uint8, as Pillow rounds them, and an image's
+    view has the same bits in whatever batch it comes; with `exact`, and elsewhere, crops are float32 matrix products,
+    and the last bits may depend on the batch. Images with their channels last in memory are cropped faster. `by`
+    "opencv", on a CPU, they are made an image at a time, in so many `threads`: see `lwcl.data.augment.opencv`.
+    """
+    views = empty_views(images, len(images), size, dtype, channels_last)
+    if by == "opencv":
+        return opencv.painted_each(opencv.cropper(images, draw, size), draw, views, mean, std, threads)
+
+    def crop_each(rows: list[int], into: Tensor) -> None:
+        for row, place in zip(rows, torch.split(into, 1), strict=True):
+            part = crop_rounded(images[row : row + 1], boxes[row], size)
+            place.copy_(part.flip(3) if flips[row] else part)
+
+    def crop_all(rows: list[int], into: Tensor) -> None:
+        index = torch.tensor(rows)
+        box, flip = draw.boxes[index].to(images.device), draw.flip[index].to(images.device)
+        into.copy_(crop_exact(images[index.to(images.device)], box, flip, size))
+
+    boxes, flips = draw.boxes.tolist(), draw.flip.tolist()
+    crop = crop_all if exact or images.device.type != "cpu" else crop_each
+    return painted(crop, draw, views, mean, std)
+
+
+def colour_and_blur(
+    crops: Tensor,
+    draw: ViewDraw,
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+    channels_last: bool = False,
+    by: str = "tensor",
+    threads: int = 1,
+) -> Tensor:
+    """The views (B, 3, s, s), normalised, of crops that are cut, scaled and flipped: uint8, or float in [0, 1].
+
+    `by` "opencv", on a CPU, uint8 only.
+    """
+    views = empty_views(crops, len(crops), crops.shape[-1], torch.float32, channels_last)
+    if by == "opencv":
+        return opencv.painted_each(opencv.whole_crops(crops), draw, views, mean, std, threads)
+
+    def crop(rows: list[int], into: Tensor) -> None:
+        for place, row in enumerate(rows):
+            into[place].copy_(crops[row])
+        if crops.is_floating_point():
+            into.mul_(WHITE)
+
+    return painted(crop, draw, views, mean, std)
+
+
+def plain_views(images: Tensor, *, mean: Sequence[float], std: Sequence[float], channels_last: bool = False) -> Tensor:
+    """Images (B, 3, s, s) uint8 as they are, normalised."""
+    views = empty_views(images, len(images), images.shape[-1], torch.float32, channels_last)
+    average, deviation = (torch.tensor(v, device=images.device)[:, None, None] * WHITE for v in (mean, std))
+    return views.copy_((images - average) / deviation)
+
+
+def empty_views(like: Tensor, count: int, size: int, dtype: torch.dtype, channels_last: bool) -> Tensor:
+    """Memory for `count` views on the device of `like`."""
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    return torch.empty((count, 3, size, size), dtype=dtype, device=like.device, memory_format=layout)

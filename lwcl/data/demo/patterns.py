@@ -1,0 +1,188 @@
+"""Patterns that fill the plane, from stripes to marble: the classes of the embedded textures.
+
+Each takes the pixels' coordinates in units of its pitch and a stream for what varies within the class, and gives each
+pixel's depth: above zero in the figure, below zero in the ground, near the edge its distance from it.
+"""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+from numpy.random import RandomState
+
+from lwcl.data.demo.noise2d import (
+    PERIOD,
+    Field,
+    around,
+    between,
+    direction,
+    least,
+    length,
+    most,
+    near,
+    noise,
+    off,
+    scattered,
+    squares,
+    turbulence,
+    uniform,
+    wave,
+)
+
+Pattern = Callable[[Field, Field, RandomState], Field]
+ROOT3 = math.sqrt(3)
+
+
+def arcs(x: Field, y: Field, random: RandomState) -> Field:
+    """Quarter circles in tiles that are turned at random (Truchet)."""
+    turned = random.random_sample((PERIOD, PERIOD)) < 0.5
+    i, j, u, v = squares(x, y)
+    u = np.where(turned[j, i], 1 - u, u)
+    found: Field = between(random, 0.1, 0.18) - np.abs(least(length(u, v), length(1 - u, 1 - v)) - 0.5)
+    return found
+
+
+def basket(x: Field, y: Field, random: RandomState) -> Field:
+    """Three strands across, three strands up, in turn."""
+    across = (np.floor(x) + np.floor(y)) % 2 == 0
+    strand = np.where(across, near(3 * x), near(3 * y)) / 3
+    return least(strand, np.where(across, near(y), near(x))) - between(random, 0.035, 0.06)
+
+
+def bricks(x: Field, y: Field, random: RandomState) -> Field:
+    """Rows of bricks, every other row shifted by half a brick."""
+    row = np.floor(2 * y)
+    return least(near(x + row / 2), near(2 * y) / 2) - between(random, 0.03, 0.06)
+
+
+def bubbles(x: Field, y: Field, random: RandomState) -> Field:
+    """Discs of many sizes, scattered."""
+    points = scattered(x, y, random, 0.6)
+    return 0.12 + 0.22 * points.tone - points.nearest
+
+
+def camouflage(x: Field, y: Field, random: RandomState) -> Field:
+    """Blots with smooth edges."""
+    return 0.3 * (noise(1.6 * x, 1.6 * y, random) + between(random, -0.25, 0.1))
+
+
+def checkers(x: Field, y: Field, random: RandomState) -> Field:
+    """The squares of a chessboard."""
+    a, b = near(x) - 0.25, near(y) - 0.25
+    return least(np.abs(a), np.abs(b)) * np.sign(a * b)
+
+
+def clouds(x: Field, y: Field, random: RandomState) -> Field:
+    """Large blots with frayed edges."""
+    return 0.35 * turbulence(x / 2.5, y / 2.5, random)
+
+
+def cracks(x: Field, y: Field, random: RandomState) -> Field:
+    """The borders of the regions that are nearest to scattered points (Voronoi)."""
+    points = scattered(x, y, random, 0.9)
+    return between(random, 0.06, 0.1) - (points.following - points.nearest)
+
+
+def crosses(x: Field, y: Field, random: RandomState) -> Field:
+    """Crosses in a square lattice."""
+    a, b = near(x), near(y)
+    return least(0.36 - most(a, b), between(random, 0.09, 0.13) - least(a, b))
+
+
+def dots(x: Field, y: Field, random: RandomState) -> Field:
+    """Equal discs in a square lattice."""
+    return between(random, 0.24, 0.34) - length(off(x), off(y))
+
+
+def fur(x: Field, y: Field, random: RandomState) -> Field:
+    """Long streaks with blurred ends."""
+    return 0.25 * (noise(x / 2, 4 * y, random) + between(random, -0.2, 0.2))
+
+
+def grid(x: Field, y: Field, random: RandomState) -> Field:
+    """Two sets of equally spaced lines."""
+    return between(random, 0.07, 0.12) - least(near(x), near(y))
+
+
+def honeycomb(x: Field, y: Field, random: RandomState) -> Field:
+    """Hexagons with walls between them."""
+
+    def from_middle(x: Field, y: Field) -> Field:
+        a, b = near(x), ROOT3 * near(y / ROOT3)
+        return most(a, a / 2 + b * ROOT3 / 2)
+
+    return between(random, 0.4, 0.45) - least(from_middle(x, y), from_middle(x + 0.5, y + ROOT3 / 2))
+
+
+def marble(x: Field, y: Field, random: RandomState) -> Field:
+    """Thin crooked veins."""
+    return between(random, 0.04, 0.08) - near(x / 2 + 0.7 * turbulence(x / 2, y / 2, random))
+
+
+def mosaic(x: Field, y: Field, random: RandomState) -> Field:
+    """Splinters of many tones."""
+    points = scattered(1.3 * x, 1.3 * y, random, 0.9)
+    return least(0.6 * (points.tone - 0.5), points.following - points.nearest - 0.03)
+
+
+def plaid(x: Field, y: Field, random: RandomState) -> Field:
+    """Broad bands that cross; where just one of them lies the depth is 0, a tone between the two."""
+    wide = between(random, 0.2, 0.28)
+    a, b = wide - near(x), wide - near(y)
+    return np.clip(least(a, b), 0, None) + np.clip(most(a, b), None, 0)
+
+
+def rings(x: Field, y: Field, random: RandomState) -> Field:
+    """Circles in a square lattice."""
+    found: Field = between(random, 0.06, 0.09) - np.abs(length(off(x), off(y)) - 0.33)
+    return found
+
+
+def scales(x: Field, y: Field, random: RandomState) -> Field:
+    """Rows of discs, each row lying on the one behind it."""
+    first = np.floor(2 * y)
+    rim = np.full_like(x, 9)
+    for step in (2, 1, 0, -1):  # from the back to the front
+        row = (first + step) / 2
+        inside = 0.56 - length(off(x + row), y - row)
+        rim = np.where(inside > 0, inside, rim)
+    return between(random, 0.06, 0.1) - rim
+
+
+def straw(x: Field, y: Field, random: RandomState) -> Field:
+    """Short strokes of every direction, scattered."""
+    middles = uniform(random, 0.2, 0.8, 2, PERIOD, PERIOD)
+    turns = np.array([direction(random) for _ in range(PERIOD**2)], np.float32).T.reshape(2, PERIOD, PERIOD)
+    depth = np.full_like(x, -9)
+    for i, j, across, down in around(x, y):
+        a, b, cos, sin = across + middles[0, j, i], down + middles[1, j, i], turns[0, j, i], turns[1, j, i]
+        stroke = least(0.6 - np.abs(a * cos + b * sin), 0.08 - np.abs(a * sin - b * cos))
+        depth = most(depth, stroke)
+    return depth
+
+
+def stripes(x: Field, y: Field, random: RandomState) -> Field:
+    """Straight bands."""
+    return between(random, 0.15, 0.3) - near(x)
+
+
+def triangles(x: Field, y: Field, random: RandomState) -> Field:
+    """Equilateral triangles, light and dark in turn."""
+    height = 2 * y / ROOT3
+    a, b, c = off(height), off(x - height / 2), off(x + height / 2)
+    return least(np.abs(a), np.abs(b), np.abs(c)) * np.sign(a * b * c)
+
+
+def waves(x: Field, y: Field, random: RandomState) -> Field:
+    """Bands that swing."""
+    return between(random, 0.13, 0.25) - near(1.3 * y + 0.35 * wave(x / 1.5))
+
+
+def wood(x: Field, y: Field, random: RandomState) -> Field:
+    """Bands that flow together and apart, as the grain about a knot."""
+    return 0.5 * (between(random, 0.2, 0.3) - near(2 * y + 2.2 * noise(x / 5, y / 1.5, random)))
+
+
+def zigzag(x: Field, y: Field, random: RandomState) -> Field:
+    """Bands that turn at corners."""
+    return 0.6 * (between(random, 0.18, 0.28) - near(1.4 * y + 1.6 * near(x / 1.2)))

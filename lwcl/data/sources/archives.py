@@ -1,0 +1,186 @@
+"""Images read in place from .zip and .tar archives by an index of offsets; nothing is ever extracted.
+
+Extraction filters have been bypassed twice (CVE-2025-4517, CVE-2026-11940); what is never extracted cannot escape.
+"""
+
+import contextlib
+import hashlib
+import io
+import os
+import struct
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from lwcl.data.decode import BadImage
+from lwcl.data.sources.files import (
+    CHECKSUM,
+    METHOD,
+    MOST_BYTES,
+    OFFSET,
+    SIZE,
+    STORED,
+    Entry,
+    Listing,
+    bytes_of,
+    is_image_name,
+    listing_of,
+)
+from lwcl.errors import DataError, LwclError
+from lwcl.system.atomic_files import cache_folder, fault, write_atomically
+
+INDEX_VERSION = 1
+ZIP_HEADER = struct.Struct("<4s22xHH")  # a member's local header: signature, lengths of its name and extra field
+LATEST = 2**62  # modification times beyond are a lie, and would not fit 64 bits
+
+
+class Zip(NamedTuple):
+    """The images in a .zip, stored or deflated."""
+
+    path: Path
+    stamp: tuple[int, int]
+
+    @property
+    def kind(self) -> str:
+        """See `Source`."""
+        return "zip"
+
+    def listing(self) -> Listing:
+        """See `Source`."""
+        return remembered(self.path, self.stamp, lambda: listed(self.path, zip_members(self.path)))
+
+    def read(self, name: str, row: npt.NDArray[np.int64]) -> bytes:
+        """See `Source`. The checksum is verified, and no more is unpacked than the index declares."""
+        size, offset, stored, method = (int(row[column]) for column in (SIZE, OFFSET, STORED, METHOD))
+        check_unchanged(self.path, self.stamp)
+        if method not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise BadImage(
+                "encrypted" if method < 0 else f"compressed with zip method {method}: only stored and deflated are read"
+            )
+        if size > MOST_BYTES:
+            raise BadImage(f"{size} bytes are more than the limit of {MOST_BYTES}")
+        header = bytes_of(self.path, offset, ZIP_HEADER.size)
+        if len(header) < ZIP_HEADER.size or not header.startswith(b"PK\3\4"):
+            raise BadImage("the archive is broken here")
+        data = bytes_of(self.path, offset + ZIP_HEADER.size + sum(ZIP_HEADER.unpack(header)[1:]), stored)
+        if method == zipfile.ZIP_DEFLATED:
+            data = inflated(data, size)
+        if len(data) != size or zlib.crc32(data) != row[CHECKSUM]:
+            raise BadImage("its checksum in the archive is wrong")
+        return data
+
+
+class Tar(NamedTuple):
+    """The images in an uncompressed .tar."""
+
+    path: Path
+    stamp: tuple[int, int]
+
+    @property
+    def kind(self) -> str:
+        """See `Source`."""
+        return "tar"
+
+    def listing(self) -> Listing:
+        """See `Source`."""
+        return remembered(self.path, self.stamp, lambda: listed(self.path, tar_members(self.path)))
+
+    def read(self, name: str, row: npt.NDArray[np.int64]) -> bytes:
+        """See `Source`."""
+        check_unchanged(self.path, self.stamp)
+        return bytes_of(self.path, int(row[OFFSET]), int(row[SIZE]))
+
+
+def zip_members(path: Path) -> Iterator[tuple[str, Entry]]:
+    """Yield (name, numbers) of all files of a zip; an encrypted one has method -1."""
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.infolist():
+            method = -1 if member.flag_bits & 1 else member.compress_type
+            if not member.is_dir():
+                entry = (member.file_size, 0, member.CRC, member.header_offset, member.compress_size, method)
+                yield member.filename, entry
+
+
+def tar_members(path: Path) -> Iterator[tuple[str, Entry]]:
+    """Yield (name, numbers) of all plain files of a tar: links, devices and sparse files are passed over."""
+    with tarfile.open(path, "r:", errors="surrogateescape") as archive:
+        for member in archive:
+            if member.isreg() and not member.issparse():
+                modified = int(min(max(member.mtime, 0), LATEST / 1e9) * 1e9)
+                yield member.name, (member.size, modified, -1, member.offset_data, member.size, -1)
+
+
+def listed(path: Path, members: Iterable[tuple[str, Entry]]) -> Listing:
+    """The listing of an archive's members; of a name that comes twice the later counts, as when unpacking.
+
+    Raises `DataError` for a broken archive, and for member names that lead out of it.
+    """
+    entries: dict[str, Entry] = {}
+    others = 0
+    try:
+        for name, entry in members:
+            inside = name.removeprefix("./")
+            if inside.startswith(("/", "\\")) or ".." in inside.replace("\\", "/").split("/") or "\0" in inside:
+                remedy = "Pack it anew, with relative paths."
+                raise DataError(
+                    f"{str(path)!r} has a member that leads out of it: {name!r}.", "It may be hostile.", remedy
+                )
+            if is_image_name(inside) and min(entry[SIZE], entry[OFFSET], entry[STORED]) >= 0:
+                entries[inside] = entry
+            else:
+                others += 1
+    except LwclError:
+        raise
+    except Exception as error:  # zipfile and tarfile raise nearly everything on hostile archives
+        what = f"{str(path)!r} is not a whole archive."
+        raise DataError(what, f"{type(error).__name__}: {str(error)!r}.", "Copy or download it again.") from None
+    return listing_of(entries, path, f"{others} other files.")
+
+
+def inflated(data: bytes, size: int) -> bytes:
+    """Unpack raw deflate to at most `size` bytes and one; raises `BadImage`."""
+    try:
+        return zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, size + 1)
+    except zlib.error as error:
+        raise BadImage(f"broken in the archive: {error}") from None
+
+
+def stamp_of(path: Path) -> tuple[int, int]:
+    """Size and modification time (ns): what an archive's index is valid for."""
+    info = os.stat(path)
+    return info.st_size, info.st_mtime_ns
+
+
+def check_unchanged(path: Path, stamp: tuple[int, int]) -> None:
+    """Raises `DataError` when an archive is no longer what was indexed: its offsets would give other bytes."""
+    if stamp_of(path) != stamp:
+        raise DataError(f"{str(path)!r} has changed while it was in use.", remedy="Start again when it is whole.")
+
+
+def remembered(path: Path, stamp: tuple[int, int], build: Callable[[], Listing]) -> Listing:
+    """The listing that `build` gives, kept in the cache folder by absolute path, and valid for this stamp.
+
+    25,000 members: 0.006 s instead of 0.2 s (zip) or 0.6 s (tar). A cache that cannot be read or written is no error.
+    """
+    key = hashlib.sha256(os.fsencode(path.absolute())).hexdigest()[:32]
+    file = cache_folder() / "index" / f"{key}.npz"
+    valid = np.array([INDEX_VERSION, *stamp])
+    with contextlib.suppress(Exception):  # whatever a broken file raises
+        kept = np.load(io.BytesIO(file.read_bytes()), allow_pickle=False)
+        if (kept["valid"] == valid).all():  # numpy's archive verifies its checksums
+            names = kept["names"].tobytes().decode("utf-8", "surrogateescape").split("\0")
+            return Listing(names, kept["table"])
+    listing = build()
+    names = "\0".join(listing.names).encode("utf-8", "surrogateescape")
+    content = io.BytesIO()
+    np.savez(content, valid=valid, names=np.frombuffer(names, np.uint8), table=listing.table)
+    fault("index.write")
+    with contextlib.suppress(LwclError):
+        write_atomically(file, content.getvalue())
+    return listing

@@ -1,0 +1,143 @@
+"""torchvision's data sets by name: `tv/NAME:ROOT`. torchvision finds and checks the files; lwcl decodes them.
+
+torchvision is imported only when such a set is opened, and downloads only when asked to.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from lwcl.data.decode import BadImage, decode
+from lwcl.data.demo.builtin import arrays_part
+from lwcl.data.sources.files import bytes_of
+from lwcl.data.sources.source import Part
+from lwcl.errors import DataError, UsageError
+from lwcl.settings import unknown
+
+PREFIX = "tv/"
+Splits = Mapping[str, Mapping[str, Any]]  # our name of a split -> torchvision's arguments for it
+FLAGGED: Splits = {"train": {"train": True}, "test": {"train": False}}
+TWO: Splits = {split: {"split": split} for split in ("train", "test")}
+THREE: Splits = {split: {"split": split} for split in ("train", "val", "test")}
+SETS: dict[str, tuple[str, Splits]] = {
+    "cifar10": ("CIFAR10", FLAGGED),
+    "cifar100": ("CIFAR100", FLAGGED),
+    "mnist": ("MNIST", FLAGGED),
+    "fashionmnist": ("FashionMNIST", FLAGGED),
+    "kmnist": ("KMNIST", FLAGGED),
+    "svhn": ("SVHN", TWO),
+    "stl10": ("STL10", TWO),
+    "stl10-unlabeled": ("STL10", {"train": {"split": "train+unlabeled"}, "test": {"split": "test"}}),
+    "imagenette": ("Imagenette", {split: {"split": split} for split in ("train", "val")}),
+    "imagenette320": ("Imagenette", {split: {"split": split, "size": "320px"} for split in ("train", "val")}),
+    "imagenette160": ("Imagenette", {split: {"split": split, "size": "160px"} for split in ("train", "val")}),
+    "flowers102": ("Flowers102", THREE),
+    "food101": ("Food101", TWO),
+    "oxfordiiitpet": ("OxfordIIITPet", {"train": {"split": "trainval"}, "test": {"split": "test"}}),
+    "dtd": ("DTD", THREE),
+    "fgvcaircraft": ("FGVCAircraft", THREE),
+    "eurosat": ("EuroSAT", {"": {}}),
+}
+
+
+class Paths(NamedTuple):
+    """Pictures that are files anywhere."""
+
+    paths: list[Path]
+
+    def image(self, row: int, at_least: int | None) -> Image.Image:
+        """See `Pictures`."""
+        try:
+            return decode(bytes_of(self.paths[row]), at_least=at_least)
+        except OSError as error:
+            raise BadImage(f"cannot be read: {error.strerror or error}") from None
+
+
+def part(spec: str, download: bool) -> Part:
+    """A torchvision data set, all its splits, as a part.
+
+    Raises `UsageError` for an unknown name or a missing root, `DataError` when it is not there (and not downloaded).
+    """
+    name, _, root = spec.removeprefix(PREFIX).partition(":")
+    if name.lower() not in SETS:
+        raise unknown("torchvision data set", name, SETS)
+    if not root:
+        raise UsageError(f"{spec!r} does not say where the set is.", remedy=f"Give {PREFIX}{name}:FOLDER.")
+    kind, splits = SETS[name.lower()]
+    found = [(split, opened(kind, root, choice, download)) for split, choice in splits.items()]
+    names = [split for split, dataset in found for _ in range(len(dataset))]
+    classes = [label for _, dataset in found for label in classes_of(dataset)]
+    first = found[0][1]
+    if hasattr(first, "data"):
+        return arrays_part(
+            f"{PREFIX}{name}", np.concatenate([pixels_of(dataset) for _, dataset in found]), names, classes
+        )
+    return paths_part(
+        f"{PREFIX}{name}", [path for _, dataset in found for path in paths_of(dataset)], root, names, classes
+    )
+
+
+def opened(kind: str, root: str, choice: Mapping[str, Any], download: bool) -> Any:
+    """One split as torchvision's data set, downloaded if it is missing and `download`; raises `DataError`."""
+    from torchvision import datasets
+
+    make = getattr(datasets, kind)
+    where = Path(root).expanduser()
+    try:
+        try:
+            return make(where, **choice)
+        except (RuntimeError, OSError):
+            if not download:
+                raise
+            return make(where, **choice, download=True)
+    except ImportError as error:
+        raise DataError(f"{kind} cannot be read.", f"{error}.", f"pip install {error.name or 'scipy'}") from None
+    except (RuntimeError, OSError) as error:
+        remedy = "Check the network and the disk." if download else "Check the folder, or add --download."
+        raise DataError(f"{kind} is not in {root!r}.", str(error).split(". You can use")[0] + ".", remedy) from None
+
+
+def classes_of(dataset: Any) -> list[str]:
+    """The class name of each image, "" for unlabelled ones: torchvision keeps labels under four names."""
+    pairs = getattr(dataset, "samples", getattr(dataset, "_samples", None))
+    if pairs is not None:
+        labels: Sequence[Any] = [label for _, label in pairs]
+    else:
+        labels = next(getattr(dataset, field) for field in ("targets", "labels", "_labels") if hasattr(dataset, field))
+    titles = getattr(dataset, "classes", None)
+    return ["" if label < 0 else title_of(titles, int(label)) for label in labels]
+
+
+def title_of(titles: Sequence[Any] | None, label: int) -> str:
+    """The name of a class; its number where the set has no names. Imagenette has several names for one: the first."""
+    title = titles[label] if titles else label
+    return str(title[0] if isinstance(title, tuple) else title)
+
+
+def pixels_of(dataset: Any) -> npt.NDArray[np.uint8]:
+    """The images of a set that is in memory, uint8 (N, height, width, 3), whatever their layout there."""
+    pixels = np.asarray(dataset.data)
+    if pixels.ndim == 3:
+        return np.repeat(pixels[:, :, :, None], 3, axis=3)
+    return pixels if pixels.shape[3] == 3 else np.ascontiguousarray(pixels.transpose(0, 2, 3, 1))
+
+
+def paths_of(dataset: Any) -> list[Path]:
+    """The files of a set that is not in memory."""
+    pairs = getattr(dataset, "samples", getattr(dataset, "_samples", None))
+    if pairs is not None:
+        return [Path(path) for path, _ in pairs]
+    return [Path(path) for path in (dataset._image_files if hasattr(dataset, "_image_files") else dataset._images)]
+
+
+def paths_part(kind: str, paths: list[Path], root: str, splits: list[str], classes: list[str]) -> Part:
+    """Files as a part, named relative to the root; their sizes and times are their marks."""
+    above = Path(root).expanduser()
+    names = [path.relative_to(above).as_posix() for path in paths]
+    infos = [path.stat() if path.exists() else None for path in paths]
+    marks = np.array([(info.st_size, info.st_mtime_ns) if info else (-1, -1) for info in infos], dtype=np.int64)
+    return Part(kind, names, splits, classes, marks, Paths(paths))

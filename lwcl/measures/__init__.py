@@ -1,1 +1,0 @@
-"""Evaluations that train nothing, one a file: pure functions of features and labels."""

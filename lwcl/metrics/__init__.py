@@ -1,0 +1,1 @@
+"""Training-free metrics of features: pure functions."""

@@ -1,0 +1,1 @@
+"""Modules with state: encoders, heads, momentum encoders, memories."""

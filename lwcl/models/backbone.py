@@ -1,0 +1,53 @@
+"""timm's models as backbones: built without their classifier, and how their residual branches begin."""
+
+from typing import Any
+
+import timm
+from torch import nn
+
+from lwcl.errors import UsageError
+from lwcl.models.archs import arch_named
+
+
+def backbone_of(
+    arch: str, *, image_size: int | None = None, output_stride: int | None = None
+) -> tuple[nn.Module, dict[str, Any]]:
+    """A timm model without its classifier and the arguments that made it (beside the name); weights are random.
+
+    `image_size` is passed on only to models with a fixed input size (vision transformers). Raises `UsageError` where
+    timm refuses.
+    """
+    arguments: dict[str, Any] = {}
+    if output_stride not in (None, 8, 16, 32):
+        raise UsageError(f"--output-stride: got {output_stride}.", remedy="Give 8, 16 or 32.")
+    try:
+        known = timm.get_pretrained_cfg(arch)
+        if known is None or known.fixed_input_size:
+            arguments |= {"img_size": image_size} if image_size else {}
+        if output_stride:
+            arguments["output_stride"] = output_stride
+        return timm.create_model(arch, pretrained=False, num_classes=0, **arguments), arguments
+    except (RuntimeError, TypeError, ValueError, AssertionError, NotImplementedError) as error:
+        if not timm.is_model(arch) and ":" not in arch:
+            arch_named(arch)  # refuses it, with the nearest names
+        given = ", ".join(f"{name}={value}" for name, value in arguments.items()) or "its defaults"
+        raise UsageError(
+            f"timm cannot build {arch!r} with {given}.",
+            str(error),
+            "Try another --image-size, leave --output-stride out, or see `lwcl list archs`.",
+        ) from error
+
+
+def zero_residuals(backbone: nn.Module) -> int:
+    """Starts the residual branches of MobileNet-like blocks at zero, as timm's ResNets do; gives how many there are.
+
+    The last normalisation of a branch gets weight 0 (Goyal et al., arXiv 1706.02677, 5.1): the net begins shallow.
+    """
+    count = 0
+    for block in backbone.modules():
+        if getattr(block, "has_skip", False):
+            norms = [module for module in block.children() if isinstance(module, nn.BatchNorm2d)]
+            for norm in norms[-1:]:
+                nn.init.zeros_(norm.weight)
+                count += 1
+    return count

@@ -1,0 +1,27 @@
+"""One forward pass before anything long begins: an architecture may be built and still refuse images of some sizes."""
+
+import torch
+
+from lwcl.errors import UsageError
+from lwcl.models.encoder import Encoder
+from lwcl.system.out_of_memory import ran_out
+
+
+def must_take(encoder: Encoder, size: int) -> None:
+    """Raises `UsageError` unless the encoder (on the CPU) gives features of its width for an image of `size` pixels."""
+    training = encoder.training
+    try:
+        with torch.no_grad():
+            found = tuple(encoder.eval().features(torch.zeros(1, 3, size, size)).shape)
+        reason = "" if found == (1, encoder.width) else f"Its features have shape {found}, not (1, {encoder.width})."
+    except Exception as error:  # timm's models raise many kinds for a size that does not suit them
+        if ran_out(error):
+            raise
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+    encoder.train(training)
+    if reason:
+        raise UsageError(
+            f"{encoder.arch} does not take images of {size} px.",
+            reason,
+            "Give another --image-size, such as a multiple of 32, or the architecture's own.",
+        )

@@ -1,0 +1,191 @@
+"""Everything with state: the trained encoder, the key encoder that follows it, the queue of keys, the net of all."""
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lwcl.errors import UsageError
+from lwcl.models.backbone import backbone_of
+from lwcl.system import distributed
+
+if TYPE_CHECKING:
+    from lwcl.models.memory import Anchors, Clusters
+
+
+def width_of(hidden: str, width: int) -> int:
+    """A hidden width as written: `2x` of `width`, a number, or 0 for none. Raises `UsageError`."""
+    text = hidden.strip().lower()
+    try:
+        number = round(float(text[:-1]) * width) if text.endswith("x") else int(text)
+    except ValueError:
+        number = -1
+    if number < 0:
+        raise UsageError(
+            f"--hidden: got {hidden!r}.",
+            remedy="Give a multiple of the backbone's width (1x, 2x), a number, or 0 for no hidden layer.",
+        )
+    return number
+
+
+class Encoder(nn.Module):
+    """A timm backbone and a projection head; images (B, 3, H, W) -> unit embeddings (B, dim).
+
+    `features` gives the backbone's own (B, width). Head: see `mlp`. `bn_eps`: the epsilon of the backbone's batch
+    norms, for weights that were trained with another than timm's (MobileNets and EfficientNets: others cannot be told).
+    """
+
+    def __init__(
+        self,
+        arch: str,
+        head: Sequence[int | str] | Callable[[int], Sequence[int]] = (),
+        *,
+        norm: bool = False,
+        image_size: int | None = None,
+        output_stride: int | None = None,
+        bn_eps: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.arch = arch
+        self.backbone, self.arguments = backbone_of(arch, image_size=image_size, output_stride=output_stride)
+        norms = [module for module in self.backbone.modules() if isinstance(module, nn.BatchNorm2d)]
+        if bn_eps is not None and any(module.eps != bn_eps for module in norms):
+            self.arguments["bn_eps"] = bn_eps
+            for module in norms:
+                module.eps = bn_eps
+        self.width = int(cast(Any, self.backbone).head_hidden_size)
+        self.head_layers: tuple[int | str, ...] = tuple(head(self.width) if callable(head) else head)
+        self.head, self.head_norm = mlp(self.width, self.head_layers, norm), norm
+        self.head_widths = tuple(layer.out_features for layer in self.head if isinstance(layer, nn.Linear))
+
+    def features(self, images: Tensor) -> Tensor:
+        """What a device will use: the backbone's pooled features (B, width)."""
+        return cast(Tensor, self.backbone(images))
+
+    def forward(self, images: Tensor, splits: int = 1, interleaved: bool = False) -> Tensor:
+        """Unit embeddings (B, dim), at least float32.
+
+        With `splits` the batch passes in so many parts, each with its own batch statistics, as it would on so many
+        devices (MoCo's ShuffleBN needs that): contiguous parts, or `interleaved` ones, in which no two images were
+        together in a contiguous part.
+        """
+        if splits > 1:
+            order = torch.arange(len(images), device=images.device)
+            order = torch.cat([order[i::splits] for i in range(splits)]) if interleaved else order
+            parts = [self(images[part]) for part in order.tensor_split(splits)]
+            return torch.cat(parts)[order.argsort()]
+        embedding = self.head(self.features(images))
+        return F.normalize(embedding if embedding.dtype == torch.float64 else embedding.float(), dim=1)
+
+
+def mlp(width: int, head: Sequence[int | str], norm: bool = False) -> nn.Sequential:
+    """A projection head on features (B, width); no layers at all leave them as they are.
+
+    `head`: widths of linear layers with ReLU between; with `norm`, batch norm after every one, the last without scale
+    and shift (MoCo v3, arXiv 2104.02057). Or every layer in words, for the heads of other code: `linear 128`,
+    `linear 128 unbiased`, `norm`, `norm plain` (without scale and shift), `relu`, `gelu`.
+    """
+    layers: list[nn.Module] = []
+    for word in head if all(isinstance(one, str) for one in head) else in_words(head, norm):
+        kind, *more = str(word).split()
+        if kind == "linear":
+            layers.append(nn.Linear(width, width := int(more[0]), bias="unbiased" not in more))
+        elif kind == "norm":
+            layers.append(nn.BatchNorm1d(width, affine="plain" not in more))
+        else:
+            layers.append({"relu": nn.ReLU(inplace=True), "gelu": nn.GELU()}[kind])
+    return nn.Sequential(*layers)
+
+
+def in_words(widths: Sequence[int | str], norm: bool) -> list[str]:
+    """The layers of a head that is given by its widths; see `mlp`."""
+    words: list[str] = []
+    for number, width in enumerate(widths, 1):
+        words += ["relu"] if words else []
+        words += [f"linear {width} unbiased", "norm" if number < len(widths) else "norm plain"] if norm else []
+        words += [] if norm else [f"linear {width}"]
+    return words
+
+
+class Follower(nn.Module):
+    """A key encoder: a copy of its leader without gradient, whose parameters follow the leader's slowly.
+
+    It stays in train mode, as MoCo's does: its batch norm uses the batch's statistics. Buffers are its own.
+    """
+
+    def __init__(self, leader: Encoder, momentum: float) -> None:
+        super().__init__()
+        self.encoder = copy.deepcopy(leader).requires_grad_(False)
+        self.momentum = momentum
+
+    @torch.no_grad()
+    def forward(self, images: Tensor, splits: int = 1) -> Tensor:
+        """Unit embeddings (B, dim) without gradient; see `Encoder.forward` for `splits`."""
+        return cast(Tensor, self.encoder(images, splits, interleaved=True))
+
+    @torch.no_grad()
+    def advance(self, leader: nn.Module) -> None:
+        """Each parameter becomes momentum x itself + (1 - momentum) x the leader's (MoCo, eq. 2)."""
+        torch._foreach_lerp_(list(self.encoder.parameters()), list(leader.parameters()), 1 - self.momentum)
+
+
+class Queue(nn.Module):
+    """The latest `size` unit vectors, oldest overwritten first; starts with random ones, as MoCo's does.
+
+    `push` only stages rows: they enter at `advance`, after the step's backward, so that no batch meets its own keys and
+    nothing is cloned.
+    """
+
+    memory: Tensor
+    pointer: Tensor
+
+    def __init__(self, size: int, dim: int, start: Tensor | None = None) -> None:
+        """`start` (size, dim) is what it holds at first, if not random unit vectors."""
+        super().__init__()
+        self.register_buffer("memory", F.normalize(torch.randn(size, dim), dim=1) if start is None else start)
+        self.register_buffer("pointer", torch.zeros(1, dtype=torch.int64))
+        self.staged: list[Tensor] = []
+
+    def rows(self) -> Tensor:
+        """The queue's content (size, dim), in no order that matters."""
+        return self.memory
+
+    def push(self, rows: Tensor) -> None:
+        """Stages rows (B, dim) of every process to enter at `advance`."""
+        self.staged.append(distributed.gather(rows.detach()))
+
+    @torch.no_grad()
+    def advance(self, leader: nn.Module) -> None:
+        """Writes the staged rows behind the pointer, wrapping at the end."""
+        if self.staged:
+            rows = torch.cat(self.staged).to(self.memory)
+            places = (self.pointer + torch.arange(len(rows), device=rows.device)) % len(self.memory)
+            self.memory[places[-len(self.memory) :]] = rows[-len(self.memory) :]
+            self.pointer.add_(len(rows)).remainder_(len(self.memory))
+            self.staged.clear()
+
+
+class Net(nn.Module):
+    """A method's modules by name: the trained `student` and whatever goes with it."""
+
+    student: Encoder
+    key: Follower
+    queue: Queue
+    anchors: "Anchors"
+    clusters: "Clusters"
+
+    def __init__(self, student: Encoder, **parts: nn.Module) -> None:
+        super().__init__()
+        self.student = student
+        for name, part in parts.items():
+            self.add_module(name, part)
+
+    def advance(self) -> None:
+        """What happens after an optimiser step: key encoders follow, then queues take the step's keys."""
+        for kind in (Follower, Queue):
+            for part in self.children():
+                if isinstance(part, kind):
+                    part.advance(self.student)

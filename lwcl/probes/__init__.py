@@ -1,1 +1,0 @@
-"""`lwcl probe`: what encoders are worth to a linear classifier of their features."""

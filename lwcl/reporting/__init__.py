@@ -1,0 +1,1 @@
+"""Console output, reports in HTML and JSON, plots."""

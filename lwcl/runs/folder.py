@@ -1,0 +1,179 @@
+"""The folder of a run: where everything is, and the files that grow while it runs (metrics, log, broken images)."""
+
+import contextlib
+import itertools
+import json
+import re
+import shlex
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from lwcl.errors import UsageError
+from lwcl.formatting import json_text
+from lwcl.runs.guard import Resume, begin, differences, is_finished, is_run, refuse_foreign, settings_of
+from lwcl.system.atomic_files import explained, fault, write_atomically
+from lwcl.system.environment import WHERE_AND_WHEN, environment
+from lwcl.system.lock import folder_lock, is_held
+
+
+class RunFolder:
+    """A run's folder: `RunFolder(path)` to read one, `RunFolder.open` to run in one, holding its lock until `close`.
+
+    `resumed`: a run that was there goes on. `changed`: versions and machine that are not as they were, `name: (then,
+    now)`; then the last bits of the result may differ from the unbroken run's.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.resumed = False
+        self.changed: dict[str, tuple[str, str]] = {}
+        self.checkpoints, self.export, self.plots = path / "checkpoints", path / "export", path / "plots"
+        self.encoder, self.config = path / "encoder.safetensors", path / "config.yaml"
+        self.report_json, self.report_html = path / "report.json", path / "report.html"
+        self.metrics_jsonl, self.log_txt = path / "metrics.jsonl", path / "log.txt"
+        self.bad_files_jsonl, self.first = path / "bad_files.jsonl", path / "first"  # the run of a first stage
+        self._held = contextlib.ExitStack()
+
+    @classmethod
+    def open(
+        cls,
+        path: Path,
+        settings: Mapping[str, Any],
+        *,
+        resume: Resume = "auto",
+        overwrite: bool = False,
+        ignore: frozenset[str] = frozenset(),
+    ) -> Self:
+        """Make `path` for a run of `settings`, or go on with the unfinished run of the same settings that is there.
+
+        `ignore` names settings that do not change the result (workers, out). Raises `UsageError` when the folder is in
+        use, no run of lwcl, or holds a finished or another run and `overwrite` is false; `StorageError` when the disk
+        refuses. `overwrite` removes what a run of lwcl makes and nothing else.
+        """
+        run = cls(path)
+        refuse_foreign(path)
+        with explained(path):
+            path.mkdir(parents=True, exist_ok=True)
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(folder_lock(path))
+            run.resumed = begin(path, settings, resume, overwrite, ignore)
+            run._note_environment()
+            run._held = stack.pop_all()
+        return run
+
+    def _note_environment(self) -> None:
+        """Write env.json, or compare the one that is there; add this command to command.txt."""
+        now, path = environment(), self.path / "env.json"
+        if (then := record_of(path.read_bytes()) if path.exists() else None) is None:
+            write_atomically(path, json_text(now, indent=1) + "\n")
+        else:
+            self.changed = differences(then, now, WHERE_AND_WHEN)
+        append(self.path / "command.txt", shlex.join(["lwcl", *sys.argv[1:]]))
+
+    def close(self) -> None:
+        """Release the lock."""
+        self._held.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def settings(self) -> dict[str, Any]:
+        """The settings in config.yaml. Raises `UsageError` when it is not there or is no list of settings."""
+        return settings_of(self.path)
+
+    def is_finished(self) -> bool:
+        """Whether the run came to its end: its report is written last."""
+        return is_finished(self.path)
+
+    def append_metrics(self, record: Mapping[str, Any]) -> None:
+        """Add a line to metrics.jsonl (NaN and infinities as null); it survives a kill once this returns."""
+        fault("metrics.append")
+        append(self.metrics_jsonl, json_text(dict(record)))
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The records of metrics.jsonl; a line that a kill tore is left out."""
+        return [record for _, record in whole_lines(self.metrics_jsonl)]
+
+    def truncate_metrics(self, step: int) -> None:
+        """Drop the records after `step`, where a resumed run goes on, and a torn line; atomically."""
+        kept = [line for line, record in whole_lines(self.metrics_jsonl) if record.get("step", step) <= step]
+        if self.metrics_jsonl.exists():
+            write_atomically(self.metrics_jsonl, b"".join(kept))
+
+    def log(self, text: str) -> None:
+        """Add `text` to log.txt with date and time."""
+        append(self.log_txt, f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}")
+
+    def known_bad(self) -> list[dict[str, Any]]:
+        """The rows of bad_files.jsonl, none where there is no such file; a line that a kill tore is left out."""
+        return [row for _, row in whole_lines(self.bad_files_jsonl)]
+
+    def bad_file(self, row: Mapping[str, Any]) -> None:
+        """Add a row to bad_files.jsonl."""
+        append(self.bad_files_jsonl, json_text(dict(row)))
+
+    def bad_files(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Write bad_files.jsonl, a line for each row; without rows there is no such file."""
+        if text := "".join(json_text(dict(row)) + "\n" for row in rows):
+            write_atomically(self.bad_files_jsonl, text)
+
+
+def default_out(
+    verb: str,
+    method: str,
+    arch: str,
+    settings: Mapping[str, Any],
+    *,
+    resume: Resume = "auto",
+    ignore: frozenset[str] = frozenset(),
+    runs: Path = Path("runs"),
+) -> Path:
+    """Where a run goes when the user does not say: runs/VERB-METHOD-ARCH-N, N the smallest number that is free.
+
+    The same command given again after an interruption goes on: the newest such folder with an unfinished run of the
+    same `settings`, that no process has open, comes before a free one, unless `resume` is never.
+    """
+    stem = re.sub(r"[^\w.+-]+", "-", f"{verb}-{method}-{arch}")
+    names = [path.name for path in runs.iterdir()] if runs.is_dir() else []
+    taken = {int(match[1]) for name in names if (match := re.fullmatch(re.escape(stem) + r"-([1-9]\d{0,8})", name))}
+    waiting = [number for number in taken if resume != "never" and waits(runs / f"{stem}-{number}", settings, ignore)]
+    number = max(waiting, default=0) or next(n for n in itertools.count(1) if n not in taken)
+    return runs / f"{stem}-{number}"
+
+
+def waits(path: Path, settings: Mapping[str, Any], ignore: frozenset[str]) -> bool:
+    """Whether an interrupted run of the same settings is in a folder."""
+    try:
+        return is_run(path) and not (
+            is_finished(path) or differences(settings_of(path), settings, ignore) or is_held(path)
+        )
+    except UsageError:
+        return False
+
+
+def append(path: Path, line: str) -> None:
+    """Add a line to a file. Raises `StorageError`."""
+    with explained(path), open(path, "a", encoding="utf-8", errors="backslashreplace") as file:
+        file.write(line + "\n")
+
+
+def whole_lines(path: Path) -> list[tuple[bytes, dict[str, Any]]]:
+    """The lines of a JSON-lines file that are whole, as they are and as records."""
+    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+    records = ((line + b"\n", record_of(line)) for line in lines)
+    return [(line, record) for line, record in records if record is not None]
+
+
+def record_of(text: bytes) -> dict[str, Any] | None:
+    """A JSON object, or None for what is none."""
+    try:
+        record = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return record if isinstance(record, dict) else None

@@ -1,0 +1,1 @@
+"""The machine: devices, CPUs, processes, files that are written atomically, locks, signals."""

@@ -1,0 +1,48 @@
+"""The machine a command computes on: device, precision, memory format, and the command line as it was given."""
+
+import shlex
+import sys
+
+import torch
+from torch import nn
+
+from lwcl.config.train_options import MachineOptions
+from lwcl.engine import Compute
+from lwcl.errors import UsageError
+
+CONVOLUTIONS = 4  # a net with fewer is a transformer with a patch embedding: channels_last does not help it
+
+
+def device_of(name: str) -> torch.device:
+    """The device that `--device` names; `auto`: an accelerator if there is one. Raises `UsageError` if it is absent."""
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    if name == "auto":
+        return accelerator or torch.device("cpu")
+    if name != "cpu" and (accelerator is None or accelerator.type != name):
+        found = (
+            f"This machine has {accelerator.type}."
+            if accelerator
+            else "This machine has no accelerator that torch can use."
+        )
+        raise UsageError(f"--device {name}: not available.", found, "Leave --device out, or give --device cpu.")
+    return torch.device(name)
+
+
+def compute_for(net: nn.Module, options: MachineOptions) -> Compute:
+    """How to compute a net: `auto` is bfloat16 on CUDA and float32 elsewhere; channels_last for convolutional nets."""
+    device = device_of(options.device)
+    half = options.precision == "bf16" or (options.precision == "auto" and device.type == "cuda")
+    convolutions = sum(isinstance(module, nn.Conv2d) for module in net.modules())
+    return Compute(device, torch.bfloat16 if half else None, convolutions >= CONVOLUTIONS)
+
+
+def tune(compute: Compute) -> None:
+    """Sets what torch has one switch for: on CUDA, TF32 for products in float32, unless all is to be float32."""
+    if compute.device.type == "cuda":
+        torch.set_float32_matmul_precision("high" if compute.autocast else "highest")
+        torch.backends.cudnn.allow_tf32 = compute.autocast is not None
+
+
+def command_line() -> str:
+    """This command, as it can be given again."""
+    return shlex.join(["lwcl", *sys.argv[1:]])

@@ -1,0 +1,55 @@
+"""With what and where a run is made: versions, machine, threads. Imports no package to ask for its version."""
+
+import importlib.metadata
+import os
+import platform
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+import lwcl
+from lwcl.system.cpu import usable_cpus
+
+PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow", "safetensors")
+CPU_INFO = Path("/proc/cpuinfo")
+WHERE_AND_WHEN = frozenset({"host", "folder", "started"})
+
+
+def environment() -> dict[str, Any]:
+    """What the result of a run may depend on (torch: Reproducibility), then who ran it where and when."""
+    return {
+        "lwcl": lwcl.__version__,
+        "python": platform.python_version(),
+        **{name: version_of(name) for name in PACKAGES},
+        "platform": platform.platform(),
+        "cpu": cpu_name(),
+        "cpus": usable_cpus(),
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS"),
+        "host": socket.gethostname(),
+        "folder": os.getcwd(),
+        "started": time.strftime("%Y-%m-%d %H:%M:%S%z"),
+    }
+
+
+def version_of(package: str) -> str | None:
+    """The installed version of a package, None if it is not installed."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def cpu_name(info: Path = CPU_INFO) -> str:
+    """The processor's name as Linux tells it, with family and model, else as Python knows it.
+
+    A cloud's "AMD EPYC" may be of any generation, and what bits it computes depends on that.
+    """
+    try:
+        lines = info.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    facts = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in reversed(lines))}
+    numbers = [f"{name.split()[-1]} {facts[name]}" for name in ("cpu family", "model") if name in facts]
+    named = facts.get("model name", platform.processor() or platform.machine())
+    return f"{named} ({', '.join(numbers)})" if numbers else named

@@ -1,1 +1,0 @@
-"""Teachers: frozen encoders that answer, now or from a cache."""

@@ -1,0 +1,107 @@
+"""What a run would do (`--dry-run`), and what its views look like."""
+
+import dataclasses
+
+import numpy
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lwcl import engine
+from lwcl.config.plan import Plan
+from lwcl.config.teacher_options import cache_of
+from lwcl.data.cache.policy import Cache, Mode, Sample, choose_cache
+from lwcl.data.dataset import ImageSet
+from lwcl.data.loader import Loader
+from lwcl.formatting import duration
+from lwcl.metrics.cost import macs
+from lwcl.models.encoder import Queue
+from lwcl.reporting.console import Screen, print_json, print_table
+from lwcl.settings import ruled
+from lwcl.training.build import assembled, stored_side
+from lwcl.training.state import Training
+from lwcl.training.teacher_cache import size_of
+
+TIMED_STEPS = 3
+SAMPLES, SAMPLE_VIEWS = 6, 4
+
+
+def describe(plan: Plan, images: ImageSet, screen: Screen, *, as_json: bool) -> None:
+    """Prints the settings and their origins, parameters, MACs, memory, steps, and the time by a few timed steps."""
+    few = images.subset(range(min(len(images), (TIMED_STEPS + 1) * (plan.recipe.batch_size or 1))))
+    mode: Mode = plan.options.cache  # type: ignore[assignment]  # its choices are checked
+    cache = choose_cache(mode, Sample(images, stored_side(plan.options)))
+    screen.say(f"Decoded images: {cache.reason}")
+    training = assembled(written_nowhere(plan, cache), few, Screen(quiet=True), lambda broken: None)
+    per_epoch = len(images) // training.loader.batch_size
+    steps = per_epoch * (plan.recipe.epochs or 0)
+    seconds = timed_step(training.plan, training)
+    student = training.net.student
+    cost = {
+        "images": len(images),
+        "steps": steps,
+        "parameters of the backbone": sum(p.numel() for p in student.backbone.parameters()),
+        "parameters in training": sum(p.numel() for p in training.net.parameters() if p.requires_grad),
+        "MACs of the backbone": macs(student.backbone, training.takes.size),
+        "memory of queues, bytes": sum(
+            b.nbytes for q in training.net.modules() if isinstance(q, Queue) for b in q.buffers()
+        ),
+        "images a second": training.loader.batch_size / seconds,
+        "time": duration(seconds * steps),
+        **kept_answers(plan, training, len(images)),
+    }
+    if as_json:
+        settings = {name: setting.as_json() for name, setting in plan.settled.items()}
+        print_json({"schema_version": 1, "kind": "dry-run", "settings": settings, "cost": cost})
+        return
+    print_table(
+        "Settings",
+        ("Setting", "Value", "Origin"),
+        [(name, setting.value, setting.origin) for name, setting in plan.settled.items()],
+    )
+    print_table("Cost", ("What", "Value"), list(cost.items()))
+
+
+def written_nowhere(plan: Plan, cache: Cache) -> Plan:
+    """The plan with images in memory, if they are kept at all, and a teacher that is asked in every step."""
+    kept = {"cache": "off" if cache.where == "off" else "ram", "teacher_cache": "off"}
+    changed = {name: ruled(value, "dry run") for name, value in kept.items()}
+    return Plan({**plan.settled, **changed}, plan.verb)
+
+
+def kept_answers(plan: Plan, training: Training, images: int) -> dict[str, int]:
+    """The bytes that a teacher's answers will take on disk, where they are kept."""
+    cache, live = cache_of(plan.options.teacher_cache), training.teacher
+    if live is None or cache.kind == "off":
+        return {}
+    return {"teacher's answers on disk, bytes": size_of(max(1, cache.crops), images, live.width, live.dtype)}
+
+
+def timed_step(plan: Plan, training: Training) -> float:
+    """Median seconds of a step, the first left out."""
+    loader = training.loader
+    steps = min(TIMED_STEPS + 1, loader.steps_per_epoch)
+    fitted = engine.fit(
+        plan.method, training.net, loader.batches(0, steps), plan.recipe, training.optimizer, training.compute,
+        steps_per_epoch=loader.steps_per_epoch, start=0, seed=0,
+    )  # fmt: skip
+    times = [step.seconds for step in fitted]
+    return float(numpy.median(times[1:] or times))
+
+
+def sample_views(loader: Loader) -> NDArray[numpy.uint8]:
+    """Some images as stored and their views: (images, 1 + views, size, size, 3) uint8."""
+    size = loader.takes.size
+    count = min(SAMPLES, len(loader.images))
+    shown = dataclasses.replace(loader, teacher=None, views=SAMPLE_VIEWS, batch_size=count, workers=0)
+    batch = next(shown.batches(0, 1))
+    mean, std = (torch.tensor(value)[:, None, None] for value in (loader.takes.mean, loader.takes.std))
+    columns = [torch.stack([stored(loader, index, size) for index in batch.index.tolist()])]
+    columns += [(view.float().cpu() * std + mean).clamp(0, 1).mul(255).round().to(torch.uint8) for view in batch.views]
+    return torch.stack(columns, 1).permute(0, 1, 3, 4, 2).contiguous().numpy()
+
+
+def stored(loader: Loader, index: int, size: int) -> Tensor:
+    """An image squashed to a square, uint8 (3, size, size)."""
+    image = loader.images.good_image(index)[0].resize((size, size))
+    return torch.from_numpy(numpy.asarray(image).copy()).permute(2, 0, 1)

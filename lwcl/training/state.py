@@ -1,0 +1,127 @@
+"""A training run as a value: what it works with, its state to a checkpoint and back, and when to save it."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch.optim import Optimizer
+
+from lwcl.checkpoints import training_state
+from lwcl.checkpoints.encoder_file import Images, Loaded
+from lwcl.checkpoints.optimizer_state import pack_optimizer, unpack_optimizer
+from lwcl.config.plan import Plan
+from lwcl.data.dataset import ImageSet
+from lwcl.data.loader import Loader
+from lwcl.engine import Compute, NotFiniteError
+from lwcl.errors import DataError, UsageError
+from lwcl.models.encoder import Net
+from lwcl.runs.folder import RunFolder
+from lwcl.training.teacher import Live
+
+MIN_SAVE_SECONDS = 10.0  # epochs shorter than this are not all saved
+
+
+@dataclass
+class Training:
+    """What a training run works with; `done` steps are behind it."""
+
+    plan: Plan
+    images: ImageSet
+    takes: Images
+    net: Net
+    optimizer: Optimizer
+    compute: Compute
+    loader: Loader
+    teacher: Live | None = None
+    done: int = 0
+
+    @property
+    def steps(self) -> int:
+        """Steps of the whole run."""
+        assert self.plan.recipe.epochs is not None
+        return self.plan.recipe.epochs * self.loader.steps_per_epoch
+
+    def save(self, folder: RunFolder) -> None:
+        """Writes the whole state as a checkpoint of step `done`."""
+        packed, facts = pack_optimizer(self.optimizer)
+        tensors = {"net": self.net.state_dict(), "optimizer": packed}
+        facts = {"optimizer": facts, "data": self.images.fingerprint, "teacher": self.teacher and self.teacher.hash}
+        training_state.save(folder.checkpoints, self.done, tensors, facts)
+
+    def dump(self, folder: RunFolder, error: NotFiniteError) -> None:
+        """Writes what shows a step that was not finite again: weights before it, its images, the last records."""
+        names = [self.images.names[index] for index in error.index.tolist()]
+        facts = {"step": error.step, "what": str(error), "images": names, "last": folder.metrics()[-50:]}
+        training_state.save(folder.path / "nonfinite", error.step, {"net": self.net.state_dict()}, facts)
+
+    def loaded(self, name: str) -> Loaded:
+        """The student as it is now, as judging takes it, with where its weights come from."""
+        options = self.plan.options
+        facts = {
+            "origin": f"lwcl {self.plan.verb}",
+            "method": self.plan.method.name,
+            "recipe": options.recipe,
+            "steps": self.done,
+            "epochs": self.done / self.loader.steps_per_epoch,
+            "images": len(self.images),
+            "data": self.images.fingerprint,
+            "seed": options.seed,
+        }
+        if options.init:
+            facts["init"] = options.init
+        if self.teacher:
+            facts |= {"teacher": self.teacher.loaded.name, "teacher weights": self.teacher.hash}
+        return Loaded(name, self.net.student, self.takes, facts)
+
+    def resume(self, folder: RunFolder, tell: Callable[[str], None]) -> bool:
+        """Goes back to the newest checkpoint, if there is one. Raises `DataError` if the images are not the run's."""
+        found = training_state.latest(folder.checkpoints, tell)
+        folder.truncate_metrics(found.step if found else 0)
+        if found is None:
+            return False
+        if found.facts["data"] != self.images.fingerprint:
+            raise DataError(
+                "The images are not those that this run began with.",
+                "Names, sizes or times of files have changed.",
+                "Put them back, or begin anew with --overwrite or another --out.",
+            )
+        if found.facts.get("teacher") != (self.teacher and self.teacher.hash):
+            raise DataError(
+                "The teacher is not the one that this run began with.",
+                "Its weights have changed.",
+                "Put it back, or begin anew with --overwrite or another --out.",
+            )
+        self.net.load_state_dict(found.tensors["net"])
+        unpack_optimizer(self.optimizer, found.tensors["optimizer"], found.facts["optimizer"])
+        self.done = found.step
+        return True
+
+
+class Saver:
+    """When a checkpoint is due: every N steps or minutes, and at epoch ends that are not seconds apart."""
+
+    def __init__(self, every: str, steps_per_epoch: int) -> None:
+        self.steps, self.seconds = interval_of(every)
+        self.steps_per_epoch, self.last = steps_per_epoch, time.monotonic()
+
+    def due(self, step: int) -> bool:
+        """Whether to save after `step`."""
+        waited = time.monotonic() - self.last
+        epoch_end = step % self.steps_per_epoch == 0 and waited > MIN_SAVE_SECONDS
+        due = step % self.steps == 0 if self.steps else waited > self.seconds
+        if due or epoch_end:
+            self.last = time.monotonic()
+        return due or epoch_end
+
+
+def interval_of(every: str) -> tuple[int, float]:
+    """`--save-every` as (steps, 0) or (0, seconds). Raises `UsageError`."""
+    text = every.strip().lower()
+    try:
+        steps, seconds = (0, 60 * float(text[:-1])) if text.endswith("m") else (int(text), 0.0)
+    except ValueError:
+        steps, seconds = 0, 0.0
+    if steps <= 0 and not 0 < seconds < math.inf:
+        raise UsageError(f"--save-every: got {every!r}.", remedy="Give steps, such as 500, or minutes, such as 10m.")
+    return steps, seconds
