@@ -111,7 +111,7 @@ def peaks(side: int) -> Peaks:
     target = torch.ones_like(source)
     single = 2 * side**3 / best(lambda: square @ square)
     rounded = square.bfloat16()
-    half = 0.0 if bfloat16.is_hopeless() else 2 * side**3 / best(lambda: rounded @ rounded)
+    half = 0.0 if bfloat16.bf16_is_emulated() else 2 * side**3 / best(lambda: rounded @ rounded)
     return Peaks(single, half, 2 * 4 * len(source) / best(lambda: target.copy_(source)))
 
 

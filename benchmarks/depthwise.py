@@ -36,8 +36,8 @@ import torch
 from torch import Tensor, nn
 
 from lwcl.kernels import bfloat16
-from lwcl.kernels.depthwise import fast_depthwise
-from lwcl.system.cpu import tune_allocator, usable_cpus
+from lwcl.kernels.depthwise import use_fast_depthwise
+from lwcl.system.cpu import keep_freed_memory, usable_cpus
 
 # Idle threads must sleep, or the CPU time of a step would count their waiting too; before the workers import torch.
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
@@ -90,12 +90,12 @@ def steps(architecture: str, pixels: int, batch: int) -> Iterator[tuple[str, Cal
     plain = timm.create_model(architecture, num_classes=0)
     images = torch.randn(batch, 3, pixels, pixels)
     for name, way in WAYS.items():
-        if way.bf16 and bfloat16.is_hopeless():
+        if way.bf16 and bfloat16.bf16_is_emulated():
             continue
         layout = torch.channels_last if way.channels_last else torch.contiguous_format
         net = copy.deepcopy(plain).to(memory_format=layout)
         if way.fast:
-            fast_depthwise(net)
+            use_fast_depthwise(net)
         yield name, step(net, images.contiguous(memory_format=layout), way.bf16)
 
 
@@ -115,7 +115,7 @@ def measure(architecture: str, pixels: int, batch: int, rounds: int) -> dict[str
 def start(allocator: bool) -> None:
     """Prepare a process: the allocator's settings, which cannot be undone, before anything is computed."""
     if allocator:
-        tune_allocator()
+        keep_freed_memory()
     torch.set_num_threads(usable_cpus())
 
 

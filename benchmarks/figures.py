@@ -10,13 +10,13 @@ from matplotlib.figure import Figure
 from lwcl.reporting import plots
 
 Row = dict[str, Any]
-LOOKS = [*((colour, "") for colour in (*plots.COLOURS, "#F0E442", plots.GREY, "#000000")), ("#ffffff", "////")]
+LOOKS = [*((colour, "") for colour in (*plots.PALETTE, "#F0E442", plots.GREY, "#000000")), ("#ffffff", "////")]
 
 
 def bars(rows: list[Row]) -> Figure:
     """A stacked bar of the CPU time of a step for each way, an axis for each architecture."""
     architectures = list(dict.fromkeys(row["architecture"] for row in rows))
-    matplotlib.rcParams.update(plots.RC)
+    matplotlib.rcParams.update(plots.MATPLOTLIB_RC)
     figure = Figure(figsize=(7.3, 1.1 + 1.75 * len(architectures)), layout="constrained")
     for axes, arch in zip(figure.subplots(len(architectures), squeeze=False)[:, 0], architectures, strict=True):
         ways = [row for row in rows if row["architecture"] == arch]
@@ -53,7 +53,7 @@ def bars(rows: list[Row]) -> Figure:
 
 def saved(figure: Figure, path: Path) -> None:
     """The figure as a file that looks the same on a light page and on a dark one."""
-    text = plots.as_svg(figure).replace("currentColor", "#1a1a1a")
+    text = plots.figure_svg(figure).replace("currentColor", "#1a1a1a")
     end = text.index(">") + 1
     path.write_text(f'{text[:end]}<rect width="100%" height="100%" fill="#ffffff"/>{text[end:]}')
 
@@ -61,7 +61,7 @@ def saved(figure: Figure, path: Path) -> None:
 def throughput(rows: list[Row]) -> Figure:
     """A panel for each net and size: a bar for each way, a line from least to most, a diamond with lwcl's allocator."""
     works = list(dict.fromkeys((row["architecture"], row["pixels"]) for row in rows))
-    matplotlib.rcParams.update(plots.RC)
+    matplotlib.rcParams.update(plots.MATPLOTLIB_RC)
     height = -(-len(works) // 3)
     figure = Figure(figsize=(9.5, 0.5 + 1.6 * height), layout="constrained")
     panels = figure.subplots(height, 3, squeeze=False).flat
@@ -73,7 +73,7 @@ def throughput(rows: list[Row]) -> Figure:
             if row["allocator"] == "kept" and not row["way"].startswith("lwcl"):
                 axes.plot(rate, place, "D", color="black", markersize=4)
                 continue
-            axes.barh(place, rate, 0.7, color=plots.COLOURS[0] if row["way"].startswith("lwcl") else plots.GREY)
+            axes.barh(place, rate, 0.7, color=plots.PALETTE[0] if row["way"].startswith("lwcl") else plots.GREY)
             axes.plot((row["low"], row["high"]), (place, place), color="black", lw=1)
         axes.set_yticks(range(len(names)), names)
         axes.set_title(f"{arch.split('_patch')[0].removesuffix('_100')}, {pixels} px", fontsize=9, loc="right")
@@ -87,7 +87,7 @@ def throughput(rows: list[Row]) -> Figure:
 
 def panels(rows: list[Row]) -> Figure:
     """Three panels side by side."""
-    matplotlib.rcParams.update(plots.RC)
+    matplotlib.rcParams.update(plots.MATPLOTLIB_RC)
     figure = Figure(figsize=(7.3, 2.9), layout="constrained")
     left, middle, right = figure.subplots(1, 3)
     draw_queues(left, [row for row in rows if row["part"] == "queue"])
@@ -98,7 +98,11 @@ def panels(rows: list[Row]) -> Figure:
 
 def line(axes: Axes, number: int, name: str, x: list[float], y: list[float]) -> None:
     """A curve with markers."""
-    look: Row = {"color": plots.COLOURS[number], "linestyle": plots.STYLES[number], "marker": plots.MARKERS[number]}
+    look: Row = {
+        "color": plots.PALETTE[number],
+        "linestyle": plots.LINE_STYLES[number],
+        "marker": plots.MARKERS[number],
+    }
     axes.plot(x, y, markersize=5, label=name, **look)
 
 

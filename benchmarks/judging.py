@@ -39,8 +39,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 
-from lwcl.diagnosis.findings import Scope, examined, held_out
-from lwcl.diagnosis.three_views import Features
+from lwcl.diagnosis.findings import DiagnosisScope, diagnose_features, held_out_metrics
+from lwcl.diagnosis.three_views import ViewFeatures
 from lwcl.metrics import knn, linear
 
 RESULTS = Path(__file__).with_name("results.jsonl")
@@ -60,14 +60,14 @@ def features(rows: int, width: int, seed: int = 0) -> tuple[Tensor, Tensor]:
     return found, group % CLASSES
 
 
-def three_views(rows: int, width: int, seed: int = 0) -> tuple[Features, Tensor]:
+def three_views(rows: int, width: int, seed: int = 0) -> tuple[ViewFeatures, Tensor]:
     """Features of images and of two noisy views of each, and the classes."""
     plain, labels = features(rows, width, seed)
     generator, views = torch.Generator().manual_seed(seed + 1), (plain.clone(), plain.clone())
     for view in views:
         for part in torch.split(view, CHUNK):
             part.add_(torch.randn(part.shape, generator=generator), alpha=4).relu_()
-    return Features(plain, *views), labels
+    return ViewFeatures(plain, *views), labels
 
 
 def diagnosis(rows: int) -> Work:
@@ -76,7 +76,7 @@ def diagnosis(rows: int) -> Work:
     boxes = torch.randint(1, 100, (2, rows, 4), generator=torch.Generator().manual_seed(0))
 
     def work() -> dict[str, Any]:
-        found, _ = examined(told, labels, boxes, Scope(0))
+        found, _ = diagnose_features(told, labels, boxes, DiagnosisScope(0))
         return {"d_sd": found.pairs["d_sd"][0], "nmi": found.clusters[1]["nmi"]}
 
     return work
@@ -86,14 +86,16 @@ def diagnosis_held_out(rows: int) -> Work:
     """All that it measures on held-out images, a fifth of as many."""
     bank, labels = features(rows, 1280)
     told, own = three_views(rows // 5, 1280, seed=1)
-    return lambda: {name: value for name, value in held_out(bank, labels, told, own, 0).items() if name == "best_nn"}
+    return lambda: {
+        name: value for name, value in held_out_metrics(bank, labels, told, own, 0).items() if name == "best_nn"
+    }
 
 
 def neighbours(rows: int) -> Work:
     """`lwcl knn`, a fifth of as many queries."""
     (bank, labels), (queries, own) = features(rows, 1280), features(rows // 5, 1280, seed=1)
-    vote = knn.PRESETS["weighted"]
-    return lambda: {"top1": float(knn.score(queries, own, bank, labels, vote).top1.float().mean())}
+    vote = knn.KNN_PRESETS["weighted"]
+    return lambda: {"top1": float(knn.knn_score(queries, own, bank, labels, vote).top1.float().mean())}
 
 
 def neighbours_by_sklearn(rows: int) -> Work:
@@ -103,7 +105,7 @@ def neighbours_by_sklearn(rows: int) -> Work:
     def work() -> dict[str, Any]:
         model = NearestNeighbors(n_neighbors=20, algorithm="brute", metric="cosine", n_jobs=1).fit(bank.numpy())
         distances, index = (torch.from_numpy(found) for found in model.kneighbors(queries.numpy()))
-        shares = knn.votes(1 - distances, labels[index], CLASSES, 0.07)
+        shares = knn.class_votes(1 - distances, labels[index], CLASSES, 0.07)
         return {"top1": float((shares.argmax(1) == own).float().mean())}
 
     return work
@@ -118,10 +120,12 @@ def probe(way: str) -> Callable[[int], Work]:
 
         def fast() -> Tensor:
             how: dict[str, Any] = {"classes": CLASSES, "epochs": 10, "batch_size": 256, "seed": 0}
-            return linear.fast(bank, labels, queries, own, out, linear.RATES, device=torch.device("cpu"), **how).logits
+            return linear.fast_probe(
+                bank, labels, queries, own, out, linear.LEARNING_RATES, device=torch.device("cpu"), **how
+            ).logits
 
         def logistic() -> Tensor:
-            return linear.logistic(bank, labels, queries, out, classes=CLASSES).logits
+            return linear.logistic_probe(bank, labels, queries, out, classes=CLASSES).logits
 
         def sklearn() -> Tensor:
             model = LogisticRegression(max_iter=1000).fit(bank.numpy(), labels.numpy())

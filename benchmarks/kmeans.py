@@ -31,8 +31,8 @@ import torch
 from sklearn.cluster import KMeans
 from torch import Tensor
 
-from lwcl.losses import unit
-from lwcl.metrics.kmeans import assign, kmeans
+from lwcl.losses import l2_normalise
+from lwcl.metrics.kmeans import assign_clusters, kmeans
 from lwcl.system.cpu import usable_cpus
 
 RESULTS = Path(__file__).with_name("results.jsonl")
@@ -46,7 +46,7 @@ def features(rows: int, width: int) -> Tensor:
     centres = torch.randn(GROUPS, DIRECTIONS, generator=generator)
     group = torch.multinomial(torch.rand(GROUPS, generator=generator), rows, replacement=True, generator=generator)
     inside = centres[group] + 0.8 * torch.randn(rows, DIRECTIONS, generator=generator)
-    return unit(inside @ directions + 2 * torch.randn(rows, width, generator=generator))
+    return l2_normalise(inside @ directions + 2 * torch.randn(rows, width, generator=generator))
 
 
 def ours(x: Tensor, k: int, seed: int) -> Tensor:
@@ -87,7 +87,7 @@ def compare(x: Tensor, k: int, turns: int) -> list[dict[str, object]]:
             begun = time.process_time()
             centroids = way(x, k, turn + 1)
             seconds[name].append(time.process_time() - begun)
-            inertia[name].append(float(assign(x, centroids, spherical=False)[1].double().sum()))
+            inertia[name].append(float(assign_clusters(x, centroids, spherical=False)[1].double().sum()))
     plain, least = statistics.median(seconds["scikit-learn"]), statistics.median(inertia["scikit-learn"])
     return [
         {

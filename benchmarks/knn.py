@@ -38,9 +38,9 @@ from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 
 from lwcl.kernels import bfloat16
-from lwcl.losses import unit
+from lwcl.losses import l2_normalise
 from lwcl.metrics import nearest
-from lwcl.system.cpu import tune_allocator
+from lwcl.system.cpu import keep_freed_memory
 
 RESULTS = Path(__file__).with_name("results.jsonl")
 WIDTH, K, CENTRES, NOISE = 1280, 20, 100, 1.5
@@ -67,14 +67,14 @@ def by_faiss(queries: Tensor, bank: Tensor) -> Tensor:
 
     faiss.omp_set_num_threads(1)
     index = faiss.IndexFlatIP(WIDTH)
-    index.add(unit(bank).numpy())
-    return torch.from_numpy(index.search(unit(queries).numpy(), K)[1])
+    index.add(l2_normalise(bank).numpy())
+    return torch.from_numpy(index.search(l2_normalise(queries).numpy(), K)[1])
 
 
 def by_float32(queries: Tensor, bank: Tensor) -> Tensor:
     """Indices (N, K), by lwcl's plain way."""
-    wide = unit(queries)
-    return nearest.candidates(wide, bank, torch.zeros(WIDTH), K, torch.float32).places
+    wide = l2_normalise(queries)
+    return nearest.top_candidates(wide, bank, torch.zeros(WIDTH), K, torch.float32).places
 
 
 def ours(queries: Tensor, bank: Tensor) -> Tensor:
@@ -91,7 +91,7 @@ def measure(bank_size: int, query_count: int, turns: int) -> list[dict[str, obje
     ways |= {"lwcl, float32 only": by_float32}
     ways |= {"faiss": by_faiss} if importlib.util.find_spec("faiss") else {}
     times: dict[str, list[float]] = {name: [] for name in ways}
-    cosines = unit(queries[:CHECKED].double()) @ unit(bank.double()).T
+    cosines = l2_normalise(queries[:CHECKED].double()) @ l2_normalise(bank.double()).T
     right = cosines.topk(K).values
     for turn in range(turns + 1):
         for name, way in ways.items():
@@ -105,7 +105,7 @@ def measure(bank_size: int, query_count: int, turns: int) -> list[dict[str, obje
     return [
         {
             **{"benchmark": "knn", "date": f"{datetime.now(UTC):%Y-%m-%d}", "torch": torch.__version__},
-            **{"half": bfloat16.is_native(), "load": os.getloadavg()[0], "bank": bank_size},
+            **{"half": bfloat16.bf16_is_native(), "load": os.getloadavg()[0], "bank": bank_size},
             **{"queries": query_count, "width": WIDTH, "k": K, "way": name},
             **{"seconds": statistics.median(taken), "ratio": slow / statistics.median(taken)},
         }
@@ -134,7 +134,7 @@ def of_imagenet(rows: int, query_count: int) -> dict[str, object]:
     assert peak() < LIMIT, peak()
     return {
         **{"benchmark": "knn-imagenet", "date": f"{datetime.now(UTC):%Y-%m-%d}", "torch": torch.__version__},
-        **{"half": bfloat16.is_native(), "load": os.getloadavg()[0], "bank": rows, "queries": query_count},
+        **{"half": bfloat16.bf16_is_native(), "load": os.getloadavg()[0], "bank": rows, "queries": query_count},
         **{"width": WIDTH, "k": K, "bank_gb": bank.nbytes / 1e9, "features_gb": before / 1e9},
         **{"peak_gb": peak() / 1e9, "seconds": seconds},
     }
@@ -150,7 +150,7 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="tiny, and kept nowhere")
     told = parser.parse_args()
     torch.set_num_threads(1)
-    tune_allocator()
+    keep_freed_memory()
     for count in [40] if told.smoke else told.queries:
         if told.imagenet:
             rows = [of_imagenet(9000 if told.smoke else IMAGENET, count)]

@@ -36,13 +36,13 @@ from lwcl.commands import train
 from lwcl.config.plan import plan_pretrain
 from lwcl.data.dataset import open_images
 from lwcl.reporting import panel
-from lwcl.reporting.console import DRAW_SECONDS, Screen
-from lwcl.reporting.console import Training as Told
-from lwcl.reporting.throughput import Trained
-from lwcl.system.cpu import tune_allocator
-from lwcl.training.build import assembled
-from lwcl.training.monitor import Watch
-from lwcl.training.state import MIN_SAVE_SECONDS, Training
+from lwcl.reporting.console import FRAME_SECONDS, Screen
+from lwcl.reporting.console import TrainingDisplay as Told
+from lwcl.reporting.throughput import TrainProgress
+from lwcl.system.cpu import keep_freed_memory
+from lwcl.training.build import build_training
+from lwcl.training.monitor import TrainingMonitor
+from lwcl.training.state import MIN_SAVE_SECONDS, TrainingState
 
 RESULTS = Path(__file__).with_name("results.jsonl")
 SAVE_SECONDS = 600  # between two checkpoints, as --save-every has it, unless epochs end more often
@@ -70,11 +70,11 @@ class Meter:
 
 def frame(steps: int) -> float:
     """CPU seconds of drawing the live panel of a training once, as on a terminal."""
-    told, console = Trained("light-moco", 0, steps, steps, 128), panel.console(io.StringIO())
+    told, console = TrainProgress("light-moco", 0, steps, steps, 128), panel.rich_console(io.StringIO())
     costs = []
     for _ in range(20):
         start = time.process_time()
-        console.print(panel.training(told))
+        console.print(panel.training_panel(told))
         costs.append(time.process_time() - start)
     return statistics.median(costs)
 
@@ -86,12 +86,12 @@ def measure(arch: str, size: int, batch: int, steps: int, folder: Path) -> dict[
     plan = plan_pretrain(chosen | fixed)
     images = open_images(plan.options.data, "train", download=False)
     plan, screen = train.settled(plan, images), Screen()
-    meters = {"look": Meter(Watch, "look"), "told": Meter(Told, "step"), "save": Meter(Training, "save")}
-    with train.opened(plan, screen) as opened:
+    meters = {"look": Meter(TrainingMonitor, "look"), "told": Meter(Told, "step"), "save": Meter(TrainingState, "save")}
+    with train.open_run_folder(plan, screen) as opened:
         screen.log = opened.log
-        training = assembled(plan, images, screen, print)
+        training = build_training(plan, images, screen, print)
         start = time.process_time()
-        train.train(training, opened, screen, steps)
+        train.train_loop(training, opened, screen, steps)
         whole = time.process_time() - start
     looks = list(zip(meters["look"].cpu, meters["look"].gave, strict=True))
     due = statistics.median(cost for cost, health in looks if health)
@@ -102,7 +102,7 @@ def measure(arch: str, size: int, batch: int, steps: int, folder: Path) -> dict[
     shares = {
         "health and metrics": (due / every + idle) / step,
         "progress": statistics.mean(meters["told"].cpu) / step,
-        "live panel": frame(steps) / DRAW_SECONDS,
+        "live panel": frame(steps) / FRAME_SECONDS,
         "checkpoints": save / SAVE_SECONDS,
     }
     return {
@@ -121,7 +121,7 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="tiny, and kept nowhere")
     told = parser.parse_args()
     torch.set_num_threads(1)
-    tune_allocator()
+    keep_freed_memory()
     arch, size, batch = ("test_efficientnet", 32, 8) if told.smoke else (told.arch, 64, 128)
     with tempfile.TemporaryDirectory() as folder:
         row = measure(arch, size, batch, told.steps, Path(folder))

@@ -37,7 +37,7 @@ from peer_ways.contest import CACHES, Raced, Row, held, image_folder, noted, par
 from peer_ways.runner import Way
 from peer_ways.turns import Work
 
-from lwcl.system.cpu import SPINS, usable_cpus
+from lwcl.system.cpu import GOMP_SPINS, usable_cpus
 
 HERE = Path(__file__).parent
 ARCHS = ["mobilenetv3_large_100", "mobilenetv3_small_100", "efficientnet_b0", "resnet18", "deit_tiny_patch16_224"]
@@ -55,7 +55,7 @@ def ways(told: argparse.Namespace) -> list[Way]:
     for cache, precision, by in itertools.product(CACHES, told.precisions, told.views_by):
         options = {"cache": CACHES[cache], "precision": precision, "views_by": by}
         name = f"lwcl {precision} {cache}" + (" opencv" if by == "opencv" else "")
-        found.append(Way(name, "lwcl_moco", sys.executable, "kept", options, {"GOMP_SPINCOUNT": SPINS}))
+        found.append(Way(name, "lwcl_moco", sys.executable, "kept", options, {"GOMP_SPINCOUNT": GOMP_SPINS}))
     return [way for way in found if way.name.split()[0] in told.ways]
 
 

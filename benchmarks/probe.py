@@ -35,13 +35,13 @@ from scipy.optimize import minimize
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
-from lwcl.checkpoints.encoder_file import Loaded, load_encoder
+from lwcl.checkpoints.encoder_file import LoadedEncoder, load_encoder
 from lwcl.config.eval_options import ProbeOptions
-from lwcl.data.label_fractions import probe_pair
-from lwcl.evaluation.linear_probe import Bench, probed
-from lwcl.metrics.linear import formed
+from lwcl.data.label_fractions import open_probe_pair
+from lwcl.evaluation.linear_probe import ProbeSetup, probe_encoder
+from lwcl.metrics.linear import normalise_features
 from lwcl.reporting.console import Screen
-from lwcl.system.cpu import tune_allocator
+from lwcl.system.cpu import keep_freed_memory
 
 RESULTS = Path(__file__).with_name("results.jsonl")
 PENALTY = 0.1
@@ -83,26 +83,26 @@ def written_out(rows: Tensor, labels: Tensor, asked: Tensor) -> Tensor:
     return torch.addmm(weights[width], asked, weights[:width]).argmax(1)
 
 
-def measured(given: argparse.Namespace, loaded: Loaded) -> Iterator[tuple[str, float, float]]:
+def measured(given: argparse.Namespace, loaded: LoadedEncoder) -> Iterator[tuple[str, float, float]]:
     """Each way's name, share of right answers and CPU seconds; `features` comes first, and has no answers."""
     settings: dict[str, Any] = {"data": tuple(given.data), "device": "cpu", "workers": 0, "threads": 1}
-    bank, queries = probe_pair(settings["data"], (), seed=0)
+    bank, queries = open_probe_pair(settings["data"], (), seed=0)
     if given.smoke:
         bank, queries = bank.subset(range(300)), queries.subset(range(100))
-    bench = Bench(ProbeOptions(**settings), bank, queries, Screen())
+    bench = ProbeSetup(ProbeOptions(**settings), bank, queries, Screen())
     rows, seconds = timed(lambda: bench.features(loaded))
     assert rows is not None
     yield f"features of {len(bank) + len(queries):,} images", 0.0, seconds
-    form, asked = formed("standard", *rows)
+    form, asked = normalise_features("standard", *rows)
     for name, solver in (("one solution by scikit-learn", scikit), ("by torch and scipy", written_out)):
         found, seconds = timed(lambda solver=solver: solver(form, bank.labels, asked))  # type: ignore[misc]
         yield name, float((found == queries.labels).float().mean()), seconds
     for protocol in ("fast", "logistic", given.protocol):
         chosen = {"epochs": given.epochs} if protocol == given.protocol else {}
-        bench = Bench(ProbeOptions(**settings, protocol=protocol, **chosen), bank, queries, Screen())
+        bench = ProbeSetup(ProbeOptions(**settings, protocol=protocol, **chosen), bank, queries, Screen())
         if not bench.by_features:
             bench.store(loaded.images.size, bench.plan(len(bank)).augmentation.crop_min)
-        answer, seconds = timed(lambda bench=bench: probed(bench, loaded, rows, torch.arange(len(bank))))  # type: ignore[misc]
+        answer, seconds = timed(lambda bench=bench: probe_encoder(bench, loaded, rows, torch.arange(len(bank))))  # type: ignore[misc]
         yield protocol, float(answer.score.top1.float().mean()), seconds
 
 
@@ -118,7 +118,7 @@ def main() -> None:
     given = parser.parse_args()
     given.epochs = 1 if given.smoke else given.epochs
     torch.set_num_threads(1)
-    tune_allocator()
+    keep_freed_memory()
     loaded = load_encoder(given.encoder, image_size=32 if given.smoke else given.image_size)
     result = {
         **{"benchmark": "probe", "date": f"{datetime.now(UTC):%Y-%m-%d}", "torch": torch.__version__},

@@ -40,10 +40,10 @@ from knn import CENTRES, WIDTH, K, features
 from PIL import Image
 from step_profile import HERE, ours
 
-from lwcl.data.cache.build import Filling
+from lwcl.data.cache.build import CacheBuilder
 from lwcl.data.dataset import open_images
 from lwcl.metrics.nearest import nearest_by_cosine
-from lwcl.system.cpu import tune_allocator
+from lwcl.system.cpu import keep_freed_memory
 
 ARCH, SIZE, BATCH, SIDE, SHORT, QUERIES = "mobilenetv3_small_100", 32, 128, 256, 112, 1000
 Row = dict[str, Any]
@@ -86,7 +86,7 @@ def bank(size: int, count: int, turns: int) -> Row:
     rows, asked = torch.empty(size, WIDTH), features(count, centres, generator)
     for part in torch.split(rows, 5000):
         part.copy_(features(len(part), centres, generator))
-    tune_allocator()
+    keep_freed_memory()
     Path("/proc/self/clear_refs").write_text("5")  # VmHWM begins anew
     before = resident("VmRSS")
     nearest_by_cosine(asked, rows, K)
@@ -121,7 +121,7 @@ def stores(counts: list[int]) -> Iterator[Row]:
             jpegs(folder, count)
             os.environ["LWCL_CACHE"] = str(Path(made, "cache"))
             whole = functools.partial(
-                lambda at: Filling(images=open_images([str(at)]), short_side=SHORT).store("disk"), folder
+                lambda at: CacheBuilder(images=open_images([str(at)]), short_side=SHORT).store("disk"), folder
             )
             first, again = cpu(whole), statistics.median(cpu(whole) for _ in range(5))
             size = sum(file.stat().st_size for file in folder.iterdir()) / count
@@ -135,7 +135,7 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="tiny, and kept nowhere")
     told = parser.parse_args()
     torch.set_num_threads(1)
-    tune_allocator()
+    keep_freed_memory()
     about = {"benchmark": "scaling", "date": f"{datetime.now(UTC):%Y-%m-%d}", "torch": torch.__version__, "threads": 1}
     if told.smoke:
         found = [queues([64, 128], 1, "test_efficientnet", 8), banks([200], 20, 1), stores([8, 16])]

@@ -29,7 +29,7 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from lwcl.system.cpu import SPINS, usable_cpus
+from lwcl.system.cpu import GOMP_SPINS, usable_cpus
 
 RESULTS = Path(__file__).with_name("results.jsonl")
 TRAINING = """
@@ -66,7 +66,7 @@ def measure(told: argparse.Namespace) -> list[dict[str, object]]:
     """Every way `told.turns` times, in turn: medians."""
     cpus = usable_cpus()
     ways = [(spins, runs, cpus) for spins in told.spins for runs in (1, 2)]
-    found: dict[tuple[str, int, int], list[float]] = {way: [] for way in (*ways, (SPINS, 2, 1))}
+    found: dict[tuple[str, int, int], list[float]] = {way: [] for way in (*ways, (GOMP_SPINS, 2, 1))}
     for _ in range(told.turns):
         for (spins, runs, threads), speeds in found.items():
             speeds += together(runs, threads, spins, told)
@@ -92,7 +92,7 @@ def measure(told: argparse.Namespace) -> list[dict[str, object]]:
 def main() -> None:
     """Measures, prints a table, and appends the rows to results.jsonl (not with --smoke)."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--spins", nargs="+", default=[SPINS, "1000", "300000"])
+    parser.add_argument("--spins", nargs="+", default=[GOMP_SPINS, "1000", "300000"])
     parser.add_argument("--arch", default="mobilenetv3_large_100")
     parser.add_argument("--pixels", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=5)
@@ -101,7 +101,14 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="tiny, to see that it runs")
     told = parser.parse_args()
     if told.smoke:
-        told.spins, told.arch, told.pixels, told.seconds, told.lead, told.turns = [SPINS], "test_resnet", 32, 0.1, 0, 1
+        told.spins, told.arch, told.pixels, told.seconds, told.lead, told.turns = (
+            [GOMP_SPINS],
+            "test_resnet",
+            32,
+            0.1,
+            0,
+            1,
+        )
     for row in measure(told):
         print(
             f"{row['spins']:>7} looks, {row['runs']} at once, {row['threads_each']} threads each: "

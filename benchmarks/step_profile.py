@@ -53,11 +53,11 @@ from torch import Tensor
 from lwcl import engine
 from lwcl.config.recipes import Recipe
 from lwcl.engine import Compute
-from lwcl.kernels.depthwise import fast_depthwise
-from lwcl.kernels.pointwise import fast_pointwise
+from lwcl.kernels.depthwise import use_fast_depthwise
+from lwcl.kernels.pointwise import use_fast_pointwise
 from lwcl.methods.method import Batch, methods
 from lwcl.models.encoder import Encoder
-from lwcl.system.cpu import tune_allocator
+from lwcl.system.cpu import keep_freed_memory
 
 HERE, QUEUE, KEPT = Path(__file__).parent, 4096, 10
 PAPERS, TUNED, OURS, HALF = "papers' way", "with our allocator", "lwcl float32", "lwcl bfloat16"
@@ -84,13 +84,13 @@ def ours(
     net = method.build(Encoder(arch, method.head))
     compute = Compute(torch.device("cpu"), torch.bfloat16 if half else None, channels_last=True)
     compute.place(net)
-    fast_depthwise(net.student)
-    fast_pointwise(net)
+    use_fast_depthwise(net.student)
+    use_fast_pointwise(net)
     settings: Any = Recipe
     recipe = settings(epochs=1000, batch_size=len(seen[0]), lr=0.03, weight_decay=1e-4, warmup=0.0)
     laid = tuple(x.contiguous(memory_format=compute.memory_format) for x in seen)
     batch = Batch(laid, torch.arange(len(seen[0])), torch.full((len(seen[0]),), -1))
-    optimizer = engine.optimizer_of(net, recipe, 0.03, 1e-4)
+    optimizer = engine.build_optimizer(net, recipe, 0.03, 1e-4)
     batches = iter(lambda: batch, None)
     steps = engine.fit(method, net, batches, recipe, optimizer, compute, steps_per_epoch=100, start=0, seed=0)
     return lambda: next(steps)
@@ -159,7 +159,7 @@ def main() -> None:
     rows = []
     for tuned in (False, True):  # the allocator cannot be set back
         if tuned:
-            tune_allocator()
+            keep_freed_memory()
         for arch in archs:
             for row in measure(arch, size, batch, turns, tuned, machine):
                 told(row)

@@ -38,8 +38,8 @@ from peer_ways.runner import Way
 from peer_ways.turns import Work
 from peer_ways.views_alone import shrunk_folder
 
-from lwcl.data.decode import decode, shrink
-from lwcl.training.build import STORED_SIDES
+from lwcl.data.decode import decode, downscale
+from lwcl.training.build import STORED_SIDE_RATIO
 
 PEERS = {
     "lightly": "views_lightly",
@@ -106,7 +106,7 @@ def shrunk(work: Work) -> None:
     folder = shrunk_folder(work)
     folder.mkdir()
     for file in Path(work.folder).iterdir():
-        image = shrink(decode(file.read_bytes()), round(work.size * STORED_SIDES))
+        image = downscale(decode(file.read_bytes()), round(work.size * STORED_SIDE_RATIO))
         image.save(folder / f"{file.stem}.bmp")
 
 

@@ -36,8 +36,8 @@ from PIL import Image, ImageFilter
 from torchvision import transforms
 
 from lwcl.config.augmentation import AUGMENTATIONS, Augmentation
-from lwcl.data.augment.views import apply_views, draw_views
-from lwcl.system.cpu import tune_allocator
+from lwcl.data.augment.views import make_views, sample_augment_params
+from lwcl.system.cpu import keep_freed_memory
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 OURS = ("tensor", "opencv")
@@ -82,8 +82,10 @@ def drawn(pictures: np.ndarray, size: int, by: str) -> Callable[[int], object]:
     place = {"index": torch.arange(count)} | sides
 
     def views(epoch: int) -> list[torch.Tensor]:
-        draws = [draw_views(augmentation, size=size, seed=0, epoch=epoch, view=view, **place) for view in range(2)]
-        return [apply_views(images, draw, size, mean=MEAN, std=STD, channels_last=True, by=by) for draw in draws]
+        draws = [
+            sample_augment_params(augmentation, size=size, seed=0, epoch=epoch, view=view, **place) for view in range(2)
+        ]
+        return [make_views(images, draw, size, mean=MEAN, std=STD, channels_last=True, by=by) for draw in draws]
 
     return views
 
@@ -124,7 +126,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    tune_allocator()
+    keep_freed_memory()
     for size in [32] if options.smoke else options.sizes:
         batch, rounds = (8, 2) if options.smoke else (128, options.rounds)
         for result in measure(size, batch, rounds):

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lwcl.config.recipes import Recipe
-from lwcl.errors import SickError
-from lwcl.losses import at_least_float
+from lwcl.errors import TrainingDivergedError
+from lwcl.losses import upcast
 from lwcl.methods.method import Batch, Loss, Method
 from lwcl.models.encoder import Encoder, Net
 from lwcl.rng import step_seed
@@ -53,7 +53,7 @@ class Compute(NamedTuple):
         return torch.autocast(self.device.type, self.autocast) if self.autocast else contextlib.nullcontext()
 
 
-class Step(NamedTuple):
+class TrainStep(NamedTuple):
     """What one optimiser step did; `number` counts from 1."""
 
     number: int
@@ -66,7 +66,7 @@ class Step(NamedTuple):
     seconds: float  # seconds of the whole step
 
 
-class NotFiniteError(SickError):
+class NonFiniteError(TrainingDivergedError):
     """The loss or the gradient of a step is not finite; raised before the optimiser moves anything."""
 
     def __init__(self, step: int, what: str, value: float, index: Tensor) -> None:
@@ -94,7 +94,7 @@ def learning_rate(epoch: float, recipe: Recipe, epochs: int, lr: float, warmup: 
     return lr * ramp
 
 
-def optimizer_of(net: nn.Module, recipe: Recipe, lr: float, weight_decay: float) -> Optimizer:
+def build_optimizer(net: nn.Module, recipe: Recipe, lr: float, weight_decay: float) -> Optimizer:
     """timm's optimiser for what requires a gradient; weight decay on all parameters, as the papers' code has it.
 
     LARS adapts the rate of matrices only, and treats biases and norms as SGD without decay does (light-moco,
@@ -121,11 +121,11 @@ def fit(
     steps_per_epoch: int,
     start: int,
     seed: int,
-) -> Iterator[Step]:
+) -> Iterator[TrainStep]:
     """Trains `net` on `batches` from step `start` on, yielding after each step; the caller saves, reports, stops.
 
     The order of a step: keys without gradient -> student -> logits against the queue without this batch -> loss ->
-    backward -> optimiser -> key encoder follows -> queue takes the keys. Raises `NotFiniteError` before a bad update.
+    backward -> optimiser -> key encoder follows -> queue takes the keys. Raises `NonFiniteError` before a bad update.
     """
     assert recipe.epochs and recipe.lr and recipe.warmup is not None, "rules settle these before a run"
     trained = [p for p in net.parameters() if p.requires_grad]
@@ -144,39 +144,39 @@ def fit(
         torch.manual_seed(step_seed(seed, done))
         optimizer.zero_grad(set_to_none=True)
         losses = []
-        for part in parts_of(batch, recipe.accumulate):
+        for part in split_microbatches(batch, recipe.accumulate):
             with compute.context():
                 loss = method.loss(net, part, epoch)
             (loss.total / recipe.accumulate).backward()  # type: ignore[no-untyped-call]
             losses.append(loss)
         distributed.average_gradients(trained)
         norm = nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
-        total, length, parts = read(losses, norm)
-        must_be_finite({"loss": total, "gradient": length}, done + 1, batch)
+        total, length, parts = read_scalars(losses, norm)
+        check_step_finite({"loss": total, "gradient": length}, done + 1, batch)
         optimizer.step()
         done += 1
         net.advance()
         seconds = time.perf_counter() - begun
-        yield Step(done, done / steps_per_epoch, lr, parts, length, losses[-1].pairs, waited, seconds)
+        yield TrainStep(done, done / steps_per_epoch, lr, parts, length, losses[-1].pairs, waited, seconds)
 
 
-def read(losses: list[Loss], norm: Tensor) -> tuple[float, float, dict[str, float]]:
+def read_scalars(losses: list[Loss], norm: Tensor) -> tuple[float, float, dict[str, float]]:
     """The sum of the losses, the norm, and the means of the losses' parts, in one read: a GPU is waited for once."""
     names = list(losses[0].parts)
     scalars = [norm, *(x for loss in losses for x in (loss.total, *(loss.parts[name] for name in names)))]
-    length, *values = torch.stack([at_least_float(x.detach()) for x in scalars]).tolist()
+    length, *values = torch.stack([upcast(x.detach()) for x in scalars]).tolist()
     total, *parts = (sum(values[place :: 1 + len(names)]) for place in range(1 + len(names)))
     return total, length, {name: part / len(losses) for name, part in zip(names, parts, strict=True)}
 
 
-def must_be_finite(values: dict[str, float], step: int, batch: Batch) -> None:
-    """Raises `NotFiniteError` unless every process's values are finite: all stop together, before an update."""
+def check_step_finite(values: dict[str, float], step: int, batch: Batch) -> None:
+    """Raises `NonFiniteError` unless every process's values are finite: all stop together, before an update."""
     for what, value in values.items():
-        if distributed.any_of(not math.isfinite(value)):
-            raise NotFiniteError(step, what, value, batch.index)
+        if distributed.any_process(not math.isfinite(value)):
+            raise NonFiniteError(step, what, value, batch.index)
 
 
-def parts_of(batch: Batch, count: int) -> Iterator[Batch]:
+def split_microbatches(batch: Batch, count: int) -> Iterator[Batch]:
     """`count` equal parts of a batch, in order."""
     tensors, seen = (batch.index, batch.labels, *batch.views, *batch.taught), len(batch.views)
     for index, labels, *others in zip(*(x.tensor_split(count) for x in tensors), strict=True):

@@ -23,7 +23,7 @@ class UsageError(LwclError, ValueError):
     exit_code = 2
 
 
-class SickError(LwclError):
+class TrainingDivergedError(LwclError):
     """The model is sick: its loss is not finite, or it collapsed under `--strict`."""
 
     exit_code = 3

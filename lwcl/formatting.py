@@ -6,12 +6,12 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-BARS = "▁▂▃▄▅▆▇█"
+SPARK_BARS = "▁▂▃▄▅▆▇█"
 #: An escape in JSON text: two surrogates (one character), a lone surrogate (a byte that is no UTF-8), or any other.
 JSON_ESCAPE = re.compile(r"\\(?:ud[89ab]..\\ud[c-f]..|(ud[89a-f]..)|.)")
 
 
-def harmless(text: object) -> str:
+def escape(text: object) -> str:
     """`text` on one line, what is not printable made visible: escapes, newlines, direction overrides, broken UTF-8.
 
     Names of files and classes come from strangers; this keeps them from steering a terminal or hiding what they are. It
@@ -23,22 +23,22 @@ def harmless(text: object) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def harmless_lines(text: str) -> str:
+def escape_lines(text: str) -> str:
     """`text` with its line breaks kept and each of its lines made harmless."""
-    return "\n".join(harmless(line) for line in text.split("\n"))
+    return "\n".join(escape(line) for line in text.split("\n"))
 
 
 def json_text(value: Any, **layout: Any) -> str:
     """`value` as JSON that any program reads: NaN and infinities become null. `layout` as for `json.dumps`."""
-    return json.dumps(finite(value), allow_nan=False, default=str, **layout)
+    return json.dumps(json_safe(value), allow_nan=False, default=str, **layout)
 
 
-def finite(value: Any) -> Any:
+def json_safe(value: Any) -> Any:
     """`value` with every float that JSON cannot hold replaced by None."""
     if isinstance(value, dict):
-        return {str(key): finite(item) for key, item in value.items()}
+        return {str(key): json_safe(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [finite(item) for item in value]
+        return [json_safe(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -47,7 +47,7 @@ def json_document(value: Any) -> str:
     return JSON_ESCAPE.sub(lambda match: "\\" + match[0] if match[1] else match[0], json_text(value, indent=2))
 
 
-def shown(value: object) -> str:
+def format_cell(value: object) -> str:
     """A table's cell as text: numbers short, nothing as `-`, lists joined by commas, text harmless."""
     if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
         return "-"
@@ -58,8 +58,8 @@ def shown(value: object) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, list | tuple):
-        return ", ".join(shown(item) for item in value) or "-"
-    return harmless(value)
+        return ", ".join(format_cell(item) for item in value) or "-"
+    return escape(value)
 
 
 def percent(share: float) -> str:
@@ -88,5 +88,5 @@ def sparkline(values: Sequence[float], width: int = 40) -> str:
     means = [sum(part) / len(part) if part else math.nan for part in finite]
     known = [mean for mean in means if math.isfinite(mean)]
     low, high = min(known, default=0.0), max(known, default=0.0)
-    scale = (len(BARS) - 1) / (high - low) if high > low else 0.0
-    return "".join(BARS[round((mean - low) * scale)] if math.isfinite(mean) else "!" for mean in means)
+    scale = (len(SPARK_BARS) - 1) / (high - low) if high > low else 0.0
+    return "".join(SPARK_BARS[round((mean - low) * scale)] if math.isfinite(mean) else "!" for mean in means)

@@ -8,56 +8,60 @@ import torch
 from torch import Tensor
 
 GAMMA, MIX_1, MIX_2 = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
-VIEWS, ORDER, STEP = 0, 1, 2  # what a number is for: equal seeds never share numbers between purposes
+VIEW_STREAM, ORDER_STREAM, STEP_STREAM = (
+    0,
+    1,
+    2,
+)  # what a number is for: equal seeds never share numbers between purposes
 
 
-def signed(value: int) -> int:
+def wrap_int64(value: int) -> int:
     """The int64 with the low 64 bits of `value`."""
     return ((value + (1 << 63)) & ((1 << 64) - 1)) - (1 << 63)
 
 
-def shifted(bits: Tensor, count: int) -> Tensor:
+def logical_right_shift(bits: Tensor, count: int) -> Tensor:
     """`bits` >> `count` as unsigned numbers: zeros come in from the left."""
     return (bits >> count) & ((1 << (64 - count)) - 1)
 
 
-def mixed(bits: Tensor) -> Tensor:
+def splitmix64(bits: Tensor) -> Tensor:
     """The finaliser of SplitMix64, a bijection of 64-bit numbers, elementwise on int64."""
-    bits = (bits ^ shifted(bits, 30)) * signed(MIX_1)
-    bits = (bits ^ shifted(bits, 27)) * signed(MIX_2)
-    return bits ^ shifted(bits, 31)
+    bits = (bits ^ logical_right_shift(bits, 30)) * wrap_int64(MIX_1)
+    bits = (bits ^ logical_right_shift(bits, 27)) * wrap_int64(MIX_2)
+    return bits ^ logical_right_shift(bits, 31)
 
 
-def child(key: Tensor, number: Tensor | int) -> Tensor:
+def child_key(key: Tensor, number: Tensor | int) -> Tensor:
     """The key of the `number`-th stream (from 0) below a key; broadcasts."""
-    steps = number + 1 if isinstance(number, Tensor) else torch.tensor(signed(number + 1), device=key.device)
-    return mixed(key + steps * signed(GAMMA))
+    steps = number + 1 if isinstance(number, Tensor) else torch.tensor(wrap_int64(number + 1), device=key.device)
+    return splitmix64(key + steps * wrap_int64(GAMMA))
 
 
-def stream(*path: int) -> Tensor:
+def stream_key(*path: int) -> Tensor:
     """The int64 key, of shape (), at the end of a path of numbers such as (seed, purpose, epoch)."""
     key = torch.zeros((), dtype=torch.int64)
     for number in path:
-        key = child(key, number)
+        key = child_key(key, number)
     return key
 
 
-def uniform(seed: int, epoch: int, view: int, index: Tensor, count: int) -> Tensor:
+def image_uniforms(seed: int, epoch: int, view: int, index: Tensor, count: int) -> Tensor:
     """`count` numbers for each image: float64 (B, count), uniform in [0, 1), on the device of `index`.
 
     They depend on the seed, the epoch, the view and the image's place `index` (B,) in the data set, and on nothing
     else: an image meets the same numbers in whatever batch it comes.
     """
-    keys = child(stream(seed, VIEWS, epoch, view).to(index.device), index.to(torch.int64))
+    keys = child_key(stream_key(seed, VIEW_STREAM, epoch, view).to(index.device), index.to(torch.int64))
     columns = torch.arange(count, device=index.device)
-    return shifted(child(keys[:, None], columns), 11).to(torch.float64) * 2.0**-53
+    return logical_right_shift(child_key(keys[:, None], columns), 11).to(torch.float64) * 2.0**-53
 
 
-def epoch_order(n: int, seed: int, epoch: int) -> Tensor:
+def epoch_permutation(n: int, seed: int, epoch: int) -> Tensor:
     """The order of `n` images in an epoch: int64 (n,), a permutation of 0 .. n - 1."""
-    return torch.argsort(child(stream(seed, ORDER, epoch), torch.arange(n)), stable=True)
+    return torch.argsort(child_key(stream_key(seed, ORDER_STREAM, epoch), torch.arange(n)), stable=True)
 
 
 def step_seed(seed: int, step: int) -> int:
     """The seed, in [0, 2^63), for `torch.manual_seed` before a step: dropout then depends on (seed, step) alone."""
-    return int(shifted(stream(seed, STEP, step), 1))
+    return int(logical_right_shift(stream_key(seed, STEP_STREAM, step), 1))

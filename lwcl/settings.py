@@ -65,7 +65,7 @@ FLAG, DEFAULT, RESUMED = (Origin(kind) for kind in (OriginKind.FLAG, OriginKind.
 Layer = tuple[Origin, Mapping[str, Any]]
 
 
-class Settled(NamedTuple):
+class SettingValue(NamedTuple):
     """A setting's value and its origin."""
 
     value: Any
@@ -79,14 +79,14 @@ class Settled(NamedTuple):
         return {"value": self.value, "origin": str(self.origin)}
 
 
-def ruled(value: Any, reason: str) -> Settled:
+def auto_value(value: Any, reason: str) -> SettingValue:
     """A value that a rule settled, with the reason."""
-    return Settled(value, Origin(OriginKind.RULE, reason))
+    return SettingValue(value, Origin(OriginKind.RULE, reason))
 
 
-def recorded(value: Any, origin: str = "") -> Settled:
+def recorded_value(value: Any, origin: str = "") -> SettingValue:
     """A value read from a report, with the origin that it states."""
-    return Settled(value, Origin(OriginKind.RECORDED, origin))
+    return SettingValue(value, Origin(OriginKind.RECORDED, origin))
 
 
 def setting(
@@ -119,50 +119,50 @@ class Settings:
         dataclasses.dataclass(frozen=True, kw_only=True)(cls)
 
     def __post_init__(self) -> None:
-        kinds = kinds_of(type(self))
+        kinds = field_types(type(self))
         for field in dataclasses.fields(typing.cast(Any, self)):
-            value = converted(field.name, getattr(self, field.name), kinds[field.name])
+            value = convert_value(field.name, getattr(self, field.name), kinds[field.name])
             object.__setattr__(self, field.name, value)
             check_limits(field.name, value, field.metadata)
 
 
-def kinds_of(kind: type) -> dict[str, Any]:
+def field_types(kind: type) -> dict[str, Any]:
     """The resolved types of a settings class's fields."""
     return typing.get_type_hints(kind)
 
 
-def names_of(kind: type) -> list[str]:
+def field_names(kind: type) -> list[str]:
     """The names of a settings class's fields, in order."""
     return [field.name for field in dataclasses.fields(kind)]
 
 
-def flag_of(name: str) -> str:
+def flag_name(name: str) -> str:
     """How a setting is written on the command line."""
     return "--" + name.replace("_", "-")
 
 
-def converted(name: str, value: Any, kind: Any) -> Any:
+def convert_value(name: str, value: Any, kind: Any) -> Any:
     """`value` as `kind` (int, float, bool, str, X | None, tuple[X, ...]); YAML's `1e-3` is text and becomes a number.
 
     Raises `UsageError` when it cannot be one.
     """
     if isinstance(kind, types.UnionType) or typing.get_origin(kind) is Union:
         inner = [k for k in typing.get_args(kind) if k is not type(None)]
-        return None if value is None else converted(name, value, inner[0])
+        return None if value is None else convert_value(name, value, inner[0])
     if typing.get_origin(kind) is tuple:
         items = value if isinstance(value, list | tuple) else [value]
-        return tuple(converted(name, item, typing.get_args(kind)[0]) for item in items)
+        return tuple(convert_value(name, item, typing.get_args(kind)[0]) for item in items)
     if kind is bool and isinstance(value, bool):
         return value
     if kind is not bool and isinstance(value, int | float | str) and not isinstance(value, bool):
-        makers: dict[Any, Callable[[Any], Any]] = {int: whole, float: float, str: str}
+        makers: dict[Any, Callable[[Any], Any]] = {int: exact_int, float: float, str: str}
         with contextlib.suppress(ValueError, OverflowError):
             return makers[kind](value)
     wanted = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}.get(kind, str(kind))
-    raise UsageError(f"{flag_of(name)}: got {value!r}, which is not {wanted}.", remedy=f"Give {wanted}.")
+    raise UsageError(f"{flag_name(name)}: got {value!r}, which is not {wanted}.", remedy=f"Give {wanted}.")
 
 
-def whole(value: int | float | str) -> int:
+def exact_int(value: int | float | str) -> int:
     """3, "3", 3.0 and "1e3" as an int, exactly; raises `ValueError` or `OverflowError` for what is not whole."""
     try:
         return int(str(value))
@@ -184,14 +184,14 @@ def check_limits(name: str, value: Any, metadata: Mapping[str, Any]) -> None:
     limits = [(*tests[key], metadata[key]) for key in tests if key in metadata]
     for item in value if isinstance(value, tuple) else () if value is None else (value,):
         if choices and item not in choices:
-            raise unknown(f"value of {flag_of(name)}", str(item), choices)
+            raise unknown_name(f"value of {flag_name(name)}", str(item), choices)
         finite = not isinstance(item, float) or math.isfinite(item)
         if not finite or not all(holds(item, limit) for _, holds, limit in limits):
             wanted = " and ".join(f"{words} {limit:g}" for words, _, limit in limits) or "finite"
-            raise UsageError(f"{flag_of(name)}: got {item!r}; it must be {wanted}.", remedy=f"Give a value {wanted}.")
+            raise UsageError(f"{flag_name(name)}: got {item!r}; it must be {wanted}.", remedy=f"Give a value {wanted}.")
 
 
-def unknown(what: str, got: str, known: Iterable[str], where: str = "") -> UsageError:
+def unknown_name(what: str, got: str, known: Iterable[str], where: str = "") -> UsageError:
     """The error for a name that is not known: what was got, the three nearest names, where the list is."""
     known = list(known)
     near = difflib.get_close_matches(got, known, n=3, cutoff=0.5)
@@ -200,7 +200,7 @@ def unknown(what: str, got: str, known: Iterable[str], where: str = "") -> Usage
     return UsageError(f"Unknown {what}: {got!r}.", why, remedy)
 
 
-def settle(kind: type, layers: Sequence[Layer]) -> dict[str, Settled]:
+def merge_layers(kind: type, layers: Sequence[Layer]) -> dict[str, SettingValue]:
     """Each setting of `kind` with its value and origin: the first layer that names it wins, then the default.
 
     `layers` are (origin, values), strongest first; a value of None is not a choice. Names that `kind` lacks are left
@@ -210,15 +210,15 @@ def settle(kind: type, layers: Sequence[Layer]) -> dict[str, Settled]:
     for field in dataclasses.fields(kind):
         chosen = ((origin, values[field.name]) for origin, values in layers if values.get(field.name) is not None)
         origin, value = next(chosen, (DEFAULT, field.default))
-        settled[field.name] = Settled(value, origin)
+        settled[field.name] = SettingValue(value, origin)
     return settled
 
 
-def made(kind: type[T], settled: Mapping[str, Settled]) -> T:
+def build_settings(kind: type[T], settled: Mapping[str, SettingValue]) -> T:
     """The settings object of `kind` that `settled` describes; raises `UsageError` for a bad value."""
-    return kind(**{name: settled[name].value for name in names_of(kind) if name in settled})
+    return kind(**{name: settled[name].value for name in field_names(kind) if name in settled})
 
 
-def as_json(settings: Any) -> str:
+def settings_json(settings: Any) -> str:
     """A settings object as one line of JSON with sorted keys; equal objects give equal text."""
     return json.dumps(dataclasses.asdict(settings), sort_keys=True)

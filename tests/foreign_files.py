@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lwcl.checkpoints.encoder_file import Images, save_encoder
+from lwcl.checkpoints.encoder_file import InputSpec, save_encoder
 from lwcl.models.encoder import Encoder
 
 ARCH, WIDTH = "test_resnet", 96
@@ -274,4 +274,4 @@ def save_tensors(place: Path, content: Any) -> None:
 
 def save_own(place: Path, encoder: Encoder, size: int) -> None:
     """As lwcl does."""
-    save_encoder(place, encoder, Images(size, (0.5,) * 3, (0.25,) * 3), {"origin": "a test"})
+    save_encoder(place, encoder, InputSpec(size, (0.5,) * 3, (0.25,) * 3), {"origin": "a test"})

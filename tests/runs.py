@@ -87,7 +87,7 @@ def at_step(number: int, act: Callable[[], object]) -> Callable[[], None]:
 
 def left_by(out: Path) -> dict[str, bytes]:
     """The content of what a run leaves that must not depend on interruptions: encoder, metrics, whole final state."""
-    newest = training_state.newest_first(out / "checkpoints")[0]
+    newest = training_state.list_checkpoints(out / "checkpoints")[0]
     assert newest.name == f"step-{STEPS:06}"
     state = {f"{newest.name}/{file.name}": file.read_bytes() for file in sorted(newest.iterdir())}
     return {name: (out / name).read_bytes() for name in LASTING} | state

@@ -18,7 +18,7 @@ def state(step: int, size: int = 8) -> dict[str, dict[str, Tensor]]:
 def saved(folder: Path, *steps: int) -> None:
     """Save the state of some steps."""
     for step in steps:
-        training_state.save(folder, step, state(step), {"epoch": step / 3})
+        training_state.save_checkpoint(folder, step, state(step), {"epoch": step / 3})
 
 
 def must_be(found: training_state.Checkpoint | None, step: int) -> None:

@@ -11,13 +11,13 @@ import pytest
 import timm
 import torch
 from crash import KILLED
-from runs import METHODS, cache_at, child, copied, made_images, pretrain, ran
 from test_crash import flip_a_bit
 
 from lwcl.checkpoints.encoder_file import load_encoder
-from lwcl.reporting.knn import Judged
-from lwcl.reporting.model_card import card, plain
-from lwcl.settings import recorded
+from lwcl.reporting.knn import EncoderResult
+from lwcl.reporting.model_card import escape_markdown, render_model_card
+from lwcl.settings import recorded_value
+from runs import METHODS, cache_at, child, copied, made_images, pretrain, ran
 
 KEPT = ("encoder.safetensors", "export/model.safetensors", "export/config.json")
 CHECKPOINTS = ("step-000003", "step-000006")
@@ -206,11 +206,13 @@ HOSTILE = "x\n# <script>alert(1)</script> [a](http://b) ![c](d) | e `f` *g* _h_ 
 
 
 def test_names_from_strangers_mean_nothing_in_a_card() -> None:
-    judged = Judged(HOSTILE, "arch", 0.5, (0.4, 0.6), 1.0, (1.0, 1.0), 20, gain=(0.1, (0.0, 0.2)))
-    text = card(HOSTILE, HOSTILE, {HOSTILE: HOSTILE, "list": [HOSTILE]}, [judged], {"data": recorded(HOSTILE, HOSTILE)})
+    judged = EncoderResult(HOSTILE, "arch", 0.5, (0.4, 0.6), 1.0, (1.0, 1.0), 20, gain=(0.1, (0.0, 0.2)))
+    text = render_model_card(
+        HOSTILE, HOSTILE, {HOSTILE: HOSTILE, "list": [HOSTILE]}, [judged], {"data": recorded_value(HOSTILE, HOSTILE)}
+    )
     lines = text.splitlines()
     assert [line for line in lines if line.startswith("#")] == [
-        f"# {plain(HOSTILE)}", "## Training", "## kNN on held-out images", "## Limits", "## Settings"
+        f"# {escape_markdown(HOSTILE)}", "## Training", "## kNN on held-out images", "## Limits", "## Settings"
     ]  # fmt: skip
     assert text.isascii()
     for sign in ("<script", "](", "![", "://", "www.", "`f", "*g", "_h", "&lt"):

@@ -36,8 +36,8 @@ def test_every_kind_of_tensor_comes_back_bit_for_bit(tmp_path: Path) -> None:
         },
         "nothing": {},
     }  # fmt: skip
-    training_state.save(tmp_path, 7, tensors, {})
-    found = training_state.latest(tmp_path, silent)
+    training_state.save_checkpoint(tmp_path, 7, tensors, {})
+    found = training_state.latest_checkpoint(tmp_path, silent)
     assert found is not None
     assert identical(found.tensors, tensors)
 
@@ -46,15 +46,15 @@ def test_every_kind_of_tensor_comes_back_bit_for_bit(tmp_path: Path) -> None:
 @given(st.dictionaries(st.text(), st.floats(allow_nan=False) | st.integers() | st.text() | st.none() | st.booleans()))
 def test_facts_come_back_exactly(tmp_path_factory: pytest.TempPathFactory, facts: dict[str, Any]) -> None:
     folder = tmp_path_factory.mktemp("facts")
-    training_state.save(folder, 1, {}, facts)
-    assert training_state.latest(folder, silent) == (1, {}, facts)
+    training_state.save_checkpoint(folder, 1, {}, facts)
+    assert training_state.latest_checkpoint(folder, silent) == (1, {}, facts)
 
 
 def test_the_last_two_are_kept_and_the_newest_is_read(tmp_path: Path) -> None:
-    assert training_state.latest(tmp_path / "none", silent) is None
+    assert training_state.latest_checkpoint(tmp_path / "none", silent) is None
     saved(tmp_path, 500, 1000, 999_999, 1_000_000)
     assert sorted(os.listdir(tmp_path)) == ["step-1000000", "step-999999"]
-    must_be(training_state.latest(tmp_path, silent), 1_000_000)
+    must_be(training_state.latest_checkpoint(tmp_path, silent), 1_000_000)
     plain = tmp_path / "plain"
     plain.touch()
     assert (tmp_path / "step-999999" / "net.safetensors").stat().st_mode == plain.stat().st_mode
@@ -72,12 +72,12 @@ def test_a_kill_anywhere_in_a_save_leaves_a_whole_checkpoint(tmp_path: Path, poi
             break
         assert code == KILLED
         deaths += 1
-        found = training_state.latest(folder, silent)
+        found = training_state.latest_checkpoint(folder, silent)
         must_be(found, found.step if found else 0)
         assert found is not None
         assert found.step in (2, step)
         saved(folder, step, 4)
-        must_be(training_state.latest(folder, silent), 4)
+        must_be(training_state.latest_checkpoint(folder, silent), 4)
         assert sorted(os.listdir(folder)) == [f"step-{step:06d}", "step-000004"]
         hit += 1
     expected = {"checkpoint.file": 3, "checkpoint.replace": int(again)}
@@ -104,11 +104,11 @@ def test_a_full_disk_leaves_the_checkpoint_before_and_nothing_else(tmp_path: Pat
 
     def save_too_much() -> None:
         with pytest.raises(StorageError, match=r"Cannot write .*step-000002.*\n.*4\.0 kB needed"):
-            training_state.save(tmp_path, 2, state(2, size=1000), {})
+            training_state.save_checkpoint(tmp_path, 2, state(2, size=1000), {})
 
     assert in_child(save_too_much, largest_file=room) == 0
     assert os.listdir(tmp_path) == ["step-000001"]
-    must_be(training_state.latest(tmp_path, silent), 1)
+    must_be(training_state.latest_checkpoint(tmp_path, silent), 1)
 
 
 def test_a_disk_that_is_too_small_is_told_before_anything_is_written(
@@ -116,7 +116,7 @@ def test_a_disk_that_is_too_small_is_told_before_anything_is_written(
 ) -> None:
     monkeypatch.setattr("lwcl.system.atomic_files.free_space", lambda path: 10)
     with pytest.raises(StorageError, match="disk is full: 40 bytes needed, 10 bytes free"):
-        training_state.save(tmp_path, 1, state(1), {})
+        training_state.save_checkpoint(tmp_path, 1, state(1), {})
     assert os.listdir(tmp_path) == []
 
 
@@ -153,7 +153,7 @@ def test_a_reader_beside_a_writer_always_finds_a_whole_checkpoint(tmp_path: Path
     writer = started(save_all)
     reads = newest = 0
     while not done.exists() and reads < 100_000:
-        found = training_state.latest(tmp_path, silent)
+        found = training_state.latest_checkpoint(tmp_path, silent)
         assert found is not None
         assert found.step >= newest
         must_be(found, found.step)

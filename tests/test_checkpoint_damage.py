@@ -25,7 +25,7 @@ def test_every_flipped_bit_is_found_and_the_one_before_is_taken(tmp_path: Path) 
         data[draw.randrange(len(data))] ^= 1 << draw.randrange(8)
         (tmp_path / "step-000002" / file).write_bytes(data)
         told: list[str] = []
-        must_be(training_state.latest(tmp_path, told.append), 1)
+        must_be(training_state.latest_checkpoint(tmp_path, told.append), 1)
         assert len(told) == 1, (trial, file)
         assert "step-000002" in told[0]
         assert "corrupt-step-000002" in told[0]
@@ -60,8 +60,8 @@ def pipe(folder: Path) -> None:
 def climb(folder: Path) -> None:
     """Damage: a manifest, correct in itself, that names a file outside."""
     (folder / "manifest.json").unlink()
-    listed = {"../../x": {"bytes": 0, "sha256": training_state.digest(b"")}}
-    manifest = {"files": listed, "sha256": training_state.digest(json.dumps(listed).encode())}
+    listed = {"../../x": {"bytes": 0, "sha256": training_state.sha256_hex(b"")}}
+    manifest = {"files": listed, "sha256": training_state.sha256_hex(json.dumps(listed).encode())}
     (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
@@ -89,7 +89,7 @@ def test_damage_is_found_and_told(tmp_path: Path, damage: Callable[[Path], None]
     (folder / "corrupt-step-000002").mkdir()
     damage(folder / "step-000002")
     told: list[str] = []
-    must_be(training_state.latest(folder, told.append), 1)
+    must_be(training_state.latest_checkpoint(folder, told.append), 1)
     assert len(told) == 1
     assert sorted(os.listdir(folder)) == ["corrupt-step-000002", "corrupt-step-000002-1", "step-000001"]
 
@@ -101,7 +101,7 @@ def test_when_none_is_whole_the_run_does_not_begin_anew_in_silence(tmp_path: Pat
     told: list[str] = []
     for _ in range(2):
         with pytest.raises(StorageError, match=r"No checkpoint in .* is whole") as caught:
-            training_state.latest(tmp_path, told.append)
+            training_state.latest_checkpoint(tmp_path, told.append)
         assert caught.value.exit_code == 5
     assert len(told) == 2
 
@@ -115,5 +115,5 @@ def test_what_may_not_be_read_is_not_taken_for_damage(tmp_path: Path, monkeypatc
     with monkeypatch.context() as patch:
         patch.setattr("builtins.open", refuse)
         with pytest.raises(StorageError, match="Permission denied"):
-            training_state.latest(tmp_path, silent)
-    must_be(training_state.latest(tmp_path, silent), 1)
+            training_state.latest_checkpoint(tmp_path, silent)
+    must_be(training_state.latest_checkpoint(tmp_path, silent), 1)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import lwcl
 from lwcl.cli import main
-from lwcl.errors import DataError, SickError, StorageError, UsageError
+from lwcl.errors import DataError, StorageError, TrainingDivergedError, UsageError
 
 HEAVY = ("torch", "torchvision", "timm", "numpy", "PIL", "rich", "matplotlib")
 PROBE = f"""
@@ -160,7 +160,7 @@ def test_doctor_passes_data_on(run):
     ("error", "code"),
     [
         (UsageError("u"), 2),
-        (SickError("s"), 3),
+        (TrainingDivergedError("s"), 3),
         (DataError("d"), 4),
         (StorageError("t"), 5),
         (KeyboardInterrupt(), 130),
@@ -277,8 +277,8 @@ def test_a_list_is_one_json_document_on_stdout(capsys):
 
 @pytest.mark.parametrize(("no_color", "bold"), [("", True), ("1", False)])
 def test_headings_are_bold_on_a_terminal_unless_no_color_is_set(monkeypatch, no_color, bold):
-    from lwcl.cli.help import heading
+    from lwcl.cli.help import bold_heading
 
     monkeypatch.setenv("NO_COLOR", no_color)
     monkeypatch.setattr(sys, "stdout", types.SimpleNamespace(isatty=lambda: True))
-    assert ("\x1b[1m" in heading("Data")) == bold
+    assert ("\x1b[1m" in bold_heading("Data")) == bold

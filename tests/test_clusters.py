@@ -11,16 +11,16 @@ from scipy.stats import skew
 from torch import Tensor
 
 from lwcl import losses
-from lwcl.losses import unit
+from lwcl.losses import l2_normalise
 from lwcl.metrics import clusters, neighbourhood
 from lwcl.metrics.contingency import (
-    align,
+    align_clusters,
     aligned_accuracy,
     classes_per_cluster,
+    cluster_purity,
     clusters_per_class,
-    confusion,
+    contingency_matrix,
     held_out_purity,
-    purity,
 )
 from lwcl.metrics.kmeans import kmeans
 from lwcl.metrics.spectrum import spectrum
@@ -42,7 +42,7 @@ def scattered(groups: int, count: int = 600, classes: int = 6, noise: float = 0.
 
 
 def test_alignment_by_precision_equals_the_published_values() -> None:
-    mapping = align(GOLDEN)
+    mapping = align_clusters(GOLDEN)
     assert mapping.tolist() == [0, 1, 2, 3]
     assert aligned_accuracy(GOLDEN, mapping) == pytest.approx(0.6)
     precision = GOLDEN / GOLDEN.sum(1, keepdim=True)
@@ -50,7 +50,7 @@ def test_alignment_by_precision_equals_the_published_values() -> None:
 
 
 def test_by_precision_a_tiny_pure_cluster_takes_a_class_and_by_count_it_does_not() -> None:
-    by_precision, by_count = align(THIEF), align(THIEF, cost="count")
+    by_precision, by_count = align_clusters(THIEF), align_clusters(THIEF, cost="count")
     assert (by_precision.tolist(), by_count.tolist()) == ([1, 0], [0, 1])
     assert aligned_accuracy(THIEF, by_precision) == pytest.approx(0.4117647058823529)
     assert aligned_accuracy(THIEF, by_count) == pytest.approx(0.5882352941176471)
@@ -58,19 +58,19 @@ def test_by_precision_a_tiny_pure_cluster_takes_a_class_and_by_count_it_does_not
 
 def test_more_clusters_than_classes_leave_some_without_one() -> None:
     counts = torch.tensor([[9, 0], [0, 9], [8, 0]])
-    assert align(counts, cost="count").tolist() == [0, 1, -1]
-    assert aligned_accuracy(counts, align(counts, cost="count")) == pytest.approx(18 / 26)
-    assert align(counts.T, cost="count").tolist() == [0, 1]
+    assert align_clusters(counts, cost="count").tolist() == [0, 1, -1]
+    assert aligned_accuracy(counts, align_clusters(counts, cost="count")) == pytest.approx(18 / 26)
+    assert align_clusters(counts.T, cost="count").tolist() == [0, 1]
 
 
 def test_images_are_counted_by_cluster_and_class_if_the_class_is_known() -> None:
-    counts = confusion(torch.tensor([0, 0, 2, 2, 1]), torch.tensor([1, 1, 0, -1, 1]), count=3)
+    counts = contingency_matrix(torch.tensor([0, 0, 2, 2, 1]), torch.tensor([1, 1, 0, -1, 1]), count=3)
     assert counts.tolist() == [[0, 2, 0], [0, 1, 0], [1, 0, 0]]
 
 
 def test_purity_is_the_share_of_the_commonest_class() -> None:
-    assert purity(GOLDEN) == pytest.approx((5 + 4 + 6 + 9) / 40)
-    assert purity(torch.eye(7, dtype=torch.int64)) == 1, "clusters of one image are pure"
+    assert cluster_purity(GOLDEN) == pytest.approx((5 + 4 + 6 + 9) / 40)
+    assert cluster_purity(torch.eye(7, dtype=torch.int64)) == 1, "clusters of one image are pure"
 
 
 @given(st.lists(st.lists(st.integers(0, 5), min_size=3, max_size=3), min_size=1, max_size=5))
@@ -87,8 +87,8 @@ def test_held_out_purity_is_the_vote_of_the_others(rows: list[list[int]]) -> Non
 
 def test_small_clusters_gain_no_held_out_purity_by_chance() -> None:
     labels = torch.arange(500) % 5
-    many = confusion(torch.randperm(500, generator=torch.Generator().manual_seed(0)) % 125, labels)
-    assert purity(many) > 0.4
+    many = contingency_matrix(torch.randperm(500, generator=torch.Generator().manual_seed(0)) % 125, labels)
+    assert cluster_purity(many) > 0.4
     assert held_out_purity(many) < 0.3
     assert held_out_purity(torch.tensor([[3], [4]])) == 1, "there is one class"
 
@@ -103,7 +103,7 @@ def test_what_holds_nine_tenths_of_a_class_or_cluster_is_counted() -> None:
 @pytest.mark.parametrize("groups", [1, 5])
 def test_a_sweep_tells_how_many_clusters_a_class_lies_in(groups: int) -> None:
     x, labels = scattered(groups)
-    rows = clusters.sweep(x, labels, [6, 30], seed=0, runs=2)
+    rows = clusters.cluster_sweep(x, labels, [6, 30], seed=0, runs=2)
     few, many = rows[0], rows[1]
     assert many.held_out_purity == pytest.approx(1.0 if groups > 1 else 0.98, abs=0.03)
     assert (few.alignment or 0) == pytest.approx(1.0 if groups == 1 else 0.4, abs=0.15)
@@ -116,15 +116,15 @@ def test_a_sweep_tells_how_many_clusters_a_class_lies_in(groups: int) -> None:
 def test_without_classes_a_sweep_says_nothing_of_them() -> None:
     x, labels = scattered(1, count=60)
     for told in (None, torch.full_like(labels, -1)):
-        (row,) = clusters.sweep(x, told, [6], seed=0)
+        (row,) = clusters.cluster_sweep(x, told, [6], seed=0)
         assert row.stability > 0.9
         assert {row.alignment, row.nmi, row.purity, row.clusters_per_class} == {None}
 
 
 def test_a_sweep_goes_from_a_third_of_the_classes_to_sixteen_times_them_if_there_are_images_enough() -> None:
-    assert clusters.cluster_numbers(10_000, 10) == [3, 10, 20, 40, 80, 160]
-    assert clusters.cluster_numbers(200, 10) == [3, 10, 20, 40, 50]
-    assert clusters.cluster_numbers(100, None) == [4, 8, 16, 25]
+    assert clusters.cluster_counts(10_000, 10) == [3, 10, 20, 40, 80, 160]
+    assert clusters.cluster_counts(200, 10) == [3, 10, 20, 40, 50]
+    assert clusters.cluster_counts(100, None) == [4, 8, 16, 25]
 
 
 def test_clusters_of_a_bank_name_the_classes_of_held_out_images() -> None:
@@ -136,19 +136,19 @@ def test_clusters_of_a_bank_name_the_classes_of_held_out_images() -> None:
 
 
 def test_the_silhouette_is_that_of_its_definition() -> None:
-    x = unit(drawn(0, 50, 4))
+    x = l2_normalise(drawn(0, 50, 4))
     found = kmeans(x, 5, seed=0)
     scores = []
     for row, label in zip(x, found.labels.tolist(), strict=True):
         own, *others = sorted((float((row - c).norm()), i != label) for i, c in enumerate(found.centroids))
         scores.append((others[0][0] - own[0]) / others[0][0])
-    assert clusters.silhouette(x, found) == pytest.approx(sum(scores) / 50, abs=1e-4)
-    assert math.isnan(clusters.silhouette(x, kmeans(x, 1, seed=0)))
+    assert clusters.simplified_silhouette(x, found) == pytest.approx(sum(scores) / 50, abs=1e-4)
+    assert math.isnan(clusters.simplified_silhouette(x, kmeans(x, 1, seed=0)))
 
 
 def test_clusters_in_noise_are_not_stable() -> None:
-    assert clusters.stability(drawn(0, 400, 32), 8, seed=0) < 0.3
-    assert clusters.stability(scattered(1)[0], 6, seed=0) == pytest.approx(1)
+    assert clusters.clustering_stability(drawn(0, 400, 32), 8, seed=0) < 0.3
+    assert clusters.clustering_stability(scattered(1)[0], 6, seed=0) == pytest.approx(1)
     assert clusters.ari(torch.tensor([1, 1, 0]), torch.tensor([0, 0, 1])) == 1
 
 
@@ -160,8 +160,8 @@ def test_a_streamed_spectrum_is_that_of_all_rows_at_once() -> None:
     values = torch.linalg.svdvals(centred)
     assert found.values.tolist() == pytest.approx((values / values.sum()).tolist(), rel=1e-4)
     assert found.participation == pytest.approx(float(values.square().sum() ** 2 / values.pow(4).sum()))
-    assert found.spread == pytest.approx(float(losses.spread(unit(x))), rel=1e-4)
-    cosines = (unit(x) @ unit(x).T).fill_diagonal_(0)
+    assert found.spread == pytest.approx(float(losses.embedding_std(l2_normalise(x))), rel=1e-4)
+    cosines = (l2_normalise(x) @ l2_normalise(x).T).fill_diagonal_(0)
     assert found.mean_cosine == pytest.approx(float(cosines.sum() / (400 * 399)), abs=1e-5)
     assert found.norm_variation == pytest.approx(float(x.norm(dim=1).std() / x.norm(dim=1).mean()), rel=1e-4)
     assert found.dead == 0
@@ -178,17 +178,17 @@ def test_dead_dimensions_and_lost_directions_are_seen() -> None:
 
 def test_neighbours_are_others_nearest_first_in_any_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     x = drawn(0, 60, 8)
-    whole = neighbourhood.neighbours(x, 5)
-    cosines = (unit(x) @ unit(x).T).fill_diagonal_(-2)
+    whole = neighbourhood.nearest_neighbours(x, 5)
+    cosines = (l2_normalise(x) @ l2_normalise(x).T).fill_diagonal_(-2)
     assert torch.equal(whole.indices, cosines.argsort(1, descending=True)[:, :5])
     monkeypatch.setattr(neighbourhood, "CHUNK_BYTES", 4 * 60 * 7)
-    assert torch.equal(neighbourhood.neighbours(x, 5).indices, whole.indices)
-    assert neighbourhood.neighbours(x, 100).indices.shape == (60, 59)
+    assert torch.equal(neighbourhood.nearest_neighbours(x, 5).indices, whole.indices)
+    assert neighbourhood.nearest_neighbours(x, 100).indices.shape == (60, 59)
 
 
 @pytest.mark.parametrize("kinds", [1, 3])
 def test_no_row_is_a_neighbour_of_its_own_among_copies(kinds: int) -> None:
-    found = neighbourhood.neighbours(drawn(0, kinds, 6)[torch.arange(60) % kinds], 4)
+    found = neighbourhood.nearest_neighbours(drawn(0, kinds, 6)[torch.arange(60) % kinds], 4)
     assert not bool((found.indices == torch.arange(60)[:, None]).any())
     assert all(len(set(row)) == 4 for row in found.indices.tolist())
     assert bool((found.indices % kinds == torch.arange(60)[:, None] % kinds).all())
@@ -197,8 +197,8 @@ def test_no_row_is_a_neighbour_of_its_own_among_copies(kinds: int) -> None:
 def test_a_graph_of_neighbours_knows_hubs_copies_and_classes() -> None:
     x, labels = scattered(1, count=120)
     x[7] = x[1]
-    found = neighbourhood.neighbours(x, 4)
-    told = neighbourhood.examine(found, labels, duplicate=1 - 1e-6)
+    found = neighbourhood.nearest_neighbours(x, 4)
+    told = neighbourhood.neighbourhood_metrics(found, labels, duplicate=1 - 1e-6)
     occurrence = numpy.bincount(found.indices.flatten().numpy(), minlength=120)
     assert told.hubness == pytest.approx(skew(occurrence), abs=1e-6)
     assert told.orphans == pytest.approx((occurrence == 0).mean())
@@ -210,13 +210,13 @@ def test_a_graph_of_neighbours_knows_hubs_copies_and_classes() -> None:
 def test_neighbours_of_unknown_class_are_left_out() -> None:
     x, labels = scattered(1, count=120)
     labels[:60] = -1
-    told = neighbourhood.examine(neighbourhood.neighbours(x, 4), labels)
+    told = neighbourhood.neighbourhood_metrics(neighbourhood.nearest_neighbours(x, 4), labels)
     assert told.same_class == 1
     assert told.chance == pytest.approx(9 / 59)
 
 
 def test_precision_by_similarity_is_that_of_its_definition() -> None:
-    x, labels = unit(drawn(3, 80, 4).double()), torch.arange(80) % 4
+    x, labels = l2_normalise(drawn(3, 80, 4).double()), torch.arange(80) % 4
     found = neighbourhood.precision_by_similarity(x, labels)
     cosines = (x @ x.T).numpy()
     shares = []
@@ -230,7 +230,7 @@ def test_precision_by_similarity_is_that_of_its_definition() -> None:
 
 
 def test_pairs_are_counted_by_similarity_in_any_order_and_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    x, labels = unit(drawn(3, 90, 4)), torch.randint(-1, 4, (90,), generator=torch.Generator().manual_seed(0))
+    x, labels = l2_normalise(drawn(3, 90, 4)), torch.randint(-1, 4, (90,), generator=torch.Generator().manual_seed(0))
     x[5], labels[3], labels[5] = x[3], 1, 1  # copies
     rows, own = x[labels >= 0], labels[labels >= 0]
     similarity = (rows @ rows.T).fill_diagonal_(1)

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from runs import METHODS, cache_at, copied, made_images, pretrain, ran
 
 from lwcl.formatting import percent
-from lwcl.reporting.plots import label
+from lwcl.reporting.plots import shorten
+from runs import METHODS, cache_at, copied, made_images, pretrain, ran
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def test_json_is_one_document_and_a_report_has_the_curves_of_all_runs(
     ]
     for picture in document["pictures"]:
         drawn = (tmp_path / "both" / picture["file"]).read_text()
-        assert all(label(name) in drawn for name in names(runs)), "each run has its curve"
+        assert all(shorten(name) in drawn for name in names(runs)), "each run has its curve"
     assert json.loads((tmp_path / "both" / "report.json").read_text()) == document
     page = (tmp_path / "both" / "report.html").read_text()
     assert "slow and fast" in page

@@ -47,11 +47,11 @@ def write(root: Path, files: dict[str, str]) -> None:
 )
 def test_a_cgroup_quota_is_read(tmp_path: Path, membership: str, files: dict[str, str], quota: float) -> None:
     write(tmp_path, files | {"membership": membership + "\n"})
-    assert cpu.cgroup_quota(tmp_path / "membership", tmp_path) == quota
+    assert cpu.cgroup_cpu_quota(tmp_path / "membership", tmp_path) == quota
 
 
 def test_without_cgroups_there_is_no_quota(tmp_path: Path) -> None:
-    assert cpu.cgroup_quota(tmp_path / "absent", tmp_path) == math.inf
+    assert cpu.cgroup_cpu_quota(tmp_path / "absent", tmp_path) == math.inf
 
 
 @pytest.mark.parametrize(("quota", "cpus"), [(0.5, 1), (1.9, 1), (3.0, 3), (math.inf, 8)])
@@ -75,12 +75,12 @@ def test_without_affinities_all_cpus_count(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_the_allocator_is_left_alone_off_linux(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
-    assert cpu.tune_allocator() is False
+    assert cpu.keep_freed_memory() is False
 
 
 def test_the_allocator_is_left_alone_without_glibc(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ctypes, "CDLL", lambda _: object())
-    assert cpu.tune_allocator() is False
+    assert cpu.keep_freed_memory() is False
 
 
 KEEPS_MEMORY = """

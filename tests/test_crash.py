@@ -15,6 +15,12 @@ import pytest
 import safetensors.torch
 import torch
 from crash import KILLED, ended
+
+from lwcl.checkpoints.encoder_file import InputSpec, save_encoder
+from lwcl.methods.method import Batch, Loss
+from lwcl.methods.moco import MoCo
+from lwcl.models.encoder import Encoder, Net
+from lwcl.system.atomic_files import FAULT_POINTS
 from runs import (
     METHODS,
     SAVE_EVERY,
@@ -29,12 +35,6 @@ from runs import (
     pretrain,
     ran,
 )
-
-from lwcl.checkpoints.encoder_file import Images, save_encoder
-from lwcl.methods.method import Batch, Loss
-from lwcl.methods.moco import MoCo
-from lwcl.models.encoder import Encoder, Net
-from lwcl.system.atomic_files import FAULT_POINTS
 
 #: Points that a training from a folder does not pass, and why.
 UNREACHED = {
@@ -91,7 +91,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
     data = made_images(folder / "images")
     (data / "007.png").write_bytes(b"no image")  # its stand-in must be the same every time
     teacher = folder / "teacher.safetensors"
-    save_encoder(teacher, Encoder("test_resnet", (8,)), Images.of("test_resnet", 32), {"origin": "made"})
+    save_encoder(teacher, Encoder("test_resnet", (8,)), InputSpec.of("test_resnet", 32), {"origin": "made"})
     found = Whole(data, teacher, {}, 0.0, collections.Counter())
     with pytest.MonkeyPatch.context() as patch, cache_at(folder / "cache"):
         for method in (*METHODS, TAUGHT):

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from lwcl.data.decode import BadImage, decode, plain_view, shrink
+from lwcl.data.decode import UnreadableImageError, center_crop, decode, downscale
 
 
 def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
@@ -105,13 +105,13 @@ def test_an_animation_gives_its_first_frame() -> None:
 @pytest.mark.parametrize("side", [9500, 13_000, 60_000])
 def test_a_bomb_is_refused_before_it_is_decoded(side: int) -> None:
     start = time.process_time()
-    with pytest.raises(BadImage, match="pixels are more than the limit"):
+    with pytest.raises(UnreadableImageError, match="pixels are more than the limit"):
         decode(png_header(side, side) + b"\0" * 100)
     assert time.process_time() - start < 0.05
 
 
 def test_the_limit_of_pixels_can_be_set() -> None:
-    with pytest.raises(BadImage, match="40 x 30"):
+    with pytest.raises(UnreadableImageError, match="40 x 30"):
         decode(WHOLE["PNG"], most_pixels=1199)
     assert decode(WHOLE["PNG"], most_pixels=1200).size == (40, 30)
 
@@ -132,7 +132,7 @@ def test_the_limit_of_pixels_can_be_set() -> None:
     ],
 )
 def test_what_is_no_whole_image_gets_a_reason_in_one_line(data: bytes, reason: str) -> None:
-    with pytest.raises(BadImage, match=reason) as caught:
+    with pytest.raises(UnreadableImageError, match=reason) as caught:
         decode(data)
     assert caught.value.reason
     assert "\n" not in caught.value.reason
@@ -144,7 +144,7 @@ def test_no_mutation_raises_anything_but_bad_image(kind: str, edits: list[tuple[
     data = bytearray(WHOLE[kind])
     for place, piece in edits:
         data[place % len(data) : place % len(data) + len(piece)] = piece
-    with contextlib.suppress(BadImage):
+    with contextlib.suppress(UnreadableImageError):
         assert decode(bytes(data)).mode == "RGB"
 
 
@@ -162,7 +162,7 @@ def test_a_large_jpeg_is_decoded_smaller() -> None:
 @given(st.integers(1, 300), st.integers(1, 300), st.one_of(st.none(), st.integers(1, 64)))
 @settings(max_examples=60, deadline=None)
 def test_shrinking_keeps_the_short_side_and_limits_the_long_one(width: int, height: int, side: int | None) -> None:
-    image = shrink(Image.new("RGB", (width, height)), side)
+    image = downscale(Image.new("RGB", (width, height)), side)
     assert min(image.size) == min(width, height, side or 10**9)
     assert max(image.size) <= 4 * min(image.size)
 
@@ -170,7 +170,7 @@ def test_shrinking_keeps_the_short_side_and_limits_the_long_one(width: int, heig
 def test_a_very_long_image_keeps_its_middle() -> None:
     strip = Image.new("RGB", (100, 10))
     strip.paste((255, 255, 255), (40, 0, 60, 10))
-    pixels = np.asarray(shrink(strip, 10))
+    pixels = np.asarray(downscale(strip, 10))
     assert pixels.shape == (10, 40, 3)
     assert pixels[:, 10:30].min() == 255
     assert pixels[:, :10].max() == 0
@@ -185,7 +185,7 @@ def test_the_plain_view_equals_resizing_then_cropping(width: int, height: int, s
     left, top = (round((side - size) / 2) for side in whole)
     resized = image.resize(whole, Image.Resampling.BICUBIC)
     slow = np.asarray(resized.crop((left, top, left + size, top + size))).astype(int)
-    view = plain_view(image, size)
+    view = center_crop(image, size)
     assert view.shape == (size, size, 3)
     assert view.dtype == np.uint8
     difference = np.abs(view - slow)  # not nought: Pillow keeps the box in single precision

@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from timm.layers.conv2d_same import Conv2dSame
 from torch import Tensor, nn
 
-from lwcl.kernels.depthwise import INSTRUCTION_SETS, fast_depthwise
+from lwcl.kernels.depthwise import SUPPORTED_INSTRUCTION_SETS, use_fast_depthwise
 
 pytestmark = pytest.mark.skipif(
-    torch.backends.cpu.get_cpu_capability() not in INSTRUCTION_SETS, reason="made for x86 with AVX2 or AVX-512"
+    torch.backends.cpu.get_cpu_capability() not in SUPPORTED_INSTRUCTION_SETS,
+    reason="made for x86 with AVX2 or AVX-512",
 )
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 1e-2}
 
@@ -40,7 +41,7 @@ def check(layer: nn.Conv2d, images: Tensor) -> None:
     """`layer` made fast gives the same output and the gradients that autograd finds in float64."""
     exact = copy.deepcopy(layer).double()
     plain = layer(images)
-    assert fast_depthwise(layer) == 1
+    assert use_fast_depthwise(layer) == 1
     assert torch.equal(layer(images), plain)
     upstream = torch.randn_like(plain)
     wanted = gradients(exact, images.double(), upstream.double())
@@ -86,7 +87,7 @@ def test_second_derivatives_are_right() -> None:
     torch.manual_seed(0)
     for side, stride, size in [(3, 1, 2), (3, 2, 4), (5, 1, 3), (5, 2, 5), (5, 1, 1)]:
         layer = depthwise(side, stride, channels=2).double()
-        fast_depthwise(layer)
+        use_fast_depthwise(layer)
         images = torch.randn(2, 2, size, size, dtype=torch.float64, requires_grad=True)
         assert torch.autograd.gradgradcheck(layer, (images,))
 
@@ -96,7 +97,7 @@ def test_autocast_gives_float32_gradients_of_a_bfloat16_pass(size: int) -> None:
     torch.manual_seed(0)
     layer = depthwise(5, 2)
     plain, images = copy.deepcopy(layer), torch.randn(4, 24, size, size)
-    fast_depthwise(layer)
+    use_fast_depthwise(layer)
     with torch.autocast("cpu", torch.bfloat16):
         output = layer(images)
         assert output.dtype == torch.bfloat16
@@ -113,7 +114,7 @@ def test_gradients_are_the_same_bits_every_time() -> None:
     torch.manual_seed(0)
     for size in (1, 2, 4, 6, 13):
         layer, images = depthwise(5, 1, 72), torch.randn(32, 72, size, size)
-        fast_depthwise(layer)
+        use_fast_depthwise(layer)
         upstream = torch.randn_like(layer(images))
         first = gradients(layer, images, upstream)
         for _ in range(3):
@@ -122,7 +123,7 @@ def test_gradients_are_the_same_bits_every_time() -> None:
 
 def test_frozen_filters_and_first_layers_get_no_gradient() -> None:
     layer = depthwise(5, 1)
-    fast_depthwise(layer)
+    use_fast_depthwise(layer)
     layer(torch.randn(2, 24, 6, 6)).sum().backward()
     assert layer.weight.grad is not None
     frozen = layer.requires_grad_(False)
@@ -135,7 +136,7 @@ def test_frozen_filters_and_first_layers_get_no_gradient() -> None:
 
 def test_without_gradients_it_is_the_plain_convolution() -> None:
     layer = depthwise(5, 1, channels=960)
-    fast_depthwise(layer)
+    use_fast_depthwise(layer)
     for size in (1, 6):
         images = torch.randn(8, 960, size, size)
         with torch.inference_mode():
@@ -146,7 +147,7 @@ def test_a_whole_net_keeps_its_state_outputs_and_gradients() -> None:
     torch.manual_seed(0)
     plain = timm.create_model("mobilenetv3_small_050", num_classes=0).double().to(memory_format=torch.channels_last)
     fast = copy.deepcopy(plain)
-    assert fast_depthwise(fast) == 11
+    assert use_fast_depthwise(fast) == 11
     assert fast.state_dict().keys() == plain.state_dict().keys()
     assert all(type(a) is type(b) for a, b in zip(fast.modules(), plain.modules(), strict=True))
     images = torch.randn(4, 3, 64, 64, dtype=torch.float64)
@@ -162,7 +163,7 @@ def test_a_whole_net_keeps_its_state_outputs_and_gradients() -> None:
 
 def test_a_deep_copy_is_fast_on_its_own_filters() -> None:
     layer = depthwise(3, 1)
-    fast_depthwise(layer)
+    use_fast_depthwise(layer)
     twin = copy.deepcopy(layer)
     with torch.no_grad():
         twin.weight.zero_()
@@ -174,12 +175,12 @@ def test_a_deep_copy_is_fast_on_its_own_filters() -> None:
 
 def test_a_pickled_layer_comes_back_plain() -> None:
     layer = depthwise(3, 1)
-    fast_depthwise(layer)
+    use_fast_depthwise(layer)
     back = pickle.loads(pickle.dumps(layer))  # noqa: S301 - our own bytes
     images = torch.randn(1, 24, 5, 5)
     assert torch.equal(back(images), layer(images))
     assert type(back(images).grad_fn).__name__ == "ConvolutionBackward0"
-    assert fast_depthwise(back) == 1
+    assert use_fast_depthwise(back) == 1
 
 
 def test_other_convolutions_are_left_alone() -> None:
@@ -194,16 +195,16 @@ def test_other_convolutions_are_left_alone() -> None:
         Conv2dSame(8, 8, 3, 2, groups=8),
         nn.Conv1d(8, 8, 3, padding=1, groups=8),
     ]
-    assert fast_depthwise(nn.ModuleList(others)) == 0
+    assert use_fast_depthwise(nn.ModuleList(others)) == 0
     assert all("forward" not in vars(layer) for layer in others)
 
 
 def test_a_processor_without_these_kernels_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "DEFAULT")
-    assert fast_depthwise(depthwise(3, 1)) == 0
+    assert use_fast_depthwise(depthwise(3, 1)) == 0
 
 
 def test_tensors_on_another_device_take_the_plain_way() -> None:
     layer = depthwise(5, 2).to("meta")
-    fast_depthwise(layer)
+    use_fast_depthwise(layer)
     assert type(layer(torch.empty(2, 24, 8, 8, device="meta")).grad_fn).__name__ == "ConvolutionBackward0"

@@ -9,24 +9,24 @@ from pathlib import Path
 import numpy
 import pytest
 import torch
-from runs import cache_at, made_images
 
-from lwcl.checkpoints.encoder_file import Images, load_encoder, random_encoder, save_encoder
+from lwcl.checkpoints.encoder_file import InputSpec, load_encoder, random_encoder, save_encoder
 from lwcl.commands import diagnose as diagnosis
 from lwcl.config.augmentation import MOCO_V2, Augmentation
 from lwcl.config.eval_options import DiagnoseOptions
-from lwcl.config.validation import settings_of
+from lwcl.config.validation import parse_options
 from lwcl.data.dataset import open_images
-from lwcl.diagnosis.findings import by_overlap, counted, labels_of, queries_of
-from lwcl.diagnosis.subjects import STATIC, views_of
-from lwcl.diagnosis.three_views import Sights, ThreeViews
-from lwcl.diagnosis.thresholds import table as clustering_verdict_table
-from lwcl.diagnosis.verdict import WORDS
-from lwcl.errors import DataError, SickError, UsageError
-from lwcl.system.device import compute_for
+from lwcl.diagnosis.findings import alignment_by_overlap, histogram_counts, known_labels, select_queries
+from lwcl.diagnosis.subjects import STATIC_VIEWS, views_for
+from lwcl.diagnosis.three_views import ThreeViews, ViewsDataset
+from lwcl.diagnosis.thresholds import threshold_table as clustering_verdict_table
+from lwcl.diagnosis.verdict import VERDICT_MEANINGS
+from lwcl.errors import DataError, TrainingDivergedError, UsageError
+from lwcl.system.device import choose_compute
+from runs import cache_at, made_images
 
 CLASSES = ("cat", "dog", "<b>&amp;'\"")
-TAKES = Images(32, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+TAKES = InputSpec(32, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 HEAD = {"threads": 1, "workers": 0, "device": "cpu", "batch_size": 16}
 
 
@@ -48,7 +48,7 @@ def encoder_at(folder: Path, seed: int = 1, weight: float | None = None) -> Path
 def diagnosed(encoder: Path, data: Path, out: Path, **chosen: object) -> dict:
     """The document that a diagnosis leaves."""
     told = {"data": (str(data),), "out": str(out), **HEAD, **chosen}
-    assert diagnosis.diagnose([str(encoder)], settings_of(DiagnoseOptions, told), quiet=True) == 0
+    assert diagnosis.run_diagnosis([str(encoder)], parse_options(DiagnoseOptions, told), quiet=True) == 0
     return json.loads((out / "report.json").read_text(encoding="utf-8"))
 
 
@@ -73,9 +73,9 @@ def page_of(place: Path) -> str:
 
 
 def test_a_report_goes_where_it_is_wanted_or_beside_the_first_run(place: Path) -> None:
-    assert diagnosis.folder_of(None, ["random/resnet18", str(place / "run")]) == place / "run/diagnosis"
-    assert diagnosis.folder_of("there", [str(place / "run")]) == Path("there")
-    assert diagnosis.folder_of(None, ["random/resnet18"]) is None
+    assert diagnosis.diagnosis_report_folder(None, ["random/resnet18", str(place / "run")]) == place / "run/diagnosis"
+    assert diagnosis.diagnosis_report_folder("there", [str(place / "run")]) == Path("there")
+    assert diagnosis.diagnosis_report_folder(None, ["random/resnet18"]) is None
 
 
 def test_the_untrained_encoder_stands_beside_and_has_no_verdict(told: dict) -> None:
@@ -125,7 +125,7 @@ def test_the_same_seed_tells_the_same(told: dict, place: Path, tmp_path: Path) -
 def test_without_labels_what_needs_them_is_left_out(place: Path, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
     flat = made_images(tmp_path / "flat", 20)
     options = {"data": (str(flat),), "random_init": False, "views": "crop-flip", "k": (5,), **HEAD}
-    assert diagnosis.diagnose([str(place / "run")], settings_of(DiagnoseOptions, options), as_json=True) == 0
+    assert diagnosis.run_diagnosis([str(place / "run")], parse_options(DiagnoseOptions, options), as_json=True) == 0
     said = capfd.readouterr()
     (one,) = (told := json.loads(said.out))["facts"]["encoders"]
     assert "no labels" in said.err and one["views"] == "crop-flip"
@@ -157,17 +157,17 @@ def test_what_cannot_be_diagnosed_is_refused(place, tmp_path, count, chosen, err
 def test_images_of_one_class_count_as_unlabelled(place: Path, tmp_path: Path) -> None:
     images = open_images([str(made_images(tmp_path / "data", 20, ("cat", "dog")))])
     some = images.subset([place for place, label in enumerate(images.labels.tolist()) if label == 1])
-    assert some.labelled and labels_of(some) is None
+    assert some.labelled and known_labels(some) is None
 
 
 def test_weights_that_are_not_finite_are_a_sick_model(place: Path, tmp_path: Path) -> None:
-    with pytest.raises(SickError, match="not finite"):
+    with pytest.raises(TrainingDivergedError, match="not finite"):
         diagnosed(encoder_at(tmp_path / "nan", weight=float("nan")), place / "data", tmp_path / "out")
 
 
 def test_a_collapsed_encoder_is_called_so_and_strict_says_it_with_its_exit_code(place: Path, tmp_path: Path) -> None:
     sick = encoder_at(tmp_path / "sick", weight=0.0)
-    with pytest.raises(SickError, match="collapsed") as caught:
+    with pytest.raises(TrainingDivergedError, match="collapsed") as caught:
         diagnosed(sick, place / "data", tmp_path / "out", strict=True, random_init=False)
     assert caught.value.exit_code == 3
     assert "collapsed" in json.loads((tmp_path / "out/report.json").read_text())["verdict"]
@@ -183,20 +183,20 @@ def test_a_teacher_comes_last_and_sees_the_views_of_the_first(place: Path, tmp_p
 
 def test_views_are_those_of_the_run_unless_others_are_asked_for(place: Path) -> None:
     trained, untrained = load_encoder(str(place / "run")), load_encoder("random/test_efficientnet")
-    assert views_of(trained, "run")[0].crop_min == 0.5
-    assert views_of(trained, "ssl-small") == (Augmentation(**MOCO_V2), STATIC)
-    assert views_of(untrained, "run") == (Augmentation(**MOCO_V2), STATIC)
+    assert views_for(trained, "run")[0].crop_min == 0.5
+    assert views_for(trained, "ssl-small") == (Augmentation(**MOCO_V2), STATIC_VIEWS)
+    assert views_for(untrained, "run") == (Augmentation(**MOCO_V2), STATIC_VIEWS)
 
 
 def test_views_do_not_depend_on_batches_or_on_being_kept(place: Path) -> None:
     images = open_images([str(place / "data")], "train")
-    sights = Sights(images, TAKES, Augmentation(**MOCO_V2), 0)
+    sights = ViewsDataset(images, TAKES, Augmentation(**MOCO_V2), 0)
     loaded = random_encoder("test_efficientnet", TAKES, 0)
 
     def features(batch_size: int) -> ThreeViews:
         return ThreeViews(sights, batch_size=batch_size, workers=0, broken=lambda broken: None)
 
-    compute = compute_for(loaded.encoder, settings_of(DiagnoseOptions, HEAD))
+    compute = choose_compute(loaded.encoder, parse_options(DiagnoseOptions, HEAD))
     seen = features(16)
     first = seen.features(loaded, compute, lambda count: None)
     kept = seen.features(loaded, compute, lambda count: None)
@@ -211,7 +211,9 @@ def test_views_do_not_depend_on_batches_or_on_being_kept(place: Path) -> None:
 def test_a_plain_view_of_no_augmentation_equals_its_views(place: Path) -> None:
     images = open_images([str(place / "data")], "train").subset(range(8))
     whole = dataclasses.replace(TAKES, crop_pct=1.0)
-    seen = ThreeViews(Sights(images, whole, Augmentation(), 0), batch_size=8, workers=0, broken=lambda broken: None)
+    seen = ThreeViews(
+        ViewsDataset(images, whole, Augmentation(), 0), batch_size=8, workers=0, broken=lambda broken: None
+    )
     for plain, first, second in seen.samples(whole, 8):
         assert numpy.array_equal(first, second)
         assert numpy.abs(plain.astype(int) - first).max() <= 8  # bicubic and bilinear
@@ -220,26 +222,26 @@ def test_a_plain_view_of_no_augmentation_equals_its_views(place: Path) -> None:
 def test_overlap_is_told_by_bands() -> None:
     boxes = torch.tensor([[[0, 0, 10, 10]] * 3, [[0, 0, 10, 10], [0, 9, 10, 10], [20, 20, 5, 5]]])
     rows = torch.eye(3)
-    found = {row["band"]: row["pairs"] for row in by_overlap(rows, rows, boxes)}
+    found = {row["band"]: row["pairs"] for row in alignment_by_overlap(rows, rows, boxes)}
     assert found == {"super-hard": 0, "hard": 1, "easy": 1}
 
 
 def test_queries_of_a_sheet_are_of_different_classes_first() -> None:
     labels = torch.tensor([0, 0, 0, 1, 1, 2])
-    assert labels[queries_of(torch.arange(6), labels, 4)].tolist() == [0, 1, 2, 0]
-    assert queries_of(torch.arange(6), None, 2).tolist() == [0, 1]
+    assert labels[select_queries(torch.arange(6), labels, 4)].tolist() == [0, 1, 2, 0]
+    assert select_queries(torch.arange(6), None, 2).tolist() == [0, 1]
 
 
 def test_values_are_counted_between_edges() -> None:
     edges = torch.linspace(0, 1, 5)
-    assert counted(torch.tensor([0.0, 0.1, 0.26, 0.99, 1.0]), edges) == [2, 1, 0, 2]
-    assert counted(torch.tensor([]), edges) == [0, 0, 0, 0]
+    assert histogram_counts(torch.tensor([0.0, 0.1, 0.26, 0.99, 1.0]), edges) == [2, 1, 0, 2]
+    assert histogram_counts(torch.tensor([]), edges) == [0, 0, 0, 0]
 
 
 def test_the_page_of_the_diagnosis_tells_the_limits_of_the_verdict() -> None:
     path = Path(__file__).parents[1] / "docs/diagnosis.md"
     rows = "".join(f"| {' | '.join(row)} |\n" for row in clustering_verdict_table())
-    words = "".join(f"* **{word}**: {meaning}\n" for word, meaning in WORDS.items())
+    words = "".join(f"* **{word}**: {meaning}\n" for word, meaning in VERDICT_MEANINGS.items())
     made = f"\n{words}\n| Word | Measure | Limit | |\n|---|---|---|---|\n{rows}\n"
     before, begin, rest = path.read_text(encoding="utf-8").partition("<!-- made: verdicts -->\n")
     old, end, after = rest.partition("<!-- end: verdicts -->")

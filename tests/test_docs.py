@@ -21,25 +21,25 @@ from PIL import Image
 
 from lwcl.cli import main
 from lwcl.config.augmentation import AUGMENTATIONS, Augmentation
-from lwcl.config.auto import RULED, Facts, settle_run
+from lwcl.config.auto import AUTO_SETTINGS, RunFacts, apply_rules
 from lwcl.config.eval_options import DiagnoseOptions, KnnOptions, ProbeOptions
 from lwcl.config.plan import plan_pretrain, plan_run
-from lwcl.config.recipes import DEMONSTRATION, FEW, LIGHT_GUESS, LIGHT_RUN, RECIPES
-from lwcl.config.train_options import TRAINING
-from lwcl.config.validation import settings_of
-from lwcl.errors import DataError, LwclError, SickError, StorageError, UsageError
+from lwcl.config.recipes import DEMO_OVERRIDES, LIGHT_RECONSTRUCTED, LIGHT_RUN, RECIPES, SMALL_DATA_OVERRIDES
+from lwcl.config.train_options import TRAIN_OPTIONS
+from lwcl.config.validation import parse_options
+from lwcl.errors import DataError, LwclError, StorageError, TrainingDivergedError, UsageError
 from lwcl.methods.method import methods
-from lwcl.settings import flag_of, names_of
+from lwcl.settings import field_names, flag_name
 
 ROOT = Path(__file__).parents[1]
 TEXTS = {str(path.relative_to(ROOT)): path for path in (*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/*.md")))}
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 SETTLERS = {
-    **{verb: functools.partial(plan_run, verb) for verb in TRAINING},
-    "knn": functools.partial(settings_of, KnnOptions),
-    "probe": functools.partial(settings_of, ProbeOptions),
-    "diagnose-clustering": functools.partial(settings_of, DiagnoseOptions),
+    **{verb: functools.partial(plan_run, verb) for verb in TRAIN_OPTIONS},
+    "knn": functools.partial(parse_options, KnnOptions),
+    "probe": functools.partial(parse_options, ProbeOptions),
+    "diagnose-clustering": functools.partial(parse_options, DiagnoseOptions),
 }
 PUBLISHED = {
     "--mlp",
@@ -144,10 +144,16 @@ def test_the_python_page_shows_what_a_plan_says():
     assert line in TEXTS["docs/python.md"].read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("error", [UsageError, SickError, DataError, StorageError, LwclError])
+@pytest.mark.parametrize("error", [UsageError, TrainingDivergedError, DataError, StorageError, LwclError])
 def test_the_exit_codes_are_those_of_the_errors(error):
     rows = re.findall(r"^\| (\d+) \| (\w+)", TEXTS["docs/reliability.md"].read_text(encoding="utf-8"), re.MULTILINE)
-    words = {UsageError: "usage", SickError: "the", DataError: "data", StorageError: "storage", LwclError: "a"}
+    words = {
+        UsageError: "usage",
+        TrainingDivergedError: "the",
+        DataError: "data",
+        StorageError: "storage",
+        LwclError: "a",
+    }
     assert (str(error.exit_code), words[error]) in rows
 
 
@@ -176,12 +182,12 @@ def recipe_table(name: str) -> str:
     layers = {"": published.settings, **{f" for {arch}": settings for arch, settings in published.archs.items()}}
     for where, settings in layers.items():
         for key, cited in settings.items():
-            mark = "?" if cited.source.startswith((LIGHT_GUESS, LIGHT_RUN)) else ""
-            lines.append(row(f"`{flag_of(key)}`{where}", value_text(cited.value), mark, cited.source))
+            mark = "?" if cited.source.startswith((LIGHT_RECONSTRUCTED, LIGHT_RUN)) else ""
+            lines.append(row(f"`{flag_name(key)}`{where}", value_text(cited.value), mark, cited.source))
     kind = methods()[published.method]
-    rest = {key: vars(kind)["__dataclass_fields__"][key].default for key in names_of(kind)}
+    rest = {key: vars(kind)["__dataclass_fields__"][key].default for key in field_names(kind)}
     own = [
-        f"`{flag_of(key)}` {value_text(value)}"
+        f"`{flag_name(key)}` {value_text(value)}"
         for key, value in rest.items()
         if key not in published.settings and value is not None
     ]
@@ -192,16 +198,18 @@ def recipe_table(name: str) -> str:
 def augmentation_table() -> str:
     """The named augmentations side by side."""
     lines = [head("Setting", *(f"`{name}`" for name in AUGMENTATIONS))]
-    unchanged = {field: vars(Augmentation)["__dataclass_fields__"][field].default for field in names_of(Augmentation)}
+    unchanged = {
+        field: vars(Augmentation)["__dataclass_fields__"][field].default for field in field_names(Augmentation)
+    }
     for field, default in unchanged.items():
-        lines.append(row(f"`{flag_of(field)}`", *(f"{v.get(field, default):.4g}" for v in AUGMENTATIONS.values())))
+        lines.append(row(f"`{flag_name(field)}`", *(f"{v.get(field, default):.4g}" for v in AUGMENTATIONS.values())))
     return "".join(lines)
 
 
 SIZES = {
-    "the textures, 2 CPUs": Facts(3000, 64, 2, False, embedded=True),
-    "10,000 photos, 8 CPUs": Facts(10_000, 480, 8, False),
-    "1,281,167 photos, a GPU": Facts(1_281_167, 375, 16, True),
+    "the textures, 2 CPUs": RunFacts(3000, 64, 2, False, embedded=True),
+    "10,000 photos, 8 CPUs": RunFacts(10_000, 480, 8, False),
+    "1,281,167 photos, a GPU": RunFacts(1_281_167, 375, 16, True),
 }
 
 
@@ -210,27 +218,31 @@ def rules_table() -> str:
     settled = {}
     for title, facts in SIZES.items():
         scaled = plan_pretrain({}).at_scale(facts.images, demonstration=facts.embedded).settled
-        settled[title] = scaled | settle_run({name: setting.value for name, setting in scaled.items()}, facts)
-    ruled = [name for name in dict.fromkeys((*RULED, *FEW["pretrain"], *DEMONSTRATION)) if name in scaled]
+        settled[title] = scaled | apply_rules({name: setting.value for name, setting in scaled.items()}, facts)
+    ruled = [
+        name
+        for name in dict.fromkeys((*AUTO_SETTINGS, *SMALL_DATA_OVERRIDES["pretrain"], *DEMO_OVERRIDES))
+        if name in scaled
+    ]
     ruled = [name for name in ruled if any(found[name].value is not None for found in settled.values())]
     lines = [head("Setting", *SIZES)]
     for name in ruled:
-        lines.append(row(f"`{flag_of(name)}`", *(value_text(found[name].value) for found in settled.values())))
+        lines.append(row(f"`{flag_name(name)}`", *(value_text(found[name].value) for found in settled.values())))
     lines.append("\nThe reasons, for the 10,000 photos:\n\n")
     middle = settled["10,000 photos, 8 CPUs"]
-    lines += [f"* `{flag_of(name)}` {value_text(middle[name].value)}: {middle[name].origin}\n" for name in ruled]
+    lines += [f"* `{flag_name(name)}` {value_text(middle[name].value)}: {middle[name].origin}\n" for name in ruled]
     return "".join(lines)
 
 
 def few_table() -> str:
     """What the recipes of each command change for few images."""
-    cited = {name: entry for changes in FEW.values() for name, entry in changes.items()}
+    cited = {name: entry for changes in SMALL_DATA_OVERRIDES.values() for name, entry in changes.items()}
     lines = [head("Setting", "Value", "Commands", "Source")]
     for name, entry in cited.items():
-        verbs = ", ".join(verb for verb, changes in FEW.items() if name in changes)
-        lines.append(row(f"`{flag_of(name)}`", value_text(entry.value), verbs, entry.source))
-    for name, entry in DEMONSTRATION.items():
-        lines.append(row(f"`{flag_of(name)}`", value_text(entry.value), "on embedded sets", entry.source))
+        verbs = ", ".join(verb for verb, changes in SMALL_DATA_OVERRIDES.items() if name in changes)
+        lines.append(row(f"`{flag_name(name)}`", value_text(entry.value), verbs, entry.source))
+    for name, entry in DEMO_OVERRIDES.items():
+        lines.append(row(f"`{flag_name(name)}`", value_text(entry.value), "on embedded sets", entry.source))
     return "".join(lines)
 
 

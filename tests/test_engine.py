@@ -13,12 +13,12 @@ from torch import Tensor
 from lwcl import engine
 from lwcl.checkpoints.optimizer_state import pack_optimizer, unpack_optimizer
 from lwcl.config.recipes import Recipe
-from lwcl.engine import Compute, NotFiniteError, Step
+from lwcl.engine import Compute, NonFiniteError, TrainStep
 from lwcl.methods.method import Batch, Method, methods
-from lwcl.metrics.health import finite
+from lwcl.metrics.health import all_finite
 from lwcl.models.encoder import Encoder, Net, Queue
-from lwcl.rng import epoch_order
-from lwcl.system.device import tune
+from lwcl.rng import epoch_permutation
+from lwcl.system.device import set_matmul_precision
 
 ARCH, SIZE, COUNT, BATCH = "test_efficientnet", 32, 24, 8
 CPU = Compute(torch.device("cpu"))
@@ -46,7 +46,7 @@ def method_of(name: str, **settings: object) -> Method:
 def batches(start: int, stop: int) -> Iterator[Batch]:
     for step in range(start, stop):
         epoch, place = divmod(step, COUNT // BATCH)
-        index = epoch_order(COUNT, 0, epoch)[place * BATCH : (place + 1) * BATCH]
+        index = epoch_permutation(COUNT, 0, epoch)[place * BATCH : (place + 1) * BATCH]
         views, taught = (PIXELS[index], PIXELS[index].flip(3)), (SAID[index], SAID[index])
         yield Batch(views, index, torch.full((BATCH,), -1), taught)
 
@@ -62,9 +62,9 @@ class Run:
         taught = SAID.shape[1]
         self.net: Net = self.method.build(Encoder(ARCH, self.method.head(width, taught)), taught)
         self.method.prepare(self.net, SAID, 0)
-        self.optimizer = engine.optimizer_of(self.net, recipe, 0.01, 1e-4)
+        self.optimizer = engine.build_optimizer(self.net, recipe, 0.01, 1e-4)
 
-    def go(self, start: int, stop: int) -> list[Step]:
+    def go(self, start: int, stop: int) -> list[TrainStep]:
         return list(
             engine.fit(
                 self.method,
@@ -165,7 +165,7 @@ def test_accumulated_gradients_are_those_of_the_whole_batch_without_batch_norm()
         torch.manual_seed(0)
         method = method_of("moco")
         net = method.build(Encoder("test_vit", method.head(64), image_size=SIZE))
-        optimizer = engine.optimizer_of(net, recipe, 1e-8, 0.0)
+        optimizer = engine.build_optimizer(net, recipe, 1e-8, 0.0)
         list(engine.fit(method, net, batches(0, 1), recipe, optimizer, CPU, steps_per_epoch=3, start=0, seed=0))
         return [p.grad for p in net.student.parameters() if p.grad is not None]
 
@@ -184,7 +184,7 @@ def test_a_step_that_is_not_finite_stops_before_the_update(what: str) -> None:
         poisoned = batches(2, 3)
         next(run.net.student.parameters()).register_hook(lambda gradient: gradient * float("inf"))
     fitted = engine.fit(run.method, run.net, poisoned, RECIPE, run.optimizer, CPU, steps_per_epoch=3, start=2, seed=0)
-    with pytest.raises(NotFiniteError, match=f"{what} is .* at step 3"):
+    with pytest.raises(NonFiniteError, match=f"{what} is .* at step 3"):
         next(iter(fitted))
     assert all(torch.equal(value, before[key]) for key, value in run.net.student.named_parameters())
 
@@ -264,16 +264,16 @@ def test_the_features_of_many_images_are_in_memory_once() -> None:
     Path("/proc/self/clear_refs").write_text("5")
     before = peak()
     found = engine.embed(Blank(), parts, CPU, 50_000)  # type: ignore[arg-type]
-    assert finite(found) and float(found[-1, -1]) == 1
+    assert all_finite(found) and float(found[-1, -1]) == 1
     assert peak() - before < 1.2 * found.nbytes
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
 def test_a_number_that_is_not_finite_is_seen_wherever_it_is(bad: float) -> None:
     rows = torch.randn(50, 7)
-    assert finite(rows)
+    assert all_finite(rows)
     rows[31, 5] = bad
-    assert not finite(rows)
+    assert not all_finite(rows)
 
 
 def test_tf32_is_for_cuda_and_never_where_float32_was_asked_for(monkeypatch):
@@ -281,6 +281,6 @@ def test_tf32_is_for_cuda_and_never_where_float32_was_asked_for(monkeypatch):
     monkeypatch.setattr(torch, "set_float32_matmul_precision", asked.append)
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
     for device, autocast in (("cpu", torch.bfloat16), ("cuda", torch.bfloat16), ("cuda", None)):
-        tune(Compute(torch.device(device), autocast))
+        set_matmul_precision(Compute(torch.device(device), autocast))
     assert asked == ["high", "highest"]
     assert torch.backends.cudnn.allow_tf32 is False

@@ -12,8 +12,8 @@ import torchvision
 from torch import nn
 
 from lwcl.checkpoints.encoder_file import load_encoder
-from lwcl.checkpoints.foreign.importer import read_foreign
-from lwcl.checkpoints.foreign.matching import best_fit
+from lwcl.checkpoints.foreign.importer import import_encoder
+from lwcl.checkpoints.foreign.matching import match_architecture
 from lwcl.commands.convert import convert
 from lwcl.errors import UsageError
 from lwcl.models.encoder import Encoder
@@ -45,7 +45,7 @@ def test_a_checkpoint_gives_the_features_and_embeddings_of_its_network(
     case = files.CASES[name]()
     files.save_pickled(tmp_path / "checkpoint.pth.tar", case.content)
     arch = case.net.backbone.default_cfg["architecture"]
-    loaded, matched = read_foreign(tmp_path / "checkpoint.pth.tar", arch, None, case.part)
+    loaded, matched = import_encoder(tmp_path / "checkpoint.pth.tar", arch, None, case.part)
     must_answer_alike(loaded.encoder, case.net, images)
     assert matched.layout == case.layout
     assert matched.missing == ()
@@ -79,7 +79,7 @@ def test_the_kind_of_file_changes_nothing(name: str, save: object, tmp_path: Pat
 def test_the_architecture_is_guessed_from_names_and_shapes(arch: str, told: str | None, guessed: str) -> None:
     with torch.device("meta"):
         state = timm.create_model(arch).state_dict()
-    fit = best_fit(Path("file"), state, None, told)
+    fit = match_architecture(Path("file"), state, None, told)
     assert (fit.arch, fit.missing, fit.alien) == (guessed, (), ())
     assert {name.rpartition(".")[0] for name in fit.rest} <= {"fc", "classifier", "head", "head.fc"}
 
@@ -88,7 +88,7 @@ def test_the_architecture_is_guessed_from_names_and_shapes(arch: str, told: str 
 def test_torchvisions_mobile_networks_answer_as_they_do_there(name: str, tmp_path: Path, images: torch.Tensor) -> None:
     network = files.unsettled(getattr(torchvision.models, name)())
     files.save_tensors(tmp_path / "weights.bin", network.state_dict())
-    loaded, matched = read_foreign(tmp_path / "weights.bin", None, None)
+    loaded, matched = import_encoder(tmp_path / "weights.bin", None, None)
     with torch.no_grad():
         wanted = network.features(images).mean((2, 3))
         wanted = network.classifier[:2](wanted) if "v3" in name else wanted

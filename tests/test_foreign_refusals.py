@@ -17,8 +17,8 @@ import safetensors.torch
 import timm
 import torch
 
-from lwcl.checkpoints.encoder_file import description, load_encoder
-from lwcl.checkpoints.foreign.matching import best_fit
+from lwcl.checkpoints.encoder_file import load_encoder, read_description
+from lwcl.checkpoints.foreign.matching import match_architecture
 from lwcl.errors import UsageError
 from lwcl.models.encoder import Encoder
 
@@ -74,7 +74,7 @@ def test_our_own_files_have_no_parts_and_need_no_architecture(tmp_path: Path) ->
 def test_our_own_files_may_not_describe_what_they_do_not_hold(wrong: dict[str, Any], tmp_path: Path) -> None:
     encoder = Encoder("test_vit", (8,))
     files.save_own(tmp_path / "own.safetensors", encoder, 160)
-    about = json.dumps(description(tmp_path / "own.safetensors") | wrong)
+    about = json.dumps(read_description(tmp_path / "own.safetensors") | wrong)
     safetensors.torch.save_file(encoder.state_dict(), tmp_path / "own.safetensors", {"lwcl": about})
     with pytest.raises(UsageError, match=r"own\.safetensors"):
         load_encoder(str(tmp_path / "own.safetensors"))
@@ -126,7 +126,7 @@ def test_a_tensor_of_another_shape_is_told_with_both_shapes() -> None:
     with torch.device("meta"):
         state = timm.create_model("resnet18").state_dict() | {"conv1.weight": torch.zeros(64, 3, 3, 3)}
     with pytest.raises(UsageError) as found:
-        best_fit(Path("cifar.pth"), state, None, None)
+        match_architecture(Path("cifar.pth"), state, None, None)
     assert "resnet18, the nearest" in found.value.what
     assert "99 matched; 1 missing (conv1.weight (64, 3, 3, 3) for (64, 3, 7, 7)); 3 unexpected" in found.value.why
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from lwcl import losses as formulas
 from lwcl.config.recipes import Recipe
 from lwcl.engine import learning_rate
-from lwcl.losses import Smoothing, smoothing_weights, unit
+from lwcl.losses import SmoothedTarget, l2_normalise, smoothed_target
 from lwcl.methods.light_moco import LightMoCo
 
 
@@ -24,7 +24,7 @@ def drawn(seed: int, *shapes: tuple[int, int]) -> list[Tensor]:
 
 def contrast(q: Tensor, k: Tensor, queue: Tensor) -> tuple[Tensor, Tensor]:
     """Positive and negative similarities; the queue is given with its keys as columns."""
-    return formulas.similarities(unit(q), unit(k), unit(queue.T))
+    return formulas.positive_negative_cosines(l2_normalise(q), l2_normalise(k), l2_normalise(queue.T))
 
 
 INFO_NCE = {0.05: 18.130691133396613, 0.07: 12.998952599384976, 0.1: 9.213789263863875, 0.2: 5.165366957478405}
@@ -76,7 +76,7 @@ def test_smoothed_info_nce_equals_the_published_code(
     assert float(queue.sum()) == pytest.approx(32.85080722378973)
     positive, negative = contrast(q, k, queue)
     assert negative[0].topk(5).indices.tolist() == [4, 39, 30, 3, 35]
-    loss = formulas.smoothed_info_nce(positive, negative, 0.1, smoothing_weights(target, mass, neighbours, 64))
+    loss = formulas.smoothed_info_nce(positive, negative, 0.1, smoothed_target(target, mass, neighbours, 64))
     assert float(loss) == pytest.approx(expected, rel=1e-12)
 
 
@@ -93,7 +93,7 @@ def test_the_symmetric_loss_is_the_sum_of_both_ways(mass: float, expected: float
     assert float(total) == pytest.approx(expected, rel=1e-12)
 
 
-def dense(target: Smoothing, negative: Tensor) -> Tensor:
+def dense(target: SmoothedTarget, negative: Tensor) -> Tensor:
     """The target as a full row of probabilities for each query, written slowly."""
     rows = torch.zeros(len(negative), 1 + negative.shape[1], dtype=negative.dtype)
     rows[:, 0] = target.positive
@@ -118,7 +118,7 @@ def test_targets_are_probabilities_and_the_loss_is_their_cross_entropy(
 ) -> None:
     q, k, queue = drawn(seed, (3, 6), (3, 6), (6, 64))
     positive, negative = contrast(q, k, queue)
-    target = smoothing_weights(kind[0], mass, kind[1], 64)
+    target = smoothed_target(kind[0], mass, kind[1], 64)
     rows = dense(target, negative)
     assert rows.sum(1).tolist() == pytest.approx([1.0] * 3)
     slowly = torch.nn.functional.cross_entropy(torch.cat([positive[:, None], negative], 1) / 0.1, rows)
@@ -128,7 +128,7 @@ def test_targets_are_probabilities_and_the_loss_is_their_cross_entropy(
 def test_smoothing_over_the_whole_queue_is_uniform_smoothing() -> None:
     q, k, queue = drawn(1, (4, 8), (4, 8), (8, 64))
     losses = [
-        formulas.smoothed_info_nce(*contrast(q, k, queue), 0.1, smoothing_weights(name, 0.3, 64, 64))
+        formulas.smoothed_info_nce(*contrast(q, k, queue), 0.1, smoothed_target(name, 0.3, 64, 64))
         for name in ("top", "uniform")
     ]
     assert float(losses[0]) == pytest.approx(float(losses[1]), rel=1e-12)
@@ -136,20 +136,20 @@ def test_smoothing_over_the_whole_queue_is_uniform_smoothing() -> None:
 
 def test_groups_of_an_unpublished_size_are_refused() -> None:
     with pytest.raises(ValueError, match="5, 10, 20, 30"):
-        smoothing_weights("groups", 0.2, 7, 64)
+        smoothed_target("groups", 0.2, 7, 64)
 
 
 @given(st.integers(0, 2**31), st.integers(3, 40), st.integers(2, 16))
 def test_uniformity_is_at_most_zero_and_blind_to_rotation(seed: int, count: int, dim: int) -> None:
     x, turn = drawn(seed, (count, dim), (dim, dim))
-    x, rotation = unit(x), torch.linalg.qr(turn).Q
+    x, rotation = l2_normalise(x), torch.linalg.qr(turn).Q
     assert float(formulas.uniformity(x)) <= 1e-12
     assert float(formulas.uniformity(x @ rotation)) == pytest.approx(float(formulas.uniformity(x)), abs=1e-9)
 
 
 def test_one_point_has_no_spread_rank_one_and_no_uniformity() -> None:
-    point = unit(torch.ones(32, 8))
-    assert float(formulas.spread(point)) == pytest.approx(0, abs=1e-6)
+    point = l2_normalise(torch.ones(32, 8))
+    assert float(formulas.embedding_std(point)) == pytest.approx(0, abs=1e-6)
     assert float(formulas.effective_rank(point)) == pytest.approx(1, abs=1e-3)
     assert float(formulas.uniformity(point)) == pytest.approx(0, abs=1e-6)
     assert float(formulas.alignment(point, point)) == pytest.approx(0, abs=1e-6)
@@ -157,8 +157,8 @@ def test_one_point_has_no_spread_rank_one_and_no_uniformity() -> None:
 
 def test_random_directions_fill_the_sphere() -> None:
     (x,) = drawn(3, (4000, 16))
-    assert float(formulas.spread(unit(x))) == pytest.approx(1, abs=0.01)
-    assert float(formulas.effective_rank(unit(x))) == pytest.approx(16, abs=0.05)
+    assert float(formulas.embedding_std(l2_normalise(x))) == pytest.approx(1, abs=0.01)
+    assert float(formulas.effective_rank(l2_normalise(x))) == pytest.approx(16, abs=0.05)
 
 
 MOCO = Recipe(schedule="cosine", per_epoch=True)

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from lwcl.metrics.bootstrap import closed
+from lwcl.metrics.bootstrap import gap_closed
 from lwcl.metrics.cost import Cost
 from lwcl.reporting import plots
-from lwcl.reporting.distillation import Standing, gap_facts, gap_pictures, gap_table, gap_verdict
-from lwcl.reporting.knn import Judged
+from lwcl.reporting.distillation import DistillationRow, gap_facts, gap_pictures, gap_table, gap_verdict
+from lwcl.reporting.knn import EncoderResult
 from lwcl.reporting.report import Report
 
 SMALL = Cost(4_000_000, 200_000_000, 16.0, 6.0, 150.0, 1, 224)
@@ -27,7 +27,7 @@ def right(*counts: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def test_a_share_is_that_of_the_right_answers() -> None:
-    found = closed(*right(300, 20, 200, 30, 50, 10, 300, 90))
+    found = gap_closed(*right(300, 20, 200, 30, 50, 10, 300, 90))
     assert found is not None
     student, teacher, untrained = 450, 620, 150
     assert found[0] == pytest.approx((student - untrained) / (teacher - untrained))
@@ -36,15 +36,15 @@ def test_a_share_is_that_of_the_right_answers() -> None:
 
 def test_the_teacher_itself_has_closed_all_of_the_gap_and_an_untrained_net_nothing() -> None:
     _, teacher, untrained = right(300, 20, 200, 30, 50, 10, 300, 90)
-    assert closed(teacher, teacher, untrained) == (1.0, 1.0, 1.0)
-    assert closed(untrained, teacher, untrained) == (0.0, 0.0, 0.0)
+    assert gap_closed(teacher, teacher, untrained) == (1.0, 1.0, 1.0)
+    assert gap_closed(untrained, teacher, untrained) == (0.0, 0.0, 0.0)
 
 
 def test_a_better_student_has_more_than_all_and_a_worse_one_less_than_nothing() -> None:
-    better = closed(*right(300, 0, 10, 0, 200, 0, 300, 90))
+    better = gap_closed(*right(300, 0, 10, 0, 200, 0, 300, 90))
     assert better is not None
     assert better[1] > 1
-    worse = closed(*right(300, 100, 200, 90, 0, 0, 100, 10))
+    worse = gap_closed(*right(300, 100, 200, 90, 0, 0, 100, 10))
     assert worse is not None
     assert worse[2] < 0
 
@@ -55,7 +55,7 @@ def test_a_better_student_has_more_than_all_and_a_worse_one_less_than_nothing() 
     ids=["worse", "equal", "within chance"],
 )
 def test_there_is_no_share_of_a_lead_that_is_not_certain(counts: tuple[int, ...]) -> None:
-    assert closed(*right(*counts)) is None
+    assert gap_closed(*right(*counts)) is None
 
 
 def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
@@ -65,25 +65,29 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
     truth, covered = (student - untrained) / (teacher - untrained), 0
     for trial in range(200):
         kinds = torch.multinomial(chances, 400, replacement=True, generator=generator)
-        found = closed(*right(*torch.bincount(kinds, minlength=8).tolist()), seed=trial, draws=1000)
+        found = gap_closed(*right(*torch.bincount(kinds, minlength=8).tolist()), seed=trial, draws=1000)
         assert found is not None
         covered += found[1] <= truth <= found[2]
     assert 180 <= covered <= 198
 
 
 def test_a_paired_interval_is_narrower_than_one_of_encoders_that_err_apart() -> None:
-    together = closed(*right(380, 0, 170, 0, 0, 0, 300, 150))
-    apart = closed(*right(*(round(1000 * s * t * u) for s in (0.55, 0.45) for t in (0.38, 0.62) for u in (0.85, 0.15))))
+    together = gap_closed(*right(380, 0, 170, 0, 0, 0, 300, 150))
+    apart = gap_closed(
+        *right(*(round(1000 * s * t * u) for s in (0.55, 0.45) for t in (0.38, 0.62) for u in (0.85, 0.15)))
+    )
     assert together is not None
     assert apart is not None
     assert together[2] - together[1] < 0.8 * (apart[2] - apart[1])
 
 
-def standing(role: Any, top1: float, cost: Cost | None = None) -> Standing:
-    return Standing(role, Judged(f"my {role}", "arch", top1, (top1 - 0.01, top1 + 0.01), 0.9, (0.89, 0.91), 20), cost)
+def standing(role: Any, top1: float, cost: Cost | None = None) -> DistillationRow:
+    return DistillationRow(
+        role, EncoderResult(f"my {role}", "arch", top1, (top1 - 0.01, top1 + 0.01), 0.9, (0.89, 0.91), 20), cost
+    )
 
 
-def rows(teacher: float = 0.7, small: Cost | None = SMALL, large: Cost | None = LARGE) -> list[Standing]:
+def rows(teacher: float = 0.7, small: Cost | None = SMALL, large: Cost | None = LARGE) -> list[DistillationRow]:
     return [standing("student", 0.6, small), standing("teacher", teacher, large), standing("untrained", 0.3, small)]
 
 
@@ -157,8 +161,8 @@ def test_the_pictures_show_scores_and_what_they_cost() -> None:
 
 def test_a_scatter_of_equal_costs_has_ticks_and_the_same_bytes_twice() -> None:
     dots = [plots.Dot("a", 230, 50, (40, 60)), plots.Dot("b", 230, 30, (20, 40), plain=True)]
-    svg = plots.scatter(dots, "x", "y")
-    assert svg == plots.scatter(dots, "x", "y")
+    svg = plots.scatter_svg(dots, "x", "y")
+    assert svg == plots.scatter_svg(dots, "x", "y")
     assert ">200<" in svg
     assert "currentColor" in svg
 

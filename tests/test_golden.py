@@ -13,20 +13,20 @@ from typing import Any
 import numpy
 import pytest
 import torch
-from runs import made_images, picture
 from torch import Tensor
 
 from lwcl import engine
-from lwcl.checkpoints.encoder_file import Images
+from lwcl.checkpoints.encoder_file import InputSpec
 from lwcl.config.augmentation import AUGMENTATIONS, Augmentation
 from lwcl.config.recipes import Recipe
-from lwcl.data.cache.pixels import Store
+from lwcl.data.cache.pixels import PixelStore
 from lwcl.data.dataset import open_images
 from lwcl.data.loader import Loader
 from lwcl.engine import Compute
 from lwcl.methods.method import Batch, methods
 from lwcl.models.encoder import Encoder
-from lwcl.system.environment import cpu_name, version_of
+from lwcl.system.environment import cpu_name, package_version
+from runs import made_images, picture
 
 GOLDEN = Path(__file__).parent / "golden" / "trajectories.json"
 SIZE, BATCH, STEPS = 32, 8, 5
@@ -38,7 +38,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "moco head-norm": ("moco", {"head_norm": True}),
     "regression batch-norm": ("regression", {"batch_norm": True}),
 }
-FINGERPRINT = {"cpu": cpu_name(), "threads": 1} | {name: version_of(name) for name in ("torch", "timm", "numpy")}
+FINGERPRINT = {"cpu": cpu_name(), "threads": 1} | {name: package_version(name) for name in ("torch", "timm", "numpy")}
 
 
 def every_trajectory() -> dict[str, tuple[str, dict[str, Any]]]:
@@ -85,7 +85,7 @@ def trajectory(name: str, settings: dict[str, Any]) -> list[tuple[float, float]]
     nobody = torch.full((BATCH,), -1)
     batches = [Batch(tuple(pair), nobody, nobody, answers) for pair, answers in zip(views, said, strict=True)]
     recipe = Recipe(epochs=3, batch_size=BATCH, lr=0.01, weight_decay=1e-4, warmup=1.0)
-    optimizer = engine.optimizer_of(net, recipe, 0.01, 1e-4)
+    optimizer = engine.build_optimizer(net, recipe, 0.01, 1e-4)
     steps = engine.fit(method, net, batches, recipe, optimizer, CPU, steps_per_epoch=2, start=0, seed=0)
     return [(step.parts["loss"], step.grad_norm) for step in steps]
 
@@ -95,12 +95,12 @@ def views_of_the_loader(folder: Path, augmentation: str) -> list[list[float]]:
     images = open_images((str(made_images(folder, 16)),), "train")
     pixels = torch.stack([torch.from_numpy(numpy.array(picture(number))) for number in range(16)])
     sides = torch.full((16,), pixels.shape[1])
-    store = Store(pixels.flatten(), torch.arange(16) * pixels[0].numel(), sides, sides, [])
+    store = PixelStore(pixels.flatten(), torch.arange(16) * pixels[0].numel(), sides, sides, [])
     loader = Loader(
         images=images,
         store=store,
         augmentation=Augmentation(**AUGMENTATIONS[augmentation]),
-        takes=Images.of("test_efficientnet", SIZE),
+        takes=InputSpec.of("test_efficientnet", SIZE),
         views=2,
         batch_size=BATCH,
         seed=0,

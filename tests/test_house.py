@@ -16,7 +16,7 @@ import pytest
 from lwcl.config.augmentation import Augmentation
 from lwcl.config.recipes import RECIPES, Recipe
 from lwcl.methods.method import methods
-from lwcl.settings import names_of
+from lwcl.settings import field_names
 
 PACKAGE = Path(__file__).parents[1] / "lwcl"
 PATHS = {".".join(("lwcl", *p.relative_to(PACKAGE).with_suffix("").parts)): p for p in sorted(PACKAGE.rglob("*.py"))}
@@ -269,10 +269,10 @@ def test_files_are_read_in_ways_that_run_nothing():
 def test_the_one_yaml_loader_of_our_own_is_a_safe_one():
     import yaml
 
-    from lwcl.config.yaml_file import Loader
+    from lwcl.config.yaml_file import ConfigLoader
 
-    assert issubclass(Loader, yaml.SafeLoader)
-    assert Loader.yaml_constructors == yaml.SafeLoader.yaml_constructors
+    assert issubclass(ConfigLoader, yaml.SafeLoader)
+    assert ConfigLoader.yaml_constructors == yaml.SafeLoader.yaml_constructors
 
 
 def public_functions() -> Iterator[tuple[str, ast.FunctionDef]]:
@@ -303,7 +303,12 @@ def test_every_public_function_is_annotated():
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_number_of_a_recipe_is_a_setting_and_has_a_source(name):
     published = RECIPES[name]
-    known = {"augmentation", *names_of(Recipe), *names_of(Augmentation), *names_of(methods()[published.method])}
+    known = {
+        "augmentation",
+        *field_names(Recipe),
+        *field_names(Augmentation),
+        *field_names(methods()[published.method]),
+    }
     for layer in (published.settings, *published.archs.values()):
         assert set(layer) <= known
         assert all(len(cited.source.split()) >= 2 for cited in layer.values())

@@ -15,10 +15,10 @@ import pytest
 import torch
 from PIL import Image
 
-from lwcl.data.dataset import ImageSet, holdout, open_images, stand_ins
-from lwcl.data.decode import BadImage
-from lwcl.data.sources.files import Folder, bytes_of
-from lwcl.data.sources.splits import layout
+from lwcl.data.dataset import ImageSet, open_images, replacement_positions, split_holdout
+from lwcl.data.decode import UnreadableImageError
+from lwcl.data.sources.files import ImageFolder, read_image_bytes
+from lwcl.data.sources.splits import parse_folder_layout
 from lwcl.errors import DataError, UsageError
 
 REAL = Path(__file__).parents[2] / "shared" / "data"
@@ -114,7 +114,7 @@ def test_every_source_gives_the_same_images_labels_and_splits(tmp_path: Path, ki
     ],
 )
 def test_folders_say_splits_and_classes(names: list[str], splits: list[str], classes: list[str]) -> None:
-    assert layout(names) == (splits, classes)
+    assert parse_folder_layout(names) == (splits, classes)
 
 
 def test_val_is_preferred_to_test_and_what_is_beside_the_splits_is_in_all_only(tmp_path: Path) -> None:
@@ -187,7 +187,7 @@ def test_an_archive_that_changes_in_use_is_an_error_and_not_a_bad_image(tmp_path
     make_zip(tmp_path / "a.zip", ["0.png", "1.png", "2.png"])
     with pytest.raises(DataError, match="has changed while it was in use") as caught:
         images.image(0)
-    assert not isinstance(caught.value, BadImage)
+    assert not isinstance(caught.value, UnreadableImageError)
 
 
 @pytest.mark.parametrize("name", ["../x.png", "a/../../x.png", "/etc/x.png", "..\\x.png"])
@@ -218,7 +218,7 @@ def test_a_member_that_declares_gigabytes_is_a_bad_image_at_once(tmp_path: Path)
     data[entry + 24 : entry + 28] = struct.pack("<I", 2_000_000_000)
     path.write_bytes(data)
     images = open_images([str(path)])
-    with pytest.raises(BadImage, match="more than the limit"):
+    with pytest.raises(UnreadableImageError, match="more than the limit"):
         images.image(0)
     assert images.image(1).size == (4, 4)
 
@@ -230,7 +230,7 @@ def test_a_member_that_unpacks_to_more_than_it_declares_is_a_bad_image(tmp_path:
     entry = data.index(b"PK\1\2")
     data[entry + 24 : entry + 28] = struct.pack("<I", 1000)
     (tmp_path / "a.zip").write_bytes(data)
-    with pytest.raises(BadImage, match="checksum"):
+    with pytest.raises(UnreadableImageError, match="checksum"):
         open_images([str(tmp_path / "a.zip")]).image(0)
 
 
@@ -239,13 +239,13 @@ def test_a_flipped_bit_in_a_zip_is_found_by_its_checksum(tmp_path: Path) -> None
     data = bytearray(path.read_bytes())
     data[60] ^= 1
     path.write_bytes(data)
-    with pytest.raises(BadImage, match="checksum"):
+    with pytest.raises(UnreadableImageError, match="checksum"):
         open_images([str(path)]).image(0)
 
 
 def test_other_zip_methods_are_bad_images(tmp_path: Path) -> None:
     spec = make_zip(tmp_path / "a.zip", ["1.png"], zipfile.ZIP_LZMA)
-    with pytest.raises(BadImage, match="method 14"):
+    with pytest.raises(UnreadableImageError, match="method 14"):
         open_images([spec]).image(0)
 
 
@@ -317,7 +317,7 @@ def test_a_list_names_paths_relative_to_itself(tmp_path: Path) -> None:
     (tmp_path / "lists" / "l.txt").write_text(text)
     images = open_images([str(tmp_path / "lists" / "l.txt")])
     assert images.names == ["../b/2.png", str(tmp_path / "b" / "3"), "a/1.png", "a/missing.png"]
-    with pytest.raises(BadImage, match="no such file"):
+    with pytest.raises(UnreadableImageError, match="no such file"):
         images.image(3)
     (tmp_path / "lists" / "none.txt").write_text("x.png\ny.png\n")
     with pytest.raises(DataError, match="None of the 2 files"):
@@ -353,14 +353,14 @@ def test_a_file_that_vanishes_is_a_bad_image_and_a_neighbour_stands_in(tmp_path:
     (tmp_path / "a.png").unlink()
     with pytest.raises(DataError, match="None of the images can be read"):
         images.good_image(2)
-    assert list(stand_ins(2, 4)) == [2, 3, 0, 1]
+    assert list(replacement_positions(2, 4)) == [2, 3, 0, 1]
 
 
 def test_an_image_file_above_the_limit_is_not_read(tmp_path: Path) -> None:
     with open(tmp_path / "huge.bmp", "wb") as file:
         file.truncate(2**30)
-    with pytest.raises(BadImage, match="more than the limit"):
-        bytes_of(tmp_path / "huge.bmp")
+    with pytest.raises(UnreadableImageError, match="more than the limit"):
+        read_image_bytes(tmp_path / "huge.bmp")
 
 
 def test_reading_a_folder_changes_nothing_in_it(tmp_path: Path) -> None:
@@ -368,21 +368,21 @@ def test_reading_a_folder_changes_nothing_in_it(tmp_path: Path) -> None:
     before = [(path, path.stat().st_mtime_ns) for path in sorted(root.rglob("*"))]
     reds(open_images([str(root)]))
     assert [(path, path.stat().st_mtime_ns) for path in sorted(root.rglob("*"))] == before
-    assert Folder(root).listing().names == SPLIT_NAMES
+    assert ImageFolder(root).listing().names == SPLIT_NAMES
 
 
 def test_a_holdout_is_stratified_and_depends_on_seed_and_names_only() -> None:
     images = open_images(["digits"])
-    train, val = holdout(images, 0.2, seed=1)
+    train, val = split_holdout(images, 0.2, seed=1)
     assert sorted(train.names + val.names) == sorted(images.names)
     shares = torch.bincount(val.labels) / torch.bincount(images.labels)
     assert ((shares - 0.2).abs() < 0.01).all()
-    assert holdout(images, 0.2, seed=1)[1].names == val.names
-    assert holdout(images, 0.2, seed=2)[1].names != val.names
+    assert split_holdout(images, 0.2, seed=1)[1].names == val.names
+    assert split_holdout(images, 0.2, seed=2)[1].names != val.names
     backwards = images.subset(range(len(images) - 1, -1, -1))
-    assert set(holdout(backwards, 0.2, seed=1)[1].names) == set(val.names)
+    assert set(split_holdout(backwards, 0.2, seed=1)[1].names) == set(val.names)
     with pytest.raises(UsageError, match="between 0 and 1"):
-        holdout(images, 1.0, seed=0)
+        split_holdout(images, 1.0, seed=0)
 
 
 def test_a_subset_keeps_names_labels_and_images_together() -> None:
@@ -428,7 +428,7 @@ def test_a_torchvision_set_of_files_is_decoded_by_us(tmp_path: Path) -> None:
     images = open_images([f"tv/EuroSAT:{tmp_path}"])
     assert images.names == ["eurosat/2750/Forest/1.jpg", "eurosat/2750/River/2.jpg"]
     assert (images.classes, images.has_splits) == (("Forest", "River"), False)
-    with pytest.raises(BadImage, match="empty"):
+    with pytest.raises(UnreadableImageError, match="empty"):
         images.image(1)
     make_folder(tmp_path / "imagenette2", ["train/n01440764/1.JPEG", "val/n01440764/2.JPEG"])
     nette = open_images([f"tv/imagenette:{tmp_path}"], "train")

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from lwcl.errors import UsageError
 from lwcl.kernels import bfloat16
-from lwcl.losses import unit
+from lwcl.losses import l2_normalise
 from lwcl.metrics import assignment
 from lwcl.metrics import kmeans as module
-from lwcl.metrics.kmeans import assign, kmeans
+from lwcl.metrics.kmeans import assign_clusters, kmeans
 
 
 def blobs(count: int, k: int, dim: int, noise: float, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -53,8 +53,8 @@ def test_the_inertia_is_that_of_scikit_learn(count: int, k: int) -> None:
 def test_the_spherical_inertia_is_about_that_of_scikit_learn_on_unit_rows() -> None:
     x, _ = blobs(2000, 40, 12, 1.0)
     found = kmeans(7 * x, 40, seed=0, iterations=50, restarts=3)
-    means = torch.stack([unit(x)[found.labels == cluster].mean(0) for cluster in range(40)])
-    assert float((unit(x) - means[found.labels]).square().sum()) <= 1.02 * reference(unit(x), 40)
+    means = torch.stack([l2_normalise(x)[found.labels == cluster].mean(0) for cluster in range(40)])
+    assert float((l2_normalise(x) - means[found.labels]).square().sum()) <= 1.02 * reference(l2_normalise(x), 40)
     assert found.centroids.norm(dim=1).tolist() == pytest.approx([1.0] * 40, abs=1e-5)
 
 
@@ -108,10 +108,10 @@ def test_clusters_far_from_the_origin_are_found_in_float32() -> None:
 def test_rows_are_assigned_to_the_centroids_that_they_made(spherical: bool) -> None:
     x, _ = blobs(300, 10, 8, 0.4)
     found = kmeans(x, 10, seed=0, spherical=spherical)
-    labels, distances = assign(x, found.centroids, spherical=spherical)
+    labels, distances = assign_clusters(x, found.centroids, spherical=spherical)
     assert torch.equal(labels, found.labels)
     assert float(distances.sum()) == pytest.approx(found.inertia, rel=1e-4)
-    rows = unit(x) if spherical else x
+    rows = l2_normalise(x) if spherical else x
     assert torch.equal(labels, torch.cdist(rows.double(), found.centroids.double()).argmin(1))
 
 
@@ -128,7 +128,7 @@ def test_halves_name_the_centroids_that_float32_names(
 ) -> None:
     monkeypatch.setattr(bfloat16, "is_native", lambda: True)
     monkeypatch.setattr(assignment, "MANY", 2)
-    plainly, left = assignment.plainly, []
+    plainly, left = assignment.assign_float32, []
 
     def watched(exact: Tensor, centroids: Tensor, half: Tensor) -> tuple[Tensor, Tensor]:
         left.append(len(exact))
@@ -136,10 +136,10 @@ def test_halves_name_the_centroids_that_float32_names(
 
     monkeypatch.setattr(assignment, "plainly", watched)
     generator = torch.Generator().manual_seed(0)
-    centroids = unit(torch.randn(1, 64, generator=generator) + spread * torch.randn(k, 64, generator=generator))
-    x = unit(centroids[torch.arange(2000) % k] + 0.1 * spread * torch.randn(2000, 64, generator=generator))
-    halves = assignment.nearest_centroids(assignment.assignable(x, halve=True), centroids)
-    plain = assignment.nearest_centroids(assignment.assignable(x), centroids)
+    centroids = l2_normalise(torch.randn(1, 64, generator=generator) + spread * torch.randn(k, 64, generator=generator))
+    x = l2_normalise(centroids[torch.arange(2000) % k] + 0.1 * spread * torch.randn(2000, 64, generator=generator))
+    halves = assignment.nearest_centroids(assignment.prepare_rows(x, halve=True), centroids)
+    plain = assignment.nearest_centroids(assignment.prepare_rows(x), centroids)
     assert left[0] in asked and left[1] == 2000
     assert torch.equal(halves[0], plain[0])
     assert torch.allclose(halves[1], plain[1], atol=2e-6)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lwcl.errors import UsageError
 from lwcl.kernels import bfloat16
-from lwcl.losses import unit
+from lwcl.losses import l2_normalise
 from lwcl.metrics import knn, nearest
 from lwcl.metrics.knn import Vote
 
@@ -27,60 +27,60 @@ def golden() -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 def test_the_weighted_vote_equals_the_published_code() -> None:
     queries, query_labels, bank, bank_labels = golden()
-    similarity, index = knn.nearest(queries, bank, 5)
-    shares = knn.votes(similarity, bank_labels[index], 3, 0.07)
+    similarity, index = knn.nearest_rows(queries, bank, 5)
+    shares = knn.class_votes(similarity, bank_labels[index], 3, 0.07)
     assert shares[0].tolist() == pytest.approx([0.529747, 0.118792, 0.351462], abs=1e-6)
     assert shares[1].tolist() == pytest.approx([0, 1, 0], abs=1e-6)
     assert shares.argmax(1).tolist() == [0, 1, 1, 0, 1, 1, 0, 1, 2, 2, 1, 2]
-    found = knn.score(queries, query_labels, bank, bank_labels, Vote(5, 0.07))
+    found = knn.knn_score(queries, query_labels, bank, bank_labels, Vote(5, 0.07))
     assert float(found.top1.double().mean()) == pytest.approx(0.75)
 
 
 def test_the_best_majority_vote_equals_the_published_code() -> None:
     queries, query_labels, bank, bank_labels = golden()
-    distances, _ = knn.nearest(queries, bank, 3, euclidean=True)
+    distances, _ = knn.nearest_rows(queries, bank, 3, euclidean=True)
     assert (-distances[0]).tolist() == pytest.approx([1.434467, 1.46987, 1.862337], abs=1e-6)
-    accuracies = [float(s.top1.double().mean()) for s in knn.sweep(queries, query_labels, bank, bank_labels)][:5]
+    accuracies = [float(s.top1.double().mean()) for s in knn.sweep_k(queries, query_labels, bank, bank_labels)][:5]
     assert accuracies == pytest.approx([0.75, 2 / 3, 11 / 12, 11 / 12, 0.75])
-    assert knn.best(queries, query_labels, bank, bank_labels).k == 5
+    assert knn.best_knn(queries, query_labels, bank, bank_labels).k == 5
 
 
 @given(st.integers(0, 2**31), st.integers(1, 20))
 def test_one_neighbour_on_its_own_bank_is_always_right(seed: int, classes: int) -> None:
     bank = torch.randn(40, 6, generator=torch.Generator().manual_seed(seed))
     labels = torch.arange(40) % classes
-    found = knn.score(bank, labels, bank, labels, Vote(1, None))
+    found = knn.knn_score(bank, labels, bank, labels, Vote(1, None))
     assert bool(found.top1.all())
 
 
 def test_a_cold_vote_is_that_of_the_nearest_neighbour() -> None:
     queries, query_labels, bank, bank_labels = golden()
-    cold = knn.score(queries, query_labels, bank, bank_labels, Vote(20, 1e-6))
-    first = knn.score(queries, query_labels, bank, bank_labels, Vote(1, None))
+    cold = knn.knn_score(queries, query_labels, bank, bank_labels, Vote(20, 1e-6))
+    first = knn.knn_score(queries, query_labels, bank, bank_labels, Vote(1, None))
     assert torch.equal(cold.top1, first.top1)
 
 
 def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     queries, _, bank, _ = golden()
     for euclidean, module in ((False, nearest), (True, knn)):
-        whole = knn.nearest(queries, bank, 7, euclidean=euclidean)
+        whole = knn.nearest_rows(queries, bank, 7, euclidean=euclidean)
         monkeypatch.setattr(module, "CHUNK_BYTES", 4 * len(bank) * 5)
-        parts = knn.nearest(queries, bank, 7, euclidean=euclidean)
+        parts = knn.nearest_rows(queries, bank, 7, euclidean=euclidean)
         assert torch.equal(whole[1], parts[1])
         assert torch.allclose(whole[0], parts[0], rtol=1e-12)
 
 
 def test_more_neighbours_than_the_bank_holds_are_all_of_it() -> None:
     bank, labels = torch.eye(3), torch.tensor([0, 1, 1])
-    assert knn.score(bank, labels, bank, labels, Vote(200, 0.1)).k == 3
+    assert knn.knn_score(bank, labels, bank, labels, Vote(200, 0.1)).k == 3
 
 
 def test_a_preset_gives_what_is_not_chosen() -> None:
-    assert knn.chosen("weighted", None, None, 30) == Vote(20, 0.07)
-    assert knn.chosen("monitor", 5, None, 30) == Vote(5, 0.1)
-    assert knn.chosen("1nn", None, 0.2, 30) == Vote(1, 0.2)
-    assert knn.chosen("monitor", None, None, 30) == Vote(200, 0.1), "of fewer images, all vote"
-    assert knn.chosen("best", None, None, 30) is None
+    assert knn.resolve_vote("weighted", None, None, 30) == Vote(20, 0.07)
+    assert knn.resolve_vote("monitor", 5, None, 30) == Vote(5, 0.1)
+    assert knn.resolve_vote("1nn", None, 0.2, 30) == Vote(1, 0.2)
+    assert knn.resolve_vote("monitor", None, None, 30) == Vote(200, 0.1), "of fewer images, all vote"
+    assert knn.resolve_vote("best", None, None, 30) is None
 
 
 @pytest.mark.parametrize(
@@ -93,13 +93,13 @@ def test_a_preset_gives_what_is_not_chosen() -> None:
 )
 def test_votes_that_cannot_be_are_refused(preset: str, k: int | None, temperature: float | None, words: str) -> None:
     with pytest.raises(UsageError, match=words):
-        knn.chosen(preset, k, temperature, 30)
+        knn.resolve_vote(preset, k, temperature, 30)
 
 
 def test_the_first_five_guesses_hold_the_first() -> None:
     generator = torch.Generator().manual_seed(1)
     bank, labels = torch.randn(100, 4, generator=generator), torch.arange(100) % 10
-    found = knn.score(torch.randn(50, 4, generator=generator), torch.arange(50) % 10, bank, labels, Vote(20, 0.1))
+    found = knn.knn_score(torch.randn(50, 4, generator=generator), torch.arange(50) % 10, bank, labels, Vote(20, 0.1))
     assert bool((found.top5 | ~found.top1).all())
     assert int(found.top5.sum()) > int(found.top1.sum())
 
@@ -108,7 +108,7 @@ def test_an_interval_covers_the_truth_about_as_often_as_it_says() -> None:
     generator = torch.Generator().manual_seed(0)
     covered = 0
     for trial in range(200):
-        low, high = knn.interval(torch.rand(300, generator=generator) < 0.4, seed=trial, draws=1000)
+        low, high = knn.bootstrap_interval(torch.rand(300, generator=generator) < 0.4, seed=trial, draws=1000)
         covered += low <= 0.4 <= high
     assert 180 <= covered <= 198
 
@@ -116,15 +116,15 @@ def test_an_interval_covers_the_truth_about_as_often_as_it_says() -> None:
 def test_a_paired_gain_is_tighter_than_two_intervals_and_has_a_sign() -> None:
     right = torch.arange(1000) < 600
     other = torch.arange(1000) < 550
-    value, low, high = knn.gain(right, other)
+    value, low, high = knn.paired_gain(right, other)
     assert value == pytest.approx(0.05)
     assert 0 < low < value < high < 0.08
-    assert knn.gain(other, right)[0] == pytest.approx(-0.05)
+    assert knn.paired_gain(other, right)[0] == pytest.approx(-0.05)
 
 
 def slowly(queries: Tensor, bank: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k nearest by cosine, all in float64, ties to the earlier row."""
-    cosines = unit(queries.double()) @ unit(bank.double()).T
+    cosines = l2_normalise(queries.double()) @ l2_normalise(bank.double()).T
     found = cosines.sort(dim=1, descending=True, stable=True)
     return found.values[:, :k], found.indices[:, :k]
 
@@ -132,8 +132,11 @@ def slowly(queries: Tensor, bank: Tensor, k: int) -> tuple[Tensor, Tensor]:
 def with_ties(gap: float, count: int, bank: Tensor, query: Tensor) -> Tensor:
     """The bank with `count` of its rows put `gap` of a cosine apart, around 0.6 with the query, in a mixed order."""
     wanted = 0.6 + gap * torch.randperm(count, generator=torch.Generator().manual_seed(1)).double()
-    away = unit(bank[:count].double() - (bank[:count].double() @ unit(query.double()))[:, None] * unit(query.double()))
-    rows = wanted[:, None] * unit(query.double()) + (1 - wanted**2).sqrt()[:, None] * away
+    away = l2_normalise(
+        bank[:count].double()
+        - (bank[:count].double() @ l2_normalise(query.double()))[:, None] * l2_normalise(query.double())
+    )
+    rows = wanted[:, None] * l2_normalise(query.double()) + (1 - wanted**2).sqrt()[:, None] * away
     return torch.cat([rows.to(bank.dtype), bank[count:]])
 
 
@@ -144,7 +147,7 @@ def test_near_ties_are_told_apart(gap: float, half: bool, monkeypatch: pytest.Mo
     generator = torch.Generator().manual_seed(0)
     queries, bank = torch.randn(8, 256, generator=generator), torch.randn(3000, 256, generator=generator)
     bank = with_ties(gap, 150, bank, queries[3])
-    cosines, index = knn.nearest(queries, bank, 20)
+    cosines, index = knn.nearest_rows(queries, bank, 20)
     right, places = slowly(queries, bank, 20)
     assert torch.equal(index, places)
     assert torch.allclose(cosines.double(), right, rtol=0, atol=1e-6)
@@ -154,7 +157,7 @@ def test_half_precision_finds_what_it_proves_and_leaves_the_rest_to_the_plain_wa
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(bfloat16, "is_native", lambda: True)
-    plain, left = nearest.candidates, []
+    plain, left = nearest.top_candidates, []
 
     def watched(queries: Tensor, bank: Tensor, centre: Tensor, count: int, precision: torch.dtype) -> object:
         if precision != torch.bfloat16:
@@ -164,10 +167,10 @@ def test_half_precision_finds_what_it_proves_and_leaves_the_rest_to_the_plain_wa
     monkeypatch.setattr(nearest, "candidates", watched)
     generator = torch.Generator().manual_seed(0)
     queries, bank = torch.randn(8, 256, generator=generator), torch.randn(3000, 256, generator=generator)
-    assert torch.equal(knn.nearest(queries, bank, 5)[1], slowly(queries, bank, 5)[1])
+    assert torch.equal(knn.nearest_rows(queries, bank, 5)[1], slowly(queries, bank, 5)[1])
     assert left == []
     hard = with_ties(2e-5, 150, bank, queries[3])
-    assert torch.equal(knn.nearest(queries, hard, 5)[1], slowly(queries, hard, 5)[1])
+    assert torch.equal(knn.nearest_rows(queries, hard, 5)[1], slowly(queries, hard, 5)[1])
     assert left == [1]
 
 
@@ -175,9 +178,9 @@ def test_half_precision_finds_what_it_proves_and_leaves_the_rest_to_the_plain_wa
 def test_the_bound_on_half_precision_holds(seed: int, shift: float, dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(seed)
     queries, bank = (torch.randn(n, 48, generator=generator, dtype=dtype).exp() + shift for n in (5, 400))
-    centre = unit(bank).mean(0)
-    found = nearest.halved(unit(queries), bank, centre, 3)
-    exact = unit(queries.double()) @ (unit(bank.double()) - centre.double()).T
+    centre = l2_normalise(bank).mean(0)
+    found = nearest.bfloat16_candidates(l2_normalise(queries), bank, centre, 3)
+    exact = l2_normalise(queries.double()) @ (l2_normalise(bank.double()) - centre.double()).T
     apart = (exact.gather(1, found.places) - found.values.double()).abs()
     assert bool((apart <= found.bound).all())
     assert float(found.bound.max()) < 0.03
@@ -189,7 +192,7 @@ def test_the_bound_on_half_precision_holds(seed: int, shift: float, dtype: torch
 @given(st.integers(0, 2**31), st.integers(1, 40), st.sampled_from([48, 50, 640, 1600]))
 def test_the_largest_are_found_by_blocks(seed: int, count: int, width: int) -> None:
     scores = torch.randn(6, width, generator=torch.Generator().manual_seed(seed)).bfloat16()
-    values, places = nearest.largest(scores, count)
+    values, places = nearest.block_topk(scores, count)
     assert torch.equal(values.sort(descending=True).values, scores.topk(count).values)
     assert torch.equal(scores.gather(1, places), values)
     assert all(len(set(row)) == count for row in places.tolist())
@@ -197,6 +200,6 @@ def test_the_largest_are_found_by_blocks(seed: int, count: int, width: int) -> N
 
 def test_equal_rows_all_are_neighbours_once() -> None:
     bank = torch.eye(4).repeat(30, 1)
-    cosines, index = knn.nearest(torch.eye(4), bank, 30)
+    cosines, index = knn.nearest_rows(torch.eye(4), bank, 30)
     assert bool((cosines == 1).all())
     assert all(sorted(row) == list(range(place, 120, 4)) for place, row in enumerate(index.tolist()))

@@ -13,11 +13,11 @@ from lwcl import engine
 from lwcl.config.probe_plan import plan_probe
 from lwcl.config.probe_protocols import PROTOCOLS
 from lwcl.config.recipes import Recipe
-from lwcl.losses import unit
+from lwcl.losses import l2_normalise
 from lwcl.metrics import linear
-from lwcl.metrics.linear import Point
+from lwcl.metrics.linear import GridPoint
 from lwcl.models.encoder import Encoder
-from lwcl.models.probe import Classifier
+from lwcl.models.probe import LinearClassifier
 
 CPU = torch.device("cpu")
 HOW = {"classes": 3, "epochs": 4, "batch_size": 16, "seed": 0, "device": CPU}
@@ -40,10 +40,10 @@ def test_standardised_features_equal_the_published_code() -> None:
     for shape in ((3, 5), (30, 5), (12, 5)):
         stream.standard_normal(shape)
     rows = torch.from_numpy(stream.standard_normal((7, 4)))
-    (found,) = linear.formed("standard", rows)
+    (found,) = linear.normalise_features("standard", rows)
     assert found[0].tolist() == pytest.approx([-1.115048, 0.751533, 0.553445, -0.343561], abs=1e-6)
     assert float(found.norm()) == pytest.approx(4.898786, abs=1e-6)
-    classifier = Classifier(4, 2, "standard")
+    classifier = LinearClassifier(4, 2, "standard")
     classifier.standardise_by(rows)
     assert torch.allclose(classifier(rows.float()), classifier.linear(found.float()), atol=1e-5)
 
@@ -53,7 +53,7 @@ def test_lars_equals_the_published_code_and_treats_biases_as_sgd_does() -> None:
     with torch.no_grad():
         net.weight.copy_(torch.tensor([[1.0, -2.0], [3.0, 0.5]]))
         net.bias.fill_(1.0)
-    optimizer = engine.optimizer_of(net, Recipe(optimizer="lars"), 1.6, 0.0)
+    optimizer = engine.build_optimizer(net, Recipe(optimizer="lars"), 1.6, 0.0)
     for weight, bias in (
         ([[0.99889728, -2.00220545], [3.00330817, 0.4955891]], 1 - 1.6 * 0.1),
         ([[0.99680125, -2.00639751], [3.00959626, 0.48720499]], 1 - 1.6 * 0.1 * (1 + 1.9)),
@@ -85,7 +85,7 @@ def test_learning_rates_fall_as_published(protocol: str, expected: dict[int, flo
             assert engine.learning_rate(within, recipe, recipe.epochs, recipe.lr, 0) == pytest.approx(lr)
 
 
-def slowly(rows: Tensor, point: Point) -> nn.Linear:
+def slowly(rows: Tensor, point: GridPoint) -> nn.Linear:
     """One classifier trained by autograd and torch's SGD in the order that `trained` has."""
     head = nn.Linear(rows.shape[1], 3)
     nn.init.zeros_(head.weight)
@@ -103,9 +103,9 @@ def slowly(rows: Tensor, point: Point) -> nn.Linear:
 
 
 def test_each_point_of_the_grid_is_trained_as_if_it_were_alone() -> None:
-    (rows,) = linear.formed("standard", BANK)
-    points = [Point("standard", lr, decay) for lr in (0.01, 0.3) for decay in (0.0, 0.1)]
-    *_, heads = linear.trained(rows, LABELS, points, **HOW)
+    (rows,) = linear.normalise_features("standard", BANK)
+    points = [GridPoint("standard", lr, decay) for lr in (0.01, 0.3) for decay in (0.0, 0.1)]
+    *_, heads = linear.train_heads(rows, LABELS, points, **HOW)
     for number, point in enumerate(points):
         alone = slowly(rows, point)
         assert torch.allclose(heads.weight[:, number].T, alone.weight, atol=1e-5)
@@ -113,7 +113,10 @@ def test_each_point_of_the_grid_is_trained_as_if_it_were_alone() -> None:
 
 
 def test_the_queries_answers_change_nothing_but_the_curve() -> None:
-    told = [linear.fast(BANK, LABELS, QUERIES, answers, OUT, linear.RATES, **HOW) for answers in (ANSWERS, 2 - ANSWERS)]
+    told = [
+        linear.fast_probe(BANK, LABELS, QUERIES, answers, OUT, linear.LEARNING_RATES, **HOW)
+        for answers in (ANSWERS, 2 - ANSWERS)
+    ]
     assert torch.equal(told[0].logits, told[1].logits)
     assert told[0].chosen == told[1].chosen
     assert told[0].curve != told[1].curve
@@ -121,8 +124,8 @@ def test_the_queries_answers_change_nothing_but_the_curve() -> None:
 
 
 def test_the_held_out_part_chooses_the_point_with_the_least_loss() -> None:
-    grid = [Point("unit", 1e-9, 0.0), Point("standard", 0.01, 0.0), Point("unit", 1e-9, 1.0)]
-    point, held = linear.best_point(BANK, LABELS, OUT, grid, **HOW)
+    grid = [GridPoint("unit", 1e-9, 0.0), GridPoint("standard", 0.01, 0.0), GridPoint("unit", 1e-9, 1.0)]
+    point, held = linear.select_grid_point(BANK, LABELS, OUT, grid, **HOW)
     assert point == grid[1]
     assert held.loss < math.log(3)
 
@@ -130,17 +133,17 @@ def test_the_held_out_part_chooses_the_point_with_the_least_loss() -> None:
 def test_both_ways_tell_separate_classes_apart() -> None:
     bank, labels = clouds(90, 2, noise=0.1)
     queries, answers = clouds(60, 3, noise=0.1)
-    found = linear.fast(bank, labels, queries, answers, OUT, linear.RATES, **HOW)
+    found = linear.fast_probe(bank, labels, queries, answers, OUT, linear.LEARNING_RATES, **HOW)
     assert found.curve[-1] == 1
-    solved = linear.logistic(bank, labels, queries, OUT, classes=3)
+    solved = linear.logistic_probe(bank, labels, queries, OUT, classes=3)
     assert bool((solved.logits.argmax(1) == answers).all())
     assert found.held_out == solved.held_out == 1
 
 
 def test_logistic_regression_is_that_of_scikit_learn() -> None:
-    found = linear.logistic(BANK, LABELS, QUERIES, OUT, classes=3)
+    found = linear.logistic_probe(BANK, LABELS, QUERIES, OUT, classes=3)
     penalty = float(found.chosen.split()[1].rstrip(","))
-    rows, asked = linear.formed("standard", BANK, QUERIES)
+    rows, asked = linear.normalise_features("standard", BANK, QUERIES)
     model = LogisticRegression(C=1 / (penalty * 90), max_iter=1000, tol=1e-6).fit(rows.numpy(), LABELS.numpy())
     expected = torch.from_numpy(model.predict_proba(asked.numpy())).float()
     assert torch.allclose(found.logits.softmax(1), expected, atol=1e-3)
@@ -149,18 +152,18 @@ def test_logistic_regression_is_that_of_scikit_learn() -> None:
 def test_logistic_regression_of_two_classes_has_two_columns_and_absent_ones_never_win() -> None:
     bank, labels = clouds(40, 4, noise=0.1, classes=2)
     out = torch.arange(40) % 4 < 1
-    found = linear.logistic(bank, labels, bank, out, classes=3)
+    found = linear.logistic_probe(bank, labels, bank, out, classes=3)
     assert found.logits.shape == (40, 3)
     assert bool((found.logits.argmax(1) == labels).all())
     assert bool((found.logits[:, 2] == -math.inf).all())
 
 
 def test_all_forms_have_a_mean_square_of_one() -> None:
-    for form in linear.FORMS:
-        rows, other = linear.formed(form, 50 * BANK + 3, QUERIES)
+    for form in linear.FEATURE_FORMS:
+        rows, other = linear.normalise_features(form, 50 * BANK + 3, QUERIES)
         assert float(rows.square().mean()) == pytest.approx(1, abs=0.02)
         assert other.shape == QUERIES.shape
-    assert torch.allclose(linear.formed("unit", BANK)[0], unit(BANK) * 6**0.5)
+    assert torch.allclose(linear.normalise_features("unit", BANK)[0], l2_normalise(BANK) * 6**0.5)
 
 
 @pytest.mark.parametrize("name", PROTOCOLS)

@@ -10,17 +10,17 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
-from lwcl.checkpoints.encoder_file import Images
+from lwcl.checkpoints.encoder_file import InputSpec
 from lwcl.config.augmentation import AUGMENTATIONS, Augmentation
-from lwcl.data.dataset import Broken, ImageSet, open_images
-from lwcl.data.decode_and_crop import Crops
+from lwcl.data.dataset import BrokenImage, ImageSet, open_images
+from lwcl.data.decode_and_crop import CropDataset
 from lwcl.data.loader import Loader
-from lwcl.data.workers import workers_over
+from lwcl.data.workers import load_in_workers
 from lwcl.engine import Compute
 from lwcl.errors import DataError
 
 COUNT, SIDE = 12, 160
-TAKES = Images(16, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+TAKES = InputSpec(16, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def loader(images: ImageSet, **more: object) -> Loader:
     return Loader(**settings | more)  # type: ignore[arg-type]
 
 
-def unbroken(bad: Broken) -> None:
+def unbroken(bad: BrokenImage) -> None:
     """All images are good."""
     raise AssertionError(bad)
 
@@ -86,14 +86,14 @@ def test_a_long_run_of_decoded_images_is_not_listed_before_its_first_batch(
 
 def test_crops_hold_no_more_pixels_than_they_may(photos: ImageSet, monkeypatch: pytest.MonkeyPatch) -> None:
     cuts: list[int] = []
-    cut = Crops.cut
+    cut = CropDataset.cut
 
-    def counted(self: Crops, crops: list[int], found: list[object]) -> object:
+    def counted(self: CropDataset, crops: list[int], found: list[object]) -> object:
         cuts.append(len(found))
         return cut(self, crops, found)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Crops, "cut", counted)
-    monkeypatch.setattr("lwcl.data.decode_and_crop.HELD", 3 * SIDE * (SIDE + 40))
+    monkeypatch.setattr(CropDataset, "cut", counted)
+    monkeypatch.setattr("lwcl.data.decode_and_crop.MAX_PENDING_PIXELS", 3 * SIDE * (SIDE + 40))
     (whole,) = loader(photos).cuts([TAKES], [[([0], index) for index in range(COUNT)]], 0)
     assert (cuts, len(whole.heights)) == ([3, 3, 3, 3], COUNT)
 
@@ -108,4 +108,4 @@ class Changed(Dataset[object]):
 @pytest.mark.parametrize("workers", [0, 1])
 def test_an_error_of_a_worker_keeps_its_words(workers: int) -> None:
     with pytest.raises(DataError, match=r"^The archive has changed\.\nStart again\.$"):
-        list(workers_over(Changed(), [[0]], workers))
+        list(load_in_workers(Changed(), [[0]], workers))

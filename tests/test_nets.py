@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lwcl.errors import UsageError
-from lwcl.models.backbone import backbone_of, zero_residuals
-from lwcl.models.encoder import Encoder, Follower, Net, Queue, mlp, width_of
+from lwcl.models.backbone import build_backbone, zero_init_residuals
+from lwcl.models.encoder import Encoder, MomentumEncoder, Net, Queue, hidden_width, mlp
 
 
 @given(st.integers(1, 20), st.lists(st.integers(1, 30), max_size=12))
@@ -44,7 +44,7 @@ def test_a_key_encoder_is_an_exponential_average_of_its_leader() -> None:
     with torch.no_grad():
         for parameter in leader.parameters():
             parameter.fill_(1.0)
-    follower = Follower(leader, momentum=0.999)
+    follower = MomentumEncoder(leader, momentum=0.999)
     seen = []
     for value in (2.0, 3.0, 4.0):
         with torch.no_grad():
@@ -57,7 +57,7 @@ def test_a_key_encoder_is_an_exponential_average_of_its_leader() -> None:
 
 def test_a_key_encoder_without_momentum_copies_parameters_and_keeps_its_own_buffers() -> None:
     leader = Encoder("test_resnet", (4,))
-    follower = Follower(leader, momentum=0.0)
+    follower = MomentumEncoder(leader, momentum=0.0)
     leader.train()(torch.randn(4, 3, 32, 32))
     with torch.no_grad():
         for parameter in leader.parameters():
@@ -70,7 +70,7 @@ def test_a_key_encoder_without_momentum_copies_parameters_and_keeps_its_own_buff
 
 def test_keys_carry_no_gradient_and_a_key_encoder_stays_in_train_mode() -> None:
     leader = Encoder("test_resnet", (4,))
-    net = Net(leader, key=Follower(leader, 0.9))
+    net = Net(leader, key=MomentumEncoder(leader, 0.9))
     net.train()
     assert not net.key(torch.randn(2, 3, 32, 32)).requires_grad
     assert all(module.training for module in net.key.modules())
@@ -84,13 +84,13 @@ def test_embeddings_are_unit_vectors_of_the_heads_last_width() -> None:
 
 @pytest.mark.parametrize(("hidden", "expected"), [("1x", 960), ("2x", 1920), ("0.5x", 480), ("2048", 2048), ("0", 0)])
 def test_hidden_widths_are_written_as_multiples_or_numbers(hidden: str, expected: int) -> None:
-    assert width_of(hidden, 960) == expected
+    assert hidden_width(hidden, 960) == expected
 
 
 @pytest.mark.parametrize("hidden", ["wide", "-1", "x", ""])
 def test_a_hidden_width_that_is_none_is_refused(hidden: str) -> None:
     with pytest.raises(UsageError, match="--hidden"):
-        width_of(hidden, 960)
+        hidden_width(hidden, 960)
 
 
 def test_a_head_has_relu_between_its_linear_layers_and_no_batch_norm() -> None:
@@ -123,8 +123,8 @@ def test_splits_keep_the_order_of_images() -> None:
 
 @pytest.mark.parametrize(("arch", "branches"), [("mobilenetv3_small_100", 6), ("efficientnet_b0", 9), ("resnet18", 0)])
 def test_residual_branches_that_start_at_zero_leave_their_block_the_identity(arch: str, branches: int) -> None:
-    backbone, _ = backbone_of(arch)
-    assert zero_residuals(backbone) == branches
+    backbone, _ = build_backbone(arch)
+    assert zero_init_residuals(backbone) == branches
     for block in backbone.modules():
         if getattr(block, "has_skip", False):
             images = torch.randn(2, next(block.parameters()).shape[1], 8, 8)

@@ -51,12 +51,12 @@ def test_training_goes_on_bit_for_bit(tmp_path: Path, kind: dict[str, Any]) -> N
     net, optimizer = learner(kind, seed=0)
     train(net, optimizer, 0, 3)
     tensors, facts = pack_optimizer(optimizer)
-    training_state.save(tmp_path, 3, {"net": net.state_dict(), "optimizer": tensors}, {"optimizer": facts})
+    training_state.save_checkpoint(tmp_path, 3, {"net": net.state_dict(), "optimizer": tensors}, {"optimizer": facts})
     options = copy.deepcopy([{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups])
     train(net, optimizer, 3, 6)
 
     fresh, optimizer = learner(kind, seed=1)
-    found = training_state.latest(tmp_path, silent)
+    found = training_state.latest_checkpoint(tmp_path, silent)
     assert found is not None
     fresh.load_state_dict(found.tensors["net"])
     unpack_optimizer(optimizer, found.tensors["optimizer"], found.facts["optimizer"])

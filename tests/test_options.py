@@ -14,16 +14,16 @@ import pytest
 import typer
 
 from lwcl.cli import main
-from lwcl.cli.help import reference
+from lwcl.cli.help import cli_reference
 from lwcl.cli.options import with_options
 from lwcl.config import catalogue
 from lwcl.config.augmentation import Augmentation
 from lwcl.config.eval_options import KnnOptions
-from lwcl.config.recipes import ARCHS, RECIPES, Recipe
+from lwcl.config.recipes import RECIPES, TESTED_ARCHS, Recipe
 from lwcl.config.train_options import PretrainOptions
 from lwcl.errors import UsageError
 from lwcl.methods.method import methods
-from lwcl.settings import Origin, OriginKind, Settings, Settled, flag_of, names_of, setting
+from lwcl.settings import Origin, OriginKind, Settings, SettingValue, field_names, flag_name, setting
 
 ROOT = Path(__file__).parents[1]
 
@@ -52,7 +52,7 @@ def test_the_flags_are_those_of_the_golden_list():
 
 def test_the_reference_of_the_command_line_is_current(monkeypatch):
     monkeypatch.setenv("NO_COLOR", "1")
-    check_current(ROOT / "docs/cli.md", reference(main.PROGRAM, "lwcl"))
+    check_current(ROOT / "docs/cli.md", cli_reference(main.PROGRAM, "lwcl"))
 
 
 def test_the_list_of_architectures_is_that_of_the_installed_timm():
@@ -70,7 +70,7 @@ def test_the_list_of_architectures_is_that_of_the_installed_timm():
     [("pretrain", [PretrainOptions, Recipe, Augmentation, *methods("pretrain").values()]), ("knn", [KnnOptions])],
 )
 def test_every_setting_is_a_flag(command, kinds):
-    wanted = {flag_of(name) for kind in kinds for name in names_of(kind)}
+    wanted = {flag_name(name) for kind in kinds for name in field_names(kind)}
     assert wanted <= set(flags()[command])
 
 
@@ -107,7 +107,7 @@ def drink():
     """A command with the options of both, and what it was called with."""
     calls = []
 
-    @with_options(Tea, Coffee, settled={"beans": Settled(9.0, STRONG), "lid": Settled(True, STRONG)})
+    @with_options(Tea, Coffee, settled={"beans": SettingValue(9.0, STRONG), "lid": SettingValue(True, STRONG)})
     def drink(hot: bool = False, **chosen: object) -> None:
         calls.append((hot, chosen))
 
@@ -154,26 +154,26 @@ def test_help_says_which_methods_have_a_setting_and_where_they_differ():
 
 @pytest.mark.parametrize("what", list(catalogue.CATALOGUES))
 def test_every_list_has_entries(what):
-    entries = catalogue.listed(what)
+    entries = catalogue.find_entries(what)
     assert entries
-    lines = catalogue.table(entries).splitlines()
+    lines = catalogue.format_entries(entries).splitlines()
     assert all(line.startswith(entry.name) for line, entry in zip(lines, entries, strict=True))
 
 
 def test_the_tested_architectures_come_first():
-    assert tuple(entry.name for entry in catalogue.listed("archs")[: len(ARCHS)]) == ARCHS
+    assert tuple(entry.name for entry in catalogue.find_entries("archs")[: len(TESTED_ARCHS)]) == TESTED_ARCHS
 
 
 @pytest.mark.parametrize("pattern", ["mobilenetv3_small", "mobilenetv3_small_*"])
 def test_a_list_is_searched_by_a_part_of_a_name_or_a_pattern(pattern):
-    names = [entry.name for entry in catalogue.listed("archs", pattern)]
+    names = [entry.name for entry in catalogue.find_entries("archs", pattern)]
     assert "mobilenetv3_small_100" in names
     assert all("mobilenetv3_small" in name for name in names)
 
 
 @pytest.mark.parametrize("name", sorted(RECIPES))
 def test_a_recipe_is_shown_with_the_source_of_every_number(name):
-    text = catalogue.table(catalogue.listed("recipes", name))
+    text = catalogue.format_entries(catalogue.find_entries("recipes", name))
     for setting_name, cited in RECIPES[name].settings.items():
         assert any(
             setting_name in line and str(cited.value) in line and cited.source in line for line in text.splitlines()
@@ -181,10 +181,10 @@ def test_a_recipe_is_shown_with_the_source_of_every_number(name):
 
 
 def test_an_exact_name_is_listed_alone():
-    assert [entry.name for entry in catalogue.listed("methods", "moco")] == ["moco"]
+    assert [entry.name for entry in catalogue.find_entries("methods", "moco")] == ["moco"]
 
 
 @pytest.mark.parametrize(("what", "pattern", "near"), [("arch", "", "archs"), ("recipes", "lite", "light")])
 def test_what_is_not_in_a_list_brings_the_nearest_names(what, pattern, near):
     with pytest.raises(UsageError, match=f"Did you mean {near}"):
-        catalogue.listed(what, pattern)
+        catalogue.find_entries(what, pattern)

@@ -11,26 +11,26 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from runs import made_images, ran
 
-from lwcl.cli.app import file_layer
+from lwcl.cli.app import read_config_flag
 from lwcl.config.augmentation import AUGMENTATIONS, Augmentation
 from lwcl.config.eval_options import KnnOptions
-from lwcl.config.plan import PLACE, Plan, plan_pretrain, plan_run
-from lwcl.config.recipes import RECIPES, Recipe, recipes_of
+from lwcl.config.plan import LOCATION_SETTINGS, Plan, plan_pretrain, plan_run
+from lwcl.config.recipes import RECIPES, Recipe, recipes_for
 from lwcl.config.train_options import PretrainOptions
-from lwcl.config.validation import settings_of
+from lwcl.config.validation import parse_options
 from lwcl.config.yaml_file import read_config
 from lwcl.errors import UsageError
 from lwcl.methods.method import METHODS, Method, method, methods
 from lwcl.models import archs
-from lwcl.settings import FLAG, Origin, OriginKind, Settled, kinds_of, names_of, ruled, setting
+from lwcl.settings import FLAG, Origin, OriginKind, SettingValue, auto_value, field_names, field_types, setting
+from runs import made_images, ran
 
 PRETRAIN = methods("pretrain")
 FIXED = {
     "arch": st.sampled_from(["resnet18", "efficientnet_b0", "test_resnet"]),
     "augmentation": st.sampled_from(sorted(AUGMENTATIONS)),
-    "recipe": st.sampled_from(sorted(recipes_of("pretrain"))),
+    "recipe": st.sampled_from(sorted(recipes_for("pretrain"))),
     "teacher_cache": st.sampled_from(["off", "center", "views:3"]),
     "crop_min": st.floats(0.1, 0.5),
     "crop_max": st.just(1.0),  # `plain` and the default have the smallest at 1
@@ -39,7 +39,7 @@ FIXED = {
 }
 
 
-def stated(settled: Settled):
+def stated(settled: SettingValue):
     """The value of a setting and its origin in words."""
     return settled.value, str(settled.origin)
 
@@ -69,7 +69,7 @@ def choices(name):
     """Some settings of a run with the method of that name."""
     kinds = (PretrainOptions, Recipe, PRETRAIN[name], Augmentation)
     fields = {
-        field.name: good(field, kinds_of(kind)[field.name]) for kind in kinds for field in dataclasses.fields(kind)
+        field.name: good(field, field_types(kind)[field.name]) for kind in kinds for field in dataclasses.fields(kind)
     }
     free = {name: values for name, values in fields.items() if name not in BOUND}
     return st.fixed_dictionaries({"method": st.just(name)}, optional=free)
@@ -86,7 +86,7 @@ def test_a_plan_written_as_yaml_and_read_again_is_the_same_plan(tmp_path_factory
     path = tmp_path_factory.getbasetemp() / "config.yaml"
     path.write_text(yaml.safe_dump(plan.config(), sort_keys=False), encoding="utf-8")
     again = plan_pretrain({}, read_config(str(path)))
-    values = {name: setting.value for name, setting in plan.settled.items() if name not in PLACE}
+    values = {name: setting.value for name, setting in plan.settled.items() if name not in LOCATION_SETTINGS}
     assert repr({name: again.settled[name].value for name in values}) == repr(values)
     assert again.config() == plan.config()
 
@@ -181,7 +181,7 @@ def test_the_validated_objects_hold_the_settled_values():
 def test_rules_fill_what_nobody_chose_and_nothing_else():
     plan = plan_pretrain({"epochs": 7})
     filled = plan.with_rules(
-        {name: ruled(value, "a reason") for name, value in {"epochs": 9, "queue_size": 64, "steps": 1}.items()}
+        {name: auto_value(value, "a reason") for name, value in {"epochs": 9, "queue_size": 64, "steps": 1}.items()}
     )
     assert filled.recipe.epochs == 7
     assert stated(filled.settled["queue_size"]) == (64, "a reason")
@@ -191,18 +191,18 @@ def test_rules_fill_what_nobody_chose_and_nothing_else():
 
 def test_a_rule_outside_the_limits_is_refused():
     with pytest.raises(UsageError, match="comes from a bad rule"):
-        plan_pretrain({}).with_rules({"queue_size": ruled(0, "a bad rule")})
+        plan_pretrain({}).with_rules({"queue_size": auto_value(0, "a bad rule")})
 
 
 def test_where_a_run_goes_is_not_part_of_its_config():
     config = plan_pretrain({"out": "runs/mine", "overwrite": True, "resume": "never"}).config()
-    assert not PLACE & set(config)
+    assert not LOCATION_SETTINGS & set(config)
 
 
 def test_settings_of_different_classes_have_different_names():
     kinds = (PretrainOptions, Recipe, Augmentation)
-    shared = [name for kind in kinds for name in names_of(kind)]
-    own = {name for kind in PRETRAIN.values() for name in names_of(kind)}
+    shared = [name for kind in kinds for name in field_names(kind)]
+    own = {name for kind in PRETRAIN.values() for name in field_names(kind)}
     assert len(shared) == len(set(shared))
     assert not own & set(shared)
 
@@ -211,7 +211,7 @@ def test_settings_of_different_classes_have_different_names():
 def test_every_recipe_names_real_settings_and_sources(name):
     published = RECIPES[name]
     kind = methods()[published.method]
-    names = set(names_of(Recipe)) | set(names_of(kind)) | {"augmentation", "teacher_cache"}
+    names = set(field_names(Recipe)) | set(field_names(kind)) | {"augmentation", "teacher_cache"}
     for layer in (published.settings, *published.archs.values()):
         assert set(layer) <= names
         assert all(cited.source for cited in layer.values())
@@ -261,18 +261,18 @@ def test_an_architecture_that_is_not_listed_is_asked_of_another_timm(monkeypatch
     fake = type("timm", (), {"is_model": staticmethod(lambda name: asked.append(name) or name == "resnet_of_2031")})
     monkeypatch.setitem(sys.modules, "timm", fake)
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "99.0")
-    assert archs.arch_named("resnet_of_2031") == "resnet_of_2031"
+    assert archs.check_arch("resnet_of_2031") == "resnet_of_2031"
     with pytest.raises(UsageError):
-        archs.arch_named("resnet_of_1931")
-    assert archs.arch_named("resnet18") == "resnet18"
+        archs.check_arch("resnet_of_1931")
+    assert archs.check_arch("resnet18") == "resnet18"
     assert asked == ["resnet_of_2031", "resnet_of_1931"], "a listed name needs no timm"
 
 
 def test_the_settings_of_knn_come_from_flags_and_file():
-    options = settings_of(KnnOptions, {"k": "5", "preset": None}, {"preset": "1nn", "k": 9})
+    options = parse_options(KnnOptions, {"k": "5", "preset": None}, {"preset": "1nn", "k": 9})
     assert (options.k, options.preset) == (5, "1nn")
     with pytest.raises(UsageError, match="Did you mean preset"):
-        settings_of(KnnOptions, {}, {"presets": "1nn"})
+        parse_options(KnnOptions, {}, {"presets": "1nn"})
 
 
 @pytest.mark.parametrize(
@@ -334,7 +334,7 @@ AWKWARD = [
 def test_a_file_is_obeyed_whatever_its_name(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     (tmp_path / name).write_text("optimizer: sgd\nweight_decay: 0.25\nmethod: moco\n")
-    plan = plan_pretrain({}, *file_layer(name)).at_scale(100, demonstration=True)
+    plan = plan_pretrain({}, *read_config_flag(name)).at_scale(100, demonstration=True)
     chosen = {"optimizer": "sgd", "weight_decay": 0.25, "method": "moco"}
     assert {key: stated(plan.settled[key]) for key in chosen} == {key: (chosen[key], name) for key in chosen}
 

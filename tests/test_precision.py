@@ -16,7 +16,7 @@ from lwcl.methods.method import methods
 from lwcl.models.encoder import Encoder, Net
 from lwcl.reporting.console import Screen
 from lwcl.training import precision
-from lwcl.training.resolve import with_precision
+from lwcl.training.resolve import resolve_precision
 
 ARCH, SIZE = "test_efficientnet", 32
 RECIPE = Recipe(epochs=2, batch_size=8, lr=0.01, weight_decay=0.0, warmup=0.0)
@@ -34,9 +34,9 @@ def net(monkeypatch: pytest.MonkeyPatch) -> Net:
     return CPU.place(METHOD.build(Encoder(ARCH, METHOD.head, image_size=SIZE)))
 
 
-def chosen(net: Net, **changes: Any) -> precision.Choice:
+def chosen(net: Net, **changes: Any) -> precision.PrecisionChoice:
     """The choice for a small run."""
-    return precision.chosen_precision(METHOD, net, dataclasses.replace(RECIPE, **changes), CPU, SIZE)
+    return precision.choose_precision(METHOD, net, dataclasses.replace(RECIPE, **changes), CPU, SIZE)
 
 
 def never(*_: object) -> dict[str, float]:
@@ -62,7 +62,7 @@ def test_a_cpu_that_is_slow_in_bfloat16_gets_float32_untimed_and_a_warning_where
     monkeypatch.setattr(precision, "timed", never)
     assert chosen(net).name == "fp32"
     for told, name in {"auto": "fp32", "fp32": "fp32", "bf16": "bf16"}.items():
-        plan = with_precision(plan_pretrain({"arch": ARCH, "precision": told, "device": "cpu"}), Screen(quiet=True))
+        plan = resolve_precision(plan_pretrain({"arch": ARCH, "precision": told, "device": "cpu"}), Screen(quiet=True))
         assert plan.options.precision == name
         assert ("faster in fp32" in capsys.readouterr().err) == (told == "bf16")
 
@@ -71,12 +71,12 @@ def test_both_precisions_are_timed_and_the_times_decide(net: Net) -> None:
     found = chosen(net)
     assert set(found.table) == {"fp32", "bf16"}
     assert min(found.table.values()) > 0
-    assert found.name == ("bf16" if found.table["fp32"] / found.table["bf16"] >= precision.WORTH else "fp32")
+    assert found.name == ("bf16" if found.table["fp32"] / found.table["bf16"] >= precision.MIN_SPEEDUP else "fp32")
 
 
 @pytest.mark.parametrize(("gain", "name"), [(0.5, "fp32"), (1.14, "fp32"), (1.16, "bf16"), (2.5, "bf16")])
 def test_a_small_gain_is_a_tie_and_goes_to_float32(gain: float, name: str) -> None:
-    found = precision.choice({"fp32": gain, "bf16": 1.0})
+    found = precision.faster_precision({"fp32": gain, "bf16": 1.0})
     assert found.name == name
     assert f"{gain:.2f} times" in found.reason
 
@@ -124,8 +124,8 @@ def test_a_batch_in_parts_is_timed_in_parts(net: Net) -> None:
 
 
 def test_a_teacher_answers_for_every_view() -> None:
-    batch = precision.random_batch(METHOD, CPU, SIZE, 7, 4)
+    batch = precision.noise_batch(METHOD, CPU, SIZE, 7, 4)
     assert [tuple(answer.shape) for answer in batch.taught] == [(4, 7)] * METHOD.views
     assert [tuple(view.shape) for view in batch.views] == [(4, 3, SIZE, SIZE)] * METHOD.views
     assert all(view.is_contiguous(memory_format=torch.channels_last) for view in batch.views)
-    assert precision.random_batch(METHOD, CPU, SIZE, 0, 4).taught == ()
+    assert precision.noise_batch(METHOD, CPU, SIZE, 0, 4).taught == ()

@@ -8,27 +8,27 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from runs import made_images
 from torch import Tensor
 
 from lwcl import engine
-from lwcl.checkpoints.encoder_file import Images, save_encoder
+from lwcl.checkpoints.encoder_file import InputSpec, save_encoder
 from lwcl.commands import probe as probing
 from lwcl.config.eval_options import ProbeOptions
 from lwcl.config.probe_protocols import PROTOCOLS
 from lwcl.config.recipes import Recipe
-from lwcl.config.validation import settings_of
+from lwcl.config.validation import parse_options
 from lwcl.data.dataset import open_images
-from lwcl.data.label_fractions import share_of, to_choose_on
+from lwcl.data.label_fractions import sample_label_fraction, selection_mask
 from lwcl.engine import Compute
-from lwcl.errors import DataError, LwclError, SickError, UsageError
+from lwcl.errors import DataError, LwclError, TrainingDivergedError, UsageError
 from lwcl.methods.method import Batch
 from lwcl.methods.probe import Linear
 from lwcl.models.encoder import Encoder
-from lwcl.models.probe import ProbeNet, must_be_unmoved, weights_hash
-from lwcl.reporting.knn import Judged
-from lwcl.reporting.probe import Probed, probe_verdict
-from lwcl.settings import names_of
+from lwcl.models.probe import ProbeNet, check_weights_unchanged, weights_hash
+from lwcl.reporting.knn import EncoderResult
+from lwcl.reporting.probe import ProbeRow, probe_verdict
+from lwcl.settings import field_names
+from runs import made_images
 
 ARCH = "test_efficientnet"
 ENCODER = f"random/{ARCH}"
@@ -59,7 +59,7 @@ def probed(data: Path | str, out: Path | None = None, encoder: str = ENCODER, **
     """The report that a small probe leaves, as JSON."""
     quick: dict[str, Any] = {"image_size": 32, "device": "cpu", "threads": 1, "workers": 0}
     chosen = {**quick, "data": (str(data),), "out": str(out) if out else None, **options}
-    assert probing.probe([encoder], settings_of(ProbeOptions, chosen), quiet=True) == 0
+    assert probing.run_probe([encoder], parse_options(ProbeOptions, chosen), quiet=True) == 0
     return json.loads((out / "report.json").read_text()) if out else {}
 
 
@@ -97,7 +97,7 @@ def test_the_same_seed_twice_gives_the_same_and_another_seed_another(tmp_path: P
 
 def test_an_encoder_stands_beside_an_untrained_one_and_the_teacher(colours: Path, tmp_path: Path) -> None:
     torch.manual_seed(5)
-    save_encoder(tmp_path / "mine.safetensors", Encoder(ARCH), Images.of(ARCH, 32), {"origin": "test"})
+    save_encoder(tmp_path / "mine.safetensors", Encoder(ARCH), InputSpec.of(ARCH, 32), {"origin": "test"})
     mine = str(tmp_path / "mine.safetensors")
     report = probed(colours, tmp_path, encoder=mine, teacher="random/test_convnext", fractions="10,100")
     rows = report["facts"]["encoders"]
@@ -115,16 +115,16 @@ def test_an_encoder_stands_beside_an_untrained_one_and_the_teacher(colours: Path
     assert len(alone["facts"]["encoders"]) == 1
 
 
-def judged(name: str, top1: float, **more: Any) -> Judged:
+def judged(name: str, top1: float, **more: Any) -> EncoderResult:
     """A row with an interval of two points."""
-    return Judged(name, ARCH, top1, (top1 - 0.01, top1 + 0.01), 1.0, (1.0, 1.0), 0, **more)
+    return EncoderResult(name, ARCH, top1, (top1 - 0.01, top1 + 0.01), 1.0, (1.0, 1.0), 0, **more)
 
 
 def test_the_verdict_tells_last_and_best_epoch_the_gain_and_the_teacher() -> None:
     rows = [
-        Probed(judged("mine", 0.6, gain=(0.2, (0.15, 0.25))), (0.3, 0.65, 0.65, 0.6), "", 1.0, 9),
-        Probed(judged("random/x", 0.4, untrained=True), (0.4,), "", 1.0, 9),
-        Probed(judged("big", 0.9), (0.9,), "", 1.0, 9, teacher=True),
+        ProbeRow(judged("mine", 0.6, gain=(0.2, (0.15, 0.25))), (0.3, 0.65, 0.65, 0.6), "", 1.0, 9),
+        ProbeRow(judged("random/x", 0.4, untrained=True), (0.4,), "", 1.0, 9),
+        ProbeRow(judged("big", 0.9), (0.9,), "", 1.0, 9, teacher=True),
     ]
     told = probe_verdict(rows, 1000)
     assert told.startswith("mine is right for 60.0 % of 1,000 images (95 % interval 59.0 to 61.0), +20.0")
@@ -147,7 +147,7 @@ def trained(finetune: bool) -> tuple[ProbeNet, dict[str, Tensor], list[int]]:
     assert isinstance(net, ProbeNet)
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     recipe, compute = Recipe(epochs=3, lr=0.1, warmup=0.0), Compute(torch.device("cpu"))
-    optimizer, seen = engine.optimizer_of(net, recipe, 0.1, 0.0), []
+    optimizer, seen = engine.build_optimizer(net, recipe, 0.1, 0.0), []
     fitted = engine.fit(
         method, net, labelled_batches(3), recipe, optimizer, compute, steps_per_epoch=2, start=0, seed=0
     )
@@ -176,20 +176,20 @@ def test_finetuning_moves_all_and_batch_norm_trains_in_every_epoch() -> None:
 def test_a_frozen_weight_that_moves_is_found_out() -> None:
     encoder = Encoder(ARCH)
     before = weights_hash(encoder)
-    must_be_unmoved("mine", encoder, before)
+    check_weights_unchanged("mine", encoder, before)
     encoder.state_dict()["backbone.conv_stem.weight"].view(-1)[0] += 1e-6
-    with pytest.raises(SickError, match="moved"):
-        must_be_unmoved("mine", encoder, before)
+    with pytest.raises(TrainingDivergedError, match="moved"):
+        check_weights_unchanged("mine", encoder, before)
 
 
 def test_a_share_holds_every_class_and_smaller_shares_are_within_larger_ones(colours: Path) -> None:
     images = open_images([str(colours)], "train")
-    shares = [share_of(images, share, 0) for share in (0.05, 0.1, 1.0)]
+    shares = [sample_label_fraction(images, share, 0) for share in (0.05, 0.1, 1.0)]
     assert [len(share) for share in shares] == [9, 18, 168]
     assert set(shares[0].tolist()) < set(shares[1].tolist()) < set(shares[2].tolist())
     assert torch.bincount(images.labels[shares[1]]).tolist() == [6, 6, 6]
-    assert set(share_of(images, 0.1, 1).tolist()) != set(shares[1].tolist())
-    out = to_choose_on(images, 0.2, 0)
+    assert set(sample_label_fraction(images, 0.1, 1).tolist()) != set(shares[1].tolist())
+    out = selection_mask(images, 0.2, 0)
     assert torch.bincount(images.labels[out]).tolist() == [11, 11, 11]
 
 
@@ -254,8 +254,8 @@ def test_classes_of_another_folder_must_be_known(colours: Path, tmp_path: Path) 
 def test_damaged_weights_and_another_architecture_are_refused(colours: Path, tmp_path: Path) -> None:
     encoder, path = Encoder(ARCH), tmp_path / "sick.safetensors"
     encoder.state_dict()["backbone.conv_stem.weight"].view(-1)[3] = float("nan")
-    save_encoder(path, encoder, Images.of(ARCH, 32), {})
-    with pytest.raises(SickError, match=re.escape("not finite, first in backbone.conv_stem.weight")):
+    save_encoder(path, encoder, InputSpec.of(ARCH, 32), {})
+    with pytest.raises(TrainingDivergedError, match=re.escape("not finite, first in backbone.conv_stem.weight")):
         probed(colours, encoder=str(path))
     with pytest.raises(UsageError, match="resnet18"):
         probed(colours, encoder=str(path), arch="resnet18")
@@ -264,7 +264,7 @@ def test_damaged_weights_and_another_architecture_are_refused(colours: Path, tmp
 @pytest.mark.parametrize("name", PROTOCOLS)
 def test_every_number_of_a_protocol_is_a_setting_and_has_a_source(name: str) -> None:
     settings = PROTOCOLS[name].settings
-    assert set(settings) <= {"augmentation", "crop_min", *names_of(Recipe), *names_of(Linear)}
+    assert set(settings) <= {"augmentation", "crop_min", *field_names(Recipe), *field_names(Linear)}
     assert all(len(cited.source.split()) >= 2 for cited in settings.values())
 
 

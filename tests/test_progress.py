@@ -73,7 +73,7 @@ def train(
     with screen.training(title, start=0, steps=steps, steps_per_epoch=10, batch_size=32) as training:
         for number in range(1, steps + 1):
             each()
-            training.step(throughput.Stride(number, number / 10, 0.03, 5.0 / number, 0.01, 0.1), HEALTHY, found=0.25)
+            training.step(throughput.StepStats(number, number / 10, 0.03, 5.0 / number, 0.01, 0.1), HEALTHY, found=0.25)
     return training
 
 
@@ -84,20 +84,20 @@ def visible(text: str) -> str:
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_hostile_name_is_printable_on_one_line_and_stays_so(name: str) -> None:
-    text = formatting.harmless(HOSTILE[name])
+    text = formatting.escape(HOSTILE[name])
     assert text.isprintable()
-    assert formatting.harmless(text) == text
+    assert formatting.escape(text) == text
     assert text.encode()
 
 
 @given(st.text(st.characters(exclude_categories=())))
 def test_any_text_becomes_printable_and_can_be_encoded(text: str) -> None:
-    assert formatting.harmless(text).isprintable()
-    formatting.harmless(text).encode()
+    assert formatting.escape(text).isprintable()
+    formatting.escape(text).encode()
 
 
 def test_text_that_is_fine_stays_as_it_is() -> None:
-    assert formatting.harmless("Straße 猫 [red] <b> c:\\x") == "Straße 猫 [red] <b> c:\\x"
+    assert formatting.escape("Straße 猫 [red] <b> c:\\x") == "Straße 猫 [red] <b> c:\\x"
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -118,7 +118,7 @@ def test_json_has_no_nan() -> None:
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_terminal_shows_hostile_names_and_does_not_obey_them(terminal: Terminal, name: str) -> None:
     screen = progress.Screen()
-    screen.say(formatting.harmless(HOSTILE[name]))
+    screen.say(formatting.escape(HOSTILE[name]))
     train(screen, title=HOSTILE[name])
     progress.print_table(HOSTILE[name], [HOSTILE[name]], [[HOSTILE[name]]])
     written = terminal.getvalue()
@@ -126,7 +126,7 @@ def test_a_terminal_shows_hostile_names_and_does_not_obey_them(terminal: Termina
     for character in ("\x9b", "\u202e", "\udce9", "\x1b"):
         assert character not in shown
     assert "\x1b[31mred" not in written
-    assert formatting.harmless(HOSTILE[name])[:20] in shown
+    assert formatting.escape(HOSTILE[name])[:20] in shown
     assert not any(line.startswith("Warning") for line in shown.splitlines())
 
 
@@ -169,7 +169,7 @@ def test_on_a_terminal_the_log_is_plain_and_the_panel_shows_all(terminal: Termin
     screen = progress.Screen(log=log.append)
     with screen.training("pretrain moco", start=0, steps=20, steps_per_epoch=10, batch_size=64) as training:
         for number in range(1, 11):
-            training.step(throughput.Stride(number, number / 10, 0.03, 5.0, 0.01, 0.1), HEALTHY, found=0.25)
+            training.step(throughput.StepStats(number, number / 10, 0.03, 5.0, 0.01, 0.1), HEALTHY, found=0.25)
         training.monitored(1, 0.5)
         screen.warn("above the panel")
     shown = visible(terminal.getvalue())
@@ -250,27 +250,27 @@ def test_timing_is_the_median_speed_and_the_share_of_waiting(clock: Callable[[fl
 
 
 def test_the_remaining_time_counts_what_happens_between_steps(clock: Callable[[float], None]) -> None:
-    done = throughput.Trained("t", 10, 20, 10, 32)
+    done = throughput.TrainProgress("t", 10, 20, 10, 32)
     assert math.isnan(done.remaining())
     for number in (11, 12, 13):
         clock(2)
-        done.add(throughput.Stride(number, number / 10, 0.1, 1.0, 0.0, 0.5), {})
+        done.add(throughput.StepStats(number, number / 10, 0.1, 1.0, 0.0, 0.5), {})
     assert done.remaining() == pytest.approx(14)
 
 
 def test_a_step_without_health_leaves_what_was_known() -> None:
-    done = throughput.Trained("t", 0, 20, 10, 32)
-    done.add(throughput.Stride(1, 0.1, 0.1, 1.0, 0.0, 0.5), {"found": 0.1, "spread": 0.5})
-    done.add(throughput.Stride(2, 0.2, 0.1, 1.0, 0.0, 0.5), {"found": 0.2})
+    done = throughput.TrainProgress("t", 0, 20, 10, 32)
+    done.add(throughput.StepStats(1, 0.1, 0.1, 1.0, 0.0, 0.5), {"found": 0.1, "spread": 0.5})
+    done.add(throughput.StepStats(2, 0.2, 0.1, 1.0, 0.0, 0.5), {"found": 0.2})
     assert done.measures == {"spread": 0.5, "found": 0.2}
 
 
-@given(st.lists(st.floats(-100, 100), min_size=1, max_size=3 * throughput.TRACE))
+@given(st.lists(st.floats(-100, 100), min_size=1, max_size=3 * throughput.MAX_CURVE_POINTS))
 def test_a_trace_is_short_and_keeps_the_shape(values: list[float]) -> None:
-    trace = throughput.Trace()
+    trace = throughput.DownsampledCurve()
     for value in values:
         trace.add(value)
-    assert len(trace.points) < throughput.TRACE
+    assert len(trace.points) < throughput.MAX_CURVE_POINTS
     assert trace.points[0] == pytest.approx(values[0], abs=200)
     assert min(values) - 1e-9 <= min(trace.points, default=0.0)
     assert max(trace.points, default=0.0) <= max(values) + 1e-9
@@ -295,16 +295,26 @@ def test_durations_read_like_a_clock(seconds: float, text: str) -> None:
 
 def test_cells_are_written_for_people() -> None:
     cells = [None, math.nan, True, 12345, 0.123456, 123456.7, (1, "a"), (), "a\tb"]
-    assert list(map(formatting.shown, cells)) == ["-", "-", "yes", "12,345", "0.1235", "123,457", "1, a", "-", "a\\tb"]
+    assert list(map(formatting.format_cell, cells)) == [
+        "-",
+        "-",
+        "yes",
+        "12,345",
+        "0.1235",
+        "123,457",
+        "1, a",
+        "-",
+        "a\\tb",
+    ]
 
 
 def test_every_measure_of_health_has_its_words() -> None:
-    assert set(Health._fields) < set(health_words.MEASURES)
-    assert health_words.phrase(HEALTHY._asdict()).count(" good") == 2
-    assert health_words.word("spread", 0.05) == "low"
-    assert health_words.word("spread", math.nan) == "low"
-    assert health_words.word("uniformity", -0.1) == "clumped"
-    assert [health_words.word("rank", 8, batch) for batch in (8, 16, 256)] == ["good", "good", "fair"]
+    assert set(Health._fields) < set(health_words.HEALTH_METRICS)
+    assert health_words.health_summary(HEALTHY._asdict()).count(" good") == 2
+    assert health_words.health_word("spread", 0.05) == "low"
+    assert health_words.health_word("spread", math.nan) == "low"
+    assert health_words.health_word("uniformity", -0.1) == "clumped"
+    assert [health_words.health_word("rank", 8, batch) for batch in (8, 16, 256)] == ["good", "good", "fair"]
 
 
 def test_a_plain_table_is_aligned_and_has_no_escapes(capsys: pytest.CaptureFixture[str]) -> None:
@@ -314,7 +324,7 @@ def test_a_plain_table_is_aligned_and_has_no_escapes(capsys: pytest.CaptureFixtu
 
 def test_output_that_has_no_unicode_gets_backslashes(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
-    progress.put("Straße", stream)
+    progress.write_line("Straße", stream)
     assert stream.buffer.getvalue() == b"Stra\\xdfe\n"  # type: ignore[attr-defined]
 
 
@@ -329,8 +339,8 @@ def test_a_table_on_a_terminal_shows_brackets(terminal: Terminal) -> None:
 
 
 def test_a_panel_before_the_first_step_has_no_numbers_yet() -> None:
-    console = panel.console(io.StringIO())
-    console.print(panel.training(throughput.Trained("t", 0, 20, 10, 32)))
+    console = panel.rich_console(io.StringIO())
+    console.print(panel.training_panel(throughput.TrainProgress("t", 0, 20, 10, 32)))
     written = console.file.getvalue()  # type: ignore[attr-defined]
     assert "nan" not in written
     assert "0.00 of 2" in written

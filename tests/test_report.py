@@ -12,10 +12,10 @@ import numpy
 import pytest
 
 from lwcl.reporting import plots
-from lwcl.reporting.knn import Judged, knn_report
-from lwcl.reporting.report import Picture, Report, Table, flattened
+from lwcl.reporting.knn import EncoderResult, knn_report
+from lwcl.reporting.report import Picture, Report, Table, flatten_facts
 from lwcl.reporting.training import training_report
-from lwcl.settings import FLAG, Settled, recorded
+from lwcl.settings import FLAG, SettingValue, recorded_value
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -72,7 +72,7 @@ class Page(HTMLParser):
 def training(metrics: list[dict[str, Any]] = METRICS, **changes: Any) -> Report:
     samples = numpy.random.default_rng(0).integers(0, 256, (2, 4, 40, 32, 3), dtype=numpy.uint8)
     given: dict[str, Any] = {
-        "settled": {"batch_size": Settled(64, FLAG), "lr": recorded(0.03, "recipe light")},
+        "settled": {"batch_size": SettingValue(64, FLAG), "lr": recorded_value(0.03, "recipe light")},
         "facts": {"images": 640, "bad_files": {"count": 1}},
         "environment": {"torch": "2.14.1"},
         "command": "lwcl pretrain --data photos/",
@@ -84,11 +84,11 @@ def training(metrics: list[dict[str, Any]] = METRICS, **changes: Any) -> Report:
 
 def judged(
     name: str, top1: float, gain: tuple[float, tuple[float, float]] | None = None, untrained: bool = False
-) -> Judged:
-    return Judged(name, "resnet18", top1, (top1 - 0.01, top1 + 0.01), 0.9, (0.89, 0.91), 20, untrained, gain)
+) -> EncoderResult:
+    return EncoderResult(name, "resnet18", top1, (top1 - 0.01, top1 + 0.01), 0.9, (0.89, 0.91), 20, untrained, gain)
 
 
-def knn(rows: list[Judged], **changes: Any) -> Report:
+def knn(rows: list[EncoderResult], **changes: Any) -> Report:
     given: dict[str, Any] = {"settled": {}, "facts": {}, "environment": {}, "command": "lwcl knn"}
     return knn_report(rows, title="kNN", images=1000, **{**given, **changes})
 
@@ -97,9 +97,9 @@ def hostile_report() -> Report:
     name = " ".join(HOSTILE)
     series = plots.Series(name, [0, 1], [0, 1])
     pictures = [
-        Picture(name, name, plots.curves([series, series], name)),
-        Picture(name, name, plots.bars([plots.Bar(one, 50, (40, 60)) for one in HOSTILE], name)),
-        Picture(name, name, png=plots.sheet(numpy.zeros((1, 2, 8, 8, 3), numpy.uint8))),
+        Picture(name, name, plots.curves_svg([series, series], name)),
+        Picture(name, name, plots.bars_svg([plots.Bar(one, 50, (40, 60)) for one in HOSTILE], name)),
+        Picture(name, name, png=plots.sheet_png(numpy.zeros((1, 2, 8, 8, 3), numpy.uint8))),
     ]
     return Report(
         kind="knn",
@@ -108,7 +108,7 @@ def hostile_report() -> Report:
         tables=(Table(name, (name, "n"), tuple((one, 1) for one in HOSTILE), name),),
         pictures=tuple(pictures),
         facts={name: HOSTILE},
-        settings={name: recorded(tuple(HOSTILE), name)},
+        settings={name: recorded_value(tuple(HOSTILE), name)},
         environment={name: name},
         command=name,
     )
@@ -193,7 +193,7 @@ def test_the_same_numbers_give_the_same_bytes() -> None:
 
 
 def test_a_plot_is_xml_in_the_ink_of_the_page_without_a_date() -> None:
-    svg = plots.curves([plots.Series("a<b", [0, 1, 2], [1, None, 3]), plots.Series("$x$", [0, 1], [1, 2])], "epoch")
+    svg = plots.curves_svg([plots.Series("a<b", [0, 1, 2], [1, None, 3]), plots.Series("$x$", [0, 1], [1, 2])], "epoch")
     texts = [element.text for element in ElementTree.fromstring(svg).iter() if element.tag.endswith("text")]  # noqa: S314
     assert {"a<b", "$x$", "epoch"} <= set(texts)
     assert "currentColor" in svg
@@ -203,7 +203,7 @@ def test_a_plot_is_xml_in_the_ink_of_the_page_without_a_date() -> None:
 
 
 def test_curves_differ_in_more_than_colour() -> None:
-    svg = plots.curves([plots.Series(str(i), [0, 1], [i, i]) for i in range(6)], "epoch")
+    svg = plots.curves_svg([plots.Series(str(i), [0, 1], [i, i]) for i in range(6)], "epoch")
     assert len(set(re.findall(r"stroke-dasharray: ([^;\"]+)", svg))) >= 5
 
 
@@ -211,14 +211,14 @@ def test_drawing_leaves_matplotlib_as_it_was() -> None:
     import matplotlib
 
     before = dict(matplotlib.rcParams)
-    plots.bars([plots.Bar("a", 1, (0, 2))], "x")
+    plots.bars_svg([plots.Bar("a", 1, (0, 2))], "x")
     assert dict(matplotlib.rcParams) == before
 
 
 @pytest.mark.parametrize("count", [1, 299, 300, 301, 5000])
 def test_a_long_curve_is_averaged_not_cut(count: int) -> None:
-    x, y = plots.thinned(plots.Series("s", range(count), [2.0 * i for i in range(count)]))
-    assert len(x) == min(count, plots.POINTS)
+    x, y = plots.downsample(plots.Series("s", range(count), [2.0 * i for i in range(count)]))
+    assert len(x) == min(count, plots.MAX_PLOT_POINTS)
     assert y == pytest.approx([2 * value for value in x])
     assert x[-1] > 0.99 * (count - 1) - 1
 
@@ -230,15 +230,15 @@ def test_a_sheet_has_a_cell_for_each_image_and_at_most_eight_rows() -> None:
 
     images = numpy.zeros((9, 3, 32, 64, 3), numpy.uint8)
     images[0, 1] = (255, 0, 0)
-    with Image.open(BytesIO(plots.sheet(images))) as image:
+    with Image.open(BytesIO(plots.sheet_png(images))) as image:
         assert image.size == (3 * 96 + 2 * 4, 8 * 48 + 7 * 4)
         assert image.getpixel((100 + 48, 24)) == (255, 0, 0, 255)
         assert image.getpixel((98, 24)) == (0, 0, 0, 0)
 
 
 def test_a_long_name_is_shortened_in_the_middle() -> None:
-    assert plots.label("short") == "short"
-    text = plots.label("start" + "x" * 300 + "end")
+    assert plots.shorten("short") == "short"
+    text = plots.shorten("start" + "x" * 300 + "end")
     assert len(text) == 48
     assert text.startswith("start")
     assert text.endswith("end")
@@ -306,9 +306,9 @@ def test_columns_of_numbers_stand_to_the_right() -> None:
 
 def test_nested_facts_are_told_in_words_and_tables_within_are_left_to_json() -> None:
     facts = {"bad_files": {"max_share": 0.1}, "images": 3, "knn": [{"top1": 0.5}], "sizes": [1, 2]}
-    assert list(flattened(facts)) == [("bad files, max share", 0.1), ("images", 3), ("sizes", [1, 2])]
+    assert list(flatten_facts(facts)) == [("bad files, max share", 0.1), ("images", 3), ("sizes", [1, 2])]
 
 
 def test_the_seventh_curve_differs_from_the_first_whose_colour_it_has() -> None:
-    looks = [(number % 6, plots.shape(number)) for number in range(24)]
+    looks = [(number % 6, plots.style_index(number)) for number in range(24)]
     assert len(set(looks)) == 24

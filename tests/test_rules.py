@@ -4,16 +4,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lwcl.config.auto import RULED, Facts, settle_run
+from lwcl.config.auto import AUTO_SETTINGS, RunFacts, apply_rules
 from lwcl.config.plan import plan_pretrain, plan_run
 from lwcl.config.recipes import RECIPES
 from lwcl.methods.method import methods
-from lwcl.settings import Settled
+from lwcl.settings import SettingValue
 
 
-def settled(images: int, side: int = 224, *, accelerated: bool = False, **chosen: object) -> dict[str, Settled]:
+def settled(images: int, side: int = 224, *, accelerated: bool = False, **chosen: object) -> dict[str, SettingValue]:
     values = {name: setting.value for name, setting in plan_pretrain(chosen).settled.items()}
-    return settle_run(values, Facts(images, side, cpus=4, accelerated=accelerated))
+    return apply_rules(values, RunFacts(images, side, cpus=4, accelerated=accelerated))
 
 
 @pytest.mark.parametrize("name", sorted(RECIPES))
@@ -22,8 +22,8 @@ def test_every_rule_gives_a_valid_plan_for_any_data(name: str, images: int, side
     kind = methods()[RECIPES[name].method]
     plan = plan_run(kind.verb, {"recipe": name, "teacher": "random/resnet18" if kind.taught else None})
     values = {name: setting.value for name, setting in plan.settled.items()}
-    done = plan.with_rules(settle_run(values, Facts(images, side, 4, accelerated)))
-    asked = [name for name in RULED if kind.taught or name != "teacher_precision"]
+    done = plan.with_rules(apply_rules(values, RunFacts(images, side, 4, accelerated)))
+    asked = [name for name in AUTO_SETTINGS if kind.taught or name != "teacher_precision"]
     ruled = [done.settled[name] for name in asked if name in done.settled]
     assert all(setting.value is not None and setting.origin.detail for setting in ruled)
     for longer in ("queue_size", "anchors"):
@@ -37,14 +37,14 @@ def test_every_rule_gives_a_valid_plan_for_any_data(name: str, images: int, side
 )
 def test_views_are_made_by_opencv_on_a_cpu_that_has_it(facts: dict[str, bool], by: str) -> None:
     values = {name: setting.value for name, setting in plan_pretrain({}).settled.items()}
-    assert settle_run(values, Facts(5000, 64, 2, **{"accelerated": False} | facts))["views_by"].value == by
+    assert apply_rules(values, RunFacts(5000, 64, 2, **{"accelerated": False} | facts))["views_by"].value == by
 
 
 @pytest.mark.parametrize(("slow", "precision"), [(False, "bf16"), (True, "fp32")])
 def test_a_teacher_computes_in_bfloat16_where_that_is_fast(slow: bool, precision: str) -> None:
     plan = plan_run("distill", {"teacher": "random/resnet18"})
     values = {name: setting.value for name, setting in plan.settled.items()}
-    assert settle_run(values, Facts(5000, 64, 2, False, slow_bf16=slow))["teacher_precision"].value == precision
+    assert apply_rules(values, RunFacts(5000, 64, 2, False, slow_bf16=slow))["teacher_precision"].value == precision
 
 
 def test_imagenet_gets_the_published_queue_and_decay() -> None:

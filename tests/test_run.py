@@ -17,16 +17,16 @@ import torch
 import yaml
 from crash import KILLED
 from families import FAMILIES
-from runs import METHODS, STEPS, cache_at, child, left_by, made_images, pretrain, ran
 from torch import Tensor
 
 import lwcl
 from lwcl.checkpoints.encoder_file import load_encoder
-from lwcl.config.recipes import ARCHS, RECIPES, recipes_of
+from lwcl.config.recipes import RECIPES, TESTED_ARCHS, recipes_for
 from lwcl.data import decode_and_crop
 from lwcl.models.encoder import Encoder
 from lwcl.runs.folder import RunFolder
 from lwcl.training import build, resolve
+from runs import METHODS, STEPS, cache_at, child, left_by, made_images, pretrain, ran
 
 CLASSES = ("cat", "dog")
 
@@ -57,7 +57,7 @@ class Finished:
 
 def finished_run(folder: Path, *words: str) -> Finished:
     """A run in a folder, told aloud."""
-    data, out, untrained, built = labelled(folder / "data"), folder / "run", {}, build.built
+    data, out, untrained, built = labelled(folder / "data"), folder / "run", {}, build.build_net
 
     def watched(plan, *more):
         made = built(plan, *more)
@@ -173,8 +173,8 @@ def test_every_exported_parameter_was_trained(finished: Finished) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("recipe", recipes_of("pretrain"))
-@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("recipe", recipes_for("pretrain"))
+@pytest.mark.parametrize("arch", TESTED_ARCHS)
 def test_every_exported_parameter_of_every_tested_architecture_is_trained(
     arch: str, recipe: str, tmp_path: Path
 ) -> None:
@@ -317,7 +317,7 @@ def test_the_monitor_scores_every_epoch_and_changes_no_bit(finished: Finished, t
     assert left == before
 
 
-@pytest.mark.parametrize("recipe", recipes_of("pretrain"))
+@pytest.mark.parametrize("recipe", recipes_for("pretrain"))
 @pytest.mark.parametrize("arch", ["test_resnet", "test_vit"])
 def test_every_recipe_runs_in_parts_of_a_batch(finished: Finished, arch: str, recipe: str, tmp_path: Path) -> None:
     more = ("--neighbours", "3") if RECIPES[recipe].method == "light-moco" else ()

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
-from runs import METHODS, SAVE_EVERY, STEPS, child, made_images, picture, pretrain, ran
 
 from lwcl import engine
-from lwcl.checkpoints.encoder_file import description
+from lwcl.checkpoints.encoder_file import read_description
 from lwcl.metrics import health
+from runs import METHODS, SAVE_EVERY, STEPS, child, made_images, picture, pretrain, ran
 
 
 def chunk(kind: bytes, data: bytes) -> bytes:
@@ -299,7 +299,7 @@ def foreign_file(place: Path, encoder: Path) -> None:
 def a_tensor_less(place: Path, encoder: Path) -> None:
     tensors = safetensors.torch.load_file(encoder)
     tensors.pop("head.0.weight")
-    safetensors.torch.save_file(tensors, place, {"lwcl": json.dumps(description(encoder))})
+    safetensors.torch.save_file(tensors, place, {"lwcl": json.dumps(read_description(encoder))})
 
 
 def no_file(place: Path, encoder: Path) -> None:
@@ -331,7 +331,7 @@ def test_knn_of_weights_that_are_not_finite_is_refused(
     tensors = safetensors.torch.load_file(encoder)
     tensors["backbone.conv_stem.weight"][0] = torch.nan
     place = tmp_path / "sick.safetensors"
-    safetensors.torch.save_file(tensors, place, {"lwcl": json.dumps(description(encoder))})
+    safetensors.torch.save_file(tensors, place, {"lwcl": json.dumps(read_description(encoder))})
     data = made_images(tmp_path / "data", 16, ("a", "b"))
     assert ran(["knn", str(place), "--data", str(data), "--quiet", "--workers", "0"]) == 3
     must_say(capsys, "its features are not finite")

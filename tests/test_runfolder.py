@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from lwcl.errors import StorageError, UsageError
 from lwcl.runs import folder
 from lwcl.runs.folder import RunFolder, default_out
-from lwcl.system.environment import environment
-from lwcl.system.lock import is_held
+from lwcl.system.environment import describe_environment
+from lwcl.system.lock import is_locked
 
 SETTINGS: dict[str, Any] = {
     "arch": "resnet18",
@@ -62,9 +62,9 @@ def test_an_interrupted_run_of_the_same_settings_goes_on(tmp_path: Path) -> None
 
 def test_a_resumed_run_knows_what_is_not_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run_in(tmp_path)
-    monkeypatch.setattr(folder, "environment", lambda: environment() | {"torch": "9.9", "host": "another"})
+    monkeypatch.setattr(folder, "environment", lambda: describe_environment() | {"torch": "9.9", "host": "another"})
     with RunFolder.open(tmp_path, SETTINGS) as run:
-        assert run.changed == {"torch": (json.dumps(environment()["torch"]), '"9.9"')}
+        assert run.changed == {"torch": (json.dumps(describe_environment()["torch"]), '"9.9"')}
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_a_finished_or_other_run_is_refused_and_can_be_replaced(
     (tmp_path / "notes.txt").touch()
     with pytest.raises(UsageError, match=words):
         RunFolder.open(tmp_path, SETTINGS | changed, ignore=FREE)
-    assert not is_held(tmp_path)
+    assert not is_locked(tmp_path)
     with RunFolder.open(tmp_path, SETTINGS | changed, overwrite=True) as run:
         assert not run.resumed
         assert run.metrics() == []
@@ -129,7 +129,7 @@ def test_a_read_only_folder_is_a_storage_error(tmp_path: Path, monkeypatch: pyte
         patch.setattr("builtins.open", refuse)
         with pytest.raises(StorageError, match="read-only"):
             RunFolder.open(tmp_path, SETTINGS)
-    assert not is_held(tmp_path)
+    assert not is_locked(tmp_path)
 
 
 @pytest.mark.parametrize("point", ["config.write", "file.written", "file.renamed", "file.written@2", "file.renamed@2"])

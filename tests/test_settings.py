@@ -15,12 +15,12 @@ from lwcl.settings import (
     Origin,
     OriginKind,
     Settings,
-    as_json,
-    converted,
-    made,
+    build_settings,
+    convert_value,
+    merge_layers,
     setting,
-    settle,
-    unknown,
+    settings_json,
+    unknown_name,
 )
 
 FILE, RECIPE = Origin(OriginKind.FILE, "my.yaml"), Origin(OriginKind.RECIPE, "light")
@@ -50,7 +50,7 @@ VALUES = st.fixed_dictionaries(
 
 @given(VALUES, VALUES, VALUES)
 def test_the_strongest_layer_that_chose_wins(flag, file, recipe):
-    settled = settle(Kettle, [(FLAG, flag), (FILE, file), (RECIPE, recipe)])
+    settled = merge_layers(Kettle, [(FLAG, flag), (FILE, file), (RECIPE, recipe)])
     for field in dataclasses.fields(Kettle):
         layers = [(FLAG, flag), (FILE, file), (RECIPE, recipe), (DEFAULT, {field.name: field.default})]
         told = [(origin, values[field.name]) for origin, values in layers if values.get(field.name) is not None]
@@ -61,18 +61,18 @@ def test_the_strongest_layer_that_chose_wins(flag, file, recipe):
 @pytest.mark.parametrize("order", list(itertools.permutations((FLAG, FILE, RECIPE))))
 def test_precedence_is_the_order_of_the_layers_and_nothing_else(order):
     layers = [(origin, {"cups": position + 1}) for position, origin in enumerate(order)]
-    assert settle(Kettle, layers)["cups"] == (1, order[0])
+    assert merge_layers(Kettle, layers)["cups"] == (1, order[0])
 
 
 @given(VALUES)
 def test_settings_survive_json(chosen):
-    kettle = made(Kettle, settle(Kettle, [(FLAG, chosen)]))
-    assert made(Kettle, settle(Kettle, [(FILE, json.loads(as_json(kettle)))])) == kettle
+    kettle = build_settings(Kettle, merge_layers(Kettle, [(FLAG, chosen)]))
+    assert build_settings(Kettle, merge_layers(Kettle, [(FILE, json.loads(settings_json(kettle)))])) == kettle
 
 
 @given(st.integers(-(10**40), 10**40))
 def test_a_whole_number_keeps_every_digit_as_text(number):
-    assert converted("seed", str(number), int) == number
+    assert convert_value("seed", str(number), int) == number
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_a_whole_number_keeps_every_digit_as_text(number):
     ],
 )
 def test_a_value_becomes_its_type(value, kind, expected):
-    got = converted("x", value, kind)
+    got = convert_value("x", value, kind)
     assert got == expected
     assert type(got) is type(expected)
 
@@ -114,7 +114,7 @@ def test_a_value_becomes_its_type(value, kind, expected):
 )
 def test_a_value_of_another_type_is_refused_with_the_flag_and_what_it_takes(value, kind):
     with pytest.raises(UsageError, match=r"--base-lr: got .*, which is not .*\nGive ") as caught:
-        converted("base_lr", value, kind)
+        convert_value("base_lr", value, kind)
     assert repr(value if not isinstance(value, list) or kind is float else None) in str(caught.value)
 
 
@@ -142,9 +142,9 @@ def test_settings_are_frozen():
 
 
 def test_an_unknown_name_brings_the_three_nearest():
-    error = unknown("colour", "rad", ["red", "read", "rid", "road", "blue"], "look there")
+    error = unknown_name("colour", "rad", ["red", "read", "rid", "road", "blue"], "look there")
     assert str(error).splitlines() == ["Unknown colour: 'rad'.", "Did you mean road or read or rid?", "look there"]
 
 
 def test_an_unknown_name_like_nothing_brings_all_names():
-    assert "Possible: red, blue." in str(unknown("colour", "xyz", ["red", "blue"]))
+    assert "Possible: red, blue." in str(unknown_name("colour", "xyz", ["red", "blue"]))

@@ -39,17 +39,17 @@ def test_the_cache_is_where_the_user_says_and_else_where_xdg_says(monkeypatch: p
 def test_a_fault_point_that_is_not_registered_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LWCL_FAULT", raising=False)
     with pytest.raises(UsageError, match=r"no\.such\.point"):
-        atomic_files.fault("no.such.point")
+        atomic_files.crash_point("no.such.point")
     monkeypatch.setenv("LWCL_FAULT", "chekpoint.file@2")
     with pytest.raises(UsageError, match=r"chekpoint\.file"):
-        atomic_files.fault("checkpoint.file")
+        atomic_files.crash_point("checkpoint.file")
 
 
 @pytest.mark.parametrize(("wanted", "survived"), [("index.write", 0), ("index.write@3", 2), ("store.rows", 5), ("", 5)])
 def test_a_fault_kills_at_the_hit_that_was_asked_for(tmp_path: Path, wanted: str, survived: int) -> None:
     def hit_five_times() -> None:
         for number in range(5):
-            atomic_files.fault("index.write")
+            atomic_files.crash_point("index.write")
             (tmp_path / str(number)).touch()
 
     assert in_child(hit_five_times, fault=wanted) == (0 if survived == 5 else KILLED)
@@ -66,7 +66,7 @@ def test_a_kill_leaves_the_old_file_or_the_new_one(tmp_path: Path, point: str, c
     atomic_files.write_atomically(path, "old")
     assert in_child(lambda: atomic_files.write_atomically(path, "new"), fault=point) == KILLED
     assert path.read_text() == content
-    atomic_files.clear_leftovers(tmp_path)
+    atomic_files.remove_leftovers(tmp_path)
     assert os.listdir(tmp_path) == ["config.yaml"]
 
 
@@ -75,9 +75,9 @@ def test_what_a_running_process_writes_is_no_leftover(tmp_path: Path) -> None:
     other.touch()
     dead.mkdir()
     (tmp_path / ".tmp-mine").touch()
-    atomic_files.clear_leftovers(tmp_path)
+    atomic_files.remove_leftovers(tmp_path)
     assert sorted(os.listdir(tmp_path)) == sorted([other.name, ".tmp-mine"])
-    atomic_files.clear_leftovers(tmp_path, of_the_living=True)
+    atomic_files.remove_leftovers(tmp_path, of_the_living=True)
     assert os.listdir(tmp_path) == [".tmp-mine"]
 
 
@@ -157,14 +157,14 @@ def test_a_write_is_synced_before_the_rename_and_the_folder_after_it(
 
 
 def test_space_is_asked_for_before_writing(tmp_path: Path) -> None:
-    atomic_files.need_space(tmp_path / "not" / "there" / "yet", 1)
+    atomic_files.require_free_space(tmp_path / "not" / "there" / "yet", 1)
     with pytest.raises(StorageError, match=r"disk is full: 1000000\.0 TB needed, .* free"):
-        atomic_files.need_space(tmp_path, 10**18)
+        atomic_files.require_free_space(tmp_path, 10**18)
 
 
 @pytest.mark.parametrize(("size", "text"), [(0, "0 bytes"), (1000, "1.0 kB"), (12_345_678, "12.3 MB")])
 def test_sizes_are_for_people(size: int, text: str) -> None:
-    assert atomic_files.size_text(size) == text
+    assert atomic_files.format_bytes(size) == text
 
 
 @settings(max_examples=50, deadline=None)
@@ -175,7 +175,7 @@ def test_json_is_valid_whatever_is_in_it(value: Any) -> None:
 
     back = json.loads(formatting.json_text({"x": value}), parse_constant=not_json)["x"]
     if not isinstance(value, float) or math.isfinite(value):
-        assert back == formatting.finite(value)
+        assert back == formatting.json_safe(value)
     else:
         assert back is None
 

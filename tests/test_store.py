@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from lwcl.data.cache import decode_all, disk
-from lwcl.data.cache.build import Filling
-from lwcl.data.cache.pixels import CHANNELS, Rows, Store, store_of
-from lwcl.data.cache.policy import Sample, available_memory, choose_cache
+from lwcl.data.cache.build import CacheBuilder
+from lwcl.data.cache.pixels import CHANNELS, ImageIndex, PixelStore, make_pixel_store
+from lwcl.data.cache.policy import SampledEstimate, available_memory, choose_cache
 from lwcl.data.dataset import ImageSet, open_images
-from lwcl.data.decode import BadImage, decode, shrink
+from lwcl.data.decode import UnreadableImageError, decode, downscale
 from lwcl.errors import DataError, StorageError
 
 COUNT = 24
@@ -29,8 +29,8 @@ Where = Literal["ram", "disk"]
 WHERE: tuple[Where, ...] = ("ram", "disk")
 
 
-def fill(images: ImageSet, *, where: Where, **how: Any) -> Store:
-    return Filling(images=images, **how).store(where)
+def fill(images: ImageSet, *, where: Where, **how: Any) -> PixelStore:
+    return CacheBuilder(images=images, **how).store(where)
 
 
 def jpeg(value: int, width: int, height: int, mode: str = "RGB") -> bytes:
@@ -69,13 +69,13 @@ def holed(tmp_path: Path) -> ImageSet:
     return open_images([str(tmp_path)])
 
 
-def same(first: Store, second: Store) -> bool:
+def same(first: PixelStore, second: PixelStore) -> bool:
     columns = zip(*((s.offsets, s.heights, s.widths, s.pixels) for s in (first, second)), strict=True)
     return all(torch.equal(*pair) for pair in columns) and first.bad == second.bad
 
 
 def expected(images: ImageSet, index: int, short_side: int | None) -> torch.Tensor:
-    image = shrink(images.image(index, short_side), short_side)
+    image = downscale(images.image(index, short_side), short_side)
     return torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)
 
 
@@ -130,7 +130,9 @@ def test_a_store_equals_a_list_of_images(rows: list[tuple[int, int, bool]], data
     lengths = [CHANNELS * h * w for h, w in sizes]
     pixels = torch.cat([image.flatten() for image in drawn if image is not None])
     bad = [(position, "why") for position, (_, _, good) in enumerate(rows) if not good]
-    store = store_of(pixels, Rows(sizes, lengths, [0] * len(sizes), bad), [str(number) for number in range(len(rows))])
+    store = make_pixel_store(
+        pixels, ImageIndex(sizes, lengths, [0] * len(sizes), bad), [str(number) for number in range(len(rows))]
+    )
     doubled = images + images
     plain = [next(image for image in doubled[index:] if image is not None) for index in range(len(rows))]
     index = data.draw(st.lists(st.integers(0, len(rows) - 1), min_size=1, max_size=5))
@@ -152,17 +154,17 @@ def test_broken_images_are_listed_and_the_next_good_one_stands_in(holed: ImageSe
 def test_images_kept_as_jpeg_are_small_near_the_originals_and_found_again(
     holed: ImageSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    filling = Filling(images=holed, short_side=16, workers=1, max_bad=0.5)
+    filling = CacheBuilder(images=holed, short_side=16, workers=1, max_bad=0.5)
     shrunk, bad = filling.shrunk()
     assert [name for name, _ in bad] == ["03.jpg", "04.jpg", "23.jpg"]
     assert (len(shrunk), shrunk.names, shrunk.fingerprint) == (COUNT, holed.names, holed.fingerprint)
     for index in range(COUNT):
         image, none_broken = shrunk.good_image(index)
         original, _ = holed.good_image(index, 16)
-        wanted = shrink(original, 16)
+        wanted = downscale(original, 16)
         assert (image.size, none_broken) == (wanted.size, [])
         assert np.abs(np.asarray(image, float) - np.asarray(wanted, float)).mean() < 8
-    monkeypatch.setattr(Filling, "chunks", None)
+    monkeypatch.setattr(CacheBuilder, "chunks", None)
     again, _ = filling.shrunk()
     assert again.image(7).tobytes() == shrunk.image(7).tobytes()
 
@@ -248,7 +250,7 @@ def test_a_store_on_disk_is_found_again_and_not_decoded(ragged: ImageSet, monkey
     first = fill(ragged, short_side=12, where="disk")
 
     def refuse(*args: object) -> Image.Image:
-        raise BadImage("decoded again")
+        raise UnreadableImageError("decoded again")
 
     monkeypatch.setattr(ImageSet, "image", refuse)
     assert same(first, fill(ragged, short_side=12, where="disk"))
@@ -262,7 +264,7 @@ def test_a_store_on_disk_is_found_again_and_not_decoded(ragged: ImageSet, monkey
 )
 def test_a_store_that_is_not_whole_is_made_anew(ragged: ImageSet, name: str, harm: str) -> None:
     first = fill(ragged, short_side=12, where="disk")
-    path = disk.store_folder(ragged, 12) / name
+    path = disk.disk_cache_folder(ragged, 12) / name
     data = bytearray(path.read_bytes())
     data[10] ^= 1
     path.unlink()
@@ -297,8 +299,8 @@ def test_a_killed_filling_goes_on_where_it_was(
         decoded.append(index)
         return plain(images, index, at_least)
 
-    monkeypatch.setattr(Sample, "__init__", lambda self, images, short_side: None)
-    monkeypatch.setattr(Sample, "pixels", COUNT)
+    monkeypatch.setattr(SampledEstimate, "__init__", lambda self, images, short_side: None)
+    monkeypatch.setattr(SampledEstimate, "pixels", COUNT)
     monkeypatch.setattr(ImageSet, "image", noted)
     store = fill(holed, short_side=None, where="disk", max_bad=0.5)
     done = {"store.rows@1": 0, "store.rows@4": 10, "store.rename@1": COUNT}[point]
@@ -308,7 +310,7 @@ def test_a_killed_filling_goes_on_where_it_was(
 
 def test_pixels_lost_with_the_power_are_decoded_anew(ragged: ImageSet) -> None:
     store = fill(ragged, short_side=None, where="disk")
-    folder = disk.store_folder(ragged, None)
+    folder = disk.disk_cache_folder(ragged, None)
     unfinished = folder.with_suffix(".part")
     folder.rename(unfinished)
     (unfinished / disk.MANIFEST).unlink()
@@ -317,7 +319,7 @@ def test_pixels_lost_with_the_power_are_decoded_anew(ragged: ImageSet) -> None:
 
 
 def test_two_processes_that_want_the_same_store_fill_it_once(ragged: ImageSet, tmp_path: Path, cache: Path) -> None:
-    with disk.alone(disk.store_folder(ragged, None).with_suffix(".lock")):
+    with disk.wait_for_lock(disk.disk_cache_folder(ragged, None).with_suffix(".lock")):
         other = subprocess.Popen([sys.executable, "-c", FILL, str(tmp_path)])
         with pytest.raises(subprocess.TimeoutExpired):
             other.wait(3)
@@ -335,7 +337,7 @@ def test_a_cache_folder_that_cannot_be_written_is_a_storage_error(
 
 
 def test_bytes_needed_is_exact_when_all_are_sampled(ragged: ImageSet) -> None:
-    assert Sample(ragged, 12).pixels == len(fill(ragged, short_side=12, where="ram").pixels)
+    assert SampledEstimate(ragged, 12).pixels == len(fill(ragged, short_side=12, where="ram").pixels)
 
 
 class Wanted(NamedTuple):
@@ -386,24 +388,24 @@ def test_a_cache_that_cannot_fit_is_refused() -> None:
 
 
 def test_an_unfinished_store_counts_as_held(ragged: ImageSet) -> None:
-    sample = Sample(ragged, 12)
+    sample = SampledEstimate(ragged, 12)
     assert (sample.held("pixels"), sample.held("jpeg")) == (0, 0)
     store = fill(ragged, short_side=12, where="disk")
     assert (sample.held("pixels"), sample.held("jpeg")) == (len(store.pixels), 0)
-    folder = disk.store_folder(ragged, 12)
+    folder = disk.disk_cache_folder(ragged, 12)
     folder.rename(folder.with_suffix(".part"))
     assert sample.held("pixels") == len(store.pixels)
     assert sample.shrinks
-    assert not Sample(ragged, 100).shrinks
-    assert not Sample(ragged, None).shrinks
+    assert not SampledEstimate(ragged, 100).shrinks
+    assert not SampledEstimate(ragged, None).shrinks
 
 
 def test_kept_images_that_vanish_in_use_are_told_of_as_such(ragged: ImageSet) -> None:
-    shrunk, _ = Filling(images=ragged, short_side=12).shrunk()
-    os.truncate(disk.store_folder(ragged, 12, "jpeg") / disk.CONTENT, 1000)
+    shrunk, _ = CacheBuilder(images=ragged, short_side=12).shrunk()
+    os.truncate(disk.disk_cache_folder(ragged, 12, "jpeg") / disk.CONTENT, 1000)
     with pytest.raises(StorageError, match="removed or changed while they were in use"):
         shrunk.image(COUNT - 1)
-    (disk.store_folder(ragged, 12, "jpeg") / disk.CONTENT).unlink()
+    (disk.disk_cache_folder(ragged, 12, "jpeg") / disk.CONTENT).unlink()
     with pytest.raises(StorageError, match="No such file"):
         shrunk.image(0)
 
@@ -412,8 +414,8 @@ def test_a_comment_that_no_jpeg_can_hold_is_left_out(tmp_path: Path) -> None:
     Image.new("P", (9, 9), 3).save(tmp_path / "talkative.gif", "GIF", comment=b"x" * 70_000)
     images = open_images([str(tmp_path)])
     assert images.image(0).info["comment"]
-    assert Sample(images, 8).jpeg < 5000
-    shrunk, _ = Filling(images=images, short_side=8).shrunk()
+    assert SampledEstimate(images, 8).jpeg < 5000
+    shrunk, _ = CacheBuilder(images=images, short_side=8).shrunk()
     assert shrunk.image(0).size == (8, 8)
     assert "comment" not in shrunk.image(0).info
 
@@ -452,5 +454,5 @@ def test_available_memory_respects_control_groups(
 
 def test_decoding_for_a_store_and_alone_agree(ragged: ImageSet) -> None:
     store = fill(ragged, short_side=8, where="ram")
-    small = shrink(decode(jpeg(2, 22, 38), at_least=8), 8)
+    small = downscale(decode(jpeg(2, 22, 38), at_least=8), 8)
     assert np.array_equal(store.image(2).permute(1, 2, 0), np.asarray(small))

@@ -15,11 +15,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lwcl.errors import SickError, StorageError, UsageError
+from lwcl.errors import StorageError, TrainingDivergedError, UsageError
 from lwcl.system import atomic_files, chunk_file
 from lwcl.system.chunk_file import CONTENT, NOTES
 from lwcl.training import teacher_cache
-from lwcl.training.teacher_cache import MANIFEST, TeacherCache, size_of
+from lwcl.training.teacher_cache import TEACHER_CACHE_MANIFEST, TeacherCache, teacher_cache_bytes
 
 SHAPE, BATCH = (2, 10, 3), 3
 CHUNKS = 6  # of 4, 4 and 2 rows, twice
@@ -83,7 +83,7 @@ def test_answers_come_back_by_crop_and_image() -> None:
     assert cache.rows(1, index).int().tolist() == [[109] * 3, [100] * 3, [100] * 3, [105] * 3]
     assert torch.equal(cache.rows(1, index), cache.whole(1)[index])
     assert cache.whole(0).shape == (10, 3)
-    assert len(content(cache)) == size_of(*SHAPE, torch.float32) == 240
+    assert len(content(cache)) == teacher_cache_bytes(*SHAPE, torch.float32) == 240
 
 
 def test_answers_that_are_there_are_not_asked_for_again() -> None:
@@ -135,7 +135,7 @@ def test_killed_anywhere_the_filling_goes_on_where_it_was_to_the_same_bytes(poin
     cache.fill(teacher, BATCH, ignore)
     assert sum(len(index) for _, index in teacher.asked) == 20 - [0, 4, 8, 10, 14, 18, 20][chunks_done]
     assert content(cache) == content(filled())
-    assert sorted(os.listdir(cache.folder)) == [".lock", NOTES, MANIFEST, CONTENT]
+    assert sorted(os.listdir(cache.folder)) == [".lock", NOTES, TEACHER_CACHE_MANIFEST, CONTENT]
 
 
 @pytest.mark.slow
@@ -201,14 +201,14 @@ def test_a_flipped_bit_costs_its_chunk_alone() -> None:
 
 def test_a_flipped_bit_in_the_notes_or_the_manifest_never_passes(tmp_path: Path) -> None:
     whole = content(filled(tmp_path / "kept"))
-    for name in (NOTES, MANIFEST):
+    for name in (NOTES, TEACHER_CACHE_MANIFEST):
         sound = (tmp_path / "kept" / name).read_bytes()
         for place in range(0, len(sound), 13):
             flip(tmp_path / "kept" / name, place)
             try:
                 cache = filled(tmp_path / "kept")
             except StorageError:
-                assert name == MANIFEST
+                assert name == TEACHER_CACHE_MANIFEST
             else:
                 assert content(cache) == whole
                 assert cache.done == 20
@@ -220,7 +220,7 @@ def test_a_cut_file_keeps_the_chunks_before_the_cut(length: int, monkeypatch: py
     cache = filled()
     whole = content(cache)
     os.truncate(cache.folder / CONTENT, length)
-    for limit in (teacher_cache.CHECKED_AT_ONCE, 0):
+    for limit in (teacher_cache.MAX_EAGER_CHECK_BYTES, 0):
         monkeypatch.setattr(teacher_cache, "CHECKED_AT_ONCE", limit)
         ends = zip((4, 8, 10, 14, 18, 20), (48, 96, 120, 168, 216, 240), strict=True)
         assert opened().done == max([0, *(rows for rows, end in ends if end <= length)])
@@ -267,21 +267,21 @@ def test_a_folder_that_holds_other_answers_is_refused_and_left_as_it_is(tmp_path
 
 
 def test_a_manifest_tells_what_the_answers_are_of() -> None:
-    manifest = json.loads((filled().folder / MANIFEST).read_text())
+    manifest = json.loads((filled().folder / TEACHER_CACHE_MANIFEST).read_text())
     assert manifest["fingerprint"] == FINGERPRINT
     assert (manifest["shape"], manifest["dtype"]) == ([2, 10, 3], "float32")
 
 
 @pytest.mark.parametrize("manifest", ["", "[]", "{}", '{"fingerprint": 3}', "null", '{"fingerprint": {}}'])
 def test_a_damaged_manifest_is_an_error_in_words(manifest: str) -> None:
-    (filled().folder / MANIFEST).write_text(manifest)
+    (filled().folder / TEACHER_CACHE_MANIFEST).write_text(manifest)
     with pytest.raises(StorageError, match=r"The manifest in .* is damaged|to something else"):
         opened()
 
 
 def test_rows_without_a_manifest_are_not_trusted() -> None:
     cache = filled()
-    (cache.folder / MANIFEST).unlink()
+    (cache.folder / TEACHER_CACHE_MANIFEST).unlink()
     assert opened().done == 0
     teacher = Teacher()
     cache.fill(teacher, BATCH, ignore)
@@ -315,7 +315,7 @@ def test_answers_that_are_not_finite_stop_the_filling_and_the_rest_stays(value: 
         found[index == 7, 1] = value
         return found
 
-    with pytest.raises(SickError, match=r"answer to image 7 is not finite\."):
+    with pytest.raises(TrainingDivergedError, match=r"answer to image 7 is not finite\."):
         opened().fill(sick, BATCH, ignore)
     assert opened().done == 4
     assert content(filled()) == content(filled(opened().folder.parent / "other"))

@@ -14,16 +14,15 @@ import pytest
 import torch
 import yaml
 from crash import KILLED
-from runs import cache_at, child, left_by, picture, ran
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from lwcl.checkpoints.encoder_file import Images, load_encoder, save_encoder
+from lwcl.checkpoints.encoder_file import InputSpec, load_encoder, save_encoder
 from lwcl.commands import train
 from lwcl.config.plan import plan_run
 from lwcl.data.dataset import ImageSet, open_images
-from lwcl.data.eval_loader import Plain
-from lwcl.losses import unit
+from lwcl.data.eval_loader import CenterCropDataset
+from lwcl.losses import l2_normalise
 from lwcl.methods.method import methods
 from lwcl.metrics import cost
 from lwcl.models.encoder import Encoder
@@ -31,10 +30,11 @@ from lwcl.reporting import plots
 from lwcl.reporting.console import Screen
 from lwcl.training import teacher as teachers
 from lwcl.training import teacher_cache
-from lwcl.training.build import assembled
-from lwcl.training.resolve import settled
-from lwcl.training.state import Training
-from lwcl.training.teacher import Live, weights_hash
+from lwcl.training.build import build_training
+from lwcl.training.resolve import resolve_auto
+from lwcl.training.state import TrainingState
+from lwcl.training.teacher import OnlineTeacher, weights_hash
+from runs import cache_at, child, left_by, picture, ran
 
 #: The command and the settings of each method that has a teacher.
 METHODS: dict[str, tuple[Any, dict[str, Any]]] = {
@@ -50,7 +50,9 @@ SMALL = {
     **{"threads": 1, "workers": 0, "device": "cpu", "log_every": 1, "save_every": 3},
 }
 PER_EPOCH, TRAINED, JUDGED = 6, 48, 16
-TAKES = Images(48, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))  # the teacher; the student takes ImageNet's statistics and 32 px
+TAKES = InputSpec(
+    48, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
+)  # the teacher; the student takes ImageNet's statistics and 32 px
 BARE = {"teacher": "random/test_resnet", "teacher_size": 32}
 
 
@@ -81,7 +83,7 @@ def seen_by(teacher: Path, folder: Path) -> Path:
     """
     many = [picture(number) for number in range(400)]
     with torch.inference_mode():
-        features = unit(load_encoder(str(teacher)).encoder.eval().features(pixels(many, TAKES.size)))
+        features = l2_normalise(load_encoder(str(teacher)).encoder.eval().features(pixels(many, TAKES.size)))
     order = torch.linalg.svd(features - features.mean(0), full_matrices=False)[0][:, 2].argsort().tolist()
     half = (TRAINED + JUDGED) // 2
     for name, places in (("low", order[:half]), ("high", order[-half:])):
@@ -129,10 +131,10 @@ class World:
         """The images that runs are trained on."""
         return open_images((str(self.data),), "train")
 
-    def training(self, method: str, **more: Any) -> Training:
+    def training(self, method: str, **more: Any) -> TrainingState:
         """A run that is put together and has not begun."""
         plan = plan_run(METHODS[method][0], self.settings(method, **more))
-        return assembled(settled(plan, self.images), self.images, Screen(quiet=True), lambda broken: None)
+        return build_training(resolve_auto(plan, self.images), self.images, Screen(quiet=True), lambda broken: None)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -157,14 +159,14 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, Tensor, Tensor]]:
     """What teachers were asked from here on: the crop, which images, and what they saw."""
     found: list[tuple[int, Tensor, Tensor]] = []
-    answer = Live.answer
+    answer = OnlineTeacher.answer
 
-    def noted(self: Live, crop: int, index: Tensor, seen: Tensor | None) -> Tensor:
+    def noted(self: OnlineTeacher, crop: int, index: Tensor, seen: Tensor | None) -> Tensor:
         assert seen is not None
         found.append((crop, index.clone(), seen.clone()))
         return answer(self, crop, index, seen)
 
-    monkeypatch.setattr(Live, "answer", noted)
+    monkeypatch.setattr(OnlineTeacher, "answer", noted)
     return found
 
 
@@ -224,7 +226,7 @@ def test_a_teacher_sees_each_crop_by_its_own_statistics_at_its_own_size(
     assert [crop for crop, _, _ in asked] == [2, 3], "views 0 and 1 of epoch 1"
     for place, (crop, index, seen) in enumerate(asked):
         assert torch.equal(index, batch.index)
-        raw = [loader.stored_view(crop, index, Images(size, (0, 0, 0), (1, 1, 1))) for size in (32, 48)]
+        raw = [loader.stored_view(crop, index, InputSpec(size, (0, 0, 0), (1, 1, 1))) for size in (32, 48)]
         assert torch.allclose(seen, (raw[1] - 0.5) / 0.5, atol=1e-6)
         mean, std = (torch.tensor(value)[:, None, None] for value in (loader.takes.mean, loader.takes.std))
         assert torch.allclose(batch.views[place], (raw[0] - mean) / std, atol=1e-5)
@@ -261,7 +263,7 @@ def test_so_many_crops_are_all_there_are(world: World) -> None:
 
 def test_the_answer_to_the_central_square_is_the_same_in_every_view(world: World) -> None:
     loader = world.training("2q", teacher_cache="center").loader
-    plain = Plain(world.images, TAKES)
+    plain = CenterCropDataset(world.images, TAKES)
     squares = torch.stack([plain[place][0] for place in range(TRAINED)]) / 255
     with torch.inference_mode():
         features = load_encoder(str(world.teacher)).encoder.eval().features((squares - 0.5) / 0.5)
@@ -419,7 +421,7 @@ def test_a_first_stage_cut_short_is_not_taken_for_a_whole_one(
 ) -> None:
     words = two_stages(world, tmp_path / "run")
     with monkeypatch.context() as patch:
-        patch.setattr(train, "trained", stopped_in_the_second(train.trained))
+        patch.setattr(train, "trained", stopped_in_the_second(train.train_in_folder))
         assert ran([*words, "--fast-dev-run", "1"]) == 130
     assert ran(words) == 2
     assert "of 1 epochs, by --fast-dev-run. Give --overwrite" in " ".join(capsys.readouterr().err.split())
@@ -497,7 +499,7 @@ def test_a_dry_run_tells_what_answers_will_take_and_keeps_none(
 def test_a_teachers_answers_take_what_was_told(world: World) -> None:
     training = world.training("seed", teacher_cache="views:3")
     assert training.teacher
-    told = teacher_cache.size_of(3, TRAINED, training.teacher.width, training.teacher.dtype)
+    told = teacher_cache.teacher_cache_bytes(3, TRAINED, training.teacher.width, training.teacher.dtype)
     sizes = {file.stat().st_size for file in Path(os.environ["LWCL_CACHE"]).rglob("rows.bin")}
     assert sizes == {told} == {3 * TRAINED * 8 * 4}
 

@@ -18,11 +18,11 @@ from torch import Tensor
 from lwcl import engine
 from lwcl import losses as formulas
 from lwcl.config.augmentation import AUGMENTATIONS, Augmentation
-from lwcl.config.distill_recipes import TEACHING
+from lwcl.config.distill_recipes import DISTILL_RECIPES
 from lwcl.config.recipes import Recipe
 from lwcl.engine import Compute, learning_rate
 from lwcl.errors import UsageError
-from lwcl.losses import unit
+from lwcl.losses import l2_normalise
 from lwcl.methods.cluster_classify import ClusterClassify
 from lwcl.methods.compress import OneQueue, TwoQueues
 from lwcl.methods.disco import DisCo
@@ -30,15 +30,15 @@ from lwcl.methods.method import Batch, methods
 from lwcl.methods.regression import Regression
 from lwcl.methods.seed import SEED
 from lwcl.models.encoder import Encoder, Queue
-from lwcl.models.memory import Anchors, Clusters, SteadyFollower
-from lwcl.settings import names_of
+from lwcl.models.memory import ClusterClassifier, DropoutFreeMomentumEncoder, FeatureBank
+from lwcl.settings import field_names
 
 LEADER = torch.nn.Identity()
 
 
 def stub(**parts: Any) -> Any:
     """A net whose student takes its embeddings, not yet of unit length, for images."""
-    return SimpleNamespace(student=lambda embedding, splits=1: unit(embedding), **parts)
+    return SimpleNamespace(student=lambda embedding, splits=1: l2_normalise(embedding), **parts)
 
 
 def seen(*views: Tensor, taught: tuple[Tensor, ...]) -> Batch:
@@ -47,7 +47,7 @@ def seen(*views: Tensor, taught: tuple[Tensor, ...]) -> Batch:
 
 
 def queue_of(rows: Tensor) -> Queue:
-    return Queue(*rows.shape, start=unit(rows))
+    return Queue(*rows.shape, start=l2_normalise(rows))
 
 
 def seed_inputs(duplicates: bool) -> tuple[Tensor, Tensor, Queue]:
@@ -58,7 +58,7 @@ def seed_inputs(duplicates: bool) -> tuple[Tensor, Tensor, Queue]:
     )
     keys = columns.T.clone()
     if duplicates:
-        keys[:4] = unit(teacher) + 0.03 * noise
+        keys[:4] = l2_normalise(teacher) + 0.03 * noise
     return student, teacher, queue_of(keys)
 
 
@@ -83,13 +83,13 @@ def test_seed_equals_the_published_code(duplicates: bool, temperature: float, ex
     loss = method.loss(stub(queue=queue), seen(student, taught=(teacher,)), 0.0)
     assert float(loss.total) == pytest.approx(expected, rel=1e-9)
     queue.advance(LEADER)
-    assert torch.equal(queue.rows()[:4], unit(teacher)), "the queue holds what the teacher says"
+    assert torch.equal(queue.rows()[:4], l2_normalise(teacher)), "the queue holds what the teacher says"
 
 
 def test_seed_with_a_cold_teacher_is_info_nce_with_its_keys() -> None:
     student, teacher, queue = seed_inputs(duplicates=False)
     cold = SEED(teacher_temperature=1e-6).loss(stub(queue=queue), seen(student, taught=(teacher,)), 0.0)
-    similar = formulas.similarities(unit(student), unit(teacher), queue.rows())
+    similar = formulas.positive_negative_cosines(l2_normalise(student), l2_normalise(teacher), queue.rows())
     assert float(cold.total) == pytest.approx(float(formulas.info_nce(*similar, 0.2)), rel=1e-12)
 
 
@@ -101,17 +101,19 @@ def test_disco_weighted_by_the_images_of_a_device_equals_the_published_code(
     weights: tuple[float, float], expected: float
 ) -> None:
     own, taught, own_key, taught_key, key, columns = drawn(4, *[(4, 8)] * 5, (8, 16))
-    net = stub(key=lambda view, splits=1: unit(key), queue=queue_of(columns.T))
+    net = stub(key=lambda view, splits=1: l2_normalise(key), queue=queue_of(columns.T))
     method = DisCo(contrast_weight=weights[0], agreement=weights[1])
     loss = method.loss(net, seen(own, own_key, taught=(taught, taught_key)), 0.0)
     assert float(loss.total) == pytest.approx(expected, rel=1e-12)
     assert float(loss.parts["contrast"]) == pytest.approx(4.4882080147274515, rel=1e-12)
-    assert 4 * float(formulas.alignment(unit(own), unit(taught))) == pytest.approx(7.98759251179293, rel=1e-12)
+    assert 4 * float(formulas.alignment(l2_normalise(own), l2_normalise(taught))) == pytest.approx(
+        7.98759251179293, rel=1e-12
+    )
 
 
 @given(st.integers(0, 2**31), st.integers(1, 20))
 def test_a_sum_of_squared_distances_is_twice_the_missing_cosines(seed: int, count: int) -> None:
-    first, second = map(unit, drawn(seed, (count, 5), (count, 5)))
+    first, second = map(l2_normalise, drawn(seed, (count, 5), (count, 5)))
     summed = float((first - second).square().sum())
     assert count * float(formulas.alignment(first, second)) == pytest.approx(summed, rel=1e-9, abs=1e-12)
 
@@ -130,13 +132,13 @@ def uniform(stream: numpy.random.RandomState, rows: int, width: int) -> Tensor:
 )
 def test_two_queues_equal_the_published_code(temperature: float, expected: list[float]) -> None:
     stream = numpy.random.RandomState(5)
-    anchors = Anchors(10, (6, 5), wait=False).double()
+    anchors = FeatureBank(10, (6, 5), wait=False).double()
     anchors.memory[:, 6:] = uniform(stream, 10, 5)
     anchors.memory[:, :6] = uniform(stream, 10, 6)
     method, found = TwoQueues(temperature=temperature, anchors=10, key_momentum=0.999), []
     for _ in range(3):
         teacher, student, key = (torch.from_numpy(stream.standard_normal((4, width))) for width in (6, 5, 5))
-        net = stub(anchors=anchors, key=lambda view, key=key: unit(key))
+        net = stub(anchors=anchors, key=lambda view, key=key: l2_normalise(key))
         found.append(float(method.loss(net, seen(student, taught=(teacher,)), 0.0).total))
         anchors.advance(LEADER)
     assert found == pytest.approx(expected, rel=1e-9)
@@ -154,7 +156,7 @@ def test_two_queues_equal_the_published_code(temperature: float, expected: list[
 )
 def test_one_queue_equals_the_published_code(temperature: float, expected: list[float]) -> None:
     stream = numpy.random.RandomState(6)
-    anchors = Anchors(10, (6,), wait=False).double()
+    anchors = FeatureBank(10, (6,), wait=False).double()
     anchors.memory.copy_(uniform(stream, 10, 6))
     method, net, found = OneQueue(temperature=temperature, anchors=10), stub(anchors=anchors), []
     for _ in range(3):
@@ -166,7 +168,7 @@ def test_one_queue_equals_the_published_code(temperature: float, expected: list[
 
 
 def test_a_student_that_says_what_the_teacher_says_has_nothing_to_learn_from_one_queue() -> None:
-    anchors = Anchors(50, (6,), wait=False).double()
+    anchors = FeatureBank(50, (6,), wait=False).double()
     teacher = drawn(8, (4, 6))[0]
     student = teacher.clone().requires_grad_()
     loss = OneQueue(anchors=50).loss(stub(anchors=anchors), seen(student, taught=(teacher,)), 0.0)
@@ -181,14 +183,14 @@ def test_divergence_is_soft_cross_entropy_less_the_targets_entropy(seed: int, an
     z, said = (x / temperature for x in drawn(seed, (3, anchors), (3, anchors)))
     p = said.softmax(1)
     slowly = float(F.cross_entropy(z, p)) - float(torch.special.entr(p).sum(1).mean())
-    found = formulas.divergence(z.log_softmax(1), said.log_softmax(1))
+    found = formulas.kl_divergence(z.log_softmax(1), said.log_softmax(1))
     assert float(found) == pytest.approx(slowly, rel=1e-6, abs=1e-9)
     assert float(found) >= -1e-12
 
 
 def test_gradients_do_not_change_the_length_of_embeddings() -> None:
-    (own, other, taught, key), anchors = drawn(9, *[(4, 6)] * 4), Anchors(16, (6, 6), wait=False).double()
-    net = stub(key=lambda view, splits=1: unit(key), queue=queue_of(drawn(10, (16, 6))[0]), anchors=anchors)
+    (own, other, taught, key), anchors = drawn(9, *[(4, 6)] * 4), FeatureBank(16, (6, 6), wait=False).double()
+    net = stub(key=lambda view, splits=1: l2_normalise(key), queue=queue_of(drawn(10, (16, 6))[0]), anchors=anchors)
     for method in (SEED(), DisCo(), TwoQueues(anchors=16, key_momentum=0.9), OneQueue(anchors=16)):
         own = own.detach().requires_grad_()
         rows = (taught, taught)[: method.views]
@@ -202,7 +204,7 @@ def test_gradients_do_not_change_the_length_of_embeddings() -> None:
 def test_anchors_hold_the_latest_rows_of_all_networks_in_the_same_places(
     size: int, counts: list[int], wait: bool
 ) -> None:
-    anchors, plain = Anchors(size, (1, 2), wait=wait), []
+    anchors, plain = FeatureBank(size, (1, 2), wait=wait), []
     for number, count in enumerate(counts):
         rows = torch.full((count, 1), number + 2.0) + torch.arange(count)[:, None] / 100
         anchors.push(torch.cat([rows, -rows, rows], 1))
@@ -217,31 +219,31 @@ def test_anchors_hold_the_latest_rows_of_all_networks_in_the_same_places(
 
 
 def test_new_anchors_have_length_one_on_average_and_are_unrelated() -> None:
-    first, second = Anchors(2000, (64, 64), wait=False).memory.split(64, 1)
+    first, second = FeatureBank(2000, (64, 64), wait=False).memory.split(64, 1)
     assert float(first.norm(dim=1).mean()) == pytest.approx(1, abs=0.01)
     assert float(first.abs().max()) <= (3 / 64) ** 0.5
     assert float((first * second).sum(1).mean()) == pytest.approx(0, abs=0.01)
 
 
 def test_nothing_is_compared_with_before_it_is_written() -> None:
-    anchors = Anchors(10, (6, 5))
+    anchors = FeatureBank(10, (6, 5))
     (teacher, student), method = (x.float() for x in drawn(11, (4, 6), (4, 5))), TwoQueues(anchors=10, key_momentum=0.0)
     student.requires_grad_()
     loss = method.loss(stub(anchors=anchors), seen(student, taught=(teacher,)), 0.0)
     loss.total.backward()
     assert student.grad is not None
     assert [float(loss.parts["loss"]), float(student.grad.abs().max())] == [0, 0]
-    assert anchors.similarities(unit(teacher), 0).shape == (4, 0), "staged rows wait for the step's end"
+    assert anchors.similarities(l2_normalise(teacher), 0).shape == (4, 0), "staged rows wait for the step's end"
     anchors.advance(LEADER)
-    assert torch.allclose(anchors.similarities(unit(teacher), 0).diagonal(), torch.ones(4))
+    assert torch.allclose(anchors.similarities(l2_normalise(teacher), 0).diagonal(), torch.ones(4))
     assert float(method.loss(stub(anchors=anchors), seen(student, taught=(teacher,)), 0.0).parts["loss"]) > 0
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_anchors_of_any_precision_are_compared_with_in_float32(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(formulas, "STRETCH", 7)
-    anchors, weights = Anchors(20, (6, 5), precision, wait=False), torch.randn(4, 20)
-    rows = unit(torch.randn(4, 5)).requires_grad_()
+    anchors, weights = FeatureBank(20, (6, 5), precision, wait=False), torch.randn(4, 20)
+    rows = l2_normalise(torch.randn(4, 5)).requires_grad_()
     with torch.autocast("cpu", torch.bfloat16):
         found = anchors.similarities(rows, 1)
     (found * weights).sum().backward()
@@ -254,7 +256,7 @@ def test_anchors_of_any_precision_are_compared_with_in_float32(precision: str, m
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_anchors_are_state(precision: str) -> None:
-    anchors, other = Anchors(6, (3,), precision), Anchors(6, (3,), precision)
+    anchors, other = FeatureBank(6, (3,), precision), FeatureBank(6, (3,), precision)
     for bank in (anchors, other):
         bank.push(torch.randn(4, 3))
         bank.advance(LEADER)
@@ -271,7 +273,7 @@ def test_anchors_are_state(precision: str) -> None:
 def test_a_key_student_drops_nothing_and_uses_the_statistics_of_the_batch() -> None:
     leader = Encoder(ARCH)
     leader.backbone.drop_rate = 0.5
-    follower = SteadyFollower(leader.train(), 0.9).train()
+    follower = DropoutFreeMomentumEncoder(leader.train(), 0.9).train()
     assert torch.equal(follower(PIXELS[:4]), follower(PIXELS[:4])), "without dropout"
     assert not torch.allclose(follower(PIXELS[:4])[:2], follower(PIXELS[:2]), atol=1e-4), "with the batch's statistics"
     assert torch.allclose(follower.eval()(PIXELS[:4])[:2], follower(PIXELS[:2]), atol=1e-4)
@@ -281,7 +283,7 @@ def test_without_momentum_the_student_writes_its_anchors_itself() -> None:
     run = Run("2q", key_momentum=0.0)
     assert "key" not in dict(run.net.named_children())
     batch = next(batches(0, 1))
-    expected = torch.cat([unit(batch.taught[0]), Run("2q").net.train().student(batch.views[0])], 1)
+    expected = torch.cat([l2_normalise(batch.taught[0]), Run("2q").net.train().student(batch.views[0])], 1)
     run.go(0, 1)
     assert torch.allclose(run.net.anchors.rows(), expected, atol=1e-6)
 
@@ -290,7 +292,7 @@ def test_accumulated_parts_write_every_anchor_once_after_the_step() -> None:
     recipe = Recipe(epochs=4, batch_size=8, lr=0.01, weight_decay=1e-4, warmup=1.0, accumulate=4)
     run = Run("1q", recipe)
     run.go(0, 1)
-    assert torch.allclose(run.net.anchors.rows(), unit(next(batches(0, 1)).taught[0]))
+    assert torch.allclose(run.net.anchors.rows(), l2_normalise(next(batches(0, 1)).taught[0]))
 
 
 @pytest.mark.parametrize("kind", [SEED, DisCo])
@@ -320,9 +322,9 @@ def test_a_symmetric_disco_pushes_the_keys_of_both_views() -> None:
 def test_reg_bn_is_blind_to_scale_and_shift_of_each_dimension_and_reg_to_length() -> None:
     student, teacher, scale, shift = drawn(12, (16, 5), (16, 5), (1, 5), (1, 5))
     moved = teacher * (scale.abs() + 0.5) + shift
-    plain = formulas.standardised_distance(student, teacher)
-    assert float(formulas.standardised_distance(student, moved)) == pytest.approx(float(plain), rel=1e-3)
-    assert float(formulas.standardised_distance(moved, teacher)) == pytest.approx(0, abs=1e-3)
+    plain = formulas.standardised_mse(student, teacher)
+    assert float(formulas.standardised_mse(student, moved)) == pytest.approx(float(plain), rel=1e-3)
+    assert float(formulas.standardised_mse(moved, teacher)) == pytest.approx(0, abs=1e-3)
     correlation = numpy.mean([numpy.corrcoef(student[:, i], teacher[:, i])[0, 1] for i in range(5)])
     assert float(plain) == pytest.approx(2 - 2 * correlation, rel=1e-3)
     net = Run("regression").net
@@ -341,7 +343,7 @@ def test_clusters_are_those_of_the_teachers_features_and_are_state() -> None:
     assert sorted(labels[:3].tolist()) == [0, 1, 2]
     assert torch.equal(labels, labels[:3].repeat(8)), "whatever the length of a feature"
     assert torch.allclose(clusters.centroids[labels[:3]], centres, atol=0.02)
-    other = Clusters(3, run.net.student.width, 12)
+    other = ClusterClassifier(3, run.net.student.width, 12)
     other.load_state_dict(clusters.state_dict())
     assert torch.equal(other.nearest(features), labels)
     with pytest.raises(UsageError, match="clusters of 2 images"):
@@ -395,8 +397,8 @@ def test_a_method_learns_what_a_teacher_says(name: str) -> None:
 
 def rates(name: str, epochs: int, *asked: int) -> list[float]:
     """Learning rates of a recipe at batch 256, at epochs counted from 0, as the published code holds them."""
-    layer = TEACHING[name].layer(name, "resnet18")[1]
-    recipe = Recipe(**{key: layer[key] for key in layer if key in names_of(Recipe)}, per_epoch=True)
+    layer = DISTILL_RECIPES[name].layer(name, "resnet18")[1]
+    recipe = Recipe(**{key: layer[key] for key in layer if key in field_names(Recipe)}, per_epoch=True)
     assert recipe.warmup is not None
     return [learning_rate(epoch, recipe, epochs, recipe.base_lr, recipe.warmup) for epoch in asked]
 
@@ -412,10 +414,15 @@ def test_seeds_rate_at_batch_256_is_the_published_one_without_its_flat_ramp() ->
     assert rates("seed", 200, 4) == pytest.approx([0.03], rel=2e-3), "the published ramp is flat for 5 epochs"
 
 
-@pytest.mark.parametrize("name", TEACHING)
+@pytest.mark.parametrize("name", DISTILL_RECIPES)
 def test_every_number_of_a_teaching_recipe_is_a_setting_with_a_source(name: str) -> None:
-    published = TEACHING[name]
-    known = {"augmentation", *names_of(Recipe), *names_of(Augmentation), *names_of(methods()[published.method])}
+    published = DISTILL_RECIPES[name]
+    known = {
+        "augmentation",
+        *field_names(Recipe),
+        *field_names(Augmentation),
+        *field_names(methods()[published.method]),
+    }
     assert set(published.settings) <= known
     assert all(len(cited.source.split()) >= 2 for cited in published.settings.values())
     assert published.settings["augmentation"].value in AUGMENTATIONS
@@ -423,5 +430,5 @@ def test_every_number_of_a_teaching_recipe_is_a_setting_with_a_source(name: str)
 
 def test_settings_of_taught_methods_mean_one_thing_each() -> None:
     """A name that a view's or an optimiser's setting has too would be one flag for both."""
-    shared = {name for kind in (Recipe, Augmentation) for name in names_of(kind)}
+    shared = {name for kind in (Recipe, Augmentation) for name in field_names(kind)}
     assert not {field.name for name in TAUGHT for field in dataclasses.fields(methods()[name])} & shared

@@ -18,7 +18,7 @@ Rows = npt.NDArray[np.float64]
 @pytest.fixture(scope="module")
 def gray() -> Rows:
     """Twelve images of each class in turn, in gray, scaled to mean 0 and deviation 1 each."""
-    images = textures.drawn(EACH * len(textures.CLASSES)).mean(axis=3)
+    images = textures.draw_textures(EACH * len(textures.CLASSES)).mean(axis=3)
     return scaled(images, (1, 2))
 
 
@@ -45,11 +45,11 @@ def right(queries: Rows, bank: Rows) -> float:
 
 
 def test_a_texture_is_a_function_of_its_number_on_every_machine() -> None:
-    again = textures.draw(30)
+    again = textures.draw_texture(30)
     assert again.shape == (64, 64, 3)
-    assert np.array_equal(textures.draw(30), again)
-    assert not np.array_equal(textures.draw(30 + len(textures.CLASSES)), again)
-    assert zlib.crc32(textures.drawn(len(textures.CLASSES))) == 3270331677
+    assert np.array_equal(textures.draw_texture(30), again)
+    assert not np.array_equal(textures.draw_texture(30 + len(textures.CLASSES)), again)
+    assert zlib.crc32(textures.draw_textures(len(textures.CLASSES))) == 3270331677
 
 
 def test_the_textures_are_balanced_over_classes_and_splits(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,7 +61,7 @@ def test_the_textures_are_balanced_over_classes_and_splits(monkeypatch: pytest.M
 
 
 def test_every_texture_has_two_tones(gray: Rows) -> None:
-    images = textures.drawn(len(gray))
+    images = textures.draw_textures(len(gray))
     assert images.std(axis=(1, 2)).min() > 10
 
 
@@ -71,7 +71,7 @@ def test_simple_statistics_tell_classes_apart_in_part(gray: Rows) -> None:
 
 
 def test_the_mean_colour_hardly_tells_classes(gray: Rows) -> None:
-    colours = textures.drawn(len(gray)).mean(axis=(1, 2))
+    colours = textures.draw_textures(len(gray)).mean(axis=(1, 2))
     assert right(colours, colours) < 2.5 * CHANCE
 
 

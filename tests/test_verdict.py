@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from lwcl.diagnosis.evidence import centred, gather
-from lwcl.diagnosis.thresholds import ADVICE, LIMITS, table
-from lwcl.diagnosis.verdict import SURENESS, WORDS, Evidence, Verdict, judge
-from lwcl.losses import unit
+from lwcl.diagnosis.evidence import centre_features, collect_metrics
+from lwcl.diagnosis.thresholds import THRESHOLDS, VERDICT_ADVICE, threshold_table
+from lwcl.diagnosis.verdict import CONFIDENCE_LEVELS, VERDICT_MEANINGS, Evidence, Verdict, clustering_verdict
+from lwcl.losses import l2_normalise
 from lwcl.metrics import clusters
 
 IMAGES, CLASSES, WIDTH = 300, 6, 48
@@ -85,7 +85,9 @@ def words(kind: str, seeds: range, labelled: bool) -> collections.Counter[str]:
     """How often each word is said of features of a kind."""
     made = {seed: getattr(Made(seed), kind)() for seed in seeds}
     told = LABELS if labelled else None
-    return collections.Counter(judge(gather(*views, labels=told, seed=seed)).word for seed, views in made.items())
+    return collections.Counter(
+        clustering_verdict(collect_metrics(*views, labels=told, seed=seed)).word for seed, views in made.items()
+    )
 
 
 @pytest.mark.parametrize("labelled", [True, False])
@@ -102,21 +104,21 @@ def test_every_illness_gets_its_word_in_twenty_of_twenty(kind: str) -> None:
 
 def test_a_second_view_and_a_sweep_that_is_there_change_little() -> None:
     original, view = Made(0).groups()
-    alone = gather(original, view, labels=LABELS)
-    rows = clusters.sweep(centred(original), LABELS, clusters.cluster_numbers(IMAGES, CLASSES), 0)
-    full = gather(original, view, view, LABELS, rows=rows)
+    alone = collect_metrics(original, view, labels=LABELS)
+    rows = clusters.cluster_sweep(centre_features(original), LABELS, clusters.cluster_counts(IMAGES, CLASSES), 0)
+    full = collect_metrics(original, view, view, LABELS, rows=rows)
     assert full.instances == alone.instances
     assert full.fine_clusters == alone.fine_clusters == 75
     assert full.fine_purity == pytest.approx(alone.fine_purity, abs=0.1)
-    assert judge(full).word == judge(alone).word
+    assert clustering_verdict(full).word == clustering_verdict(alone).word
 
 
 def test_lengths_and_a_shared_direction_do_not_count() -> None:
     original, view = Made(1).classes()
     lengths = torch.rand(IMAGES, 1, generator=torch.Generator().manual_seed(0)) * 9 + 1
-    told = gather(lengths * original, 2 * view, labels=LABELS)
-    assert told == gather(unit(original), unit(view), labels=LABELS)._replace(**close(told))
-    assert float(centred(original + 5).mean(0).norm()) < 0.1
+    told = collect_metrics(lengths * original, 2 * view, labels=LABELS)
+    assert told == collect_metrics(l2_normalise(original), l2_normalise(view), labels=LABELS)._replace(**close(told))
+    assert float(centre_features(original + 5).mean(0).norm()) < 0.1
 
 
 def close(told: Evidence) -> dict[str, float]:
@@ -125,7 +127,7 @@ def close(told: Evidence) -> dict[str, float]:
 
 
 def test_unknown_labels_are_no_labels() -> None:
-    told = gather(*Made(0).instances(), labels=torch.full((IMAGES,), -1))
+    told = collect_metrics(*Made(0).instances(), labels=torch.full((IMAGES,), -1))
     assert (told.classes, told.same_class, told.alignment) == (None, None, None)
 
 
@@ -140,27 +142,27 @@ UNTRAINED = TRAINED._replace(
 
 def verdict(**changes: float) -> Verdict:
     """The verdict on trained evidence with these changes, beside random init's."""
-    return judge(TRAINED._replace(**changes), random=UNTRAINED)
+    return clustering_verdict(TRAINED._replace(**changes), random=UNTRAINED)
 
 
 def test_an_untrained_encoder_is_under_trained_and_nothing_worse() -> None:
-    assert judge(UNTRAINED).word == "under-trained"
-    assert judge(UNTRAINED, random=UNTRAINED).word == "under-trained"
+    assert clustering_verdict(UNTRAINED).word == "under-trained"
+    assert clustering_verdict(UNTRAINED, random=UNTRAINED).word == "under-trained"
     poor = UNTRAINED._replace(spread=0.05, participation=1.5)
-    assert judge(poor, random=poor).word == "under-trained", "it began so"
-    assert judge(poor, random=UNTRAINED).word == "collapsed", "training brought it there"
+    assert clustering_verdict(poor, random=poor).word == "under-trained", "it began so"
+    assert clustering_verdict(poor, random=UNTRAINED).word == "collapsed", "training brought it there"
 
 
 def test_a_healthy_encoder_is_sure_of_it_beside_an_untrained_one() -> None:
     assert verdict()[0::3] == ("healthy", "high")
-    assert judge(TRAINED)[0::3] == ("healthy", "fair")
+    assert clustering_verdict(TRAINED)[0::3] == ("healthy", "fair")
     assert verdict(same_class=0.47)[0::3] == ("healthy", "fair"), "near the limit"
     assert any("random init 16.0 %" in reason for reason in verdict().reasons)
 
 
 def test_neighbours_that_random_init_has_too_are_no_merit() -> None:
     rich = UNTRAINED._replace(same_class=0.58)
-    assert judge(TRAINED, random=rich).word == "under-trained"
+    assert clustering_verdict(TRAINED, random=rich).word == "under-trained"
 
 
 def test_poor_neighbours_mean_over_clustering_once_the_pretext_is_solved() -> None:
@@ -176,9 +178,9 @@ def test_many_pure_clusters_mean_over_clustering_even_if_neighbours_agree() -> N
 def test_a_teacher_raises_what_is_asked_for() -> None:
     teacher = TRAINED._replace(same_class=0.98)
     enough, solved = TRAINED._replace(same_class=0.48), TRAINED._replace(same_class=0.48, instances=0.9)
-    assert judge(enough, random=UNTRAINED).word == "healthy"
-    assert judge(enough, random=UNTRAINED, teacher=teacher).word == "under-trained"
-    assert judge(solved, random=UNTRAINED, teacher=teacher).word == "over-clustered"
+    assert clustering_verdict(enough, random=UNTRAINED).word == "healthy"
+    assert clustering_verdict(enough, random=UNTRAINED, teacher=teacher).word == "under-trained"
+    assert clustering_verdict(solved, random=UNTRAINED, teacher=teacher).word == "over-clustered"
 
 
 def test_few_directions_are_an_illness_unless_classes_are_found_in_them() -> None:
@@ -189,19 +191,19 @@ def test_few_directions_are_an_illness_unless_classes_are_found_in_them() -> Non
 def test_without_labels_no_verdict_on_structure_is_sure() -> None:
     blind = TRAINED._replace(classes=None, same_class=None, chance=None, alignment=None, fine_purity=None)
     solved = blind._replace(instances=0.9, view_cosine=0.9, neighbour_cosine=0.8, silhouette=0.1)
-    assert judge(solved)[0::3] == ("healthy", "low")
-    assert judge(solved._replace(neighbour_cosine=0.3))[0::3] == ("over-clustered", "low")
-    assert judge(solved._replace(fine_silhouette=0.7))[0::3] == ("over-clustered", "low")
-    assert judge(blind._replace(instances=0.2))[0::3] == ("under-trained", "fair")
+    assert clustering_verdict(solved)[0::3] == ("healthy", "low")
+    assert clustering_verdict(solved._replace(neighbour_cosine=0.3))[0::3] == ("over-clustered", "low")
+    assert clustering_verdict(solved._replace(fine_silhouette=0.7))[0::3] == ("over-clustered", "low")
+    assert clustering_verdict(blind._replace(instances=0.2))[0::3] == ("under-trained", "fair")
 
 
 def test_every_word_is_explained_and_every_illness_has_advice_with_a_source() -> None:
-    assert set(WORDS) == set(ADVICE) == set(RIGHT.values())
-    assert {one.word for one in LIMITS.values()} <= set(WORDS)
-    assert all(advice.source and advice.why for word in WORDS for advice in ADVICE[word])
-    assert all(ADVICE[word] for word in WORDS if word != "healthy")
-    assert verdict().sureness in SURENESS
-    assert ("collapsed", "spread", "0.1") in [row[:3] for row in table()]
+    assert set(VERDICT_MEANINGS) == set(VERDICT_ADVICE) == set(RIGHT.values())
+    assert {one.word for one in THRESHOLDS.values()} <= set(VERDICT_MEANINGS)
+    assert all(advice.source and advice.why for word in VERDICT_MEANINGS for advice in VERDICT_ADVICE[word])
+    assert all(VERDICT_ADVICE[word] for word in VERDICT_MEANINGS if word != "healthy")
+    assert verdict().sureness in CONFIDENCE_LEVELS
+    assert ("collapsed", "spread", "0.1") in [row[:3] for row in threshold_table()]
 
 
 def test_a_verdict_needs_no_torch() -> None:

@@ -11,10 +11,10 @@ from torchvision.transforms.v2 import functional as tv
 
 from lwcl.config.augmentation import AUGMENTATIONS, Augmentation
 from lwcl.data.augment import colour
-from lwcl.data.augment.apply import ViewDraw
-from lwcl.data.augment.blur import blur_, radii, sides
-from lwcl.data.augment.crops import crop_exact, crop_rounded, crop_with_pillow
-from lwcl.data.augment.views import apply_views, colour_and_blur, draw_views, plain_views
+from lwcl.data.augment.apply import AugmentParams
+from lwcl.data.augment.blur import gaussian_blur_, half_kernels, kernel_radii
+from lwcl.data.augment.crops import crop_float32, crop_uint8, crop_with_pillow
+from lwcl.data.augment.views import make_views, make_views_from_crops, normalise_images, sample_augment_params
 from lwcl.errors import UsageError
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -34,12 +34,14 @@ def pictures(count: int, height: int, width: int, seed: int = 0) -> torch.Tensor
     return (images * 255).round().to(torch.uint8).contiguous(memory_format=torch.channels_last)
 
 
-def drawn(augmentation: Augmentation, images: torch.Tensor, size: int, index: torch.Tensor | None = None) -> ViewDraw:
+def drawn(
+    augmentation: Augmentation, images: torch.Tensor, size: int, index: torch.Tensor | None = None
+) -> AugmentParams:
     """The draw of whole, unpadded images."""
     count, _, height, width = images.shape
     index = torch.arange(count) if index is None else index
     sides = {"heights": torch.full((count,), height), "widths": torch.full((count,), width)}
-    return draw_views(augmentation, size=size, seed=1, epoch=2, view=0, index=index, **sides)
+    return sample_augment_params(augmentation, size=size, seed=1, epoch=2, view=0, index=index, **sides)
 
 
 def floats() -> torch.Tensor:
@@ -54,8 +56,8 @@ def floats() -> torch.Tensor:
 
 def recolour(images: torch.Tensor, operation: int, factors: torch.Tensor) -> None:
     """One colour operation in place."""
-    table = colour.amounts(factors[:, None].expand(-1, 4))[:, operation]
-    colour.OPERATIONS[operation](images.mul_(255).flatten(2), *table.split((1, 3), 1))
+    table = colour.jitter_coefficients(factors[:, None].expand(-1, 4))[:, operation]
+    colour.JITTER_OPERATIONS[operation](images.mul_(255).flatten(2), *table.split((1, 3), 1))
     images.div_(255)
 
 
@@ -78,22 +80,22 @@ def test_hue_is_torchvisions(turn):
 def test_gray_is_torchvisions():
     images = floats()
     expected = tv.rgb_to_grayscale(images, 3)
-    colour.gray_(images.flatten(2))
+    colour.to_grayscale_(images.flatten(2))
     torch.testing.assert_close(images, expected, rtol=0, atol=CLOSE)
 
 
 def test_blur_is_torchvisions_with_kernels_of_three_sigma():
     images, sigmas = floats(), torch.tensor([0.1, 0.3, 0.7, 1.2, 2.0, 2.5])
-    widths = (2 * radii(sigmas) + 1).tolist()
+    widths = (2 * kernel_radii(sigmas) + 1).tolist()
     expected = [tv.gaussian_blur(images[i], [width] * 2, [float(sigmas[i])] * 2) for i, width in enumerate(widths)]
-    blur_(images, sides(sigmas, 30))
+    gaussian_blur_(images, half_kernels(sigmas, 30))
     torch.testing.assert_close(images, torch.stack(expected), rtol=0, atol=CLOSE)
 
 
 def test_a_blur_wider_than_the_view_is_cut_to_it():
     images = torch.rand(1, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     before = images.mean()
-    blur_(images, sides(torch.tensor([20.0]), 3))
+    gaussian_blur_(images, half_kernels(torch.tensor([20.0]), 3))
     assert float(images.std()) < 0.1
     assert abs(float(images.mean() - before)) < 0.1
 
@@ -102,7 +104,7 @@ def test_a_blur_wider_than_the_view_is_cut_to_it():
 def test_crops_are_torchvisions(height, width, size):
     images = pictures(12, height, width)
     draw = drawn(MOCO, images, size)
-    exact = crop_exact(images, draw.boxes, draw.flip, size) / 255
+    exact = crop_float32(images, draw.boxes, draw.flip, size) / 255
     for image, box, flip, ours in zip(images, draw.boxes.tolist(), draw.flip.tolist(), exact, strict=True):
         theirs = tv.resized_crop(image / 255, *box, [size, size], antialias=True)
         torch.testing.assert_close(ours, theirs.flip(2) if flip else theirs, rtol=0, atol=CLOSE)
@@ -113,7 +115,7 @@ def test_rounded_crops_are_pillows_within_one():
     for image, box in zip(images, drawn(MOCO, images, 32).boxes.tolist(), strict=True):
         picture = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
         theirs = torch.from_numpy(crop_with_pillow(picture, box, False, 32).copy()).permute(2, 0, 1)
-        ours = crop_rounded(image[None], box, 32)[0]
+        ours = crop_uint8(image[None], box, 32)[0]
         assert int((ours.int() - theirs.int()).abs().max()) <= 1
 
 
@@ -123,7 +125,7 @@ def test_pillow_crops_mirror():
     assert np.array_equal(straight[:, ::-1], mirrored)
 
 
-def by_torchvision(image: torch.Tensor, draw: ViewDraw, row: int, size: int) -> torch.Tensor:
+def by_torchvision(image: torch.Tensor, draw: AugmentParams, row: int, size: int) -> torch.Tensor:
     """One view in [0, 1], operation by operation."""
     view = tv.resized_crop(image / 255, *draw.boxes[row].tolist(), [size, size], antialias=True)
     adjust = (tv.adjust_brightness, tv.adjust_contrast, tv.adjust_saturation, tv.adjust_hue)
@@ -134,7 +136,7 @@ def by_torchvision(image: torch.Tensor, draw: ViewDraw, row: int, size: int) -> 
             view = adjust[operation](view, float(draw.factors[row, operation]))
     if draw.gray[row]:
         view = tv.rgb_to_grayscale(view, 3)
-    radius = int(radii(draw.sigma[row]))
+    radius = int(kernel_radii(draw.sigma[row]))
     return tv.gaussian_blur(view, [2 * radius + 1] * 2, [float(draw.sigma[row])] * 2) if radius else view
 
 
@@ -143,7 +145,7 @@ def by_torchvision(image: torch.Tensor, draw: ViewDraw, row: int, size: int) -> 
 def test_whole_views_are_torchvisions(augmentation, size):
     images = pictures(40, 90, 70)
     draw = drawn(augmentation, images, size)
-    views = apply_views(images, draw, size, exact=True, **RAW)
+    views = make_views(images, draw, size, exact=True, **RAW)
     expected = torch.stack([by_torchvision(image, draw, row, size) for row, image in enumerate(images)])
     difference = (views - expected).abs().flatten(1).amax(1)
     # A hue is undefined on gray: where a flat image's channels differ by a rounding, the turn can show it tenfold.
@@ -155,10 +157,10 @@ def test_whole_views_are_torchvisions(augmentation, size):
 def test_rounded_views_are_the_exact_ones_but_for_the_rounding():
     images = pictures(40, 90, 70)
     draw = drawn(MOCO, images, 32)
-    exact, rounded = (apply_views(images, draw, 32, exact=e, **RAW) for e in (True, False))
+    exact, rounded = (make_views(images, draw, 32, exact=e, **RAW) for e in (True, False))
     assert float((exact - rounded).abs().mean()) < 1 / 255
     plain = drawn(Augmentation(**AUGMENTATIONS["crop-flip"]), images, 32)
-    exact, rounded = (apply_views(images, plain, 32, exact=e, **RAW) for e in (True, False))
+    exact, rounded = (make_views(images, plain, 32, exact=e, **RAW) for e in (True, False))
     assert float((exact - rounded).abs().max()) <= 1.001 / 255
 
 
@@ -169,11 +171,11 @@ def test_a_view_has_the_same_bits_in_any_batch(size, threads):
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        together = apply_views(images, drawn(STRONG, images, size), size, mean=MEAN, std=STD)
+        together = make_views(images, drawn(STRONG, images, size), size, mean=MEAN, std=STD)
         for count in (1, 2, 7):
             order = torch.randperm(41, generator=torch.Generator().manual_seed(count))
             for index in order.split(count)[:12]:
-                part = apply_views(images[index], drawn(STRONG, images[index], size, index), size, mean=MEAN, std=STD)
+                part = make_views(images[index], drawn(STRONG, images[index], size, index), size, mean=MEAN, std=STD)
                 assert torch.equal(part, together[index])
         assert torch.get_num_threads() == threads
     finally:
@@ -186,7 +188,7 @@ def test_padding_is_never_seen():
     padded[:, :, :40, :50] = images
     draw = drawn(MOCO, images, 32)
     for exact in (False, True):
-        views, others = (apply_views(batch, draw, 32, exact=exact, mean=MEAN, std=STD) for batch in (images, padded))
+        views, others = (make_views(batch, draw, 32, exact=exact, mean=MEAN, std=STD) for batch in (images, padded))
         torch.testing.assert_close(views, others, rtol=0, atol=CLOSE if exact else 0)
 
 
@@ -198,10 +200,12 @@ def test_the_way_of_the_workers_is_the_way_of_the_batch():
         for image, box, flip in zip(images, draw.boxes.tolist(), draw.flip.tolist(), strict=True)
     ]
     batch = torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2)
-    theirs = colour_and_blur(batch, draw, mean=MEAN, std=STD)
-    ours = apply_views(images, draw, 32, mean=MEAN, std=STD)
+    theirs = make_views_from_crops(batch, draw, mean=MEAN, std=STD)
+    ours = make_views(images, draw, 32, mean=MEAN, std=STD)
     assert float((theirs - ours).abs().mean()) < 0.005
-    torch.testing.assert_close(colour_and_blur(batch / 255, draw, mean=MEAN, std=STD), theirs, rtol=0, atol=5 * CLOSE)
+    torch.testing.assert_close(
+        make_views_from_crops(batch / 255, draw, mean=MEAN, std=STD), theirs, rtol=0, atol=5 * CLOSE
+    )
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
@@ -209,24 +213,24 @@ def test_the_way_of_the_workers_is_the_way_of_the_batch():
 def test_views_come_in_the_layout_and_type_asked_for(channels_last, dtype):
     images = pictures(5, 40, 40)
     draw = drawn(MOCO, images, 32)
-    views = apply_views(images, draw, 32, mean=MEAN, std=STD, dtype=dtype, channels_last=channels_last)
+    views = make_views(images, draw, 32, mean=MEAN, std=STD, dtype=dtype, channels_last=channels_last)
     assert views.dtype == dtype
     assert views.is_contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
     assert not views.is_inference()
-    torch.testing.assert_close(views, apply_views(images, draw, 32, mean=MEAN, std=STD).to(dtype), rtol=0, atol=0)
+    torch.testing.assert_close(views, make_views(images, draw, 32, mean=MEAN, std=STD).to(dtype), rtol=0, atol=0)
 
 
 def test_plain_views_are_only_normalised():
     images = pictures(3, 20, 20)
     expected = transforms.functional.normalize(images / 255, MEAN, STD)
-    torch.testing.assert_close(plain_views(images, mean=MEAN, std=STD), expected, rtol=0, atol=CLOSE)
+    torch.testing.assert_close(normalise_images(images, mean=MEAN, std=STD), expected, rtol=0, atol=CLOSE)
 
 
 def test_the_plain_augmentation_is_the_central_square():
     images = pictures(2, 40, 60)
     draw = drawn(Augmentation(**AUGMENTATIONS["plain"]), images, 40)
     assert draw.boxes.tolist() == [[0, 10, 40, 40]] * 2
-    views = apply_views(images, draw, 40, **RAW)
+    views = make_views(images, draw, 40, **RAW)
     torch.testing.assert_close(views, images[:, :, :, 10:50] / 255, rtol=0, atol=CLOSE)
 
 
@@ -234,7 +238,9 @@ def test_boxes_spread_as_torchvisions_do():
     count, scale = 4000, (0.2, 1.0)
     height, width = 60, 150
     sides = {"heights": torch.full((count,), height), "widths": torch.full((count,), width)}
-    ours = draw_views(MOCO, size=32, seed=0, epoch=0, view=0, index=torch.arange(count), **sides).boxes.double()
+    ours = sample_augment_params(
+        MOCO, size=32, seed=0, epoch=0, view=0, index=torch.arange(count), **sides
+    ).boxes.double()
     torch.manual_seed(0)
     blank = torch.empty(3, height, width)
     draws = [transforms.RandomResizedCrop.get_params(blank, list(scale), [3 / 4, 4 / 3]) for _ in range(count)]
@@ -259,7 +265,9 @@ def test_boxes_spread_as_torchvisions_do():
 def test_boxes_lie_inside(height, width, least, aspect, index):
     augmentation = Augmentation(crop_min=least, aspect=aspect)
     place = {"index": torch.tensor([index]), "heights": torch.tensor([height]), "widths": torch.tensor([width])}
-    top, left, high, wide = draw_views(augmentation, size=8, seed=0, epoch=0, view=0, **place).boxes[0].tolist()
+    top, left, high, wide = (
+        sample_augment_params(augmentation, size=8, seed=0, epoch=0, view=0, **place).boxes[0].tolist()
+    )
     assert 0 <= top <= height - high
     assert 0 <= left <= width - wide
     assert high > 0
@@ -270,7 +278,7 @@ def test_the_fallback_is_torchvisions():
     augmentation = Augmentation(crop_min=0.9, aspect=4 / 3)
     for height, width in ((10, 300), (300, 10), (7, 100)):
         place = {"index": torch.tensor([0]), "heights": torch.tensor([height]), "widths": torch.tensor([width])}
-        box = draw_views(augmentation, size=8, seed=0, epoch=0, view=0, **place).boxes[0].tolist()
+        box = sample_augment_params(augmentation, size=8, seed=0, epoch=0, view=0, **place).boxes[0].tolist()
         assert box == list(
             transforms.RandomResizedCrop.get_params(torch.empty(3, height, width), [0.9, 1.0], [3 / 4, 4 / 3])
         )
@@ -302,9 +310,9 @@ def test_factors_are_never_negative():
 @settings(max_examples=25)
 @given(index=st.lists(st.integers(0, 10**6), min_size=1, max_size=9), epoch=st.integers(0, 1000))
 def test_a_draw_depends_on_the_image_alone(index, epoch):
-    def draws(index: list[int]) -> ViewDraw:
+    def draws(index: list[int]) -> AugmentParams:
         places = torch.tensor(index)
-        return draw_views(
+        return sample_augment_params(
             MOCO, size=32, seed=3, epoch=epoch, view=1, index=places, heights=places % 50 + 9, widths=places % 40 + 9
         )
 
@@ -317,7 +325,7 @@ def test_a_draw_depends_on_the_image_alone(index, epoch):
 def test_every_preset_makes_finite_views(name):
     images = pictures(8, 30, 36)
     augmentation = Augmentation(**AUGMENTATIONS[name])
-    views = apply_views(images, drawn(augmentation, images, 24), 24, mean=MEAN, std=STD)
+    views = make_views(images, drawn(augmentation, images, 24), 24, mean=MEAN, std=STD)
     assert views.shape == (8, 3, 24, 24)
     assert bool(views.isfinite().all())
 

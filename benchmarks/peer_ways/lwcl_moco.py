@@ -8,18 +8,18 @@ from typing import Any
 
 from lwcl import engine
 from lwcl.config.plan import plan_pretrain
-from lwcl.data.dataset import Broken, open_images
-from lwcl.engine import Step
+from lwcl.data.dataset import BrokenImage, open_images
+from lwcl.engine import TrainStep
 from lwcl.methods.method import Batch
 from lwcl.reporting.console import Screen
-from lwcl.system.cpu import tune_allocator
-from lwcl.training.build import assembled
-from lwcl.training.resolve import settled
-from lwcl.training.state import Training
+from lwcl.system.cpu import keep_freed_memory
+from lwcl.training.build import build_training
+from lwcl.training.resolve import resolve_auto
+from lwcl.training.state import TrainingState
 from peer_ways.turns import Work, serve, timed
 
 
-def training_of(work: Work) -> Training:
+def training_of(work: Work) -> TrainingState:
     """The run, put together."""
     chosen: dict[str, Any] = {
         **{"recipe": "moco-v2", "data": (work.folder,), "arch": work.arch, "image_size": work.size},
@@ -29,16 +29,18 @@ def training_of(work: Work) -> Training:
     }
     plan = plan_pretrain(chosen | work.options)
     images = open_images(plan.options.data, "train")
-    tune_allocator()
-    return assembled(settled(plan, images), images, Screen(quiet=True), unbroken)
+    keep_freed_memory()
+    return build_training(resolve_auto(plan, images), images, Screen(quiet=True), unbroken)
 
 
-def unbroken(broken: Broken) -> None:
+def unbroken(broken: BrokenImage) -> None:
     """Ends the run: all images are good."""
     raise ValueError(broken)
 
 
-def fitted(training: Training, count: int, way: Callable[[Iterator[Batch]], Iterator[Batch]] = iter) -> Iterator[Step]:
+def fitted(
+    training: TrainingState, count: int, way: Callable[[Iterator[Batch]], Iterator[Batch]] = iter
+) -> Iterator[TrainStep]:
     """The next `count` steps of the run, whose batches are taken this way."""
     stop = training.done + count
     return engine.fit(

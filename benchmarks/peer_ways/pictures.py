@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from lwcl.data.demo.textures import draw
+from lwcl.data.demo.textures import draw_texture
 
 SIDE = 224
 GRAIN = 12.0  # of 255: makes files of 10 to 20 KB, as photos of this size are
@@ -39,6 +39,8 @@ def draw_pictures(folder: Path, count: int) -> None:
     """Textures, enlarged, with grain, as JPEG."""
     random = np.random.default_rng(0)
     for place in range(count):
-        picture = np.asarray(Image.fromarray(draw(place)).resize((SIDE, SIDE), Image.Resampling.BICUBIC), np.float32)
+        picture = np.asarray(
+            Image.fromarray(draw_texture(place)).resize((SIDE, SIDE), Image.Resampling.BICUBIC), np.float32
+        )
         grained = np.clip(picture + random.normal(0, GRAIN, picture.shape), 0, 255).astype(np.uint8)
         Image.fromarray(grained).save(folder / f"{place:06d}.jpg", quality=85)

@@ -23,20 +23,20 @@ from lwcl import __version__
 from lwcl.engine import Compute
 from lwcl.errors import UsageError
 from lwcl.lazy import Lazy
-from lwcl.models.archs import meant
+from lwcl.models.archs import suggest_encoder
 from lwcl.models.encoder import Encoder
-from lwcl.system.atomic_files import fault, write_atomically
+from lwcl.system.atomic_files import crash_point, write_atomically
 
 if TYPE_CHECKING:
     from lwcl.checkpoints.foreign import importer, safe_reading
 else:  # above this module: they make what it defines
     importer, safe_reading = Lazy("lwcl.checkpoints.foreign.importer"), Lazy("lwcl.checkpoints.foreign.safe_reading")
 
-FORMAT = 1
+ENCODER_FORMAT = 1
 
 
 @dataclasses.dataclass(frozen=True)
-class Images:
+class InputSpec:
     """The images an encoder takes: side in pixels, statistics to normalise by (on [0, 1]), share of the centre crop."""
 
     size: int
@@ -45,7 +45,7 @@ class Images:
     crop_pct: float = 0.875
 
     @classmethod
-    def of(cls, arch: str, size: int | None = None) -> "Images":
+    def of(cls, arch: str, size: int | None = None) -> "InputSpec":
         """What timm records for an architecture, with another size if given."""
         known = timm.get_pretrained_cfg(arch)
         if known is None:
@@ -54,19 +54,19 @@ class Images:
 
 
 @dataclasses.dataclass(frozen=True)
-class Loaded:
+class LoadedEncoder:
     """An encoder, the images it takes, and what is told of its origin."""
 
     name: str
     encoder: Encoder
-    images: Images
+    images: InputSpec
     facts: dict[str, Any]
 
 
-def save_encoder(path: Path, encoder: Encoder, images: Images, facts: dict[str, Any]) -> None:
+def save_encoder(path: Path, encoder: Encoder, images: InputSpec, facts: dict[str, Any]) -> None:
     """Writes backbone and head with their description; `facts` (JSON) tell where the weights come from."""
     about = {
-        "format": FORMAT,
+        "format": ENCODER_FORMAT,
         "lwcl": __version__,
         "arch": encoder.arch,
         "arguments": encoder.arguments,
@@ -77,31 +77,31 @@ def save_encoder(path: Path, encoder: Encoder, images: Images, facts: dict[str, 
         "facts": facts,
     }
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in encoder.state_dict().items()}
-    fault("encoder.write")
+    crash_point("encoder.write")
     write_atomically(path, save(tensors, {"lwcl": json.dumps(about, sort_keys=True)}))
 
 
-def export_timm(folder: Path, encoder: Encoder, images: Images) -> None:
+def export_timm(folder: Path, encoder: Encoder, images: InputSpec) -> None:
     """Writes the backbone so that `timm.create_model("local-dir:FOLDER", pretrained=True)` loads it strictly."""
     data = dataclasses.asdict(images) | {"input_size": (3, images.size, images.size)}
     del data["size"]
     backbone = Compute(torch.device("cpu")).place(copy.deepcopy(encoder.backbone))
-    backbone.register_state_dict_post_hook(unshare)  # type: ignore[no-untyped-call]  # as torch has it
+    backbone.register_state_dict_post_hook(untie_state_dict)  # type: ignore[no-untyped-call]  # as torch has it
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".tmp-{os.getpid()}-export-") as scratch:
         about = {"model_config": {"num_features": encoder.width}, "model_args": encoder.arguments}
         save_for_hf(backbone, scratch, **about, safe_serialization=True, data_config=data)
         for file in sorted(Path(scratch).iterdir()):
-            fault("export.write")
+            crash_point("export.write")
             write_atomically(folder / file.name, file.read_bytes())
 
 
-def unshare(module: Any, state: dict[str, Any], prefix: str, about: Any) -> None:
+def untie_state_dict(module: Any, state: dict[str, Any], prefix: str, about: Any) -> None:
     """Gives each tensor of a state dict memory of its own: safetensors refuses tied ones (CoaT has some)."""
     state.update({name: tensor.clone() for name, tensor in state.items()})
 
 
-def load_encoder(spec: str, *, arch: str | None = None, image_size: int | None = None, seed: int = 0) -> Loaded:
+def load_encoder(spec: str, *, arch: str | None = None, image_size: int | None = None, seed: int = 0) -> LoadedEncoder:
     """The encoder that `spec` names: a run folder, one of our files, `random/ARCH` or `timm/NAME` (from timm's cache).
 
     Or a checkpoint of other code, `FILE#teacher` for a part of it; `arch` then overrules what it seems to be.
@@ -109,16 +109,16 @@ def load_encoder(spec: str, *, arch: str | None = None, image_size: int | None =
     """
     kind, _, name = spec.partition("/")
     if kind == "random" and name:
-        return random_encoder(name, Images.of(name, image_size), seed)
+        return random_encoder(name, InputSpec.of(name, image_size), seed)
     if kind == "timm" and name:
-        return importer.timm_encoder(name, image_size)
-    path, part = file_of(spec)
-    if part or not safe_reading.is_ours(path):
-        return importer.read_foreign(path, arch, image_size, part)[0]
-    return read_encoder(path, arch, image_size)
+        return importer.load_timm_encoder(name, image_size)
+    path, part = resolve_encoder_file(spec)
+    if part or not safe_reading.is_lwcl_file(path):
+        return importer.import_encoder(path, arch, image_size, part)[0]
+    return read_encoder_file(path, arch, image_size)
 
 
-def file_of(spec: str) -> tuple[Path, str]:
+def resolve_encoder_file(spec: str) -> tuple[Path, str]:
     """The file of an encoder that is no name of timm's, and the part of it: ("", the whole). Raises `UsageError`."""
     whole, _, part = spec.rpartition("#")
     path, part = (Path(spec), "") if os.path.lexists(spec) or not whole else (Path(whole), part)
@@ -132,46 +132,48 @@ def file_of(spec: str) -> tuple[Path, str]:
             )
     if not os.path.lexists(path):
         known = "Give a run folder, an encoder's file, random/ARCH or timm/NAME."
-        raise UsageError(f"{spec}: no such encoder.", meant(spec), known)
+        raise UsageError(f"{spec}: no such encoder.", suggest_encoder(spec), known)
     return path, part
 
 
-def random_encoder(arch: str, images: Images, seed: int, arguments: dict[str, Any] | None = None) -> Loaded:
+def random_encoder(arch: str, images: InputSpec, seed: int, arguments: dict[str, Any] | None = None) -> LoadedEncoder:
     """An untrained encoder: what training has to beat; its weights follow from `seed` alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         encoder = Encoder(arch, image_size=images.size, output_stride=(arguments or {}).get("output_stride"))
-    return Loaded(f"random/{arch}", encoder, images, {"origin": "untrained"})
+    return LoadedEncoder(f"random/{arch}", encoder, images, {"origin": "untrained"})
 
 
-def read_encoder(path: Path, arch: str | None, image_size: int | None) -> Loaded:
+def read_encoder_file(path: Path, arch: str | None, image_size: int | None) -> LoadedEncoder:
     """One of our own files, loaded strictly. Raises `UsageError` where it is not one, or holds another architecture."""
-    about = description(path)
+    about = read_description(path)
     if arch not in (None, about["arch"]):
         raise UsageError(f"{path}: holds {about['arch']}, not {arch}.", remedy="Leave --arch out.")
     try:
         told = about["images"]
-        images = Images(int(told["size"]), tuple(told["mean"]), tuple(told["std"]), float(told["crop_pct"]))
+        images = InputSpec(int(told["size"]), tuple(told["mean"]), tuple(told["std"]), float(told["crop_pct"]))
         tensors = load_file(path)
         with torch.device("meta"):  # what a file says of itself may be wrong: first in no memory
-            described(about).load_state_dict(tensors, assign=True)
-        encoder = described(about)
+            encoder_from_description(about).load_state_dict(tensors, assign=True)
+        encoder = encoder_from_description(about)
         encoder.load_state_dict(tensors)
     except (RuntimeError, LookupError, TypeError, ValueError, AttributeError, SafetensorError) as error:
         why = " ".join(str(error).split())[:500]
         raise UsageError(f"{path}: its tensors are not those of {about['arch']}.", why, "Train it again.") from error
     images = dataclasses.replace(images, size=image_size or images.size)
-    return Loaded(str(path.parent if path.name == "encoder.safetensors" else path), encoder, images, about["facts"])
+    return LoadedEncoder(
+        str(path.parent if path.name == "encoder.safetensors" else path), encoder, images, about["facts"]
+    )
 
 
-def described(about: dict[str, Any]) -> Encoder:
+def encoder_from_description(about: dict[str, Any]) -> Encoder:
     """The encoder that a file says it holds, with other weights."""
     arguments = about["arguments"]
     sizes = {"image_size": arguments.get("img_size"), "output_stride": arguments.get("output_stride")}
     return Encoder(about["arch"], about["head"], norm=about["head_norm"], **sizes, bn_eps=arguments.get("bn_eps"))
 
 
-def description(path: Path) -> dict[str, Any]:
+def read_description(path: Path) -> dict[str, Any]:
     """What an encoder file says of itself. Raises `UsageError` where it is no such file."""
     try:
         with safe_open(path, "pt") as file:
@@ -182,7 +184,7 @@ def description(path: Path) -> dict[str, Any]:
             f"{path}: cannot be read as safetensors.", str(error), "Give an encoder.safetensors that lwcl wrote."
         ) from error
     told = about if isinstance(about, dict) else {}
-    if told.get("format") != FORMAT or not {"arch", "head", "images", "facts"} <= told.keys():
+    if told.get("format") != ENCODER_FORMAT or not {"arch", "head", "images", "facts"} <= told.keys():
         raise UsageError(
             f"{path}: lwcl did not write this file, or another version did (format {told.get('format')}).",
             remedy="Give an encoder.safetensors that this lwcl wrote.",
@@ -190,7 +192,7 @@ def description(path: Path) -> dict[str, Any]:
     return told
 
 
-def snippet(folder: Path, width: int) -> str:
+def timm_snippet(folder: Path, width: int) -> str:
     """Three lines of Python that load an export, of so many features, in plain timm."""
     name = json.dumps(f"local-dir:{folder}", ensure_ascii=False)
     return (

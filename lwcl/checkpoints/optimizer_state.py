@@ -20,8 +20,8 @@ def pack_optimizer(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, A
     for number, group in enumerate(packed["param_groups"]):
         values |= {f"group.{number}.{key}": value for key, value in group.items() if key != "params"}
     tensors = {name: value for name, value in values.items() if isinstance(value, Tensor)}
-    facts = {name: plain(name, value) for name, value in values.items() if name not in tensors}
-    return tensors, {"shapes": shapes_of(optimizer), "values": facts}
+    facts = {name: json_value(name, value) for name, value in values.items() if name not in tensors}
+    return tensors, {"shapes": parameter_shapes(optimizer), "values": facts}
 
 
 def unpack_optimizer(optimizer: Optimizer, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
@@ -29,7 +29,7 @@ def unpack_optimizer(optimizer: Optimizer, tensors: Mapping[str, Tensor], facts:
 
     Raises `StorageError` when its parameters differ in number, grouping or shape.
     """
-    if facts["shapes"] != shapes_of(optimizer):
+    if facts["shapes"] != parameter_shapes(optimizer):
         what = "The optimiser's state in the checkpoint is of another model."
         raise StorageError(what, "Its parameters differ in number or shape.", "Give another --out, or --overwrite.")
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
@@ -42,15 +42,15 @@ def unpack_optimizer(optimizer: Optimizer, tensors: Mapping[str, Tensor], facts:
             group[key] = tuple(value) if isinstance(group.get(key), tuple) else value
         else:
             parameter = parameters[int(number)]
-            optimizer.state[parameter][key] = beside(value, parameter, homes[parameter], key)
+            optimizer.state[parameter][key] = place_like_parameter(value, parameter, homes[parameter], key)
 
 
-def shapes_of(optimizer: Optimizer) -> list[list[list[int]]]:
+def parameter_shapes(optimizer: Optimizer) -> list[list[list[int]]]:
     """The shape of every parameter of every group."""
     return [[list(parameter.shape) for parameter in group["params"]] for group in optimizer.param_groups]
 
 
-def plain(name: str, value: Any) -> Any:
+def json_value(name: str, value: Any) -> Any:
     """`value` if JSON gives it back as it is (a tuple as a list). Raises `TypeError` if not."""
     items = value if isinstance(value, list | tuple) else [value]
     if all(item is None or isinstance(item, bool | int | float | str) for item in items):
@@ -58,7 +58,7 @@ def plain(name: str, value: Any) -> Any:
     raise TypeError(f"{name}: cannot keep a {type(value).__name__} in a checkpoint")
 
 
-def beside(value: Any, parameter: Tensor, group: Mapping[str, Any], key: str) -> Any:
+def place_like_parameter(value: Any, parameter: Tensor, group: Mapping[str, Any], key: str) -> Any:
     """A state value where its parameter's optimiser wants it: same device, same order of strides; its type stays.
 
     Step counters stay on the CPU unless the kernel reads them (torch.optim.Optimizer: `fused` and `capturable`).

@@ -19,20 +19,20 @@ from torch import Tensor
 
 from lwcl.errors import StorageError
 from lwcl.system.atomic_files import (
-    clear_leftovers,
-    explained,
-    fault,
-    need_space,
-    remove,
+    crash_point,
+    explain_disk_errors,
+    remove_leftovers,
+    remove_path,
+    require_free_space,
     sync_folder,
-    temporary,
+    temporary_path,
     write_synced,
 )
 
-Groups = Mapping[str, Mapping[str, Tensor]]
-STEP = re.compile(r"step-(\d{6,18})(-replaced)?")
-SUFFIX = ".safetensors"
-DAMAGE = (ValueError, KeyError, TypeError, AttributeError, RecursionError, safetensors.SafetensorError)
+TensorGroups = Mapping[str, Mapping[str, Tensor]]
+STEP_FOLDER = re.compile(r"step-(\d{6,18})(-replaced)?")
+TENSORS_SUFFIX = ".safetensors"
+DAMAGE_ERRORS = (ValueError, KeyError, TypeError, AttributeError, RecursionError, safetensors.SafetensorError)
 
 
 class Checkpoint(NamedTuple):
@@ -43,7 +43,7 @@ class Checkpoint(NamedTuple):
     facts: dict[str, Any]
 
 
-def save(folder: Path, step: int, tensors: Groups, facts: Mapping[str, Any], keep: int = 2) -> Path:
+def save_checkpoint(folder: Path, step: int, tensors: TensorGroups, facts: Mapping[str, Any], keep: int = 2) -> Path:
     """Write `folder`/step-000500: a file for each group of `tensors`, one for `facts`; keep the last `keep` steps.
 
     Killed at any moment, the newest checkpoint that was whole stays so. For who holds the run folder's lock.
@@ -51,30 +51,30 @@ def save(folder: Path, step: int, tensors: Groups, facts: Mapping[str, Any], kee
     """
     final = folder / f"step-{step:06d}"
     size = sum(tensor.nbytes for group in tensors.values() for tensor in group.values())
-    with explained(final, size):
+    with explain_disk_errors(final, size):
         folder.mkdir(parents=True, exist_ok=True)
         sync_folder(folder.parent)
-        clear_leftovers(folder, of_the_living=True)
-        need_space(final, size)
-        unfinished = temporary(final)
+        remove_leftovers(folder, of_the_living=True)
+        require_free_space(final, size)
+        unfinished = temporary_path(final)
         try:
-            write_folder(unfinished, contents(step, tensors, facts))
-            put_in_place(unfinished, final)
+            write_folder(unfinished, checkpoint_files(step, tensors, facts))
+            replace_folder(unfinished, final)
         except BaseException:
-            remove(unfinished)
+            remove_path(unfinished)
             raise
-        prune(folder, keep)
+        prune_checkpoints(folder, keep)
     return final
 
 
-def contents(step: int, tensors: Groups, facts: Mapping[str, Any]) -> Iterator[tuple[str, bytes]]:
+def checkpoint_files(step: int, tensors: TensorGroups, facts: Mapping[str, Any]) -> Iterator[tuple[str, bytes]]:
     """The names and bytes of a checkpoint's files, made one at a time: the whole is not in memory twice."""
     yield "state.json", json.dumps({"step": step, "facts": dict(facts)}).encode()
     for name, group in tensors.items():
-        yield f"{name}{SUFFIX}", safetensors.torch.save(unshared(group))
+        yield f"{name}{TENSORS_SUFFIX}", safetensors.torch.save(untied_tensors(group))
 
 
-def unshared(group: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def untied_tensors(group: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors as safetensors takes them: contiguous, on the CPU, each with memory of its own (tied ones twice)."""
     owners: set[int] = set()
     own = {}
@@ -92,64 +92,64 @@ def write_folder(folder: Path, files: Iterable[tuple[str, bytes]]) -> None:
     The manifest lists each file's bytes and SHA-256, and the SHA-256 of that list itself.
     """
     folder.mkdir()
-    fault("checkpoint.mkdir")
+    crash_point("checkpoint.mkdir")
     listed = {}
     for name, data in files:
         write_synced(folder / name, data)
-        listed[name] = {"bytes": len(data), "sha256": digest(data)}
-        fault("checkpoint.file")
-    manifest = {"files": listed, "sha256": digest(json.dumps(listed).encode())}
+        listed[name] = {"bytes": len(data), "sha256": sha256_hex(data)}
+        crash_point("checkpoint.file")
+    manifest = {"files": listed, "sha256": sha256_hex(json.dumps(listed).encode())}
     write_synced(folder / "manifest.json", json.dumps(manifest, indent=1).encode())
-    fault("checkpoint.manifest")
+    crash_point("checkpoint.manifest")
     sync_folder(folder)
-    fault("checkpoint.sync")
+    crash_point("checkpoint.sync")
 
 
-def digest(data: bytes) -> str:
+def sha256_hex(data: bytes) -> str:
     """SHA-256 in hexadecimal."""
     return hashlib.sha256(data).hexdigest()
 
 
-def put_in_place(unfinished: Path, final: Path) -> None:
+def replace_folder(unfinished: Path, final: Path) -> None:
     """Rename a finished folder. One of the same step is put aside first, under a name that `latest` reads too."""
     if final.exists():
         aside = final.with_name(f"{final.name}-replaced")
-        remove(aside)
+        remove_path(aside)
         final.rename(aside)
-        fault("checkpoint.replace")
-    fault("checkpoint.rename.before")
+        crash_point("checkpoint.replace")
+    crash_point("checkpoint.rename.before")
     unfinished.rename(final)
-    fault("checkpoint.rename.after")
+    crash_point("checkpoint.rename.after")
     sync_folder(final.parent)
 
 
-def prune(folder: Path, keep: int) -> None:
+def prune_checkpoints(folder: Path, keep: int) -> None:
     """Remove replaced checkpoints and all but the last `keep`; renamed first: no kill, no reader meets half of one."""
-    steps = [path for path in newest_first(folder) if not path.name.endswith("-replaced")]
-    for path in set(newest_first(folder)) - set(steps[: max(keep, 1)]):
-        doomed = temporary(path)
+    steps = [path for path in list_checkpoints(folder) if not path.name.endswith("-replaced")]
+    for path in set(list_checkpoints(folder)) - set(steps[: max(keep, 1)]):
+        doomed = temporary_path(path)
         path.rename(doomed)
-        fault("checkpoint.prune")
-        remove(doomed)
+        crash_point("checkpoint.prune")
+        remove_path(doomed)
 
 
-def newest_first(folder: Path) -> list[Path]:
+def list_checkpoints(folder: Path) -> list[Path]:
     """The checkpoints in a folder by step, newest first; a replaced one comes after the one that replaced it."""
-    found = [(match, path) for path in folder.glob("step-*") if (match := STEP.fullmatch(path.name))]
+    found = [(match, path) for path in folder.glob("step-*") if (match := STEP_FOLDER.fullmatch(path.name))]
     return [path for match, path in sorted(found, key=lambda pair: (-int(pair[0][1]), pair[0][2] or ""))]
 
 
-def latest(folder: Path, tell: Callable[[str], None]) -> Checkpoint | None:
+def latest_checkpoint(folder: Path, tell: Callable[[str], None]) -> Checkpoint | None:
     """The newest checkpoint that is whole, or None where none was ever saved. May run beside a process that saves.
 
     A damaged one is renamed to corrupt-step-..., and `tell` gets a sentence. Raises `StorageError` if all are damaged.
     """
-    clear_leftovers(folder)
+    remove_leftovers(folder)
     damaged = []
-    while found := [path for path in newest_first(folder) if path not in damaged]:
+    while found := [path for path in list_checkpoints(folder) if path not in damaged]:
         try:
-            return read(found[0])
-        except DAMAGE as error:
+            return read_checkpoint(found[0])
+        except DAMAGE_ERRORS as error:
             if os.path.lexists(found[0]):  # else it was pruned while being read, and there is a newer one
                 damaged.append(found[0])
                 tell(f"Checkpoint {found[0].name} is damaged ({error}) and set aside as {quarantine(found[0]).name}.")
@@ -169,29 +169,29 @@ def quarantine(path: Path) -> Path:
         return path
 
 
-def read(path: Path) -> Checkpoint:
+def read_checkpoint(path: Path) -> Checkpoint:
     """Read and verify one checkpoint folder. Raises one of `DAMAGE` when anything in it is not as it was written."""
-    manifest = json.loads(plain_bytes(path / "manifest.json", 2**20))
+    manifest = json.loads(read_plain_file(path / "manifest.json", 2**20))
     listed = manifest["files"]
-    if manifest["sha256"] != digest(json.dumps(listed).encode()):
+    if manifest["sha256"] != sha256_hex(json.dumps(listed).encode()):
         raise ValueError("manifest.json: checksum differs")
-    files = {name: verified(path, name, entry) for name, entry in listed.items()}
+    files = {name: read_verified(path, name, entry) for name, entry in listed.items()}
     state = json.loads(files.pop("state.json"))
-    tensors = {name.removesuffix(SUFFIX): safetensors.torch.load(data) for name, data in files.items()}
+    tensors = {name.removesuffix(TENSORS_SUFFIX): safetensors.torch.load(data) for name, data in files.items()}
     return Checkpoint(state["step"], tensors, state["facts"])
 
 
-def verified(folder: Path, name: str, entry: Mapping[str, Any]) -> bytes:
+def read_verified(folder: Path, name: str, entry: Mapping[str, Any]) -> bytes:
     """The content of a file that the manifest vouches for. Raises `ValueError` when it is not that content."""
     if Path(name).name != name:
         raise ValueError(f"{name!r}: not a file name")
-    data = plain_bytes(folder / name, entry["bytes"])
-    if len(data) != entry["bytes"] or digest(data) != entry["sha256"]:
+    data = read_plain_file(folder / name, entry["bytes"])
+    if len(data) != entry["bytes"] or sha256_hex(data) != entry["sha256"]:
         raise ValueError(f"{name}: checksum differs")
     return data
 
 
-def plain_bytes(path: Path, most: int) -> bytes:
+def read_plain_file(path: Path, most: int) -> bytes:
     """The content of a plain file, `most` + 1 bytes of it at the most.
 
     Raises `ValueError` for what is no plain file or fails to read, `StorageError` for what must not be read.

@@ -10,27 +10,29 @@ import typer
 from typer import Argument, Option
 
 import lwcl
-from lwcl.cli.help import CONTEXT, Command, Group
+from lwcl.cli.help import CONTEXT_SETTINGS, PlainCommand, PlainGroup
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 app = typer.Typer(
-    cls=Group,
-    context_settings=CONTEXT,
+    cls=PlainGroup,
+    context_settings=CONTEXT_SETTINGS,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
 
-DRY = "show the settled settings, the cost and the time it will take; write nothing"
-FAST = "go through everything in this many steps"
-FILE = "YAML file of settings, such as the config.yaml of a run; flags win over it"
-File = Annotated[str | None, Option("--config", metavar="FILE", help=FILE, rich_help_panel="Run")]
-DryRun = Annotated[bool, Option("--dry-run", help=DRY, rich_help_panel="Run")]
-Steps = Annotated[int | None, Option("--fast-dev-run", metavar="INT", min=1, help=FAST, rich_help_panel="Run")]
-ENCODER = (
+DRY_RUN_HELP = "show the settled settings, the cost and the time it will take; write nothing"
+FAST_DEV_RUN_HELP = "go through everything in this many steps"
+CONFIG_HELP = "YAML file of settings, such as the config.yaml of a run; flags win over it"
+ConfigFile = Annotated[str | None, Option("--config", metavar="FILE", help=CONFIG_HELP, rich_help_panel="Run")]
+DryRun = Annotated[bool, Option("--dry-run", help=DRY_RUN_HELP, rich_help_panel="Run")]
+FastDevRun = Annotated[
+    int | None, Option("--fast-dev-run", metavar="INT", min=1, help=FAST_DEV_RUN_HELP, rich_help_panel="Run")
+]
+ENCODER_HELP = (
     "run folder, .safetensors, foreign checkpoint (FILE or FILE#teacher), timm/NAME (from its cache) or random/NAME"
 )
-Encoders = Annotated[list[str], Argument(metavar="ENCODER", help=ENCODER)]
+Encoders = Annotated[list[str], Argument(metavar="ENCODER", help=ENCODER_HELP)]
 Arch = Annotated[str | None, Option("--arch", metavar="NAME", help="architecture of a checkpoint that does not say")]
 Json = Annotated[bool, Option("--json", help="print one JSON document on stdout", rich_help_panel="Screen")]
 Quiet = Annotated[bool, Option("--quiet", help="print results and errors only", rich_help_panel="Screen")]
@@ -39,7 +41,7 @@ Debug = Annotated[bool, Option("--debug", help="show the traceback of an error",
 
 def command(example: str, name: str | None = None) -> Callable[[F], F]:
     """Registers a command whose help ends with an example."""
-    return app.command(name, cls=Command, context_settings=CONTEXT, epilog=f"Example: {example}")
+    return app.command(name, cls=PlainCommand, context_settings=CONTEXT_SETTINGS, epilog=f"Example: {example}")
 
 
 def print_version(wanted: bool) -> None:
@@ -58,7 +60,7 @@ def program(
     """Train small vision encoders from images without labels."""
 
 
-def file_layer(path: str | None) -> tuple[dict[str, Any], str]:
+def read_config_flag(path: str | None) -> tuple[dict[str, Any], str]:
     """The settings of the file given to --config, and its name."""
     if path is None:
         return {}, "--config"

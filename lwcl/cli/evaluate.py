@@ -5,43 +5,47 @@ from typing import Annotated, Any
 
 from typer import Argument, Option
 
-from lwcl.cli.app import Debug, Encoders, File, Json, Quiet, app, command, file_layer
+from lwcl.cli.app import ConfigFile, Debug, Encoders, Json, Quiet, app, command, read_config_flag
 from lwcl.cli.options import with_options
 from lwcl.config.eval_options import DiagnoseOptions, KnnOptions, ProbeOptions
-from lwcl.config.validation import settings_of
-from lwcl.models.archs import arch_named
+from lwcl.config.validation import parse_options
+from lwcl.models.archs import check_arch
 from lwcl.settings import Settings
 
 
-def judging(name: str, kind: type[Settings], module: str, function: str, about: str) -> None:
+def register_evaluation(name: str, kind: type[Settings], module: str, function: str, about: str) -> None:
     """Registers a command that judges encoders as `kind` says, by a function of a module of lwcl."""
 
     @command(f"lwcl {name} runs/mine --data {'photos' if kind is DiagnoseOptions else 'labelled'}/", name)
     @with_options(kind)
     def judge(
         encoders: Encoders,
-        config: File = None,
+        config: ConfigFile = None,
         as_json: Json = False,
         quiet: Quiet = False,
         debug: Debug = False,
         **chosen: Any,
     ) -> int:
-        options: Any = settings_of(kind, chosen, *file_layer(config))
+        options: Any = parse_options(kind, chosen, *read_config_flag(config))
         for arch in (options.arch, getattr(options, "teacher_arch", None)):
             if arch is not None:
-                arch_named(arch)
-        from lwcl.runs.guard import refuse_run  # PyYAML takes 20 ms
+                check_arch(arch)
+        from lwcl.runs.guard import reject_run_folder  # PyYAML takes 20 ms
 
-        refuse_run(options.out)
+        reject_run_folder(options.out)
         run = getattr(importlib.import_module(f"lwcl.{module}"), function)
         return int(run(encoders, options, as_json=as_json, quiet=quiet))
 
     app.registered_commands[-1].help = about
 
 
-judging("knn", KnnOptions, "evaluation.judge", "knn", "Judge encoders by the labels of their nearest neighbours.")
-judging("probe", ProbeOptions, "commands.probe", "probe", "Judge encoders by a linear classifier of their features.")
-judging(
+register_evaluation(
+    "knn", KnnOptions, "evaluation.judge", "knn", "Judge encoders by the labels of their nearest neighbours."
+)
+register_evaluation(
+    "probe", ProbeOptions, "commands.probe", "probe", "Judge encoders by a linear classifier of their features."
+)
+register_evaluation(
     "diagnose-clustering",
     DiagnoseOptions,
     "commands.diagnose",
@@ -62,4 +66,4 @@ def compare(
     """Show finished runs side by side: scores, cost, settings that differ, curves."""
     from lwcl.commands import compare
 
-    return compare.compare(runs, out=out, as_json=as_json, quiet=quiet)
+    return compare.compare_runs(runs, out=out, as_json=as_json, quiet=quiet)

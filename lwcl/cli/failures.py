@@ -7,10 +7,10 @@ from typing import Any
 import typer
 
 from lwcl.errors import LwclError
-from lwcl.settings import unknown
+from lwcl.settings import unknown_name
 
 
-def usage(error: typer.TyperException, words: Sequence[str], commands: Sequence[str]) -> str:
+def usage_message(error: typer.TyperException, words: Sequence[str], commands: Sequence[str]) -> str:
     """What typer has to say of a command line, with the nearest flags where one is not known, and where to look."""
     path = " ".join(["lwcl", *(word for word in words[:1] if word in commands)])
     hint = f"`{path} --help` shows what is possible."
@@ -18,10 +18,12 @@ def usage(error: typer.TyperException, words: Sequence[str], commands: Sequence[
         return f"{error.format_message()}\n{hint}"
     context: Any = vars(error)["ctx"]
     flags = [flag for param in context.command.get_params(context) for flag in (*param.opts, *param.secondary_opts)]
-    return str(unknown("flag", vars(error)["option_name"], [flag for flag in flags if flag.startswith("--")], hint))
+    return str(
+        unknown_name("flag", vars(error)["option_name"], [flag for flag in flags if flag.startswith("--")], hint)
+    )
 
 
-def bug(error: Exception) -> str:
+def bug_message(error: Exception) -> str:
     """The sentence for an error that nobody foresaw, and where its traceback is."""
     what = f"This is a bug in lwcl: {type(error).__name__}: {error}"
     remedy = "Run the command again with --debug to see the traceback, and report it."

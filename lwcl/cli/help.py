@@ -12,17 +12,17 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 #: In the order of help; options without a group come last.
-GROUPS = ("What", "Data", "Teacher", "Method", "Optimisation", "Views", "Machine", "Run", "Screen", "Options")
-WIDTH = 100
+HELP_GROUPS = ("What", "Data", "Teacher", "Method", "Optimisation", "Views", "Machine", "Run", "Screen", "Options")
+HELP_WIDTH = 100
 #: Flags of typer's own have no default, and typer imports pydantic (0.1 s of CPU) to make a truth value of that.
-OFF = {"help": False, "install_completion": False, "show_completion": False}
-HELP = ["--help", "-h"]
-CONTEXT = {"max_content_width": WIDTH, "help_option_names": HELP, "default_map": OFF}
+FLAG_DEFAULTS = {"help": False, "install_completion": False, "show_completion": False}
+HELP_FLAGS = ["--help", "-h"]
+CONTEXT_SETTINGS = {"max_content_width": HELP_WIDTH, "help_option_names": HELP_FLAGS, "default_map": FLAG_DEFAULTS}
 
 
 def write_options(params: Iterable[Any], ctx: Any, formatter: Any) -> None:
     """Writes the arguments and options of a command, each group under its heading."""
-    groups: dict[str, list[tuple[str, str]]] = {group: [] for group in ("Arguments", *GROUPS)}
+    groups: dict[str, list[tuple[str, str]]] = {group: [] for group in ("Arguments", *HELP_GROUPS)}
     for param in params:
         if record := param.get_help_record(ctx):
             names, text = record
@@ -35,16 +35,16 @@ def write_options(params: Iterable[Any], ctx: Any, formatter: Any) -> None:
                 groups[getattr(param, "rich_help_panel", None) or "Options"].append((names, text))
     for group, rows in groups.items():
         if rows:
-            with formatter.section(heading(group)):
+            with formatter.section(bold_heading(group)):
                 formatter.write_dl(rows)
 
 
-def heading(text: str) -> str:
+def bold_heading(text: str) -> str:
     """Bold on a terminal, unless NO_COLOR is set (no-color.org)."""
     return typer.style(text, bold=True) if sys.stdout.isatty() and not os.environ.get("NO_COLOR") else text
 
 
-class Command(TyperCommand):
+class PlainCommand(TyperCommand):
     """A command whose help is plain and grouped."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
@@ -52,7 +52,7 @@ class Command(TyperCommand):
         write_options(self.get_params(ctx), ctx, formatter)
 
 
-class Group(TyperGroup):
+class PlainGroup(TyperGroup):
     """The program, whose help lists the commands first."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
@@ -63,14 +63,14 @@ class Group(TyperGroup):
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Writes each command with the first paragraph of its help."""
         rows = [(name, (self.commands[name].help or "").split("\n\n")[0]) for name in self.list_commands(ctx)]
-        with formatter.section(heading("Commands")):
+        with formatter.section(bold_heading("Commands")):
             formatter.write_dl(rows)
 
 
-def reference(program: Any, name: str) -> str:
+def cli_reference(program: Any, name: str) -> str:
     """The help of a program and of each of its commands as Markdown."""
     pages = [f"# Command line\n\nMade from `{name} --help` by the tests; do not edit.\n"]
-    top = typer.Context(program, info_name=name, terminal_width=WIDTH, help_option_names=HELP)
+    top = typer.Context(program, info_name=name, terminal_width=HELP_WIDTH, help_option_names=HELP_FLAGS)
     contexts = [typer.Context(command, info_name=word, parent=top) for word, command in program.commands.items()]
     for context in (top, *contexts):
         pages.append(f"## {context.command_path}\n\n```text\n{context.get_help().rstrip()}\n```\n")

@@ -10,42 +10,44 @@ import typer
 
 from lwcl.cli import evaluate, tools, train
 from lwcl.cli.app import app
-from lwcl.cli.failures import bug, usage
+from lwcl.cli.failures import bug_message, usage_message
 from lwcl.errors import LwclError
-from lwcl.formatting import harmless, harmless_lines
-from lwcl.system.cpu import share_cpus
+from lwcl.formatting import escape, escape_lines
+from lwcl.system.cpu import shorten_spin_wait
 
-ORDER = [module.__name__ for module in (train, evaluate, tools)]  # of `lwcl --help`
+COMMAND_MODULES = [module.__name__ for module in (train, evaluate, tools)]  # of `lwcl --help`
 PROGRAM: Any = typer.main.get_command(app)
-PROGRAM.commands = dict(sorted(PROGRAM.commands.items(), key=lambda item: ORDER.index(item[1].callback.__module__)))
+PROGRAM.commands = dict(
+    sorted(PROGRAM.commands.items(), key=lambda item: COMMAND_MODULES.index(item[1].callback.__module__))
+)
 COMMANDS = list(PROGRAM.commands)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the program; returns its exit code: 0, or that of the error that it told on stderr."""
     words = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
-    share_cpus()
+    shorten_spin_wait()
     try:
         code = PROGRAM.main(words, prog_name="lwcl", standalone_mode=False, obj=words)
         return code if isinstance(code, int) else 0
     except LwclError as error:
-        return tell(error, "\n".join(harmless(line) for line in error.args if line), words)
+        return print_error(error, "\n".join(escape(line) for line in error.args if line), words)
     except typer.TyperException as error:
-        return tell(error, usage(error, words, COMMANDS), words)
+        return print_error(error, usage_message(error, words, COMMANDS), words)
     except KeyboardInterrupt:
         return 130
     except Exception as error:
-        return tell(error, bug(error), words)
+        return print_error(error, bug_message(error), words)
 
 
-def tell(error: Exception, text: str, words: Sequence[str]) -> int:
+def print_error(error: Exception, text: str, words: Sequence[str]) -> int:
     """Prints an error on stderr, with its traceback if --debug is among the words; returns its exit code.
 
     Names of files may hold control characters and markup: they are written as escapes, and as they are.
     """
     if "--debug" in words:
         traceback.print_exception(error)
-    first, *rest = harmless_lines(text).split("\n")
+    first, *rest = escape_lines(text).split("\n")
     red = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
     typer.echo("\n".join([typer.style(first, fg="red", bold=True) if red else first, *rest]), err=True)
     return getattr(error, "exit_code", 1)

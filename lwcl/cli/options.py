@@ -12,24 +12,24 @@ from typing import Any, TypeVar
 import typer
 
 from lwcl.config.augmentation import AUGMENTATIONS
-from lwcl.config.recipes import RECIPES, recipes_of
-from lwcl.config.train_options import TRAINING
+from lwcl.config.recipes import RECIPES, recipes_for
+from lwcl.config.train_options import TRAIN_OPTIONS
 from lwcl.methods.method import Method, Verb, methods
-from lwcl.models.archs import timm_list
-from lwcl.settings import DEFAULT, Settings, Settled, flag_of, kinds_of
+from lwcl.models.archs import known_archs
+from lwcl.settings import DEFAULT, Settings, SettingValue, field_types, flag_name
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 #: What the shell completes for settings whose possible values are not in their field.
-NAMES: dict[str, Callable[[Verb | None], Iterable[str]]] = {
-    "arch": lambda verb: timm_list()[1],
+COMPLETIONS: dict[str, Callable[[Verb | None], Iterable[str]]] = {
+    "arch": lambda verb: known_archs()[1],
     "method": methods,
-    "recipe": lambda verb: recipes_of(verb) if verb else RECIPES,
+    "recipe": lambda verb: recipes_for(verb) if verb else RECIPES,
     "augmentation": lambda verb: AUGMENTATIONS,
 }
 
 
-def with_options(*kinds: type[Settings], settled: Mapping[str, Settled] | None = None) -> Callable[[F], F]:
+def with_options(*kinds: type[Settings], settled: Mapping[str, SettingValue] | None = None) -> Callable[[F], F]:
     """Gives a command an option for every setting of `kinds`; its `**chosen` receives them, None where not chosen.
 
     typer reads `__signature__` and `__annotations__`: both are set. A setting that several kinds share is one option.
@@ -43,8 +43,8 @@ def with_options(*kinds: type[Settings], settled: Mapping[str, Settled] | None =
     def decorate(command: F) -> F:
         own = inspect.signature(command, eval_str=True).parameters.values()
         explicit = [parameter for parameter in own if parameter.kind is not inspect.Parameter.VAR_KEYWORD]
-        helps = {name: help_of(name, having, kinds, settled or {}) for name, having in owners.items()}
-        derived = [option(name, helps[name], having[0]) for name, having in owners.items()]
+        helps = {name: help_text(name, having, kinds, settled or {}) for name, having in owners.items()}
+        derived = [option_parameter(name, helps[name], having[0]) for name, having in owners.items()]
         parameters = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in (*explicit, *derived)]
         vars(command)["__signature__"] = inspect.Signature(parameters)
         command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
@@ -53,14 +53,14 @@ def with_options(*kinds: type[Settings], settled: Mapping[str, Settled] | None =
     return decorate
 
 
-def option(name: str, help: str, owner: type[Settings]) -> inspect.Parameter:
+def option_parameter(name: str, help: str, owner: type[Settings]) -> inspect.Parameter:
     """The option of a setting of the class `owner`."""
-    metadata = field_of(owner, name).metadata
-    kind = inner(kinds_of(owner)[name])
-    flag = metadata["flag"] or flag_of(name)
+    metadata = settings_field(owner, name).metadata
+    kind = inner_type(field_types(owner)[name])
+    flag = metadata["flag"] or flag_name(name)
     many = isinstance(kind, tuple)
-    verb = next((verb for verb, trained in TRAINING.items() if trained is owner), None)
-    names = functools.partial(NAMES[name], verb) if name in NAMES else lambda: metadata["choices"]
+    verb = next((verb for verb, trained in TRAIN_OPTIONS.items() if trained is owner), None)
+    names = functools.partial(COMPLETIONS[name], verb) if name in COMPLETIONS else lambda: metadata["choices"]
     info = typer.Option(
         None,
         f"{flag}/--no-{flag.removeprefix('--')}" if kind is bool else flag,
@@ -68,19 +68,19 @@ def option(name: str, help: str, owner: type[Settings]) -> inspect.Parameter:
         metavar=None if kind is bool else metavar(name, kind[0] if many else kind),
         rich_help_panel=metadata["group"] or None,
         show_default=False,
-        autocompletion=completer(names) if name in NAMES or metadata["choices"] else None,
+        autocompletion=completer(names) if name in COMPLETIONS or metadata["choices"] else None,
     )
     annotation = bool if kind is bool else list[str] if many else str
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=info, annotation=annotation)
 
 
-def field_of(kind: type[Settings], name: str) -> "dataclasses.Field[Any]":
+def settings_field(kind: type[Settings], name: str) -> "dataclasses.Field[Any]":
     """A field of a settings class."""
     fields: dict[str, dataclasses.Field[Any]] = vars(kind)["__dataclass_fields__"]
     return fields[name]
 
 
-def inner(kind: Any) -> Any:
+def inner_type(kind: Any) -> Any:
     """`X` of `X | None`; `(X,)` of `tuple[X, ...]`; other types as they are."""
     args = [arg for arg in getattr(kind, "__args__", ()) if arg not in (type(None), ...)]
     if not args:
@@ -90,17 +90,17 @@ def inner(kind: Any) -> Any:
 
 def metavar(name: str, kind: Any) -> str:
     """What stands for the value in help."""
-    return "NAME" if name in NAMES else {int: "INT", float: "FLOAT"}.get(kind, "TEXT")
+    return "NAME" if name in COMPLETIONS else {int: "INT", float: "FLOAT"}.get(kind, "TEXT")
 
 
-def help_of(
-    name: str, having: list[type[Settings]], kinds: Iterable[type[Settings]], settled: Mapping[str, Settled]
+def help_text(
+    name: str, having: list[type[Settings]], kinds: Iterable[type[Settings]], settled: Mapping[str, SettingValue]
 ) -> str:
     """The help of a setting that the classes `having` have, among all `kinds` of its command.
 
     Its sentence, its choices, the methods that have it if not all do, and its default, or what a recipe says instead.
     """
-    fields = {kind: field_of(kind, name) for kind in having}
+    fields = {kind: settings_field(kind, name) for kind in having}
     metadata = fields[having[0]].metadata
     text: str = metadata["help"]
     if not all(choice in text for choice in metadata["choices"]):
@@ -108,24 +108,24 @@ def help_of(
     mine, every = ([kind.name for kind in some if issubclass(kind, Method)] for some in (having, kinds))
     if len(mine) < len(every) and mine:
         text += f" ({', '.join(mine)})"
-    defaults = {getattr(kind, "name", ""): shown(field.default) for kind, field in fields.items()}
-    used = settled.get(name, Settled(None, DEFAULT))
+    defaults = {getattr(kind, "name", ""): format_default(field.default) for kind, field in fields.items()}
+    used = settled.get(name, SettingValue(None, DEFAULT))
     default = next(iter(defaults.values()))
     if len(set(defaults.values())) > 1:
         default = ", ".join(f"{value} for {method}" for method, value in defaults.items())
-    elif default and used.origin is not DEFAULT and shown(used.value) != default:
-        default = f"{shown(used.value)}, {used.origin}"
+    elif default and used.origin is not DEFAULT and format_default(used.value) != default:
+        default = f"{format_default(used.value)}, {used.origin}"
     return f"{text} [{default}]" if default else text
 
 
-def shown(default: Any) -> str:
+def format_default(default: Any) -> str:
     """A default in help; nothing for what the rules settle, since the sentence says how."""
     if default is None or default == ():
         return ""
     if isinstance(default, bool):
         return "on" if default else "off"
     if isinstance(default, tuple):
-        return ", ".join(map(shown, default))
+        return ", ".join(map(format_default, default))
     return f"{default:g}" if isinstance(default, float) else str(default)
 
 

@@ -6,18 +6,18 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
-from lwcl.cli.app import ENCODER, Arch, Debug, Json, Quiet, command
+from lwcl.cli.app import ENCODER_HELP, Arch, Debug, Json, Quiet, command
 from lwcl.cli.options import completer
-from lwcl.config.catalogue import CATALOGUES, listed, table
+from lwcl.config.catalogue import CATALOGUES, find_entries, format_entries
 from lwcl.formatting import json_document
 
-PATTERN = "part of a name, or a pattern such as '*vit*'"
+PATTERN_HELP = "part of a name, or a pattern such as '*vit*'"
 
 
 @command("lwcl list archs mobilenet", "list")
 def show(
     what: Annotated[str, Argument(metavar="|".join(CATALOGUES), autocompletion=completer(lambda: CATALOGUES))],
-    pattern: Annotated[str, Argument(metavar="PATTERN", help=PATTERN, show_default=False)] = "",
+    pattern: Annotated[str, Argument(metavar="PATTERN_HELP", help=PATTERN_HELP, show_default=False)] = "",
     as_json: Json = False,
     debug: Debug = False,
 ) -> int:
@@ -25,9 +25,9 @@ def show(
 
     A single match is shown with its settings and their sources.
     """
-    entries = listed(what, pattern)
+    entries = find_entries(what, pattern)
     document = {"schema_version": 1, what: [entry._asdict() for entry in entries]}
-    typer.echo(json_document(document) if as_json else table(entries))
+    typer.echo(json_document(document) if as_json else format_entries(entries))
     return 0
 
 
@@ -42,12 +42,12 @@ def doctor(
     """Examine this machine, the installation and, if given, images."""
     from lwcl.commands import doctor as examination
 
-    return examination.examine(tuple(data or ()), as_json)
+    return examination.run_doctor(tuple(data or ()), as_json)
 
 
 @command("lwcl convert moco_v2_800ep.pth.tar runs/teacher")
 def convert(
-    source: Annotated[str, Argument(metavar="FOREIGN", help=ENCODER)],
+    source: Annotated[str, Argument(metavar="FOREIGN", help=ENCODER_HELP)],
     out: Annotated[str, Argument(metavar="OUT", help="folder to make, or a file NAME.safetensors")],
     arch: Arch = None,
     image_size: Annotated[
@@ -65,7 +65,7 @@ def convert(
 
 @command("lwcl export runs/mine --out mine-for-timm")
 def export(
-    encoder: Annotated[str, Argument(metavar="ENCODER", help=ENCODER)],
+    encoder: Annotated[str, Argument(metavar="ENCODER_HELP", help=ENCODER_HELP)],
     out: Annotated[str | None, Option("--out", metavar="TEXT", help="folder to make [the run's export]")] = None,
     arch: Arch = None,
     quiet: Quiet = False,

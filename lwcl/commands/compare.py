@@ -7,17 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from lwcl.errors import UsageError
-from lwcl.formatting import duration, harmless, percent
+from lwcl.formatting import duration, escape, percent
 from lwcl.reporting import health_words, plots
-from lwcl.reporting.console import Screen, print_json, print_table, put
-from lwcl.reporting.knn import Judged, between, points
+from lwcl.reporting.console import Screen, print_json, print_table, write_line
+from lwcl.reporting.knn import EncoderResult, format_gain, format_interval
 from lwcl.reporting.report import Picture, Report, Table
 from lwcl.runs.folder import RunFolder
-from lwcl.runs.guard import refuse_run
-from lwcl.system.device import command_line
-from lwcl.system.environment import environment
+from lwcl.runs.guard import reject_run_folder
+from lwcl.system.device import current_command
+from lwcl.system.environment import describe_environment
 
-CURVES = {
+METRIC_CURVES = {
     "loss": "Loss (methods' losses are not on one scale)",
     "monitor": "kNN of the monitor",
     "rank": "Effective rank",
@@ -28,7 +28,7 @@ CURVES = {
 }
 
 
-class Left:
+class FinishedRun:
     """What a finished run left: its report as JSON, and its records. Raises `UsageError` where it is none.
 
     `rows` are the kNN scores, that of its own encoder first; `checksums` the SHA-256 of its files by name.
@@ -40,7 +40,7 @@ class Left:
             self.report: dict[str, Any] = json.loads(folder.report_json.read_text(encoding="utf-8"))
             self.settings = {key: entry["value"] for key, entry in self.report["settings"].items()}
             self.facts: Mapping[str, Any] = dict(self.report["facts"])
-            self.rows = [Judged(**row) for row in self.facts.get("knn", ())]
+            self.rows = [EncoderResult(**row) for row in self.facts.get("knn", ())]
             self.checksums: dict[str, str] = dict(self.facts.get("SHA-256", {}))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UsageError(
@@ -51,7 +51,7 @@ class Left:
         self.metrics = folder.metrics()
 
     @property
-    def judged(self) -> Judged | None:
+    def judged(self) -> EncoderResult | None:
         """The kNN score of its encoder, if there is one."""
         return next(iter(self.rows), None)
 
@@ -65,15 +65,15 @@ class Left:
             self.facts.get("architecture"),
             self.facts.get("epochs"),
             percent(knn.top1) if knn else None,
-            between(knn.top1_interval) if knn else None,
-            points(knn.gain) if knn and knn.gain else None,
+            format_interval(knn.top1_interval) if knn else None,
+            format_gain(knn.gain) if knn and knn.gain else None,
             None if rank is None else round(rank, 1),
             None if speed is None else round(speed),
             None if seconds is None else duration(seconds),
         )
 
 
-SCORES = (
+SCORE_COLUMNS = (
     "Run",
     "Method",
     "Architecture",
@@ -87,37 +87,39 @@ SCORES = (
 )
 
 
-def compare(runs: Sequence[str], *, out: str | None, as_json: bool, quiet: bool) -> int:
+def compare_runs(runs: Sequence[str], *, out: str | None, as_json: bool, quiet: bool) -> int:
     """Prints the runs side by side and, with `out`, writes a report there; gives the exit code."""
-    refuse_run(out)
-    left = [Left(name) for name in runs]
+    reject_run_folder(out)
+    left = [FinishedRun(name) for name in runs]
     tables = (
-        Table("Runs", SCORES, tuple(one.row() for one in left), "kNN with 95 % bootstrap intervals over images."),
-        differing(left),
+        Table(
+            "Runs", SCORE_COLUMNS, tuple(one.row() for one in left), "kNN with 95 % bootstrap intervals over images."
+        ),
+        differing_settings(left),
     )
     report = Report(
         kind="compare",
         title=" and ".join(Path(one.name).name for one in left),
-        verdict=verdict(left),
+        verdict=comparison_verdict(left),
         tables=tuple(table for table in tables if table.rows),
-        pictures=tuple(overlaid(left)),
+        pictures=tuple(curve_pictures(left)),
         facts={"runs": [one.name for one in left]},
-        environment=environment(),
-        command=command_line(),
+        environment=describe_environment(),
+        command=current_command(),
     )
     if as_json:
         print_json(report.document())
     else:
         for table in report.tables:
             print_table(table.title, table.columns, table.rows)
-        put(harmless(report.verdict), sys.stdout)
+        write_line(escape(report.verdict), sys.stdout)
     if out:
         report.write(Path(out))
         Screen(quiet=quiet).say(f"Report: {Path(out) / 'report.html'}")
     return 0
 
 
-def differing(left: Sequence[Left]) -> Table:
+def differing_settings(left: Sequence[FinishedRun]) -> Table:
     """The settings that are not the same in all runs."""
     names = list(dict.fromkeys(name for one in left for name in one.settings))
     rows = []
@@ -128,7 +130,7 @@ def differing(left: Sequence[Left]) -> Table:
     return Table("Settings that differ", ("Setting", *(one.name for one in left)), tuple(rows))
 
 
-def verdict(left: Sequence[Left]) -> str:
+def comparison_verdict(left: Sequence[FinishedRun]) -> str:
     """Which run is best by kNN, and whether the images judged can tell it from the next."""
     images = {(one.facts.get("data"), str(one.settings.get("monitor"))) for one in left}
     if len(images) > 1:
@@ -144,17 +146,19 @@ def verdict(left: Sequence[Left]) -> str:
     return f"{told} " + ("Their intervals do not touch." if apart else "Their intervals overlap: it may be chance.")
 
 
-def overlaid(left: Sequence[Left]) -> list[Picture]:
+def curve_pictures(left: Sequence[FinishedRun]) -> list[Picture]:
     """The curves of all runs that have them, in one picture each."""
     pictures = []
-    for name, title in CURVES.items():
+    for name, title in METRIC_CURVES.items():
         series = []
         for one in left:
             known = [record for record in one.metrics if record.get(name) is not None]
             if known:
                 series.append(plots.Series(one.name, [r["epoch"] for r in known], [r[name] for r in known]))
         if series:
-            told = health_words.MEASURES.get(name)
+            told = health_words.HEALTH_METRICS.get(name)
             caption = f"{told.meaning[0].upper()}{told.meaning[1:]}." if told else "By epoch, each run its own curve."
-            pictures.append(Picture(title, caption, plots.curves(series, "epoch", good=told.good if told else None)))
+            pictures.append(
+                Picture(title, caption, plots.curves_svg(series, "epoch", good=told.good if told else None))
+            )
     return pictures

@@ -3,14 +3,22 @@
 from pathlib import Path
 from typing import Any
 
-from lwcl.checkpoints.encoder_file import Images, Loaded, export_timm, file_of, load_encoder, save_encoder, snippet
+from lwcl.checkpoints.encoder_file import (
+    InputSpec,
+    LoadedEncoder,
+    export_timm,
+    load_encoder,
+    resolve_encoder_file,
+    save_encoder,
+    timm_snippet,
+)
 from lwcl.errors import UsageError
-from lwcl.formatting import shown
+from lwcl.formatting import format_cell
 from lwcl.reporting.console import Screen, print_json, print_table
 from lwcl.system.atomic_files import sha256_file
 
-SUFFIX = ".safetensors"
-SHOWN = 5  # names of a kind in the table; --json has them all
+ENCODER_SUFFIX = ".safetensors"
+MAX_NAMES_SHOWN = 5  # names of a kind in the table; --json has them all
 
 
 def convert(
@@ -20,31 +28,35 @@ def convert(
 
     Prints how the source was understood. Raises `UsageError` where it cannot be had, or where something is there.
     """
-    file, export = places(out)
+    file, export = output_paths(out)
     for place in (file, export):
         if place is not None and (place.exists() or place.is_symlink()):
             raise UsageError(f"{place}: is there already.", remedy="Give another name, or remove it first.")
     loaded = load_encoder(source, arch=arch, image_size=image_size)
-    facts = {**loaded.facts, "sha256": sha256_file(file_of(source)[0])} if "file" in loaded.facts else loaded.facts
+    facts = (
+        {**loaded.facts, "sha256": sha256_file(resolve_encoder_file(source)[0])}
+        if "file" in loaded.facts
+        else loaded.facts
+    )
     save_encoder(file, loaded.encoder, loaded.images, facts)
     if export is not None:
         export_timm(export, loaded.encoder, loaded.images)
-    told = summary(loaded) | {"encoder": str(file), "export": None if export is None else str(export)}
+    told = conversion_summary(loaded) | {"encoder": str(file), "export": None if export is None else str(export)}
     if as_json:
         print_json({"schema_version": 1, **told})
     else:
-        print_table("", ("What", "Found"), [(name, shown(brief(value))) for name, value in told.items()])
+        print_table("", ("What", "Found"), [(name, format_cell(abbreviate(value))) for name, value in told.items()])
     if export is not None:
-        Screen(quiet=quiet).say(f"Use it in plain timm:\n{snippet(export, loaded.encoder.width)}")
+        Screen(quiet=quiet).say(f"Use it in plain timm:\n{timm_snippet(export, loaded.encoder.width)}")
     return 0
 
 
-def places(out: Path) -> tuple[Path, Path | None]:
+def output_paths(out: Path) -> tuple[Path, Path | None]:
     """Where the encoder goes, and where its export to timm: nowhere for a single file."""
-    return (out, None) if out.suffix == SUFFIX else (out / "encoder.safetensors", out / "export")
+    return (out, None) if out.suffix == ENCODER_SUFFIX else (out / "encoder.safetensors", out / "export")
 
 
-def summary(loaded: Loaded) -> dict[str, Any]:
+def conversion_summary(loaded: LoadedEncoder) -> dict[str, Any]:
     """How an encoder was understood: what its file is, what was found in it, what it takes and gives."""
     facts, encoder = loaded.facts, loaded.encoder
     return {
@@ -57,20 +69,20 @@ def summary(loaded: Loaded) -> dict[str, Any]:
         "tensors left out": facts.get("unexpected", ()),
         "width": encoder.width,
         "head": encoder.head_layers,
-        "images": takes(loaded.images),
+        "images": describe_input(loaded.images),
     }
 
 
-def takes(images: Images) -> str:
+def describe_input(images: InputSpec) -> str:
     """The images an encoder takes, in words."""
     mean, std = (" ".join(f"{value:g}" for value in values) for values in (images.mean, images.std))
     return f"{images.size} pixels, mean {mean}, std {std}"
 
 
-def brief(value: Any) -> Any:
+def abbreviate(value: Any) -> Any:
     """A value of the table: long lists cut, settings written as such."""
     if isinstance(value, dict):
         return ", ".join(f"{name}={one}" for name, one in value.items())
-    if isinstance(value, list | tuple) and len(value) > SHOWN:
-        return [*value[:SHOWN], f"and {len(value) - SHOWN} more"]
+    if isinstance(value, list | tuple) and len(value) > MAX_NAMES_SHOWN:
+        return [*value[:MAX_NAMES_SHOWN], f"and {len(value) - MAX_NAMES_SHOWN} more"]
     return value

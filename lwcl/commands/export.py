@@ -10,18 +10,18 @@ import timm
 import torch
 
 from lwcl.checkpoints import training_state
-from lwcl.checkpoints.encoder_file import Loaded, export_timm, load_encoder, snippet
-from lwcl.commands.compare import Left
+from lwcl.checkpoints.encoder_file import LoadedEncoder, export_timm, load_encoder, timm_snippet
+from lwcl.commands.compare import FinishedRun
 from lwcl.errors import LwclError, StorageError, UsageError
-from lwcl.formatting import harmless, harmless_lines
-from lwcl.reporting.console import Screen, print_json, print_table, put
-from lwcl.reporting.knn import Judged
-from lwcl.reporting.model_card import card
+from lwcl.formatting import escape, escape_lines
+from lwcl.reporting.console import Screen, print_json, print_table, write_line
+from lwcl.reporting.knn import EncoderResult
+from lwcl.reporting.model_card import render_model_card
 from lwcl.runs.folder import RunFolder
-from lwcl.settings import Settled, recorded
-from lwcl.system.atomic_files import explained, sha256_file, write_atomically
+from lwcl.settings import SettingValue, recorded_value
+from lwcl.system.atomic_files import explain_disk_errors, sha256_file, write_atomically
 
-CHECKED = 2  # images whose features must be equal
+COMPARED_IMAGES = 2  # images whose features must be equal
 
 
 def export(encoder: str, out: str | None, arch: str | None, *, quiet: bool) -> int:
@@ -33,21 +33,23 @@ def export(encoder: str, out: str | None, arch: str | None, *, quiet: bool) -> i
     if out and os.path.lexists(folder) and not (folder.is_dir() and not any(folder.iterdir())):
         raise UsageError(f"{out} is there already, and no empty folder.", remedy="Give another --out.")
     loaded = load_encoder(encoder, arch=arch)
-    told = card((folder if out else run.path).resolve().name, loaded.encoder.arch, loaded.facts, *worth(run))
-    with explained(folder):
+    told = render_model_card(
+        (folder if out else run.path).resolve().name, loaded.encoder.arch, loaded.facts, *report_scores(run)
+    )
+    with explain_disk_errors(folder):
         export_timm(folder, loaded.encoder, loaded.images)
     write_atomically(folder / "README.md", told)
     Screen(quiet=quiet).say(f"Export: {folder}")
-    put(harmless_lines(snippet(folder, loaded.encoder.width)), sys.stdout)
+    write_line(escape_lines(timm_snippet(folder, loaded.encoder.width)), sys.stdout)
     return 0
 
 
-def worth(run: RunFolder) -> tuple[list[Judged], dict[str, Settled]]:
+def report_scores(run: RunFolder) -> tuple[list[EncoderResult], dict[str, SettingValue]]:
     """The kNN scores and the settings in a finished run's report; none where there is no such run."""
     if not run.is_finished():
         return [], {}
-    left = Left(str(run.path))
-    return left.rows, {name: recorded(**entry) for name, entry in left.report["settings"].items()}
+    left = FinishedRun(str(run.path))
+    return left.rows, {name: recorded_value(**entry) for name, entry in left.report["settings"].items()}
 
 
 def verify(run: str, *, as_json: bool) -> int:
@@ -55,7 +57,7 @@ def verify(run: str, *, as_json: bool) -> int:
     folder = RunFolder(Path(run))
     if not folder.config.exists():
         raise UsageError(f"{run} is no run of lwcl.", "It has no config.yaml.", "Give a run folder.")
-    found = [*checkpoints(folder), *files(folder), *encoders(folder)]
+    found = [*verify_checkpoints(folder), *verify_files(folder), *verify_encoder(folder)]
     if as_json:
         print_json({"schema_version": 1, "kind": "verify", "found": dict(found)})
     else:
@@ -70,24 +72,24 @@ def verify(run: str, *, as_json: bool) -> int:
     return 0
 
 
-def checkpoints(folder: RunFolder) -> Iterator[tuple[str, str]]:
+def verify_checkpoints(folder: RunFolder) -> Iterator[tuple[str, str]]:
     """The checkpoints of a run and their state; one that a running run removes meanwhile is left out."""
     for path in sorted(folder.checkpoints.glob("step-*")):
         try:
-            training_state.read(path)
-        except (*training_state.DAMAGE, LwclError) as error:
+            training_state.read_checkpoint(path)
+        except (*training_state.DAMAGE_ERRORS, LwclError) as error:
             if path.exists():
                 yield f"checkpoints/{path.name}", f"damaged: {error}"
         else:
             yield f"checkpoints/{path.name}", "whole"
 
 
-def files(folder: RunFolder) -> Iterator[tuple[str, str]]:
+def verify_files(folder: RunFolder) -> Iterator[tuple[str, str]]:
     """The report of a finished run, and the files whose checksums it tells, with their state."""
     if not folder.is_finished():
         return
     try:
-        listed = Left(str(folder.path)).checksums
+        listed = FinishedRun(str(folder.path)).checksums
     except LwclError as error:
         yield folder.report_json.name, f"damaged: {error}"
         return
@@ -101,7 +103,7 @@ def files(folder: RunFolder) -> Iterator[tuple[str, str]]:
             yield name, "whole" if same else "damaged: checksum differs"
 
 
-def encoders(folder: RunFolder) -> Iterator[tuple[str, str]]:
+def verify_encoder(folder: RunFolder) -> Iterator[tuple[str, str]]:
     """Whether the encoder of a run can be read, and timm reads its export as the same."""
     if not folder.encoder.exists():
         return
@@ -112,20 +114,20 @@ def encoders(folder: RunFolder) -> Iterator[tuple[str, str]]:
         return
     yield "the encoder as read", "whole"
     try:
-        same = read_alike(folder.export, loaded)
+        same = timm_export_matches(folder.export, loaded)
     except Exception as error:  # timm and safetensors raise many kinds for a damaged file
-        yield "the export as timm reads it", f"damaged: {type(error).__name__}: {harmless(error)[:200]}"
+        yield "the export as timm reads it", f"damaged: {type(error).__name__}: {escape(error)[:200]}"
     else:
         yield "the export as timm reads it", "whole" if same else "damaged: it is not the encoder"
 
 
-def read_alike(export: Path, loaded: Loaded) -> bool:
+def timm_export_matches(export: Path, loaded: LoadedEncoder) -> bool:
     """Whether timm's model takes the same images as the encoder, and gives the same features to the last bit."""
     model, size = timm.create_model(f"local-dir:{export}", pretrained=True).eval(), loaded.images.size
     takes = (3, size, size), loaded.images.mean, loaded.images.std, loaded.images.crop_pct
     config: Any = model.pretrained_cfg
     told = [config[name] for name in ("input_size", "mean", "std", "crop_pct")]
-    images = torch.rand(CHECKED, 3, size, size, generator=torch.Generator().manual_seed(0))
+    images = torch.rand(COMPARED_IMAGES, 3, size, size, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         same = torch.equal(model(images), loaded.encoder.eval().features(images))
     return same and [tuple(one) if isinstance(one, list) else one for one in told] == list(takes)

@@ -8,30 +8,30 @@ from typing import Any, NamedTuple
 
 import torch
 
-from lwcl.checkpoints.encoder_file import Loaded, load_encoder
+from lwcl.checkpoints.encoder_file import LoadedEncoder, load_encoder
 from lwcl.config.eval_options import ProbeOptions
 from lwcl.config.probe_protocols import protocol_named
-from lwcl.data.label_fractions import probe_pair, share_of
+from lwcl.data.label_fractions import open_probe_pair, sample_label_fraction
 from lwcl.errors import UsageError
-from lwcl.evaluation.judge import judged, untrained_like
-from lwcl.evaluation.linear_probe import Bench, Found, probed
-from lwcl.formatting import harmless
-from lwcl.metrics.knn import interval
-from lwcl.models.check_forward import must_take
-from lwcl.models.probe import must_be_finite
-from lwcl.reporting.console import Screen, print_json, print_table, put
-from lwcl.reporting.probe import AtShare, Probed, probe_report, probe_scores, spent
+from lwcl.evaluation.judge import encoder_result, untrained_like
+from lwcl.evaluation.linear_probe import ProbeResult, ProbeSetup, probe_encoder
+from lwcl.formatting import escape
+from lwcl.metrics.knn import bootstrap_interval
+from lwcl.models.check_forward import check_forward
+from lwcl.models.probe import check_weights_finite
+from lwcl.reporting.console import Screen, print_json, print_table, write_line
+from lwcl.reporting.probe import FractionResult, ProbeRow, probe_report, probe_table, probe_time
 from lwcl.reporting.report import Report
-from lwcl.settings import Origin, OriginKind, recorded
+from lwcl.settings import Origin, OriginKind, recorded_value
 from lwcl.system.cpu import usable_cpus
-from lwcl.system.device import command_line
-from lwcl.system.environment import environment
+from lwcl.system.device import current_command
+from lwcl.system.environment import describe_environment
 
 
-class Subject(NamedTuple):
+class ProbedEncoder(NamedTuple):
     """An encoder that is probed."""
 
-    loaded: Loaded
+    loaded: LoadedEncoder
     teacher: bool = False
 
     @property
@@ -45,43 +45,43 @@ class Subject(NamedTuple):
         return self.loaded.facts.get("origin") == "untrained"
 
 
-def probe(encoders: list[str], options: ProbeOptions, *, as_json: bool = False, quiet: bool = False) -> int:
+def run_probe(encoders: list[str], options: ProbeOptions, *, as_json: bool = False, quiet: bool = False) -> int:
     """Probes the encoders, prints a table or JSON, writes a report; gives the exit code."""
     screen, protocol = Screen(quiet=quiet), protocol_named(options.protocol)
-    shares = shares_of(options.fractions)
+    shares = parse_fractions(options.fractions)
     if shares and protocol.share < 1:
         raise UsageError(
             f"--fractions does not go with the protocol {options.protocol}, which has a share of its own.",
             remedy="Leave one of them away.",
         )
     torch.set_num_threads(options.threads or usable_cpus())
-    subjects = list(subjects_of(encoders, options))
-    bank, queries = probe_pair(options.data, options.val, seed=options.seed, download=options.download)
+    subjects = list(load_probed_encoders(encoders, options))
+    bank, queries = open_probe_pair(options.data, options.val, seed=options.seed, download=options.download)
     screen.say(f"{len(bank):,} images of {len(bank.classes)} classes to train on, {len(queries):,} to judge by.")
-    bench = Bench(options, bank, queries, screen)
-    rows = table(bench, subjects, protocol.share, shares)
-    report = reported(bench, rows)
-    screen.say(spent(rows))
-    say(report, rows, bench, as_json=as_json)
-    place = place_of(options.out, encoders)
+    bench = ProbeSetup(options, bank, queries, screen)
+    rows = probe_rows(bench, subjects, protocol.share, shares)
+    report = build_probe_report(bench, rows)
+    screen.say(probe_time(rows))
+    print_probe_report(report, rows, bench, as_json=as_json)
+    place = probe_report_folder(options.out, encoders)
     if place:
         report.write(place)
         screen.say(f"Report: {place / 'report.html'}")
     return 0
 
 
-def subjects_of(encoders: Sequence[str], options: ProbeOptions) -> Iterator[Subject]:
-    """The encoders named, and the teacher. Raises `UsageError` or `SickError` where one cannot be used."""
+def load_probed_encoders(encoders: Sequence[str], options: ProbeOptions) -> Iterator[ProbedEncoder]:
+    """The encoders named, and the teacher. Raises `UsageError` or `TrainingDivergedError` where one cannot be used."""
     named = [(name, options.arch, False) for name in encoders]
     named += [(options.teacher, None, True)] if options.teacher else []
     for name, arch, teacher in named:
         loaded = load_encoder(name, arch=arch, image_size=options.image_size, seed=options.seed)
-        must_be_finite(loaded.name, loaded.encoder)
-        must_take(loaded.encoder, loaded.images.size)
-        yield Subject(loaded, teacher)
+        check_weights_finite(loaded.name, loaded.encoder)
+        check_forward(loaded.encoder, loaded.images.size)
+        yield ProbedEncoder(loaded, teacher)
 
 
-def shares_of(fractions: str) -> tuple[float, ...]:
+def parse_fractions(fractions: str) -> tuple[float, ...]:
     """`--fractions` as shares of 1, rising. Raises `UsageError`."""
     try:
         shares = sorted({float(text) / 100 for text in fractions.replace("%", "").split(",") if text.strip()})
@@ -94,40 +94,53 @@ def shares_of(fractions: str) -> tuple[float, ...]:
     return tuple(shares)
 
 
-def table(bench: Bench, subjects: Sequence[Subject], share: float, shares: Sequence[float]) -> list[Probed]:
+def probe_rows(
+    bench: ProbeSetup, subjects: Sequence[ProbedEncoder], share: float, shares: Sequence[float]
+) -> list[ProbeRow]:
     """All encoders' rows, each followed by the untrained one of its architecture and images, once."""
-    rows: list[Probed] = []
-    untrained: dict[str, Found] = {}
+    rows: list[ProbeRow] = []
+    untrained: dict[str, ProbeResult] = {}
     for subject in subjects:
         fresh = None
-        mine, curve = at_shares(bench, subject.loaded, share, shares)
+        mine, curve = probe_at_fractions(bench, subject.loaded, share, shares)
         if bench.options.random_init and not subject.untrained and subject.kind not in untrained:
             fresh = untrained_like(subject.loaded, bench.options.seed)
-            theirs, their_curve = at_shares(bench, fresh, share, shares)
+            theirs, their_curve = probe_at_fractions(bench, fresh, share, shares)
             untrained[subject.kind] = theirs
-        rows.append(row_of(bench, subject, mine, None if subject.untrained else untrained.get(subject.kind), curve))
+        rows.append(probe_row(bench, subject, mine, None if subject.untrained else untrained.get(subject.kind), curve))
         if fresh:
-            rows.append(row_of(bench, Subject(fresh), theirs, None, their_curve))
+            rows.append(probe_row(bench, ProbedEncoder(fresh), theirs, None, their_curve))
     return rows
 
 
-def at_shares(bench: Bench, loaded: Loaded, share: float, shares: Sequence[float]) -> tuple[Found, tuple[AtShare, ...]]:
+def probe_at_fractions(
+    bench: ProbeSetup, loaded: LoadedEncoder, share: float, shares: Sequence[float]
+) -> tuple[ProbeResult, tuple[FractionResult, ...]]:
     """How an encoder did with the protocol's share of the labels, and with each of `shares`."""
     features, seed = bench.features(loaded), bench.options.seed
-    found = {part: probed(bench, loaded, features, share_of(bench.bank, part, seed)) for part in {share, *shares}}
+    found = {
+        part: probe_encoder(bench, loaded, features, sample_label_fraction(bench.bank, part, seed))
+        for part in {share, *shares}
+    }
     curve = []
     for part in shares:
         right = found[part].score.top1
-        curve.append(AtShare(part, found[part].images, float(right.float().mean()), interval(right, seed)))
+        curve.append(
+            FractionResult(part, found[part].images, float(right.float().mean()), bootstrap_interval(right, seed))
+        )
     return found[share], tuple(curve)
 
 
-def row_of(
-    bench: Bench, subject: Subject, found: Found, untrained: Found | None, shares: tuple[AtShare, ...]
-) -> Probed:
+def probe_row(
+    bench: ProbeSetup,
+    subject: ProbedEncoder,
+    found: ProbeResult,
+    untrained: ProbeResult | None,
+    shares: tuple[FractionResult, ...],
+) -> ProbeRow:
     """A row of the table."""
-    score = judged(subject.loaded, found.score, untrained.score if untrained else None, bench.options.seed)
-    return Probed(score, found.curve, found.chosen, found.seconds, found.images, subject.teacher, shares)
+    score = encoder_result(subject.loaded, found.score, untrained.score if untrained else None, bench.options.seed)
+    return ProbeRow(score, found.curve, found.chosen, found.seconds, found.images, subject.teacher, shares)
 
 
 def sourced(origin: Origin, source: str) -> Origin:
@@ -135,11 +148,11 @@ def sourced(origin: Origin, source: str) -> Origin:
     return origin._replace(detail=f"{origin.detail}: {source}") if origin.kind is OriginKind.PROTOCOL else origin
 
 
-def reported(bench: Bench, rows: Sequence[Probed]) -> Report:
+def build_probe_report(bench: ProbeSetup, rows: Sequence[ProbeRow]) -> Report:
     """The report of what was found, with the protocol as it was settled."""
     options, plan = bench.options, bench.plan(rows[0].images)
     cited = {name: entry.source for name, entry in plan.protocol.settings.items()}
-    settled = {name: recorded(getattr(options, name)) for name in (f.name for f in dataclasses.fields(options))}
+    settled = {name: recorded_value(getattr(options, name)) for name in (f.name for f in dataclasses.fields(options))}
     settled |= {
         name: one._replace(origin=sourced(one.origin, cited.get(name, "")))
         for name, one in plan.settled.items()
@@ -157,24 +170,24 @@ def reported(bench: Bench, rows: Sequence[Probed]) -> Report:
         images=len(bench.queries),
         settled=settled,
         facts=facts,
-        environment=environment(),
-        command=command_line(),
+        environment=describe_environment(),
+        command=current_command(),
     )
 
 
-def say(report: Report, rows: Sequence[Probed], bench: Bench, *, as_json: bool) -> None:
+def print_probe_report(report: Report, rows: Sequence[ProbeRow], bench: ProbeSetup, *, as_json: bool) -> None:
     """Prints what was found on stdout."""
     if bench.judge.broken:
         bench.screen.warn(f"{len(bench.judge.broken)} broken images were replaced by their neighbours in the list.")
     if as_json:
         print_json(report.document())
         return
-    shown = probe_scores(rows, bench.options.protocol)
+    shown = probe_table(rows, bench.options.protocol)
     print_table(shown.title, shown.columns, shown.rows)
-    put(harmless(report.verdict), sys.stdout)
+    write_line(escape(report.verdict), sys.stdout)
 
 
-def place_of(out: str | None, encoders: Sequence[str]) -> Path | None:
+def probe_report_folder(out: str | None, encoders: Sequence[str]) -> Path | None:
     """Where the report goes: `--out`, else `probe/` in the first run folder that is probed, else nowhere."""
     runs = [Path(name) for name in encoders if (Path(name) / "config.yaml").exists()]
     return Path(out) if out else next((run / "probe" for run in runs), None)

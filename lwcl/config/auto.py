@@ -7,14 +7,14 @@ key momentum 0.99, weight decay 5e-4) at small sizes; in between they interpolat
 
 from typing import Any, NamedTuple
 
-from lwcl.config.recipes import FEW_IMAGES
-from lwcl.settings import Settled, ruled
+from lwcl.config.recipes import SMALL_DATA_IMAGES
+from lwcl.settings import SettingValue, auto_value
 
-DEMONSTRATION_SEEN = 36_000  # images over all epochs of a run on an embedded set
-IMAGES_SEEN = 800_000  # over all epochs of a run on few images
+DEMO_IMAGES_SEEN = 36_000  # images over all epochs of a run on an embedded set
+TOTAL_IMAGES_SEEN = 800_000  # over all epochs of a run on few images
 
 #: What the rules may settle.
-RULED = (
+AUTO_SETTINGS = (
     "image_size",
     "batch_size",
     "epochs",
@@ -32,7 +32,7 @@ RULED = (
 )
 
 
-class Facts(NamedTuple):
+class RunFacts(NamedTuple):
     """What the rules look at."""
 
     images: int  # in the training set
@@ -44,32 +44,32 @@ class Facts(NamedTuple):
     slow_bf16: bool = False  # whether training runs on a CPU that does not multiply bfloat16 itself
 
 
-def power_of_two(number: float, low: int, high: int) -> int:
+def floor_power_of_two(number: float, low: int, high: int) -> int:
     """The largest power of two up to `number`, within [low, high]."""
     return max(low, min(high, 1 << (max(1, int(number)).bit_length() - 1)))
 
 
-def settle_run(values: dict[str, Any], facts: Facts) -> dict[str, Settled]:
+def apply_rules(values: dict[str, Any], facts: RunFacts) -> dict[str, SettingValue]:
     """Values for all settings of a run that are still None, with reasons; `values` has every setting by name."""
     known = dict(values)
-    settled: dict[str, Settled] = {}
+    settled: dict[str, SettingValue] = {}
 
     def rule(name: str, value: Any, reason: str) -> None:
         if name in known and known[name] is None:
             known[name] = value
-            settled[name] = ruled(value, reason)
+            settled[name] = auto_value(value, reason)
 
-    rule("image_size", *image_size(facts))
-    batch = power_of_two(min(facts.images / 2, max(64, facts.images / 100)), 2, 256)
+    rule("image_size", *auto_image_size(facts))
+    batch = floor_power_of_two(min(facts.images / 2, max(64, facts.images / 100)), 2, 256)
     rule(
         "batch_size", batch, f"256, or less for more steps from {facts.images:,} images, but 64 where there are enough"
     )
     steps = max(1, facts.images // known["batch_size"])
-    few = facts.images < FEW_IMAGES
+    few = facts.images < SMALL_DATA_IMAGES
     if facts.embedded:
-        rule("epochs", max(1, DEMONSTRATION_SEEN // facts.images), "a demonstration: minutes on two cores")
-    epochs = max(20, min(200, round(IMAGES_SEEN / facts.images))) if few else 200
-    seen = f"{IMAGES_SEEN:,} images seen in all, within 20 to 200 epochs"
+        rule("epochs", max(1, DEMO_IMAGES_SEEN // facts.images), "a demonstration: minutes on two cores")
+    epochs = max(20, min(200, round(TOTAL_IMAGES_SEEN / facts.images))) if few else 200
+    seen = f"{TOTAL_IMAGES_SEEN:,} images seen in all, within 20 to 200 epochs"
     rule("epochs", epochs, seen if few else "200, as published for ImageNet")
     share = known["batch_size"] / 256
     scaled = known["base_lr"] * (share**0.5 if known["optimizer"] == "adamw" else share)
@@ -78,7 +78,7 @@ def settle_run(values: dict[str, Any], facts: Facts) -> dict[str, Settled]:
     rule("warmup", min(3.0, known["epochs"] / 10), "3 epochs (light-moco), at most a tenth of them")
     notebook, published = "5e-4 for few images (MoCo's CIFAR notebook)", "1e-4, as published for ImageNet"
     rule("weight_decay", 5e-4 if few else 1e-4, notebook if few else published)
-    queue = power_of_two(facts.images / 8, 2 * known["batch_size"], 65536)
+    queue = floor_power_of_two(facts.images / 8, 2 * known["batch_size"], 65536)
     rule("queue_size", queue, "a queue longer than an eighth of the images holds keys of the query's own image")
     anchors = max(2 * known["batch_size"], min(128_000, facts.images // 2))
     rule("anchors", anchors, "half of the images (one in eight then meets its own anchor), at most CompRess's 128,000")
@@ -88,14 +88,14 @@ def settle_run(values: dict[str, Any], facts: Facts) -> dict[str, Settled]:
     rule("key_momentum", round(1 - 1 / time, 6), lag)
     rule("threads", facts.cpus, "the CPUs this process may use")
     rule("workers", facts.cpus, "the CPUs this process may use")
-    rule("views_by", *views_by(facts))
+    rule("views_by", *auto_views_by(facts))
     if known.get("teacher"):
         half = "bf16", "half of the time and the memory"
         rule("teacher_precision", *(("fp32", "this CPU does not multiply bf16 itself") if facts.slow_bf16 else half))
     return settled
 
 
-def views_by(facts: Facts) -> tuple[str, str]:
+def auto_views_by(facts: RunFacts) -> tuple[str, str]:
     """How views are made: benchmarks/views.py."""
     if facts.accelerated:
         return "tensor", "the GPU makes them"
@@ -104,7 +104,7 @@ def views_by(facts: Facts) -> tuple[str, str]:
     return "tensor", "OpenCV, which makes them faster on a CPU, is not installed"
 
 
-def image_size(facts: Facts) -> tuple[int, str]:
+def auto_image_size(facts: RunFacts) -> tuple[int, str]:
     """Pixels of a view: the images' own short side, within limits."""
     own = max(32, facts.short_side // 32 * 32)
     if own < 64:

@@ -9,12 +9,12 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from lwcl.config.augmentation import AUGMENTATIONS
-from lwcl.config.citation import Cited
+from lwcl.config.citation import CitedValue
 from lwcl.config.probe_protocols import PROTOCOLS
-from lwcl.config.recipes import ARCHS, RECIPES
+from lwcl.config.recipes import RECIPES, TESTED_ARCHS
 from lwcl.methods.method import methods
-from lwcl.models.archs import timm_list
-from lwcl.settings import unknown
+from lwcl.models.archs import known_archs
+from lwcl.settings import unknown_name
 
 DATASETS = {
     "textures": "3,960 drawn textures of 64 x 64 pixels, embedded: what is used without --data; no file, no network",
@@ -26,7 +26,7 @@ DATASETS = {
 }
 
 
-class Entry(NamedTuple):
+class CatalogueEntry(NamedTuple):
     """A thing that can be chosen: its name, a sentence, and its settings, each with a value and a note."""
 
     name: str
@@ -34,16 +34,16 @@ class Entry(NamedTuple):
     details: tuple[tuple[str, Any, str], ...] = ()
 
 
-def archs() -> list[Entry]:
+def list_archs() -> list[CatalogueEntry]:
     """Every model of timm, those that are tested one by one first."""
-    others = [Entry(name, "") for name in timm_list()[1] if name not in ARCHS]
-    return [Entry(name, "tested: trained, exported, reloaded") for name in ARCHS] + others
+    others = [CatalogueEntry(name, "") for name in known_archs()[1] if name not in TESTED_ARCHS]
+    return [CatalogueEntry(name, "tested: trained, exported, reloaded") for name in TESTED_ARCHS] + others
 
 
-def all_methods() -> list[Entry]:
+def list_methods() -> list[CatalogueEntry]:
     """Every method with its settings and their defaults."""
     return [
-        Entry(
+        CatalogueEntry(
             name,
             f"{kind.verb}: {' '.join((kind.__doc__ or '').partition(chr(10) * 2)[0].split())}",
             tuple((field.name, field.default, field.metadata["help"]) for field in dataclasses.fields(kind)),
@@ -52,31 +52,35 @@ def all_methods() -> list[Entry]:
     ]
 
 
-def recipes() -> list[Entry]:
+def list_recipes() -> list[CatalogueEntry]:
     """Every recipe with its settings and their sources, those for single architectures last."""
     return [
-        Entry(
+        CatalogueEntry(
             name,
             recipe.about,
             (
                 ("method", recipe.method, ""),
-                *cited(recipe.settings),
-                *(line for arch, settings in recipe.archs.items() for line in cited(settings, f" (for {arch})")),
+                *cited_details(recipe.settings),
+                *(
+                    line
+                    for arch, settings in recipe.archs.items()
+                    for line in cited_details(settings, f" (for {arch})")
+                ),
             ),
         )
         for name, recipe in RECIPES.items()
     ]
 
 
-def cited(settings: dict[str, Cited], note: str = "") -> list[tuple[str, Any, str]]:
+def cited_details(settings: dict[str, CitedValue], note: str = "") -> list[tuple[str, Any, str]]:
     """Settings of a recipe as details: name, value, source."""
     return [(name, entry.value, entry.source + note) for name, entry in settings.items()]
 
 
-def augmentations() -> list[Entry]:
+def list_augmentations() -> list[CatalogueEntry]:
     """Every named augmentation with its values."""
     return [
-        Entry(
+        CatalogueEntry(
             name,
             f"{len(values)} settings" if values else "no change: the central square",
             tuple((setting, value, "") for setting, value in values.items()),
@@ -85,42 +89,42 @@ def augmentations() -> list[Entry]:
     ]
 
 
-def protocols() -> list[Entry]:
+def list_protocols() -> list[CatalogueEntry]:
     """Every protocol of `lwcl probe` with its settings and their sources."""
-    return [Entry(name, one.about, tuple(cited(one.settings))) for name, one in PROTOCOLS.items()]
+    return [CatalogueEntry(name, one.about, tuple(cited_details(one.settings))) for name, one in PROTOCOLS.items()]
 
 
-def datasets() -> list[Entry]:
+def list_datasets() -> list[CatalogueEntry]:
     """What `--data` takes."""
-    return [Entry(name, about) for name, about in DATASETS.items()]
+    return [CatalogueEntry(name, about) for name, about in DATASETS.items()]
 
 
-CATALOGUES: dict[str, Callable[[], list[Entry]]] = {
-    "archs": archs,
-    "methods": all_methods,
-    "recipes": recipes,
-    "augmentations": augmentations,
-    "protocols": protocols,
-    "datasets": datasets,
+CATALOGUES: dict[str, Callable[[], list[CatalogueEntry]]] = {
+    "archs": list_archs,
+    "methods": list_methods,
+    "recipes": list_recipes,
+    "augmentations": list_augmentations,
+    "protocols": list_protocols,
+    "datasets": list_datasets,
 }
 
 
-def listed(what: str, pattern: str = "") -> list[Entry]:
+def find_entries(what: str, pattern: str = "") -> list[CatalogueEntry]:
     """The entries of a catalogue whose name is, contains or matches (`*vit*`) `pattern`; the one it is comes alone.
 
     Raises `UsageError` if there is no such catalogue or entry.
     """
     if what not in CATALOGUES:
-        raise unknown("list", what, CATALOGUES)
+        raise unknown_name("list", what, CATALOGUES)
     entries = CATALOGUES[what]()
     found = [entry for entry in entries if pattern in entry.name or fnmatch.fnmatch(entry.name, pattern)]
     if not found:
         names = [entry.name for entry in entries]
-        raise unknown(f"name in {what}", pattern, names, f"`lwcl list {what}` shows them all.")
+        raise unknown_name(f"name in {what}", pattern, names, f"`lwcl list {what}` shows them all.")
     return [entry for entry in found if entry.name == pattern] or found
 
 
-def table(entries: list[Entry]) -> str:
+def format_entries(entries: list[CatalogueEntry]) -> str:
     """Entries as lines of text: a name and its sentence each; a single entry with its settings below."""
     width = max(len(entry.name) for entry in entries)
     lines = [f"{entry.name:<{width}}  {entry.about}".rstrip() for entry in entries]

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from lwcl.settings import Layer, Origin, OriginKind
 
 
-class Cited(NamedTuple):
+class CitedValue(NamedTuple):
     """A number and where it comes from."""
 
     value: Any
@@ -14,13 +14,13 @@ class Cited(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Published:
+class PublishedRecipe:
     """A published recipe: its method, its settings with their sources, and what differs for single architectures."""
 
     about: str
     method: str
-    settings: dict[str, Cited]
-    archs: dict[str, dict[str, Cited]] = field(default_factory=dict)
+    settings: dict[str, CitedValue]
+    archs: dict[str, dict[str, CitedValue]] = field(default_factory=dict)
 
     def layer(self, name: str, arch: str) -> Layer:
         """The settings for an architecture as a layer of precedence; the architecture's own come first."""

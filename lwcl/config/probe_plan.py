@@ -7,16 +7,29 @@ from functools import cached_property
 from typing import Any
 
 from lwcl.config.augmentation import AUGMENTATIONS, Augmentation
-from lwcl.config.auto import power_of_two
+from lwcl.config.auto import floor_power_of_two
 from lwcl.config.plan import data_layers
 from lwcl.config.probe_protocols import Protocol, protocol_named
-from lwcl.config.recipes import FEW_IMAGES, Recipe
+from lwcl.config.recipes import SMALL_DATA_IMAGES, Recipe
 from lwcl.errors import UsageError
 from lwcl.methods.probe import Linear
-from lwcl.settings import FLAG, Layer, Origin, OriginKind, Settled, flag_of, made, ruled, settle
+from lwcl.settings import (
+    FLAG,
+    Layer,
+    Origin,
+    OriginKind,
+    SettingValue,
+    auto_value,
+    build_settings,
+    flag_name,
+    merge_layers,
+)
 
-OVERRULED = ("epochs", "batch_size", "lr")  # what a flag may overrule
-STEPS, LEAST = 20, 16  # steps an epoch that a batch should leave, and images that it should have all the same
+PROBE_FLAGS = ("epochs", "batch_size", "lr")  # what a flag may overrule
+MIN_STEPS_PER_EPOCH, MIN_BATCH_SIZE = (
+    20,
+    16,
+)  # steps an epoch that a batch should leave, and images that it should have all the same
 FAST_STEPS = 500  # of `fast`: on 4,000 images 300 and 900 gave the same best top-1 within a point
 
 
@@ -25,22 +38,22 @@ class ProbePlan:
     """How to probe: every setting with its value and where it came from."""
 
     protocol: Protocol
-    settled: Mapping[str, Settled]
+    settled: Mapping[str, SettingValue]
 
     @cached_property
     def recipe(self) -> Recipe:
         """How to optimise."""
-        return made(Recipe, self.settled)
+        return build_settings(Recipe, self.settled)
 
     @cached_property
     def method(self) -> Linear:
         """What is trained."""
-        return made(Linear, self.settled)
+        return build_settings(Linear, self.settled)
 
     @cached_property
     def augmentation(self) -> Augmentation:
         """What a training view may do to an image."""
-        return made(Augmentation, self.settled)
+        return build_settings(Augmentation, self.settled)
 
 
 def plan_probe(name: str, chosen: Mapping[str, Any], images: int, classes: int, data: tuple[str, ...]) -> ProbePlan:
@@ -51,22 +64,22 @@ def plan_probe(name: str, chosen: Mapping[str, Any], images: int, classes: int, 
     """
     protocol = protocol_named(name)
     own = {key: cited.value for key, cited in protocol.settings.items()}
-    flags = {key: chosen[key] for key in OVERRULED if chosen.get(key) is not None}
+    flags = {key: chosen[key] for key in PROBE_FLAGS if chosen.get(key) is not None}
     if flags and protocol.way == "logistic":
         raise UsageError(
-            f"{flag_of(next(iter(flags)))} is no setting of the protocol logistic.",
+            f"{flag_name(next(iter(flags)))} is no setting of the protocol logistic.",
             "It finds the optimum, and has neither epochs nor a learning rate.",
             "Leave it away, or choose --protocol fast.",
         )
     layers: list[Layer] = [(FLAG, {**flags, "classes": classes}), (Origin(OriginKind.PROTOCOL, name), own)]
-    settled = settle(Recipe, layers) | settle(Linear, layers)
+    settled = merge_layers(Recipe, layers) | merge_layers(Linear, layers)
     asked = [values["augmentation"] for _, values in data_layers(data)]
     named = next(iter(asked), own.get("augmentation", "plain"))
     views = [*([] if asked else layers), (Origin(OriginKind.AUGMENTATION, named), AUGMENTATIONS[named])]
-    return ProbePlan(protocol, scaled(settled, images, protocol.way) | settle(Augmentation, views))
+    return ProbePlan(protocol, scale_probe(settled, images, protocol.way) | merge_layers(Augmentation, views))
 
 
-def scaled(settled: Mapping[str, Settled], images: int, way: str) -> dict[str, Settled]:
+def scale_probe(settled: Mapping[str, SettingValue], images: int, way: str) -> dict[str, SettingValue]:
     """The settings of a recipe at the scale of so many images, where no flag chose.
 
     The batch shrinks so that an epoch keeps 20 steps, and the learning rate with it (Goyal et al., arXiv 1706.02677);
@@ -74,18 +87,25 @@ def scaled(settled: Mapping[str, Settled], images: int, way: str) -> dict[str, S
     """
     new = dict(settled)
     batch, chosen = settled["batch_size"].value or 256, settled["batch_size"].origin is FLAG
-    if not chosen and images < STEPS * batch:
-        fits = min(power_of_two(images / STEPS, min(LEAST, power_of_two(images, 2, LEAST)), batch), images)
-        new["batch_size"] = ruled(fits, f"{batch}, or less for {STEPS} steps an epoch from {images:,} images")
+    if not chosen and images < MIN_STEPS_PER_EPOCH * batch:
+        fits = min(
+            floor_power_of_two(
+                images / MIN_STEPS_PER_EPOCH, min(MIN_BATCH_SIZE, floor_power_of_two(images, 2, MIN_BATCH_SIZE)), batch
+            ),
+            images,
+        )
+        new["batch_size"] = auto_value(
+            fits, f"{batch}, or less for {MIN_STEPS_PER_EPOCH} steps an epoch from {images:,} images"
+        )
     elif not chosen:
-        new["batch_size"] = Settled(batch, settled["batch_size"].origin)
+        new["batch_size"] = SettingValue(batch, settled["batch_size"].origin)
     size = new["batch_size"].value
     if way == "fast" and settled["epochs"].value is None:
         epochs = min(100, max(10, math.ceil(FAST_STEPS / math.ceil(images / size))))
-        new["epochs"] = ruled(epochs, f"{FAST_STEPS} steps of {size} images, within 10 and 100 epochs")
+        new["epochs"] = auto_value(epochs, f"{FAST_STEPS} steps of {size} images, within 10 and 100 epochs")
     if way == "images" and settled["lr"].value is None:
-        few = settled["optimizer"].value == "lars" and images < FEW_IMAGES
+        few = settled["optimizer"].value == "lars" and images < SMALL_DATA_IMAGES
         scale, base = (batch if few else size) / 256, settled["base_lr"].value
         reason = f"as published for a batch of {batch}: few steps" if few else f"{base:g} x batch {size} / 256"
-        new["lr"] = ruled(float(f"{base * scale:.6g}"), reason)
+        new["lr"] = auto_value(float(f"{base * scale:.6g}"), reason)
     return new

@@ -7,8 +7,8 @@ rates stand for a batch of 256, as the papers give them.
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from lwcl.config.citation import Cited
-from lwcl.settings import unknown
+from lwcl.config.citation import CitedValue
+from lwcl.settings import unknown_name
 
 
 @dataclass(frozen=True)
@@ -16,17 +16,17 @@ class Protocol:
     """A published protocol, or one of ours: settings of `Recipe`, `Linear`, `Augmentation` with their sources."""
 
     about: str
-    settings: dict[str, Cited] = field(default_factory=dict)
+    settings: dict[str, CitedValue] = field(default_factory=dict)
     way: Literal["images", "fast", "logistic"] = "images"
     share: float = 1.0  # of the labels
 
 
-def numbers(source: str, **values: Any) -> dict[str, Cited]:
+def cited_settings(source: str, **values: Any) -> dict[str, CitedValue]:
     """Settings that have the same source."""
-    return {name: Cited(value, source) for name, value in values.items()}
+    return {name: CitedValue(value, source) for name, value in values.items()}
 
 
-PER_EPOCH = {"momentum": 0.9, "warmup": 0.0, "per_epoch": True, "augmentation": "crop-flip"}
+PER_EPOCH_SCHEDULE = {"momentum": 0.9, "warmup": 0.0, "per_epoch": True, "augmentation": "crop-flip"}
 MOCO = "MoCo (arXiv 1911.05722), main_lincls.py; also ssl-small's (2107.14762) and SEED's (2101.04731)"
 DISCO = "DisCo (arXiv 2104.09124), Reproduction.md"
 SIMSIAM = "SimSiam (arXiv 2011.10566), main_lincls.py; light-moco (2212.07158), main_lincls_lars.py"
@@ -36,15 +36,15 @@ TRANSFER = "ssl-small (arXiv 2107.14762), commands of its CIFAR runs; 2 instead 
 FINETUNE = "ssl-small (arXiv 2107.14762), commands of its finetuning runs"
 SEMI = "DisCo (arXiv 2104.09124), script for 1 % and 10 % of the labels"
 
-FINETUNING = numbers(
+FINETUNING = cited_settings(
     FINETUNE,
-    **PER_EPOCH | {"crop_min": 0.2, "form": "unit", "finetune": True},
+    **PER_EPOCH_SCHEDULE | {"crop_min": 0.2, "form": "unit", "finetune": True},
     **{"base_lr": 0.01, "batch_size": 256, "epochs": 100, "weight_decay": 0.0},
     **{"schedule": "step", "milestones": (0.4, 0.7), "step_factor": 0.1},
 )
-SEMI_LINEAR = numbers(
+SEMI_LINEAR = cited_settings(
     SEMI,
-    **PER_EPOCH,
+    **PER_EPOCH_SCHEDULE,
     **{"base_lr": 3.0, "batch_size": 256, "epochs": 100, "weight_decay": 0.0},
     **{"schedule": "step", "milestones": (0.6, 0.8), "step_factor": 0.5},
 )
@@ -62,52 +62,52 @@ PROTOCOLS: dict[str, Protocol] = {
     ),
     "moco": Protocol(
         "MoCo's: raw features, learning rate 30",
-        numbers(
+        cited_settings(
             MOCO,
-            **PER_EPOCH,
+            **PER_EPOCH_SCHEDULE,
             **{"base_lr": 30.0, "batch_size": 256, "epochs": 100, "weight_decay": 0.0},
             **{"schedule": "step", "milestones": (0.6, 0.8), "step_factor": 0.1},
         ),
     ),
     "disco": Protocol(
         "DisCo's: raw features, learning rate 3, halved eleven times",
-        numbers(
+        cited_settings(
             DISCO,
-            **PER_EPOCH,
+            **PER_EPOCH_SCHEDULE,
             **{"base_lr": 3.0, "batch_size": 256, "epochs": 100, "weight_decay": 0.0, "schedule": "step"},
             **{"milestones": (*(n / 100 for n in range(5, 50, 5)), 0.6, 0.8), "step_factor": 0.5},
         ),
     ),
     "simsiam": Protocol(
         "SimSiam's and light-moco's: raw features, LARS, a batch of 4,096",
-        numbers(
+        cited_settings(
             SIMSIAM,
-            **PER_EPOCH | {"optimizer": "lars", "schedule": "cosine"},
+            **PER_EPOCH_SCHEDULE | {"optimizer": "lars", "schedule": "cosine"},
             **{"base_lr": 0.1, "batch_size": 4096, "epochs": 90, "weight_decay": 0.0},
         ),
     ),
     "compress": Protocol(
         "CompRess's: unit features, standardised by the training images",
-        numbers(
+        cited_settings(
             COMPRESS,
-            **PER_EPOCH | {"form": "standard"},
+            **PER_EPOCH_SCHEDULE | {"form": "standard"},
             **{"base_lr": 0.01, "batch_size": 256, "epochs": 40, "weight_decay": 1e-4},
             **{"schedule": "step", "milestones": (15 / 40, 30 / 40), "step_factor": 0.1},
         ),
     ),
     "swav": Protocol(
         "SwAV's: raw features, learning rate 0.3 along a cosine",
-        numbers(
+        cited_settings(
             SWAV,
-            **PER_EPOCH | {"schedule": "cosine"},
+            **PER_EPOCH_SCHEDULE | {"schedule": "cosine"},
             **{"base_lr": 0.3, "batch_size": 256, "epochs": 100, "weight_decay": 1e-6},
         ),
     ),
     "transfer": Protocol(
         "ssl-small's for small data sets: unit features, crops of 0.6 to 1 of an image",
-        numbers(
+        cited_settings(
             TRANSFER,
-            **PER_EPOCH | {"crop_min": 0.6, "form": "unit"},
+            **PER_EPOCH_SCHEDULE | {"crop_min": 0.6, "form": "unit"},
             **{"base_lr": 1.5, "batch_size": 256, "epochs": 60, "weight_decay": 0.0},
             **{"schedule": "step", "milestones": (40 / 60,), "step_factor": 0.1},
         ),
@@ -129,5 +129,5 @@ PROTOCOLS: dict[str, Protocol] = {
 def protocol_named(name: str) -> Protocol:
     """The protocol of that name; raises `UsageError` with the nearest names."""
     if name not in PROTOCOLS:
-        raise unknown("protocol", name, PROTOCOLS, "`lwcl list protocols` shows them all.")
+        raise unknown_name("protocol", name, PROTOCOLS, "`lwcl list protocols` shows them all.")
     return PROTOCOLS[name]

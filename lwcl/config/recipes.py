@@ -5,10 +5,10 @@ Sources: "ssl-small" is arXiv 2107.14762 and its code, "light-moco" is arXiv 221
 names says so.
 """
 
-from lwcl.config.citation import Cited, Published
-from lwcl.config.distill_recipes import TEACHING
+from lwcl.config.citation import CitedValue, PublishedRecipe
+from lwcl.config.distill_recipes import DISTILL_RECIPES
 from lwcl.methods.method import Verb, methods
-from lwcl.settings import Settings, setting, unknown
+from lwcl.settings import Settings, setting, unknown_name
 
 
 class Recipe(Settings):
@@ -50,102 +50,108 @@ class Recipe(Settings):
 
 
 #: With fewer images than this a run has too few steps for SGD as published for ImageNet.
-FEW_IMAGES = 200_000
-MEASURED = "lwcl, docs/results.md: with few steps SGD and a head without batch norm stay on InfoNCE's plateau"
+SMALL_DATA_IMAGES = 200_000
+LWCL_RESULTS = "lwcl, docs/results.md: with few steps SGD and a head without batch norm stay on InfoNCE's plateau"
 
 #: What every recipe that has a teacher changes for fewer than `FEW_IMAGES` images.
-FEW_TAUGHT: dict[str, Cited] = {
-    "optimizer": Cited("adamw", MEASURED),
-    "base_lr": Cited(1e-3, MEASURED),
-    "weight_decay": Cited(
+SMALL_DATA_COMMON: dict[str, CitedValue] = {
+    "optimizer": CitedValue("adamw", LWCL_RESULTS),
+    "base_lr": CitedValue(1e-3, LWCL_RESULTS),
+    "weight_decay": CitedValue(
         0.05, "AdamW's customary value (MoCo v3, arXiv 2104.02057: 0.1; DeiT, arXiv 2012.12877: 0.05)"
     ),
-    "zero_residuals": Cited(True, "lwcl, docs/results.md; light-moco's ResNets start so too (zero_init_residual)"),
+    "zero_residuals": CitedValue(True, "lwcl, docs/results.md; light-moco's ResNets start so too (zero_init_residual)"),
 }
 
 #: What the recipes of each command change for so few images; a flag or a file wins over it.
-FEW: dict[Verb, dict[str, Cited]] = {
+SMALL_DATA_OVERRIDES: dict[Verb, dict[str, CitedValue]] = {
     "pretrain": {
-        **FEW_TAUGHT,
-        "head_norm": Cited(True, MEASURED + "; MoCo v3 (arXiv 2104.02057) has it too"),
-        "smoothing_warmup": Cited(3.0, "light-moco, code: its warm-up of 3 epochs delays smoothing too"),
+        **SMALL_DATA_COMMON,
+        "head_norm": CitedValue(True, LWCL_RESULTS + "; MoCo v3 (arXiv 2104.02057) has it too"),
+        "smoothing_warmup": CitedValue(3.0, "light-moco, code: its warm-up of 3 epochs delays smoothing too"),
     },
-    "distill": FEW_TAUGHT,
-    "compress": FEW_TAUGHT,
+    "distill": SMALL_DATA_COMMON,
+    "compress": SMALL_DATA_COMMON,
 }
 
 #: What every recipe changes on an embedded set.
-DEMONSTRATION: dict[str, Cited] = {
-    "symmetric": Cited(False, "lwcl, docs/results.md: half of the time of a step, and it helps in as many steps"),
-    "key_momentum": Cited(0.9, "lwcl, docs/results.md: a lag of 100 of 552 steps parts queries from their keys"),
+DEMO_OVERRIDES: dict[str, CitedValue] = {
+    "symmetric": CitedValue(False, "lwcl, docs/results.md: half of the time of a step, and it helps in as many steps"),
+    "key_momentum": CitedValue(0.9, "lwcl, docs/results.md: a lag of 100 of 552 steps parts queries from their keys"),
 }
 
-ARCHS = ("mobilenetv3_large_100", "mobilenetv3_small_100", "efficientnet_b0", "resnet18", "deit_tiny_patch16_224")
+TESTED_ARCHS = (
+    "mobilenetv3_large_100",
+    "mobilenetv3_small_100",
+    "efficientnet_b0",
+    "resnet18",
+    "deit_tiny_patch16_224",
+)
 
-MOCO_V2 = "MoCo v2, main_moco.py with --mlp --aug-plus --cos --moco-t 0.2"
-SSL_SMALL = "ssl-small, published command"
-LIGHT = "light-moco, code default"
+MOCO_V2_CODE = "MoCo v2, main_moco.py with --mlp --aug-plus --cos --moco-t 0.2"
+SSL_SMALL_COMMAND = "ssl-small, published command"
+LIGHT_CODE = "light-moco, code default"
 LIGHT_RUN = "light-moco, name of an internal run (sym, t0.1, lr 0.12, warm 3, inner 2048)"
-LIGHT_GUESS = "light-moco, reconstructed: published neither in the paper's code nor its README"
+LIGHT_RECONSTRUCTED = "light-moco, reconstructed: published neither in the paper's code nor its README"
 
-RECIPES: dict[str, Published] = {
-    "moco-v2": Published(
+RECIPES: dict[str, PublishedRecipe] = {
+    "moco-v2": PublishedRecipe(
         "the baseline: MoCo v2 as published for ResNet-50, which small models learn poorly from",
         "moco",
         {
-            "augmentation": Cited("moco-v2", MOCO_V2),
-            "temperature": Cited(0.2, MOCO_V2),
-            "hidden": Cited("1x", MOCO_V2),
-            "symmetric": Cited(False, MOCO_V2),
-            "optimizer": Cited("sgd", MOCO_V2),
-            "base_lr": Cited(0.03, MOCO_V2 + ": 0.03 at batch 256"),
-            "schedule": Cited("cosine", MOCO_V2),
-            "warmup": Cited(0.0, MOCO_V2 + ": none"),
+            "augmentation": CitedValue("moco-v2", MOCO_V2_CODE),
+            "temperature": CitedValue(0.2, MOCO_V2_CODE),
+            "hidden": CitedValue("1x", MOCO_V2_CODE),
+            "symmetric": CitedValue(False, MOCO_V2_CODE),
+            "optimizer": CitedValue("sgd", MOCO_V2_CODE),
+            "base_lr": CitedValue(0.03, MOCO_V2_CODE + ": 0.03 at batch 256"),
+            "schedule": CitedValue("cosine", MOCO_V2_CODE),
+            "warmup": CitedValue(0.0, MOCO_V2_CODE + ": none"),
         },
     ),
-    "ssl-small": Published(
+    "ssl-small": PublishedRecipe(
         "a colder contrast, stronger colour and a wider head (ssl-small); "
         "it starts from random weights here, the paper's from a SEED student",
         "moco",
         {
-            "augmentation": Cited("ssl-small", SSL_SMALL + ": cj 1, gray 0.5"),
-            "temperature": Cited(0.1, SSL_SMALL),
-            "hidden": Cited("2x", SSL_SMALL + ": --mlp wide"),
-            "symmetric": Cited(False, SSL_SMALL),
-            "optimizer": Cited("sgd", SSL_SMALL),
-            "base_lr": Cited(0.03, SSL_SMALL + ": 0.06 at batch 512"),
-            "schedule": Cited("cosine", SSL_SMALL + ": --cos"),
-            "warmup": Cited(0.0, SSL_SMALL + ": none"),
+            "augmentation": CitedValue("ssl-small", SSL_SMALL_COMMAND + ": cj 1, gray 0.5"),
+            "temperature": CitedValue(0.1, SSL_SMALL_COMMAND),
+            "hidden": CitedValue("2x", SSL_SMALL_COMMAND + ": --mlp wide"),
+            "symmetric": CitedValue(False, SSL_SMALL_COMMAND),
+            "optimizer": CitedValue("sgd", SSL_SMALL_COMMAND),
+            "base_lr": CitedValue(0.03, SSL_SMALL_COMMAND + ": 0.06 at batch 512"),
+            "schedule": CitedValue("cosine", SSL_SMALL_COMMAND + ": --cos"),
+            "warmup": CitedValue(0.0, SSL_SMALL_COMMAND + ": none"),
         },
     ),
-    "light": Published(
+    "light": PublishedRecipe(
         "smoothed targets, symmetric loss, a wide head and warm-up (light-moco): the default",
         "light-moco",
         {
-            "augmentation": Cited("moco-v2", LIGHT + ": --aug-plus"),
-            "temperature": Cited(0.1, LIGHT_RUN),
-            "hidden": Cited("2048", LIGHT_RUN),
-            "symmetric": Cited(True, LIGHT_RUN),
-            "smoothing": Cited(0.2, LIGHT_GUESS + "; 0.2 is quoted by a third party as the paper's"),
-            "neighbours": Cited(10, LIGHT_GUESS + "; its code covers 5, 10, 20 and 30"),
-            "target": Cited("top", LIGHT + ": strategy 1"),
-            "optimizer": Cited("sgd", LIGHT),
-            "base_lr": Cited(0.06, LIGHT_RUN + ": 0.12 at batch 512"),
-            "schedule": Cited("cosine", LIGHT + ": --cos"),
+            "augmentation": CitedValue("moco-v2", LIGHT_CODE + ": --aug-plus"),
+            "temperature": CitedValue(0.1, LIGHT_RUN),
+            "hidden": CitedValue("2048", LIGHT_RUN),
+            "symmetric": CitedValue(True, LIGHT_RUN),
+            "smoothing": CitedValue(0.2, LIGHT_RECONSTRUCTED + "; 0.2 is quoted by a third party as the paper's"),
+            "neighbours": CitedValue(10, LIGHT_RECONSTRUCTED + "; its code covers 5, 10, 20 and 30"),
+            "target": CitedValue("top", LIGHT_CODE + ": strategy 1"),
+            "optimizer": CitedValue("sgd", LIGHT_CODE),
+            "base_lr": CitedValue(0.06, LIGHT_RUN + ": 0.12 at batch 512"),
+            "schedule": CitedValue("cosine", LIGHT_CODE + ": --cos"),
         },
     ),
-    **TEACHING,
+    **DISTILL_RECIPES,
 }
 
 
-def recipes_of(verb: Verb) -> dict[str, Published]:
+def recipes_for(verb: Verb) -> dict[str, PublishedRecipe]:
     """The recipes whose method is of that verb."""
     return {name: published for name, published in RECIPES.items() if published.method in methods(verb)}
 
 
-def recipe_named(name: str, verb: Verb) -> Published:
+def recipe_named(name: str, verb: Verb) -> PublishedRecipe:
     """The published recipe of that name for a command; raises `UsageError` with the nearest names."""
-    known = recipes_of(verb)
+    known = recipes_for(verb)
     if name not in known:
-        raise unknown(f"{verb} recipe", name, known, "`lwcl list recipes` shows them all.")
+        raise unknown_name(f"{verb} recipe", name, known, "`lwcl list recipes` shows them all.")
     return known[name]

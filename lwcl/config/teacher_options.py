@@ -4,53 +4,53 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from lwcl.errors import UsageError
 from lwcl.methods.method import Method, methods
-from lwcl.settings import unknown
+from lwcl.settings import unknown_name
 
 if TYPE_CHECKING:
     from lwcl.config.train_options import TrainOptions
 
 
-class Cache(NamedTuple):
+class TeacherCacheSpec(NamedTuple):
     """How a teacher's answers are kept: `off`, `center`, or `views` for so many crops of an image."""
 
     kind: str
     crops: int = 0
 
 
-class Stage(NamedTuple):
+class FirstStage(NamedTuple):
     """A first stage of a run: a method that learns from a teacher, for so many epochs."""
 
     method: str
     epochs: int
 
 
-def cache_of(text: str) -> Cache:
+def parse_teacher_cache(text: str) -> TeacherCacheSpec:
     """`--teacher-cache` as written. Raises `UsageError`."""
     kind, _, crops = text.strip().lower().partition(":")
     if kind in ("off", "center") and not crops:
-        return Cache(kind)
+        return TeacherCacheSpec(kind)
     if kind == "views" and crops.isdecimal() and int(crops) > 0:
-        return Cache(kind, int(crops))
+        return TeacherCacheSpec(kind, int(crops))
     raise UsageError(
         f"--teacher-cache: got {text!r}.", remedy="Give off, center, or views:K, such as views:8 for 8 crops an image."
     )
 
 
-def stage_of(text: str) -> Stage:
+def parse_init_by(text: str) -> FirstStage:
     """`--init-by` as written. Raises `UsageError`."""
     name, _, epochs = text.strip().partition(":")
     known = methods("distill") | methods("compress")
     if name not in known:
-        raise unknown("method of --init-by", name, known)
+        raise unknown_name("method of --init-by", name, known)
     if not epochs.isdecimal() or int(epochs) < 1:
         raise UsageError(f"--init-by: got {text!r}.", remedy=f"Give a method and its epochs, such as {name}:2.")
-    return Stage(name, int(epochs))
+    return FirstStage(name, int(epochs))
 
 
-def check(options: "TrainOptions", method: Method) -> None:
+def check_teacher_options(options: "TrainOptions", method: Method) -> None:
     """Raises `UsageError` where a teacher is needed and not named, or named and of no use."""
-    cache, first = cache_of(options.teacher_cache), getattr(options, "init_by", None)
-    learner = methods()[stage_of(first).method] if first else method
+    cache, first = parse_teacher_cache(options.teacher_cache), getattr(options, "init_by", None)
+    learner = methods()[parse_init_by(first).method] if first else method
     if learner.taught and cache.kind == "views" and cache.crops < learner.views:
         raise UsageError(
             f"--teacher-cache {options.teacher_cache}: {learner.name} sees {learner.views} crops of an image at once.",

@@ -134,14 +134,16 @@ class CompressOptions(TrainOptions):
 
 
 #: The options of each command that trains.
-TRAINING: "dict[Verb, type[TrainOptions]]" = {
+TRAIN_OPTIONS: "dict[Verb, type[TrainOptions]]" = {
     "pretrain": PretrainOptions,
     "distill": DistillOptions,
     "compress": CompressOptions,
 }
 
 #: Settings that rules settle by the machine: an interrupted run goes on with those it began with.
-MACHINE = ("threads", "precision", "views_by", "teacher_precision")
+MACHINE_SETTINGS = ("threads", "precision", "views_by", "teacher_precision")
 
 #: Settings that change where or how fast a run computes, but not what: a resumed run may differ in them.
-FREE = frozenset({"out", "resume", "overwrite", "workers", "save_every", "download", "max_bad", "strict"})
+CHANGEABLE_ON_RESUME = frozenset(
+    {"out", "resume", "overwrite", "workers", "save_every", "download", "max_bad", "strict"}
+)

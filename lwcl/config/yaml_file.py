@@ -8,10 +8,10 @@ import yaml
 
 from lwcl.errors import UsageError
 
-HINT = "A settings file has a line `name: value` for each setting; the config.yaml of a run is one."
+CONFIG_HINT = "A settings file has a line `name: value` for each setting; the config.yaml of a run is one."
 
 
-class Loader(yaml.SafeLoader):
+class ConfigLoader(yaml.SafeLoader):
     """YAML without duplicate keys, and without YAML 1.1's surprises: `off` is text (`cache: off`), and so is a date."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -25,7 +25,7 @@ class Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def resolvers() -> dict[Any, list[tuple[str, "re.Pattern[str]"]]]:
+def yaml_resolvers() -> dict[Any, list[tuple[str, "re.Pattern[str]"]]]:
     """YAML 1.1's guesses at types, without dates and with `true` and `false` alone as truth values (as in YAML 1.2)."""
     truth = "tag:yaml.org,2002:bool"
     kept = {
@@ -37,7 +37,7 @@ def resolvers() -> dict[Any, list[tuple[str, "re.Pattern[str]"]]]:
     return kept
 
 
-Loader.yaml_implicit_resolvers = resolvers()
+ConfigLoader.yaml_implicit_resolvers = yaml_resolvers()
 
 
 def read_config(path: str) -> dict[str, Any]:
@@ -47,13 +47,13 @@ def read_config(path: str) -> dict[str, Any]:
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
-        settings = yaml.load(text, Loader)  # noqa: S506  # Loader is a SafeLoader
+        settings = yaml.load(text, ConfigLoader)  # noqa: S506  # Loader is a SafeLoader
     except OSError as error:
         what = f"Cannot read the settings file {path!r}: {error.strerror}."
         raise UsageError(what, remedy="Give --config a YAML file.") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise UsageError(f"{path!r} is no settings file.", " ".join(str(error).split()), HINT) from None
+        raise UsageError(f"{path!r} is no settings file.", " ".join(str(error).split()), CONFIG_HINT) from None
     if settings is not None and not isinstance(settings, dict):
         why = f"It holds {type(settings).__name__}, not settings by name."
-        raise UsageError(f"{path!r} is no settings file.", why, HINT)
+        raise UsageError(f"{path!r} is no settings file.", why, CONFIG_HINT)
     return settings or {}

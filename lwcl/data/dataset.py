@@ -12,17 +12,17 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lwcl.data.decode import BadImage
+from lwcl.data.decode import UnreadableImageError
 from lwcl.data.demo import builtin
 from lwcl.data.sources import torchvision
-from lwcl.data.sources.source import Part, Pictures, files_part
-from lwcl.data.sources.splits import Split, chosen, has_splits, held_out
+from lwcl.data.sources.source import ImageReader, ImageSource, source_from_files
+from lwcl.data.sources.splits import Split, has_splits, positions_of_split, stratified_holdout
 from lwcl.errors import DataError, UsageError
 
-Positions = npt.NDArray[np.int64]
+IndexArray = npt.NDArray[np.int64]
 
 
-class Broken(NamedTuple):
+class BrokenImage(NamedTuple):
     """A line of bad_files.jsonl."""
 
     name: str
@@ -41,8 +41,8 @@ class ImageSet:
     classes: tuple[str, ...]
     fingerprint: str
     has_splits: bool  # whether where these come from, training and validation images are told apart
-    pictures: tuple[Pictures, ...]
-    rows: Positions  # (N, 2): which of `pictures`, which row there
+    pictures: tuple[ImageReader, ...]
+    rows: IndexArray  # (N, 2): which of `pictures`, which row there
 
     def __len__(self) -> int:
         return len(self.names)
@@ -53,21 +53,22 @@ class ImageSet:
         return bool((self.labels >= 0).any())
 
     def image(self, index: int, at_least: int | None = None) -> Image.Image:
-        """One image in RGB; a large JPEG may come smaller, its short side `at_least` that; raises `BadImage`."""
+        """One image in RGB; a large JPEG may come smaller, its short side `at_least` that; raises
+        `UnreadableImageError`."""
         part, row = (int(number) for number in self.rows[index])
         return self.pictures[part].image(row, at_least)
 
-    def good_image(self, index: int, at_least: int | None = None) -> tuple[Image.Image, list[Broken]]:
+    def good_image(self, index: int, at_least: int | None = None) -> tuple[Image.Image, list[BrokenImage]]:
         """The image, or the one that stands in for it, and the broken ones met; raises `DataError` if none is good."""
-        broken: list[Broken] = []
-        for position in stand_ins(index, len(self)):
+        broken: list[BrokenImage] = []
+        for position in replacement_positions(index, len(self)):
             try:
                 return self.image(position, at_least), broken
-            except BadImage as error:
-                broken.append(Broken(self.names[position], error.reason))
-        raise all_broken(broken)
+            except UnreadableImageError as error:
+                broken.append(BrokenImage(self.names[position], error.reason))
+        raise no_readable_image_error(broken)
 
-    def subset(self, indices: Sequence[int] | Tensor | Positions) -> "ImageSet":
+    def subset(self, indices: Sequence[int] | Tensor | IndexArray) -> "ImageSet":
         """The images at these positions, in this order."""
         kept = np.asarray(indices, dtype=np.int64)
         digest = hashlib.sha256(self.fingerprint.encode() + kept.tobytes()).hexdigest()
@@ -76,12 +77,12 @@ class ImageSet:
         return ImageSet(names, labels, self.classes, digest, self.has_splits, self.pictures, self.rows[kept])
 
 
-def stand_ins(index: int, count: int) -> Iterator[int]:
+def replacement_positions(index: int, count: int) -> Iterator[int]:
     """Where to look for image `index` of `count`: there, then at the next ones, around the end."""
     return ((index + step) % count for step in range(count))
 
 
-def all_broken(broken: Sequence[Broken]) -> DataError:
+def no_readable_image_error(broken: Sequence[BrokenImage]) -> DataError:
     """The error for a set without one good image."""
     first = f"{broken[0].name!r}: {broken[0].reason}." if broken else ""
     return DataError("None of the images can be read.", first, "Check what --data names.")
@@ -94,12 +95,16 @@ def open_images(data: Sequence[str], split: Split = "all", *, download: bool = F
     that name is written `./digits`). Without splits (`has_splits`), each split is the whole. Raises `UsageError`,
     `DataError`.
     """
-    parts = [part_of(spec, download) for spec in data or (builtin.DEFAULT,)]
+    parts = [open_image_source(spec, download) for spec in data or (builtin.DEFAULT_SET,)]
     splits = [name for part in parts for name in part.splits]
-    kept = chosen(splits, split)
+    kept = positions_of_split(splits, split)
     if not len(kept):
         raise DataError(f"No images for {split!r} in {' '.join(data)!r}.")
-    names = [name for part, above in zip(parts, prefixes(data), strict=True) for name in prefixed(part.names, above)]
+    names = [
+        name
+        for part, above in zip(parts, source_prefixes(data), strict=True)
+        for name in with_prefix(part.names, above)
+    ]
     counts = [len(part.names) for part in parts]
     every = np.stack([np.repeat(np.arange(len(parts)), counts), np.concatenate([np.arange(n) for n in counts])], axis=1)
     class_names = [name for part in parts for name in part.classes]
@@ -113,14 +118,18 @@ def open_images(data: Sequence[str], split: Split = "all", *, download: bool = F
     )
 
 
-def part_of(spec: str, download: bool) -> Part:
+def open_image_source(spec: str, download: bool) -> ImageSource:
     """What one `--data` value names."""
-    if spec in builtin.SETS:
-        return builtin.SETS[spec]()
-    return torchvision.part(spec, download) if spec.startswith(torchvision.PREFIX) else files_part(spec)
+    if spec in builtin.BUILTIN_SETS:
+        return builtin.BUILTIN_SETS[spec]()
+    return (
+        torchvision.open_torchvision_source(spec, download)
+        if spec.startswith(torchvision.TORCHVISION_PREFIX)
+        else source_from_files(spec)
+    )
 
 
-def prefixes(data: Sequence[str]) -> list[str]:
+def source_prefixes(data: Sequence[str]) -> list[str]:
     """What to put before the names of each source: nothing for a single one, else what tells them apart."""
     if len(data) < 2:
         return [""]
@@ -128,12 +137,12 @@ def prefixes(data: Sequence[str]) -> list[str]:
     return [f"{name}/" for name in (short if len(set(short)) == len(short) else data)]
 
 
-def prefixed(names: list[str], above: str) -> list[str]:
+def with_prefix(names: list[str], above: str) -> list[str]:
     """The names with `above` before each."""
     return [above + name for name in names] if above else names
 
 
-def fingerprint(parts: Sequence[Part], rows: Positions) -> str:
+def fingerprint(parts: Sequence[ImageSource], rows: IndexArray) -> str:
     """SHA-256 (hex) over the kind, names, and marks of the chosen rows of each part."""
     digest = hashlib.sha256()
     for number, part in enumerate(parts):
@@ -144,9 +153,9 @@ def fingerprint(parts: Sequence[Part], rows: Positions) -> str:
     return digest.hexdigest()
 
 
-def holdout(images: ImageSet, fraction: float, seed: int) -> tuple[ImageSet, ImageSet]:
+def split_holdout(images: ImageSet, fraction: float, seed: int) -> tuple[ImageSet, ImageSet]:
     """Split labelled images without splits of their own into (train, val): see `held_out`."""
     if not 0 < fraction < 1:
         raise UsageError(f"The share to hold out is {fraction}.", remedy="Give a share between 0 and 1.")
-    out = held_out(images.names, images.labels.tolist(), fraction, seed)
+    out = stratified_holdout(images.names, images.labels.tolist(), fraction, seed)
     return images.subset(np.flatnonzero(~out)), images.subset(np.flatnonzero(out))

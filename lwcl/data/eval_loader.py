@@ -6,48 +6,48 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lwcl.checkpoints.encoder_file import Images
-from lwcl.data.augment.views import plain_views
-from lwcl.data.dataset import Broken, ImageSet
-from lwcl.data.decode import plain_view
-from lwcl.data.workers import workers_over
+from lwcl.checkpoints.encoder_file import InputSpec
+from lwcl.data.augment.views import normalise_images
+from lwcl.data.dataset import BrokenImage, ImageSet
+from lwcl.data.decode import center_crop
+from lwcl.data.workers import load_in_workers
 from lwcl.engine import Compute
 from lwcl.methods.method import Batch
 
 
-class Plain(Dataset[tuple[Tensor, list[Broken]]]):
+class CenterCropDataset(Dataset[tuple[Tensor, list[BrokenImage]]]):
     """Item i: the judging view of image i, uint8 (3, size, size), and the broken images met."""
 
-    def __init__(self, images: ImageSet, takes: Images) -> None:
+    def __init__(self, images: ImageSet, takes: InputSpec) -> None:
         self.images, self.takes = images, takes
 
-    def __getitem__(self, index: int) -> tuple[Tensor, list[Broken]]:
+    def __getitem__(self, index: int) -> tuple[Tensor, list[BrokenImage]]:
         image, broken = self.images.good_image(index, round(self.takes.size / self.takes.crop_pct))
-        view = plain_view(image, self.takes.size, crop_pct=self.takes.crop_pct)
+        view = center_crop(image, self.takes.size, crop_pct=self.takes.crop_pct)
         return torch.from_numpy(view.copy()).permute(2, 0, 1), broken
 
 
-def plain_pixels(
-    images: ImageSet, takes: Images, *, batch_size: int, workers: int, broken: Callable[[Broken], None]
+def center_crop_batches(
+    images: ImageSet, takes: InputSpec, *, batch_size: int, workers: int, broken: Callable[[BrokenImage], None]
 ) -> Iterator[Tensor]:
     """The judging views of all images in order, in batches of uint8 (B, 3, size, size)."""
     batches = torch.split(torch.arange(len(images)), batch_size)
-    for items in workers_over(Plain(images, takes), [batch.tolist() for batch in batches], workers):
+    for items in load_in_workers(CenterCropDataset(images, takes), [batch.tolist() for batch in batches], workers):
         for _, bad in items:
             for each in bad:
                 broken(each)
         yield torch.stack([pixels for pixels, _ in items])
 
 
-def plain_batches(
-    pixels: Iterator[Tensor] | Sequence[Tensor], labels: Tensor, takes: Images, compute: Compute
+def eval_batches(
+    pixels: Iterator[Tensor] | Sequence[Tensor], labels: Tensor, takes: InputSpec, compute: Compute
 ) -> Iterator[Batch]:
     """Batches for judging from uint8 pixels in the order of `labels` (N,)."""
     done = 0
     for part in pixels:
         index = torch.arange(done, done + len(part))
         done += len(part)
-        view = plain_views(
+        view = normalise_images(
             part.to(compute.device, non_blocking=True),
             mean=takes.mean,
             std=takes.std,

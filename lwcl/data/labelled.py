@@ -5,13 +5,13 @@ from collections.abc import Sequence
 
 import torch
 
-from lwcl.data.dataset import ImageSet, holdout, open_images
+from lwcl.data.dataset import ImageSet, open_images, split_holdout
 from lwcl.errors import DataError
 
-HELD_OUT = 0.2  # of the bank becomes the queries where there is no val split
+HOLDOUT_FRACTION = 0.2  # of the bank becomes the queries where there is no val split
 
 
-def labelled_pair(
+def open_labelled_pair(
     data: Sequence[str], val: Sequence[str], *, seed: int, download: bool = False
 ) -> tuple[ImageSet, ImageSet]:
     """The bank and the queries that `--data` and `--val` name; without a val split, a fifth of the images is held out.
@@ -24,14 +24,14 @@ def labelled_pair(
     elif bank.has_splits:
         queries = open_images(data, "val", download=download)
     else:
-        must_be_labelled(bank, "--data")
-        bank, queries = holdout(bank, HELD_OUT, seed)
-    must_be_labelled(bank, "--data")
-    must_be_labelled(queries, "--val")
-    return bank, with_classes_of(bank, queries)
+        check_labelled(bank, "--data")
+        bank, queries = split_holdout(bank, HOLDOUT_FRACTION, seed)
+    check_labelled(bank, "--data")
+    check_labelled(queries, "--val")
+    return bank, match_classes(bank, queries)
 
 
-def must_be_labelled(images: ImageSet, flag: str) -> None:
+def check_labelled(images: ImageSet, flag: str) -> None:
     """Raises `DataError` unless there are at least two classes and an image for each side of a comparison."""
     if not images.labelled or len(images.classes) < 2:
         raise DataError(
@@ -41,7 +41,7 @@ def must_be_labelled(images: ImageSet, flag: str) -> None:
         )
 
 
-def with_classes_of(bank: ImageSet, queries: ImageSet) -> ImageSet:
+def match_classes(bank: ImageSet, queries: ImageSet) -> ImageSet:
     """The queries that have a class of the bank, numbered as there. Raises `DataError` if there are none."""
     if queries.classes == bank.classes:
         return queries

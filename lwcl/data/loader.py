@@ -12,17 +12,17 @@ from typing import Protocol, TypedDict
 
 from torch import Tensor
 
-from lwcl.checkpoints.encoder_file import Images
+from lwcl.checkpoints.encoder_file import InputSpec
 from lwcl.config.augmentation import Augmentation
-from lwcl.data.augment.apply import ViewDraw
-from lwcl.data.augment.views import apply_views, colour_and_blur, draw_views
-from lwcl.data.cache.pixels import Store
-from lwcl.data.dataset import Broken, ImageSet
-from lwcl.data.decode_and_crop import Crops, Cut
-from lwcl.data.workers import workers_over
+from lwcl.data.augment.apply import AugmentParams
+from lwcl.data.augment.views import make_views, make_views_from_crops, sample_augment_params
+from lwcl.data.cache.pixels import PixelStore
+from lwcl.data.dataset import BrokenImage, ImageSet
+from lwcl.data.decode_and_crop import CropBatch, CropDataset
+from lwcl.data.workers import load_in_workers
 from lwcl.engine import Compute
 from lwcl.methods.method import Batch
-from lwcl.rng import epoch_order
+from lwcl.rng import epoch_permutation
 from lwcl.system import distributed
 
 
@@ -34,7 +34,7 @@ class Teacher(Protocol):
         """So many crops of an image are all there are; 0: every epoch has new ones."""
 
     @property
-    def sees(self) -> Images | None:
+    def sees(self) -> InputSpec | None:
         """How it takes views; None where its answers are stored, or do not depend on the view."""
 
     def answer(self, crop: int, index: Tensor, seen: Tensor | None) -> Tensor:
@@ -49,20 +49,20 @@ class Loader:
     """
 
     images: ImageSet
-    store: Store | None  # None: images are decoded each time they are needed
+    store: PixelStore | None  # None: images are decoded each time they are needed
     short_side: int | None = (
         None  # pixels below which an image that is decoded anew must not come; None: it comes whole
     )
     augmentation: Augmentation
-    takes: Images  # side and statistics of the views
+    takes: InputSpec  # side and statistics of the views
     views: int
     batch_size: int  # over all processes
     seed: int
     compute: Compute
     workers: int = 0
-    broken: Callable[[Broken], None]  # hears of images that had to be replaced
+    broken: Callable[[BrokenImage], None]  # hears of images that had to be replaced
     teacher: Teacher | None = None
-    views_by: str = "tensor"  # or "opencv"; see `apply_views`
+    views_by: str = "tensor"  # or "opencv"; see `make_views`
 
     @property
     def steps_per_epoch(self) -> int:
@@ -83,17 +83,17 @@ class Loader:
         for step in range(start, stop):
             epoch, place = divmod(step, self.steps_per_epoch)
             if place == 0 or step == start:
-                order = epoch_order(len(self.images), self.seed, epoch)
+                order = epoch_permutation(len(self.images), self.seed, epoch)
             share = order[place * self.batch_size : (place + 1) * self.batch_size]
             most = self.teacher.crops if self.teacher else 0
             crops = [epoch * self.views + view for view in range(self.views)]
             yield (
                 [crop % most if most else crop for crop in crops],
-                share.tensor_split(distributed.size())[distributed.rank()],
+                share.tensor_split(distributed.world_size())[distributed.rank()],
             )
 
     @property
-    def taken(self) -> list[Images]:
+    def taken(self) -> list[InputSpec]:
         """Who takes each crop: the student, and the teacher where it is asked."""
         sees = self.teacher.sees if self.teacher else None
         return [self.takes, sees] if sees else [self.takes]
@@ -103,12 +103,12 @@ class Loader:
         for crops, index in self.places(start, stop):
             yield crops, index, [[self.stored_view(crop, index, takes) for crop in crops] for takes in self.taken]
 
-    def stored_view(self, crop: int, index: Tensor, takes: Images) -> Tensor:
+    def stored_view(self, crop: int, index: Tensor, takes: InputSpec) -> Tensor:
         """The `crop`-th crop of the stored images at `index` (B,) as views (B, 3, size, size)."""
         assert self.store is not None
         images, heights, widths = self.store.batch(index)
         draw = self.draw(crop, index, heights, widths, takes.size)
-        return apply_views(self.compute.send(images), draw, takes.size, **self.finish(takes))
+        return make_views(self.compute.send(images), draw, takes.size, **self.finish(takes))
 
     def decoded(self, start: int, stop: int) -> Iterator[tuple[list[int], Tensor, list[list[Tensor]]]]:
         """As `from_store`, of crops that worker processes cut from images that they decode."""
@@ -117,35 +117,37 @@ class Loader:
         for (crops, index), cut in zip(places, self.cuts(taken, batches, self.workers), strict=True):
             yield crops, index, [self.cut_views(crops, index, cut, side, takes) for side, takes in enumerate(taken)]
 
-    def cuts(self, taken: list[Images], batches: Iterable[list[tuple[list[int], int]]], workers: int) -> Iterator[Cut]:
+    def cuts(
+        self, taken: list[InputSpec], batches: Iterable[list[tuple[list[int], int]]], workers: int
+    ) -> Iterator[CropBatch]:
         """The crops that these take of the images of each batch, which are decoded now; broken ones are told."""
         draw = functools.partial(self.draw, size=self.takes.size)
-        for cut in workers_over(
-            Crops(self.images, draw, [takes.size for takes in taken], self.short_side), batches, workers
+        for cut in load_in_workers(
+            CropDataset(self.images, draw, [takes.size for takes in taken], self.short_side), batches, workers
         ):
             for bad in cut.broken:
                 self.broken(bad)
             yield cut
 
-    def cut_views(self, crops: list[int], index: Tensor, cut: Cut, side: int, takes: Images) -> list[Tensor]:
+    def cut_views(self, crops: list[int], index: Tensor, cut: CropBatch, side: int, takes: InputSpec) -> list[Tensor]:
         """The views (B, 3, size, size) of crops that were cut at the size of the `side`-th who takes them."""
         views = []
         for crop, pixels in zip(crops, cut.crops[side], strict=True):
             draw = self.draw(crop, index, cut.heights, cut.widths, takes.size)
-            views.append(colour_and_blur(self.compute.send(pixels), draw, **self.finish(takes)))
+            views.append(make_views_from_crops(self.compute.send(pixels), draw, **self.finish(takes)))
         return views
 
-    def view(self, crop: int, index: Tensor, takes: Images) -> Tensor:
+    def view(self, crop: int, index: Tensor, takes: InputSpec) -> Tensor:
         """The `crop`-th crop of the images at `index` (B,), stored or decoded now: (B, 3, size, size)."""
         if self.store:
             return self.stored_view(crop, index, takes)
         cut = next(self.cuts([takes], [[([crop], int(i)) for i in index]], 0))
         return self.cut_views([crop], index, cut, 0, takes)[0]
 
-    def draw(self, crop: int, index: Tensor, heights: Tensor, widths: Tensor, size: int) -> ViewDraw:
+    def draw(self, crop: int, index: Tensor, heights: Tensor, widths: Tensor, size: int) -> AugmentParams:
         """What happens to the images at `index` in their `crop`-th crop, seen at `size` pixels."""
         epoch, view = divmod(crop, self.views)
-        return draw_views(
+        return sample_augment_params(
             self.augmentation,
             size=size,
             seed=self.seed,
@@ -156,7 +158,7 @@ class Loader:
             widths=widths,
         )
 
-    def finish(self, takes: Images) -> "Finish":
+    def finish(self, takes: InputSpec) -> "ViewFormat":
         """How views are normalised and laid out."""
         return {
             "mean": takes.mean,
@@ -167,7 +169,7 @@ class Loader:
         }
 
 
-class Finish(TypedDict):
+class ViewFormat(TypedDict):
     """How views are normalised and laid out."""
 
     mean: tuple[float, ...]

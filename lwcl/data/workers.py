@@ -11,7 +11,7 @@ from lwcl.errors import DataError, LwclError
 WORKER_TIMEOUT = 120.0  # seconds after which a worker counts as hung
 
 
-def workers_over(dataset: Dataset[Any], batches: Iterable[list[Any]], workers: int) -> Iterator[Any]:
+def load_in_workers(dataset: Dataset[Any], batches: Iterable[list[Any]], workers: int) -> Iterator[Any]:
     """What `dataset` gives for each batch, in order, made by worker processes (0: by this one).
 
     That is a list of items, or what its `__getitems__` returns. A lost worker is a `DataError`; an `LwclError` of a
@@ -19,9 +19,9 @@ def workers_over(dataset: Dataset[Any], batches: Iterable[list[Any]], workers: i
     """
     timeout = WORKER_TIMEOUT if workers else 0
     try:
-        guarded = Guarded(dataset)
-        for found in loading(
-            guarded, batch_sampler=batches, num_workers=workers, collate_fn=as_they_are, timeout=timeout
+        guarded = ErrorReturningDataset(dataset)
+        for found in iterate_data_loader(
+            guarded, batch_sampler=batches, num_workers=workers, collate_fn=keep_items, timeout=timeout
         ):
             if isinstance(found, LwclError):
                 raise found
@@ -36,7 +36,7 @@ def workers_over(dataset: Dataset[Any], batches: Iterable[list[Any]], workers: i
         ) from None
 
 
-class Guarded(Dataset[Any]):
+class ErrorReturningDataset(Dataset[Any]):
     """A data set that returns its errors: raised in a worker, they would come back as the text of a traceback."""
 
     def __init__(self, dataset: Dataset[Any]) -> None:
@@ -50,13 +50,13 @@ class Guarded(Dataset[Any]):
             return error
 
 
-def loading(dataset: Dataset[Any], **options: Any) -> Iterator[Any]:
+def iterate_data_loader(dataset: Dataset[Any], **options: Any) -> Iterator[Any]:
     """What a `DataLoader` gives, without its opinion on the number of workers: that is the user's, or a rule's."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "This DataLoader will create")
         return iter(DataLoader(dataset, **options))
 
 
-def as_they_are(items: list[Any]) -> list[Any]:
+def keep_items(items: list[Any]) -> list[Any]:
     """Keeps the loader from stacking items itself."""
     return items

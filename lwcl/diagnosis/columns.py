@@ -13,21 +13,21 @@ class Column(NamedTuple):
     place: int | None = None  # in a list of numbers
 
 
-OVERVIEW = (
+OVERVIEW_COLUMNS = (
     Column("d-sd, %", "pairs", "d_sd", True, 0),
     Column("Alignment", "pairs", "alignment_d_sd"),
     Column("Intra-class", "pairs", "intra_d"),
     Column("Uniformity", "pairs", "uniformity_d"),
     Column("Rank", "spectrum", "centred_rank"),
 )
-NEIGHBOURS_RIGHT = Column("Neighbours, %", "neighbourhood", "same_class", True)
-INSTANCES = (
+SAME_CLASS_COLUMN = Column("Neighbours, %", "neighbourhood", "same_class", True)
+INSTANCE_COLUMNS = (
     Column("d-sd top-1", "pairs", "d_sd", True, 0),
     Column("d-sd top-5", "pairs", "d_sd", True, 4),
     Column("sd-sd top-1", "pairs", "sd_sd", True, 0),
     Column("sd-sd top-5", "pairs", "sd_sd", True, 4),
 )
-DISTANCES = (
+DISTANCE_COLUMNS = (
     Column("Alignment D-SD", "pairs", "alignment_d_sd"),
     Column("SD-SD", "pairs", "alignment_sd_sd"),
     Column("Intra-class D", "pairs", "intra_d"),
@@ -36,7 +36,7 @@ DISTANCES = (
     Column("SD", "pairs", "uniformity_sd"),
     Column("D, all pairs", "pairs", "exact_uniformity_d"),
 )
-DIRECTIONS = (
+SPECTRUM_COLUMNS = (
     Column("Rank", "spectrum", "rank"),
     Column("less mean", "spectrum", "centred_rank"),
     Column("Participation", "spectrum", "participation"),
@@ -45,14 +45,14 @@ DIRECTIONS = (
     Column("Norms vary", "spectrum", "norm_variation"),
     Column("Dead, %", "spectrum", "dead", True),
 )
-GRAPH = (
+NEIGHBOUR_COLUMNS = (
     Column("Of the class, %", "neighbourhood", "same_class", True),
     Column("by chance, %", "neighbourhood", "chance", True),
     Column("Hubness", "neighbourhood", "hubness"),
     Column("Orphans, %", "neighbourhood", "orphans", True),
     Column("Copies, %", "neighbourhood", "duplicates", True),
 )
-HELD_OUT = (
+HELD_OUT_COLUMNS = (
     Column("Images", "held_out", "images"),
     Column("d-sd, %", "held_out", "d_sd", True, 0),
     Column("sd-sd, %", "held_out", "sd_sd", True, 0),
@@ -62,14 +62,14 @@ HELD_OUT = (
     Column("best-NN, %", "held_out", "best_nn", True),
     Column("k", "held_out", "best_nn_k"),
 )
-SIDE_BY_SIDE = {
-    "Telling instances apart, %": INSTANCES,
-    "Near and far": DISTANCES,
-    "Directions": DIRECTIONS,
-    "Ten nearest neighbours": GRAPH,
-    "Held-out images": HELD_OUT,
+COMPARISON_TABLES = {
+    "Telling instances apart, %": INSTANCE_COLUMNS,
+    "Near and far": DISTANCE_COLUMNS,
+    "Directions": SPECTRUM_COLUMNS,
+    "Ten nearest neighbours": NEIGHBOUR_COLUMNS,
+    "Held-out images": HELD_OUT_COLUMNS,
 }
-NOTES = {
+TABLE_NOTES = {
     "overview": (
         "d-sd: percent of images that find their own view among all other images. Alignment, Intra-class: mean squared "
         "distance of an image and its view, of two images of a class. NMI, Clusters/class: for as many clusters as "
@@ -106,7 +106,7 @@ NOTES = {
     ),
     "overlap": "Mean squared distance of an image's two views, by how much of the image both crops hold (IoU).",
 }
-CLUSTERS = {
+CLUSTER_COLUMNS = {
     "k": ("k", False), "silhouette": ("Silhouette", False), "stability": ("Stability", False),
     "alignment": ("Aligned, %", True), "count_alignment": ("count, %", True), "nmi": ("NMI", False),
     "ari": ("ARI", False), "purity": ("Purity, %", True), "held_out_purity": ("held out, %", True),

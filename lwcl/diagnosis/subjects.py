@@ -2,20 +2,20 @@
 
 from typing import NamedTuple
 
-from lwcl.checkpoints.encoder_file import Loaded, load_encoder
+from lwcl.checkpoints.encoder_file import LoadedEncoder, load_encoder
 from lwcl.config.augmentation import AUGMENTATIONS, MOCO_V2, Augmentation
 from lwcl.config.eval_options import DiagnoseOptions
 from lwcl.evaluation.judge import untrained_like
-from lwcl.models.check_forward import must_take
-from lwcl.settings import unknown
+from lwcl.models.check_forward import check_forward
+from lwcl.settings import unknown_name
 
-STATIC = "those of MoCo v2, as in ssl-small's static set"
+STATIC_VIEWS = "those of MoCo v2, as in ssl-small's static set"
 
 
 class Subject(NamedTuple):
     """An encoder to examine: what it is there for (encoder, teacher or untrained), and its random views, in words."""
 
-    loaded: Loaded
+    loaded: LoadedEncoder
     role: str
     augmentation: Augmentation
     views: str
@@ -26,7 +26,7 @@ class Subject(NamedTuple):
         return self.loaded.encoder.arch, str(self.loaded.encoder.arguments), self.loaded.images, self.augmentation
 
 
-def subjects_of(encoders: list[str], options: DiagnoseOptions) -> list[Subject]:
+def load_subjects(encoders: list[str], options: DiagnoseOptions) -> list[Subject]:
     """The encoders in the order given, each followed by the untrained one of its kind, once; the teacher comes last.
 
     The teacher sees the views of the first encoder. Raises `UsageError` for what cannot be loaded or takes no images
@@ -36,7 +36,7 @@ def subjects_of(encoders: list[str], options: DiagnoseOptions) -> list[Subject]:
     for spec in encoders:
         loaded = load_encoder(spec, arch=options.arch, image_size=options.image_size, seed=options.seed)
         role = "untrained" if loaded.facts.get("origin") == "untrained" else "encoder"
-        one = Subject(loaded, role, *views_of(loaded, options.views))
+        one = Subject(loaded, role, *views_for(loaded, options.views))
         kinds = {other.kind for other in found if other.role == "untrained"}
         found.append(one)
         if options.random_init and role == "encoder" and one.kind not in kinds:
@@ -45,11 +45,11 @@ def subjects_of(encoders: list[str], options: DiagnoseOptions) -> list[Subject]:
         loaded = load_encoder(options.teacher, arch=options.teacher_arch, seed=options.seed)
         found.append(found[0]._replace(loaded=loaded, role="teacher"))
     for one in found:
-        must_take(one.loaded.encoder, one.loaded.images.size)
+        check_forward(one.loaded.encoder, one.loaded.images.size)
     return found
 
 
-def views_of(loaded: Loaded, wanted: str) -> tuple[Augmentation, str]:
+def views_for(loaded: LoadedEncoder, wanted: str) -> tuple[Augmentation, str]:
     """The random views that `--views` asks for an encoder, and what they are, in words. Raises `UsageError`.
 
     `run`: those that its file says it was trained with; where it says none, those of `ssl-small`.
@@ -57,7 +57,7 @@ def views_of(loaded: Loaded, wanted: str) -> tuple[Augmentation, str]:
     if wanted == "run" and (told := loaded.facts.get("augmentation")):
         return Augmentation(**told), "those of its run"
     if wanted in ("run", "ssl-small"):
-        return Augmentation(**MOCO_V2), STATIC
+        return Augmentation(**MOCO_V2), STATIC_VIEWS
     if wanted not in AUGMENTATIONS:
-        raise unknown("value of --views", wanted, ("run", *AUGMENTATIONS))
+        raise unknown_name("value of --views", wanted, ("run", *AUGMENTATIONS))
     return Augmentation(**AUGMENTATIONS[wanted]), wanted

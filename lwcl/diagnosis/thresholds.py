@@ -7,7 +7,7 @@ on 1,000 small photos of ten classes and a view of each (MoCo v2), and on made f
 from typing import NamedTuple
 
 
-class Limit(NamedTuple):
+class Threshold(NamedTuple):
     """A number that a rule compares with, for the word that it speaks for."""
 
     word: str
@@ -16,23 +16,27 @@ class Limit(NamedTuple):
     meaning: str
 
 
-LIMITS = {
-    "spread": Limit("collapsed", "spread", 0.1, "below it, if images are found by chance only"),
-    "lucky": Limit("collapsed", "images found", 4, "at most so many of all images: chance finds one"),
-    "shrunk": Limit("collapsed", "spread by random init's", 0.3, "below it (and below the limit of the spread)"),
-    "rank": Limit("partly-collapsed", "effective rank", 8, "below it, unless classes are found"),
-    "directions": Limit("partly-collapsed", "participation ratio", 3, "below it, unless classes are found"),
-    "lost": Limit("partly-collapsed", "participation ratio by random init's", 0.5, "above it, training lost nothing"),
-    "kin": Limit("healthy", "same-class neighbours above chance", 0.35, "from it on, classes are found"),
-    "taught": Limit("healthy", "the same by the teacher's", 0.6, "from it on, where a teacher is given"),
-    "gained": Limit("healthy", "the same less random init's", 0.05, "from it on: else it is no merit of training"),
-    "solved": Limit("over-clustered", "instance discrimination", 0.6, "from it on, the pretext task is solved"),
-    "scattered": Limit("over-clustered", "purity of many clusters less alignment of few", 0.25, "from it on"),
-    "alone": Limit("over-clustered", "cosine of the nearest other by the view's", 0.5, "below it, without labels"),
-    "crumbs": Limit("over-clustered", "silhouette of many clusters less that of few", 0.25, "from it on, no labels"),
-    "tight": Limit("over-clustered", "silhouette of many clusters", 0.5, "from it on, too, without labels"),
-    "clear": Limit("healthy", "silhouette of few clusters", 0.4, "from it on, without labels"),
-    "stable": Limit("healthy", "stability of few clusters", 0.8, "from it on, too, without labels"),
+THRESHOLDS = {
+    "spread": Threshold("collapsed", "spread", 0.1, "below it, if images are found by chance only"),
+    "lucky": Threshold("collapsed", "images found", 4, "at most so many of all images: chance finds one"),
+    "shrunk": Threshold("collapsed", "spread by random init's", 0.3, "below it (and below the limit of the spread)"),
+    "rank": Threshold("partly-collapsed", "effective rank", 8, "below it, unless classes are found"),
+    "directions": Threshold("partly-collapsed", "participation ratio", 3, "below it, unless classes are found"),
+    "lost": Threshold(
+        "partly-collapsed", "participation ratio by random init's", 0.5, "above it, training lost nothing"
+    ),
+    "kin": Threshold("healthy", "same-class neighbours above chance", 0.35, "from it on, classes are found"),
+    "taught": Threshold("healthy", "the same by the teacher's", 0.6, "from it on, where a teacher is given"),
+    "gained": Threshold("healthy", "the same less random init's", 0.05, "from it on: else it is no merit of training"),
+    "solved": Threshold("over-clustered", "instance discrimination", 0.6, "from it on, the pretext task is solved"),
+    "scattered": Threshold("over-clustered", "purity of many clusters less alignment of few", 0.25, "from it on"),
+    "alone": Threshold("over-clustered", "cosine of the nearest other by the view's", 0.5, "below it, without labels"),
+    "crumbs": Threshold(
+        "over-clustered", "silhouette of many clusters less that of few", 0.25, "from it on, no labels"
+    ),
+    "tight": Threshold("over-clustered", "silhouette of many clusters", 0.5, "from it on, too, without labels"),
+    "clear": Threshold("healthy", "silhouette of few clusters", 0.4, "from it on, without labels"),
+    "stable": Threshold("healthy", "stability of few clusters", 0.8, "from it on, too, without labels"),
 }
 
 
@@ -44,12 +48,12 @@ class Advice(NamedTuple):
     source: str
 
 
-TEACHER = Advice(
+TEACHER_ADVICE = Advice(
     "lwcl distill --teacher ENCODER",
     "a larger encoder says which images are alike, which a small one does not find out by itself",
     "SEED, arXiv 2101.04731; DisCo, arXiv 2104.09124",
 )
-ADVICE: dict[str, tuple[Advice, ...]] = {
+VERDICT_ADVICE: dict[str, tuple[Advice, ...]] = {
     "healthy": (),
     "collapsed": (
         Advice("a lower --lr, a longer --warmup", "large first steps throw all images together", "arXiv 2104.02057"),
@@ -65,7 +69,7 @@ ADVICE: dict[str, tuple[Advice, ...]] = {
         ),
     ),
     "over-clustered": (
-        TEACHER,
+        TEACHER_ADVICE,
         Advice(
             "--method light-moco",
             "its target leaves mass for the nearest keys, which are often of the same class",
@@ -90,21 +94,21 @@ ADVICE: dict[str, tuple[Advice, ...]] = {
             "a queue longer than the data set holds other keys of the same image as negatives",
             "MoCo's CIFAR-10 notebook: 4,096 keys for 50,000 images",
         ),
-        TEACHER,
+        TEACHER_ADVICE,
     ),
 }
 
 
-def limit(name: str) -> float:
+def threshold(name: str) -> float:
     """The number of a limit."""
-    return LIMITS[name].limit
+    return THRESHOLDS[name].limit
 
 
-def near(value: float, name: str) -> int:
+def near_threshold(value: float, name: str) -> int:
     """1 where a value is within a fifth of a limit: then another draw of images might decide otherwise."""
-    return int(abs(value - limit(name)) < 0.2 * limit(name))
+    return int(abs(value - threshold(name)) < 0.2 * threshold(name))
 
 
-def table() -> list[tuple[str, str, str, str]]:
+def threshold_table() -> list[tuple[str, str, str, str]]:
     """All limits for the documentation: word, measure, limit, what it means."""
-    return [(one.word, one.title, f"{one.limit:g}", one.meaning) for one in LIMITS.values()]
+    return [(one.word, one.title, f"{one.limit:g}", one.meaning) for one in THRESHOLDS.values()]

@@ -7,7 +7,7 @@ own figures the better encoders have the worse one.
 
 from typing import NamedTuple
 
-from lwcl.diagnosis.thresholds import ADVICE, Advice, limit, near
+from lwcl.diagnosis.thresholds import VERDICT_ADVICE, Advice, near_threshold, threshold
 from lwcl.formatting import percent
 
 
@@ -49,17 +49,17 @@ class Verdict(NamedTuple):
     sureness: str
 
 
-WORDS = {
+VERDICT_MEANINGS = {
     "healthy": "Images of a class lie together.",
     "collapsed": "All images get practically the same features.",
     "partly-collapsed": "The features use only a few directions.",
     "over-clustered": "Images are told apart, but those of a class do not lie together.",
     "under-trained": "Neither images nor classes are found well enough yet.",
 }
-SURENESS = ("high", "fair", "low")
+CONFIDENCE_LEVELS = ("high", "fair", "low")
 
 
-class Found(NamedTuple):
+class RuleFinding(NamedTuple):
     """What a rule found: its word, reasons, and how many doubts there are."""
 
     word: str
@@ -67,98 +67,110 @@ class Found(NamedTuple):
     doubts: int
 
 
-def judge(evidence: Evidence, *, random: Evidence | None = None, teacher: Evidence | None = None) -> Verdict:
+def clustering_verdict(
+    evidence: Evidence, *, random: Evidence | None = None, teacher: Evidence | None = None
+) -> Verdict:
     """The verdict: the first rule that speaks, beside an untrained encoder's and a teacher's evidence of these images.
 
     An untrained encoder tells low rank and poor neighbours that training caused from those that it began with. Without
     classes, over-clustered and healthy are guesses, and say so.
     """
     known = evidence.same_class is not None
-    found = collapsed(evidence, random) or (classes(evidence, random, teacher) if known else None)
-    found = found or low_rank(evidence, random) or (pretext(evidence, random) if known else structure(evidence, random))
-    return Verdict(found.word, found.reasons, ADVICE[found.word], SURENESS[min(found.doubts, 2)])
+    found = collapse_rule(evidence, random) or (class_rule(evidence, random, teacher) if known else None)
+    found = (
+        found
+        or low_rank_rule(evidence, random)
+        or (pretext_rule(evidence, random) if known else unlabelled_rule(evidence, random))
+    )
+    return Verdict(found.word, found.reasons, VERDICT_ADVICE[found.word], CONFIDENCE_LEVELS[min(found.doubts, 2)])
 
 
-def kinship(evidence: Evidence) -> float:
+def same_class_lift(evidence: Evidence) -> float:
     """Same-class neighbours above chance: 0 as if drawn blindly, 1 all; 0 where it was not measured."""
     chance = evidence.chance or 0.0
     return ((evidence.same_class or 0.0) - chance) / max(1e-9, 1 - chance)
 
 
-def collapsed(evidence: Evidence, random: Evidence | None) -> Found | None:
+def collapse_rule(evidence: Evidence, random: Evidence | None) -> RuleFinding | None:
     """Hardly any spread, and what is left tells no images apart; an untrained net may look so, but its rest does."""
-    if evidence.spread >= limit("spread"):
+    if evidence.spread >= threshold("spread"):
         return None
-    lucky = evidence.instances * evidence.images <= limit("lucky")
-    shrunk = random is not None and evidence.spread < limit("shrunk") * random.spread
+    lucky = evidence.instances * evidence.images <= threshold("lucky")
+    shrunk = random is not None and evidence.spread < threshold("shrunk") * random.spread
     if not lucky and not shrunk:
         return None
     point = f"The spread of the features is {evidence.spread:.3f}: 0 is one point, 1 fills the sphere."
     rest = f"Less their mean, they find {percent(evidence.instances)} of the images by a view."
     before = (f"Random init's spread is {random.spread:.3f}.",) if random else ()
-    return Found("collapsed", (point, rest, *before), int(not lucky) + near(evidence.spread, "spread"))
+    return RuleFinding("collapsed", (point, rest, *before), int(not lucky) + near_threshold(evidence.spread, "spread"))
 
 
-def classes(evidence: Evidence, random: Evidence | None, teacher: Evidence | None) -> Found | None:
+def class_rule(evidence: Evidence, random: Evidence | None, teacher: Evidence | None) -> RuleFinding | None:
     """With labels: classes in many pure clusters are over-clustering, classes that lie together are health."""
     scatter = (evidence.fine_purity or 0.0) - (evidence.alignment or 0.0)
-    if evidence.fine_purity is not None and scatter >= limit("scattered"):
-        return Found("over-clustered", scattered(evidence), near(scatter, "scattered"))
-    kin, least, before = kinship(evidence), limit("kin"), kinship(random) if random else 0.0
+    if evidence.fine_purity is not None and scatter >= threshold("scattered"):
+        return RuleFinding("over-clustered", scattered_reasons(evidence), near_threshold(scatter, "scattered"))
+    kin, least, before = same_class_lift(evidence), threshold("kin"), same_class_lift(random) if random else 0.0
     if teacher and teacher.same_class is not None:
-        least = max(least, limit("taught") * kinship(teacher))
-    if kin < least or kin - before < limit("gained"):
+        least = max(least, threshold("taught") * same_class_lift(teacher))
+    if kin < least or kin - before < threshold("gained"):
         return None
-    return Found("healthy", neighbours(evidence, random, teacher), near(kin, "kin") + int(random is None))
+    return RuleFinding(
+        "healthy", neighbour_reasons(evidence, random, teacher), near_threshold(kin, "kin") + int(random is None)
+    )
 
 
-def low_rank(evidence: Evidence, random: Evidence | None) -> Found | None:
+def low_rank_rule(evidence: Evidence, random: Evidence | None) -> RuleFinding | None:
     """Few directions, and clearly fewer than before training."""
-    low = evidence.rank < limit("rank") or evidence.participation < limit("directions")
-    if not low or (random and evidence.participation > limit("lost") * random.participation):
+    low = evidence.rank < threshold("rank") or evidence.participation < threshold("directions")
+    if not low or (random and evidence.participation > threshold("lost") * random.participation):
         return None
     reason = f"The features use few directions: effective rank {evidence.rank:.1f}, participation ratio "
     before = f", random init's {random.participation:.1f}." if random else "."
-    doubts = int(random is None) + near(evidence.participation, "directions")
-    return Found("partly-collapsed", (f"{reason}{evidence.participation:.1f}{before}",), doubts)
+    doubts = int(random is None) + near_threshold(evidence.participation, "directions")
+    return RuleFinding("partly-collapsed", (f"{reason}{evidence.participation:.1f}{before}",), doubts)
 
 
-def pretext(evidence: Evidence, random: Evidence | None) -> Found:
+def pretext_rule(evidence: Evidence, random: Evidence | None) -> RuleFinding:
     """With labels, whose classes were not found: either the pretext task is solved, or there is training to do."""
-    reasons = (instances(evidence, random), *neighbours(evidence, random, None))
-    doubts = int(random is None) + near(evidence.instances, "solved")
-    return Found("over-clustered" if evidence.instances >= limit("solved") else "under-trained", reasons, doubts)
+    reasons = (instance_reason(evidence, random), *neighbour_reasons(evidence, random, None))
+    doubts = int(random is None) + near_threshold(evidence.instances, "solved")
+    return RuleFinding(
+        "over-clustered" if evidence.instances >= threshold("solved") else "under-trained", reasons, doubts
+    )
 
 
-def structure(evidence: Evidence, random: Evidence | None) -> Found:
+def unlabelled_rule(evidence: Evidence, random: Evidence | None) -> RuleFinding:
     """Without labels: what clusters and neighbours look like. A class is not seen, so only `under-trained` is fair."""
     few, many = evidence.silhouette or 0.0, evidence.fine_silhouette or 0.0
     unsure = "There are no labels, so whether clusters are classes is a guess: look at the pictures."
-    if few >= limit("clear") and (evidence.stability or 0.0) >= limit("stable"):
+    if few >= threshold("clear") and (evidence.stability or 0.0) >= threshold("stable"):
         clear = f"A few clusters stand out: silhouette {few:.2f}, agreement between seeds {evidence.stability:.2f}."
-        return Found("healthy", (clear, unsure), 2)
-    if evidence.instances < limit("solved"):
-        return Found("under-trained", (instances(evidence, random),), 1 + near(evidence.instances, "solved"))
+        return RuleFinding("healthy", (clear, unsure), 2)
+    if evidence.instances < threshold("solved"):
+        return RuleFinding(
+            "under-trained", (instance_reason(evidence, random),), 1 + near_threshold(evidence.instances, "solved")
+        )
     alone = (evidence.neighbour_cosine or 0.0) / max(1e-9, evidence.view_cosine or 1e-9)
-    solved = instances(evidence, random)
-    if evidence.neighbour_cosine is not None and alone < limit("alone"):
+    solved = instance_reason(evidence, random)
+    if evidence.neighbour_cosine is not None and alone < threshold("alone"):
         lonely = f"Images lie alone: the nearest other image is {percent(alone)} as similar as the own view."
-        return Found("over-clustered", (solved, lonely, unsure), 2)
-    if many >= limit("tight") and many - few >= limit("crumbs"):
+        return RuleFinding("over-clustered", (solved, lonely, unsure), 2)
+    if many >= threshold("tight") and many - few >= threshold("crumbs"):
         crumbs = f"Many small clusters: silhouette {many:.2f} with {evidence.fine_clusters}, {few:.2f} with few."
-        return Found("over-clustered", (solved, crumbs, "With as many kinds of images, that is well.", unsure), 2)
-    return Found("healthy", (solved, "Other images of the same look lie close, too.", unsure), 2)
+        return RuleFinding("over-clustered", (solved, crumbs, "With as many kinds of images, that is well.", unsure), 2)
+    return RuleFinding("healthy", (solved, "Other images of the same look lie close, too.", unsure), 2)
 
 
-def instances(evidence: Evidence, random: Evidence | None) -> str:
+def instance_reason(evidence: Evidence, random: Evidence | None) -> str:
     """The reason that is instance discrimination."""
-    solved = "is" if evidence.instances >= limit("solved") else "is not"
+    solved = "is" if evidence.instances >= threshold("solved") else "is not"
     before = f"; random init's find {percent(random.instances)}" if random else ""
     found = f"features less their mean find {percent(evidence.instances)} of the images by a view"
     return f"The pretext task {solved} solved: {found}{before}."
 
 
-def neighbours(evidence: Evidence, random: Evidence | None, teacher: Evidence | None) -> tuple[str, ...]:
+def neighbour_reasons(evidence: Evidence, random: Evidence | None, teacher: Evidence | None) -> tuple[str, ...]:
     """The reason that is same-class neighbours, beside those of others."""
     others = {"chance": evidence.chance, "random init": random and random.same_class}
     others["the teacher"] = teacher and teacher.same_class
@@ -166,7 +178,7 @@ def neighbours(evidence: Evidence, random: Evidence | None, teacher: Evidence | 
     return (f"{percent(evidence.same_class or 0)} of nearest neighbours share the class ({told}).",)
 
 
-def scattered(evidence: Evidence) -> tuple[str, ...]:
+def scattered_reasons(evidence: Evidence) -> tuple[str, ...]:
     """The reasons that are classes in many clusters."""
     few, many = percent(evidence.alignment or 0), percent(evidence.fine_purity or 0)
     told = f"As many clusters as classes match them to {few}, {evidence.fine_clusters} clusters to {many}."

@@ -10,51 +10,52 @@ import torch
 from torch import Tensor
 
 from lwcl import engine
-from lwcl.checkpoints.encoder_file import Images, Loaded, load_encoder, random_encoder
+from lwcl.checkpoints.encoder_file import InputSpec, LoadedEncoder, load_encoder, random_encoder
 from lwcl.config.eval_options import KnnOptions
 from lwcl.config.train_options import DataOptions
 from lwcl.data.cache.policy import available_memory
-from lwcl.data.dataset import Broken, ImageSet
-from lwcl.data.eval_loader import plain_batches, plain_pixels
-from lwcl.data.labelled import labelled_pair
+from lwcl.data.dataset import BrokenImage, ImageSet
+from lwcl.data.eval_loader import center_crop_batches, eval_batches
+from lwcl.data.labelled import open_labelled_pair
 from lwcl.engine import Compute
-from lwcl.errors import SickError
-from lwcl.formatting import harmless
+from lwcl.errors import TrainingDivergedError
+from lwcl.formatting import escape
 from lwcl.metrics import knn as neighbours
-from lwcl.metrics.health import finite
-from lwcl.metrics.knn import Score, Vote
-from lwcl.models.check_forward import must_take
-from lwcl.reporting.console import Screen, print_json, print_table, put
-from lwcl.reporting.knn import Judged, knn_report, scores
+from lwcl.metrics.health import all_finite
+from lwcl.metrics.knn import KnnScore, Vote
+from lwcl.models.check_forward import check_forward
+from lwcl.reporting.console import Screen, print_json, print_table, write_line
+from lwcl.reporting.knn import EncoderResult, knn_report, knn_table
 from lwcl.runs.folder import RunFolder
-from lwcl.settings import recorded
+from lwcl.settings import recorded_value
 from lwcl.system.cpu import usable_cpus
-from lwcl.system.device import command_line, compute_for
-from lwcl.system.environment import environment
+from lwcl.system.device import choose_compute, current_command
+from lwcl.system.environment import describe_environment
 
-MEMORY_SHARE = 0.25  # of what is available, for keeping decoded images for the next encoder
+VIEW_CACHE_SHARE = 0.25  # of what is available, for keeping decoded images for the next encoder
 
 
-class Judge:
+class Evaluator:
     """Labelled images to find neighbours in (the bank) and to classify (the queries), decoded once for every size."""
 
     def __init__(self, bank: ImageSet, queries: ImageSet, *, batch_size: int, workers: int, screen: Screen) -> None:
         self.bank, self.queries = bank, queries
         self.batch_size, self.workers, self.screen = batch_size, workers, screen
-        self.broken: set[Broken] = set()
-        self._kept: dict[tuple[Images, int], list[Tensor]] = {}
+        self.broken: set[BrokenImage] = set()
+        self._kept: dict[tuple[InputSpec, int], list[Tensor]] = {}
 
-    def features(self, loaded: Loaded, compute: Compute) -> tuple[Tensor, Tensor]:
-        """The backbone's features of the bank and of the queries. Raises `SickError` if they are not finite."""
+    def features(self, loaded: LoadedEncoder, compute: Compute) -> tuple[Tensor, Tensor]:
+        """The backbone's features of the bank and of the queries. Raises `TrainingDivergedError` if they are not
+        finite."""
         rows = []
         encoder = compute.place(loaded.encoder)
         for number, images in enumerate((self.bank, self.queries)):
             with self.screen.counting(f"{loaded.name}: features", len(images)) as counting:
                 pixels = self._pixels(number, images, loaded.images, counting.advance)
-                batches = plain_batches(pixels, images.labels, loaded.images, compute)
+                batches = eval_batches(pixels, images.labels, loaded.images, compute)
                 found = engine.embed(encoder, batches, compute, len(images))
-            if not finite(found):
-                raise SickError(
+            if not all_finite(found):
+                raise TrainingDivergedError(
                     f"{loaded.name}: its features are not finite.",
                     "Its weights are damaged or its training diverged.",
                     "Train it again with a lower --lr.",
@@ -62,13 +63,13 @@ class Judge:
             rows.append(found)
         return rows[0], rows[1]
 
-    def _pixels(self, number: int, images: ImageSet, takes: Images, advance: Any) -> Any:
+    def _pixels(self, number: int, images: ImageSet, takes: InputSpec, advance: Any) -> Any:
         """The judging views, kept for the next encoder if memory allows."""
         key = (takes, number)
         kept = self._kept.get(key, [])
         fresh = not kept
-        fits = 3 * takes.size**2 * len(images) < MEMORY_SHARE * available_memory()
-        source = kept or plain_pixels(
+        fits = 3 * takes.size**2 * len(images) < VIEW_CACHE_SHARE * available_memory()
+        source = kept or center_crop_batches(
             images, takes, batch_size=self.batch_size, workers=self.workers, broken=self.broken.add
         )
         for pixels in source:
@@ -77,40 +78,42 @@ class Judge:
             advance(len(pixels))
             yield pixels
 
-    def score(self, loaded: Loaded, compute: Compute, vote: Vote | None = neighbours.PRESETS["weighted"]) -> Score:
+    def score(
+        self, loaded: LoadedEncoder, compute: Compute, vote: Vote | None = neighbours.KNN_PRESETS["weighted"]
+    ) -> KnnScore:
         """Which queries are right by the vote of their neighbours (None: best-NN)."""
         bank, queries = self.features(loaded, compute)
         told = queries, self.queries.labels, bank, self.bank.labels
-        return neighbours.best(*told) if vote is None else neighbours.score(*told, vote)
+        return neighbours.best_knn(*told) if vote is None else neighbours.knn_score(*told, vote)
 
 
-def judged(loaded: Loaded, found: Score, untrained: Score | None, seed: int) -> Judged:
+def encoder_result(loaded: LoadedEncoder, found: KnnScore, untrained: KnnScore | None, seed: int) -> EncoderResult:
     """A row of the table: shares of right answers with intervals, and the paired gain over the untrained encoder."""
-    gain = neighbours.gain(found.top1, untrained.top1, seed) if untrained else None
-    return Judged(
+    gain = neighbours.paired_gain(found.top1, untrained.top1, seed) if untrained else None
+    return EncoderResult(
         name=loaded.name,
         arch=loaded.encoder.arch,
         top1=float(found.top1.float().mean()),
-        top1_interval=neighbours.interval(found.top1, seed),
+        top1_interval=neighbours.bootstrap_interval(found.top1, seed),
         top5=float(found.top5.float().mean()),
-        top5_interval=neighbours.interval(found.top5, seed),
+        top5_interval=neighbours.bootstrap_interval(found.top5, seed),
         k=found.k,
         untrained=loaded.facts.get("origin") == "untrained",
         gain=(gain[0], (gain[1], gain[2])) if gain else None,
     )
 
 
-def untrained_like(loaded: Loaded, seed: int) -> Loaded:
+def untrained_like(loaded: LoadedEncoder, seed: int) -> LoadedEncoder:
     """An untrained encoder of the same architecture for the same images."""
     return random_encoder(loaded.encoder.arch, loaded.images, seed, loaded.encoder.arguments)
 
 
-def table(
-    judge: Judge, encoders: list[Loaded], compute_of: Any, vote: Vote | None, *, beside: bool, seed: int
-) -> list[Judged]:
+def knn_rows(
+    judge: Evaluator, encoders: list[LoadedEncoder], compute_of: Any, vote: Vote | None, *, beside: bool, seed: int
+) -> list[EncoderResult]:
     """All encoders' rows, each followed by the untrained one of its architecture and images, once."""
-    rows: list[Judged] = []
-    known: dict[Any, Score] = {}
+    rows: list[EncoderResult] = []
+    known: dict[Any, KnnScore] = {}
     for loaded in encoders:
         key = (loaded.encoder.arch, loaded.images, str(loaded.encoder.arguments))
         trained = loaded.facts.get("origin") != "untrained"
@@ -119,24 +122,24 @@ def table(
         if beside and trained and key not in known:
             fresh = untrained_like(loaded, seed)
             known[key] = judge.score(fresh, compute_of(fresh.encoder), vote)
-        rows.append(judged(loaded, found, known.get(key) if trained else None, seed))
+        rows.append(encoder_result(loaded, found, known.get(key) if trained else None, seed))
         if fresh:
-            rows.append(judged(fresh, known[key], None, seed))
+            rows.append(encoder_result(fresh, known[key], None, seed))
     return rows
 
 
-def prepared(options: DataOptions, batch_size: int, val: Sequence[str], seed: int, screen: Screen) -> Judge:
+def open_evaluator(options: DataOptions, batch_size: int, val: Sequence[str], seed: int, screen: Screen) -> Evaluator:
     """The judge of the images that the options name."""
-    bank, queries = labelled_pair(options.data, val, seed=seed, download=options.download)
+    bank, queries = open_labelled_pair(options.data, val, seed=seed, download=options.download)
     screen.say(
         f"{len(bank):,} labelled images of {len(bank.classes)} classes to find neighbours in, "
         f"{len(queries):,} to classify."
     )
     workers = usable_cpus() if options.workers is None else options.workers
-    return Judge(bank, queries, batch_size=batch_size, workers=workers if len(bank) > 2000 else 0, screen=screen)
+    return Evaluator(bank, queries, batch_size=batch_size, workers=workers if len(bank) > 2000 else 0, screen=screen)
 
 
-def knn(encoders: list[str], options: KnnOptions, *, as_json: bool = False, quiet: bool = False) -> int:
+def run_knn(encoders: list[str], options: KnnOptions, *, as_json: bool = False, quiet: bool = False) -> int:
     """Judges the encoders, prints a table or JSON, writes a report; gives the exit code."""
     screen = Screen(quiet=quiet)
     loaded = [
@@ -144,44 +147,44 @@ def knn(encoders: list[str], options: KnnOptions, *, as_json: bool = False, quie
     ]
     torch.set_num_threads(options.threads or usable_cpus())
     for one in loaded:
-        must_take(one.encoder, one.images.size)
-    judge = prepared(options, options.batch_size, options.val, options.seed, screen)
-    vote = neighbours.chosen(options.preset, options.k, options.temperature, len(judge.bank))
+        check_forward(one.encoder, one.images.size)
+    judge = open_evaluator(options, options.batch_size, options.val, options.seed, screen)
+    vote = neighbours.resolve_vote(options.preset, options.k, options.temperature, len(judge.bank))
 
     def compute_of(encoder: Any) -> Compute:
-        return compute_for(encoder, options)
+        return choose_compute(encoder, options)
 
-    rows = table(judge, loaded, compute_of, vote, beside=options.random_init, seed=options.seed)
+    rows = knn_rows(judge, loaded, compute_of, vote, beside=options.random_init, seed=options.seed)
     report = knn_report(
         rows,
         title="kNN of " + ", ".join(one.name for one in loaded),
         images=len(judge.queries),
-        settled={field.name: recorded(getattr(options, field.name)) for field in dataclasses.fields(options)},
+        settled={field.name: recorded_value(getattr(options, field.name)) for field in dataclasses.fields(options)},
         facts={
             "bank": len(judge.bank),
             "classes": len(judge.bank.classes),
             "broken images": len(judge.broken),
             "data": judge.bank.fingerprint,
         },
-        environment=environment(),
-        command=command_line(),
+        environment=describe_environment(),
+        command=current_command(),
     )
     if judge.broken:
         screen.warn(f"{len(judge.broken)} broken images were replaced by their neighbours in the list.")
     if as_json:
         print_json(report.document())
     else:
-        shown = scores(rows)
+        shown = knn_table(rows)
         print_table(shown.title, shown.columns, shown.rows)
-        put(harmless(report.verdict), sys.stdout)
-    place = knn_folder(options.out, encoders)
+        write_line(escape(report.verdict), sys.stdout)
+    place = knn_report_folder(options.out, encoders)
     if place:
         report.write(place)
         screen.say(f"Report: {place / 'report.html'}")
     return 0
 
 
-def knn_folder(out: str | None, encoders: list[str]) -> Path | None:
+def knn_report_folder(out: str | None, encoders: list[str]) -> Path | None:
     """Where the report goes: `--out`, else `knn/` in the first run folder that is judged, else nowhere."""
     if out:
         return Path(out)

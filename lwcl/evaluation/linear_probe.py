@@ -8,126 +8,132 @@ import torch
 from torch import Tensor
 
 from lwcl import engine
-from lwcl.checkpoints.encoder_file import Loaded
+from lwcl.checkpoints.encoder_file import LoadedEncoder
 from lwcl.config.eval_options import ProbeOptions
-from lwcl.config.probe_plan import OVERRULED, ProbePlan, plan_probe
-from lwcl.data.cache.open import FEW_IMAGES, Held, held
-from lwcl.data.cache.pixels import Store
+from lwcl.config.probe_plan import PROBE_FLAGS, ProbePlan, plan_probe
+from lwcl.data.cache.open import MIN_IMAGES_TO_START_WORKERS, CachedImages, open_cached_images
+from lwcl.data.cache.pixels import PixelStore
 from lwcl.data.dataset import ImageSet
-from lwcl.data.label_fractions import to_choose_on
+from lwcl.data.label_fractions import selection_mask
 from lwcl.data.loader import Loader
 from lwcl.engine import Compute
 from lwcl.errors import UsageError
-from lwcl.evaluation.judge import Judge
-from lwcl.kernels.depthwise import fast_depthwise
-from lwcl.kernels.pointwise import fast_pointwise
-from lwcl.metrics.knn import Score, ranked
-from lwcl.metrics.linear import RATES, Fitted, fast, logistic
-from lwcl.models.probe import ProbeNet, must_be_unmoved, weights_hash
+from lwcl.evaluation.judge import Evaluator
+from lwcl.kernels.depthwise import use_fast_depthwise
+from lwcl.kernels.pointwise import use_fast_pointwise
+from lwcl.metrics.knn import KnnScore, rank_classes
+from lwcl.metrics.linear import LEARNING_RATES, FittedClassifier, fast_probe, logistic_probe
+from lwcl.models.probe import ProbeNet, check_weights_unchanged, weights_hash
 from lwcl.reporting.console import Screen
-from lwcl.reporting.throughput import Stride
+from lwcl.reporting.throughput import StepStats
 from lwcl.system.cpu import usable_cpus
-from lwcl.system.device import compute_for
+from lwcl.system.device import choose_compute
 
-HELD_OUT = 0.2  # of the training images: what `fast` and `logistic` choose on
-CROP_PIXELS = 0.8  # of a stored image, for a pixel of a view that shows the smallest crop
-CHUNK = 8192  # rows that are classified at a time
-Rows = tuple[Tensor, Tensor]  # features of the bank and of the queries
+SELECTION_SHARE = 0.2  # of the training images: what `fast` and `logistic` choose on
+MIN_CROP_RESOLUTION = 0.8  # of a stored image, for a pixel of a view that shows the smallest crop
+LOGITS_CHUNK_ROWS = 8192  # rows that are classified at a time
+FeaturePair = tuple[Tensor, Tensor]  # features of the bank and of the queries
 
 
-class Found(NamedTuple):
+class ProbeResult(NamedTuple):
     """How an encoder did: which queries are right, the share of them after each epoch, what was chosen, seconds."""
 
-    score: Score
+    score: KnnScore
     curve: tuple[float, ...]
     chosen: str
     seconds: float
     images: int  # that it was trained on
 
 
-class Bench:
+class ProbeSetup:
     """What all encoders of a command are probed with: labelled images, decoded once, and the protocol."""
 
     def __init__(self, options: ProbeOptions, bank: ImageSet, queries: ImageSet, screen: Screen) -> None:
         self.options, self.bank, self.queries, self.screen = options, bank, queries, screen
         self.workers = usable_cpus() if options.workers is None else options.workers
-        several = self.workers if len(bank) > FEW_IMAGES else 0
+        several = self.workers if len(bank) > MIN_IMAGES_TO_START_WORKERS else 0
         plan = self.plan(len(bank))
         self.by_features = plan.protocol.way != "images"
         self.finetunes = plan.method.finetune
         # Of the bank, features are only asked for where a classifier or its statistics are made of them.
         asked = bank if self.by_features or plan.method.form == "standard" else bank.subset([0])
-        self.judge = Judge(asked, queries, batch_size=256, workers=several, screen=screen)
-        self._held: dict[int, Held] = {}
+        self.judge = Evaluator(asked, queries, batch_size=256, workers=several, screen=screen)
+        self._held: dict[int, CachedImages] = {}
 
     def plan(self, images: int) -> ProbePlan:
         """The settled protocol for so many images to train on."""
-        chosen = {name: getattr(self.options, name) for name in OVERRULED}
+        chosen = {name: getattr(self.options, name) for name in PROBE_FLAGS}
         return plan_probe(self.options.protocol, chosen, images, len(self.bank.classes), self.options.data)
 
-    def held(self, size: int, crop_min: float) -> Held:
+    def held(self, size: int, crop_min: float) -> CachedImages:
         """The bank's images for views of `size` pixels and such crops."""
-        short_side = round(size * CROP_PIXELS / crop_min**0.5)
+        short_side = round(size * MIN_CROP_RESOLUTION / crop_min**0.5)
         if short_side not in self._held:
-            self._held[short_side] = held(self.bank, short_side, "auto", self.screen, workers=self.workers)
+            self._held[short_side] = open_cached_images(
+                self.bank, short_side, "auto", self.screen, workers=self.workers
+            )
             self.judge.broken.update(self._held[short_side].broken)
         return self._held[short_side]
 
-    def features(self, loaded: Loaded) -> Rows | None:
+    def features(self, loaded: LoadedEncoder) -> FeaturePair | None:
         """The encoder's features, once for all shares of the labels; None where its weights are going to change."""
-        return None if self.finetunes else self.judge.features(loaded, compute_for(loaded.encoder, self.options))
+        return None if self.finetunes else self.judge.features(loaded, choose_compute(loaded.encoder, self.options))
 
 
-def probed(bench: Bench, loaded: Loaded, rows: Rows | None, kept: Tensor) -> Found:
+def probe_encoder(bench: ProbeSetup, loaded: LoadedEncoder, rows: FeaturePair | None, kept: Tensor) -> ProbeResult:
     """A classifier trained on the images `kept` (positions in the bank), and what it says of the queries.
 
-    Raises `SickError` where the loss is not finite, or a frozen weight moved.
+    Raises `TrainingDivergedError` where the loss is not finite, or a frozen weight moved.
     """
     begun = time.monotonic()
     plan, before = bench.plan(len(kept)), weights_hash(loaded.encoder)
     torch.manual_seed(bench.options.seed)
     found = (
-        on_features(bench, plan, loaded, rows, kept)
+        probe_features(bench, plan, loaded, rows, kept)
         if bench.by_features
-        else by_images(bench, plan, loaded, rows, kept)
+        else probe_images(bench, plan, loaded, rows, kept)
     )
-    must_be_unmoved(loaded.name, loaded.encoder, before)
-    score = ranked(found.logits, bench.queries.labels, 0)
-    return Found(score, found.curve, found.chosen, time.monotonic() - begun, len(kept))
+    check_weights_unchanged(loaded.name, loaded.encoder, before)
+    score = rank_classes(found.logits, bench.queries.labels, 0)
+    return ProbeResult(score, found.curve, found.chosen, time.monotonic() - begun, len(kept))
 
 
-def on_features(bench: Bench, plan: ProbePlan, loaded: Loaded, rows: Rows | None, kept: Tensor) -> Fitted:
+def probe_features(
+    bench: ProbeSetup, plan: ProbePlan, loaded: LoadedEncoder, rows: FeaturePair | None, kept: Tensor
+) -> FittedClassifier:
     """`fast` or `logistic`."""
     assert rows is not None
     images, (bank, queries), classes = bench.bank.subset(kept), rows, plan.method.classes
     bank = bank if len(kept) == len(bank) else bank[kept]  # all of them need no copy
-    out = to_choose_on(images, HELD_OUT, bench.options.seed)
+    out = selection_mask(images, SELECTION_SHARE, bench.options.seed)
     if plan.protocol.way == "logistic":
-        return logistic(bank, images.labels, queries, out, classes=classes)
+        return logistic_probe(bank, images.labels, queries, out, classes=classes)
     recipe = plan.recipe
     assert recipe.epochs and recipe.batch_size
-    return fast(
+    return fast_probe(
         bank,
         images.labels,
         queries,
         bench.queries.labels,
         out,
-        [recipe.lr] if recipe.lr else RATES,
+        [recipe.lr] if recipe.lr else LEARNING_RATES,
         classes=classes,
         epochs=recipe.epochs,
         batch_size=recipe.batch_size,
         seed=bench.options.seed,
-        device=compute_for(loaded.encoder, bench.options).device,
+        device=choose_compute(loaded.encoder, bench.options).device,
     )
 
 
-def by_images(bench: Bench, plan: ProbePlan, loaded: Loaded, rows: Rows | None, kept: Tensor) -> Fitted:
+def probe_images(
+    bench: ProbeSetup, plan: ProbePlan, loaded: LoadedEncoder, rows: FeaturePair | None, kept: Tensor
+) -> FittedClassifier:
     """A published protocol: random views of the images, epoch after epoch, each judged on the queries."""
-    recipe, compute = plan.recipe, compute_for(loaded.encoder, bench.options)
+    recipe, compute = plan.recipe, choose_compute(loaded.encoder, bench.options)
     assert recipe.epochs and recipe.lr and recipe.weight_decay is not None
-    loader = loader_of(bench, plan, loaded, compute, kept)
-    net = net_of(plan, loaded, compute, rows, kept)
-    optimizer = engine.optimizer_of(net, recipe, recipe.lr, recipe.weight_decay)
+    loader = build_probe_loader(bench, plan, loaded, compute, kept)
+    net = build_probe_net(plan, loaded, compute, rows, kept)
+    optimizer = engine.build_optimizer(net, recipe, recipe.lr, recipe.weight_decay)
     per_epoch, seed = loader.steps_per_epoch, bench.options.seed
     steps, curve = recipe.epochs * per_epoch, []
     batches = loader.batches(0, steps)
@@ -137,27 +143,33 @@ def by_images(bench: Bench, plan: ProbePlan, loaded: Loaded, rows: Rows | None, 
     shape = {"start": 0, "steps": steps, "steps_per_epoch": per_epoch, "batch_size": loader.batch_size}
     with bench.screen.training(f"{bench.options.protocol} {loaded.name}", **shape) as told:
         for step in fitted:
-            told.step(Stride(step.number, step.epoch, step.lr, step.parts["loss"], step.waited, step.seconds))
+            told.step(StepStats(step.number, step.epoch, step.lr, step.parts["loss"], step.waited, step.seconds))
             if step.number % per_epoch == 0:
-                logits = answers(bench, net, loaded, compute, rows)
+                logits = query_logits(bench, net, loaded, compute, rows)
                 curve.append(float((logits.argmax(1) == bench.queries.labels).float().mean()))
-    return Fitted(logits, tuple(curve), f"{plan.method.form} features, lr {recipe.lr:g}, batch {recipe.batch_size}", 0)
+    return FittedClassifier(
+        logits, tuple(curve), f"{plan.method.form} features, lr {recipe.lr:g}, batch {recipe.batch_size}", 0
+    )
 
 
-def net_of(plan: ProbePlan, loaded: Loaded, compute: Compute, rows: Rows | None, kept: Tensor) -> ProbeNet:
+def build_probe_net(
+    plan: ProbePlan, loaded: LoadedEncoder, compute: Compute, rows: FeaturePair | None, kept: Tensor
+) -> ProbeNet:
     """The encoder, or a copy of it if it is finetuned, and a new classifier on it."""
     net = plan.method.build(copy.deepcopy(loaded.encoder) if plan.method.finetune else loaded.encoder)
     assert isinstance(net, ProbeNet)
     compute.place(net)
     if plan.method.finetune and compute.device.type == "cpu":
-        fast_depthwise(net.student)
-        fast_pointwise(net)
+        use_fast_depthwise(net.student)
+        use_fast_pointwise(net)
     if plan.method.form == "standard" and rows is not None:
         net.classifier.standardise_by(rows[0][kept])
     return net
 
 
-def loader_of(bench: Bench, plan: ProbePlan, loaded: Loaded, compute: Compute, kept: Tensor) -> Loader:
+def build_probe_loader(
+    bench: ProbeSetup, plan: ProbePlan, loaded: LoadedEncoder, compute: Compute, kept: Tensor
+) -> Loader:
     """Labelled training batches of the images `kept`. Raises `UsageError` where they are fewer than a batch."""
     whole, size = bench.held(loaded.images.size, plan.augmentation.crop_min), plan.recipe.batch_size
     images = whole.images.subset(kept)
@@ -170,7 +182,7 @@ def loader_of(bench: Bench, plan: ProbePlan, loaded: Loaded, compute: Compute, k
         raise UsageError(what, remedy=remedy)
     store = whole.store
     if store:
-        store = Store(store.pixels, store.offsets[kept], store.heights[kept], store.widths[kept], [])
+        store = PixelStore(store.pixels, store.offsets[kept], store.heights[kept], store.widths[kept], [])
     return Loader(
         images=images,
         store=store,
@@ -187,8 +199,10 @@ def loader_of(bench: Bench, plan: ProbePlan, loaded: Loaded, compute: Compute, k
 
 
 @torch.inference_mode()
-def answers(bench: Bench, net: ProbeNet, loaded: Loaded, compute: Compute, rows: Rows | None) -> Tensor:
+def query_logits(
+    bench: ProbeSetup, net: ProbeNet, loaded: LoadedEncoder, compute: Compute, rows: FeaturePair | None
+) -> Tensor:
     """Logits (N, C) of the queries, on the CPU: of their features, computed anew where the encoder changes."""
-    now = Loaded(loaded.name, net.student, loaded.images, loaded.facts)
+    now = LoadedEncoder(loaded.name, net.student, loaded.images, loaded.facts)
     queries = bench.judge.features(now, compute)[1] if rows is None else rows[1]
-    return torch.cat([net.logits(part.to(compute.device)).cpu() for part in torch.split(queries, CHUNK)])
+    return torch.cat([net.logits(part.to(compute.device)).cpu() for part in torch.split(queries, LOGITS_CHUNK_ROWS)])

@@ -4,21 +4,21 @@ import platform
 
 import torch
 
-NATIVE = ("avx512_bf16", "amx_bf16", "bf16")  # as torch names what a CPU can, the last on ARM
+NATIVE_BF16_CAPABILITIES = ("avx512_bf16", "amx_bf16", "bf16")  # as torch names what a CPU can, the last on ARM
 #: What torch says of x86 CPUs for which oneDNN has no kernels in bfloat16: its own begin with AVX-512.
-WITHOUT = ("NO AVX", "DEFAULT", "AVX2")
+CPUS_WITHOUT_BF16_KERNELS = ("NO AVX", "DEFAULT", "AVX2")
 
 
-def is_native() -> bool:
+def bf16_is_native() -> bool:
     """Whether this CPU multiplies bfloat16; where it does not, torch is slower in it than in float32."""
     known = torch.cpu.get_capabilities()
-    return any(known.get(name) for name in NATIVE)
+    return any(known.get(name) for name in NATIVE_BF16_CAPABILITIES)
 
 
-def is_hopeless() -> bool:
+def bf16_is_emulated() -> bool:
     """Whether torch computes bfloat16 by reference kernels on this CPU.
 
     A step of MobileNetV3-Large takes 13 times as long there as in float32 (AMD EPYC, Zen 3; 64 px, batch 128).
     """
     x86 = platform.machine().lower() in ("x86_64", "amd64", "i686")
-    return x86 and not is_native() and torch.backends.cpu.get_cpu_capability() in WITHOUT
+    return x86 and not bf16_is_native() and torch.backends.cpu.get_cpu_capability() in CPUS_WITHOUT_BF16_KERNELS

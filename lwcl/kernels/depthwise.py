@@ -25,25 +25,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-INSTRUCTION_SETS = ("AVX2", "AVX512")  # where oneDNN's kernels are the ones described above
+SUPPORTED_INSTRUCTION_SETS = ("AVX2", "AVX512")  # where oneDNN's kernels are the ones described above
 
 
-def fast_depthwise(model: nn.Module) -> int:
+def use_fast_depthwise(model: nn.Module) -> int:
     """Give the depthwise 3 x 3 and 5 x 5 convolutions of `model` the gradients of this file; returns how many got them.
 
     Parameters, `state_dict`, types and outputs stay the same, bit for bit. A deep copy keeps the fast gradients, an
     unpickled model is a plain one. Tensors on other devices take torch's own way, and on a CPU other than x86 so does
     all of `model`. Subclasses of `nn.Conv2d` (timm's `Conv2dSame`), other filters, paddings, dilations are left alone.
     """
-    if torch.backends.cpu.get_cpu_capability() not in INSTRUCTION_SETS:
+    if torch.backends.cpu.get_cpu_capability() not in SUPPORTED_INSTRUCTION_SETS:
         return 0
-    layers = [module for module in model.modules() if is_eligible(module)]
+    layers = [module for module in model.modules() if supports_fast_depthwise(module)]
     for layer in layers:
         layer.__dict__["forward"] = MethodType(forward, layer)
     return len(layers)
 
 
-def is_eligible(module: nn.Module) -> bool:
+def supports_fast_depthwise(module: nn.Module) -> bool:
     """Whether `module` is depthwise, 3 x 3 or 5 x 5, of stride 1 or 2, and padded with zeros by half its side."""
     if type(module) is not nn.Conv2d or module.kernel_size not in ((3, 3), (5, 5)):
         return False
@@ -67,11 +67,11 @@ def forward(self: nn.Conv2d, images: Tensor) -> Tensor:
         precision = torch.get_autocast_dtype("cpu")
         images, weight = images.to(precision), weight.to(precision)
         bias = None if bias is None else bias.to(precision)
-    output: Tensor = Depthwise.apply(images, weight, bias, self.stride[0])
+    output: Tensor = DepthwiseConv.apply(images, weight, bias, self.stride[0])
     return output
 
 
-class Depthwise(torch.autograd.Function):
+class DepthwiseConv(torch.autograd.Function):
     """A depthwise convolution (n, c, h, w) * (c, 1, k, k) + (c) whose backward pass is this file's."""
 
     @staticmethod
@@ -79,8 +79,8 @@ class Depthwise(torch.autograd.Function):
         """torch's own convolution, but products for 1 x 1 maps: there torch takes 30-40 ms for 0.2 ms of work."""
         ctx.save_for_backward(images, weight)
         ctx.stride = stride
-        if is_point(images) and bias is None:
-            return images * centre(weight)
+        if is_single_pixel(images) and bias is None:
+            return images * centre_weights(weight)
         return F.conv2d(images, weight, bias, stride, weight.shape[2] // 2, groups=len(weight))
 
     @staticmethod
@@ -97,30 +97,30 @@ class Depthwise(torch.autograd.Function):
             )
 
 
-def is_point(images: Tensor) -> bool:
+def is_single_pixel(images: Tensor) -> bool:
     """Whether the maps (n, c, h, w) are 1 x 1."""
     return images.shape[2:] == (1, 1)
 
 
-def centre(weight: Tensor) -> Tensor:
+def centre_weights(weight: Tensor) -> Tensor:
     """The middle of each filter: (c, 1, k, k) to (c, 1, 1)."""
     middle = weight.shape[2] // 2
     return weight[:, :, middle : middle + 1, middle]
 
 
-def at_least_float32(tensor: Tensor) -> torch.dtype:
+def accumulation_dtype(tensor: Tensor) -> torch.dtype:
     """The precision to sum `tensor` in."""
     return torch.promote_types(tensor.dtype, torch.float32)
 
 
 def input_gradient(gradient: Tensor, images: Tensor, weight: Tensor, stride: int) -> Tensor:
     """(n, c, ceil(h / s), ceil(w / s)) to the gradient of the images, (n, c, h, w)."""
-    if is_point(images):
-        return gradient * centre(weight)
+    if is_single_pixel(images):
+        return gradient * centre_weights(weight)
     reach = weight.shape[2] // 2
     if stride == 1:
         return F.conv2d(gradient, weight.flip(2, 3), padding=reach, groups=len(weight))
-    precision = at_least_float32(gradient)
+    precision = accumulation_dtype(gradient)
     result: Tensor = torch.ops.aten.convolution_backward(
         *(gradient.to(precision), torch.empty_like(images, dtype=precision), weight.to(precision), None),
         *([stride, stride], [reach, reach], [1, 1], False, [0, 0], len(weight), [True, False, False]),
@@ -132,20 +132,20 @@ def weight_gradient(gradient: Tensor, images: Tensor, weight: Tensor, stride: in
     """(n, c, ceil(h / s), ceil(w / s)) and (n, c, h, w) to the gradient of the filters, (c, 1, k, k)."""
     side = weight.shape[2]
     reach = side // 2
-    if is_point(images):
-        products = (images.to(at_least_float32(images)) * gradient).sum(0)
+    if is_single_pixel(images):
+        products = (images.to(accumulation_dtype(images)) * gradient).sum(0)
         return F.pad(products.to(weight.dtype).unsqueeze(1), (reach, reach, reach, reach))
     x, g = (tensor.permute(0, 2, 3, 1).contiguous() for tensor in (images, gradient))
     if x.shape[1] < side + -reach % stride:  # shorter ones miss the fast kernel: measured, all sides and strides
-        x, g = stacked(x, g, reach, stride)
+        x, g = stack_maps(x, g, reach, stride)
     if side == 3:
-        return narrow(x, g, 3, stride, stride)
+        return weight_gradient_three_columns(x, g, 3, stride, stride)
     if x.shape[2] % 2:
         x, g = F.pad(x, (0, 0, 0, 1)), F.pad(g, (0, 0, 0, 2 - stride))
-    return wide(x, g) if stride == 1 else wide_strided(x, g)
+    return weight_gradient_five_columns(x, g) if stride == 1 else weight_gradient_five_columns_strided(x, g)
 
 
-def stacked(x: Tensor, g: Tensor, reach: int, stride: int) -> tuple[Tensor, Tensor]:
+def stack_maps(x: Tensor, g: Tensor, reach: int, stride: int) -> tuple[Tensor, Tensor]:
     """The n maps as one, (1, n * (h + blank), w, c), at least `reach` blank rows after each; so for their gradients."""
     rows = -(-(x.shape[1] + reach) // stride)
     x = F.pad(x, (0, 0, 0, 0, 0, rows * stride - x.shape[1]))
@@ -153,7 +153,7 @@ def stacked(x: Tensor, g: Tensor, reach: int, stride: int) -> tuple[Tensor, Tens
     return x.flatten(0, 1).unsqueeze(0), g.flatten(0, 1).unsqueeze(0)
 
 
-def narrow(x: Tensor, g: Tensor, rows: int, down: int, across: int) -> Tensor:
+def weight_gradient_three_columns(x: Tensor, g: Tensor, rows: int, down: int, across: int) -> Tensor:
     """The gradient (c, 1, rows, 3) of filters of three columns and strides (down, across), by torch's own kernel."""
     images, gradient = x.permute(0, 3, 1, 2), g.permute(0, 3, 1, 2)
     channels = x.shape[3]
@@ -165,22 +165,22 @@ def narrow(x: Tensor, g: Tensor, rows: int, down: int, across: int) -> Tensor:
     return result
 
 
-def in_pairs(x: Tensor) -> Tensor:
+def pair_columns(x: Tensor) -> Tensor:
     """Neighbouring columns as one: (n, h, w, c) to (n, h, w / 2, 2c), even columns first, a view."""
     return x.reshape(x.shape[0], x.shape[1], x.shape[2] // 2, 2 * x.shape[3])
 
 
-def wide(x: Tensor, g: Tensor) -> Tensor:
+def weight_gradient_five_columns(x: Tensor, g: Tensor) -> Tensor:
     """The gradient (c, 1, 5, 5) of stride 1 on an even width: columns 1, 2, 3, and columns 0, 2, 4 from the pairs."""
-    near = narrow(x, g, 5, 1, 1)
+    near = weight_gradient_three_columns(x, g, 5, 1, 1)
     if x.shape[2] == 2:  # too narrow for the outer columns
         return F.pad(near, (1, 1))
-    far = narrow(in_pairs(x), in_pairs(g), 5, 1, 1).view(2, -1, 1, 5, 3).sum(0)
+    far = weight_gradient_three_columns(pair_columns(x), pair_columns(g), 5, 1, 1).view(2, -1, 1, 5, 3).sum(0)
     return torch.cat([far[..., :1], near, far[..., 2:]], dim=-1)
 
 
-def wide_strided(x: Tensor, g: Tensor) -> Tensor:
+def weight_gradient_five_columns_strided(x: Tensor, g: Tensor) -> Tensor:
     """The gradient (c, 1, 5, 5) of stride 2: even columns of x meet columns 0, 2, 4 of the filter, odd ones 1 and 3."""
-    even_odd = narrow(in_pairs(x), torch.cat([g, g], dim=3), 5, 2, 1)
+    even_odd = weight_gradient_three_columns(pair_columns(x), torch.cat([g, g], dim=3), 5, 2, 1)
     columns = even_odd.view(2, -1, 1, 5, 3).permute(1, 2, 3, 4, 0).flatten(3)
     return columns[..., :5].contiguous()

@@ -13,23 +13,23 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 #: Pixels of the largest map that is multiplied, by what torch says of the CPU; 1 on others.
-MOST_PIXELS = {"AVX2": 16}
+MAX_MATMUL_PIXELS = {"AVX2": 16}
 
 
-def fast_pointwise(model: nn.Module) -> int:
+def use_fast_pointwise(model: nn.Module) -> int:
     """Let the dense 1 x 1 convolutions of `model` multiply matrices where maps are small; returns how many may.
 
     Parameters, `state_dict` and types stay the same, and outputs but for the order of the sums. Copies, pickles and
     other devices are as in `lwcl.kernels.depthwise`.
     """
-    layers = [module for module in model.modules() if is_eligible(module)]
-    most = MOST_PIXELS.get(torch.backends.cpu.get_cpu_capability(), 1)
+    layers = [module for module in model.modules() if supports_fast_pointwise(module)]
+    most = MAX_MATMUL_PIXELS.get(torch.backends.cpu.get_cpu_capability(), 1)
     for layer in layers:
         layer.__dict__ |= {"forward": MethodType(forward, layer), "multiplied": most}
     return len(layers)
 
 
-def is_eligible(module: nn.Module) -> bool:
+def supports_fast_pointwise(module: nn.Module) -> bool:
     """Whether `module` is a dense 1 x 1 convolution of stride 1 without padding."""
     if type(module) is not nn.Conv2d or module.kernel_size != (1, 1):
         return False
@@ -39,12 +39,12 @@ def is_eligible(module: nn.Module) -> bool:
 # Of this name because pickle stores a bound method as its object and name, and so restores `nn.Conv2d.forward`.
 def forward(self: nn.Conv2d, images: Tensor) -> Tensor:
     """What `nn.Conv2d.forward` computes, (n, c, h, w) to (n, d, h, w)."""
-    if images.device.type != "cpu" or images.dim() != 4 or not is_small(images, self.__dict__["multiplied"]):
+    if images.device.type != "cpu" or images.dim() != 4 or not is_small_map(images, self.__dict__["multiplied"]):
         return nn.Conv2d.forward(self, images)
     return F.linear(images.permute(0, 2, 3, 1), self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
 
 
-def is_small(images: Tensor, most: int) -> bool:
+def is_small_map(images: Tensor, most: int) -> bool:
     """Whether the maps (n, c, h, w) have at most so many pixels, with their channels side by side in memory."""
     pixels = images.shape[2] * images.shape[3]
     return pixels == 1 or (pixels <= most and images.is_contiguous(memory_format=torch.channels_last))

@@ -38,7 +38,7 @@ class ClusterClassify(Method):
     def build(self, student: "Encoder", taught: int = 0) -> "Net":
         """The student, and the clusters with the layer that classifies them."""
         assert self.clusters is not None, "a rule settles it before a run"
-        return encoder.Net(student=student, clusters=memory.Clusters(self.clusters, student.width, taught))
+        return encoder.Net(student=student, clusters=memory.ClusterClassifier(self.clusters, student.width, taught))
 
     def prepare(self, net: "Net", features: "Tensor", seed: int) -> None:
         """Spherical k-means of the teacher's features (N, D) of all images; raises `UsageError` for too few images."""
@@ -56,7 +56,9 @@ class ClusterClassify(Method):
         logits = net.clusters(features)
         total = F.cross_entropy(logits, cluster)
         agreement = (logits.argmax(1) == cluster).float().mean()
-        directions = losses.unit(net.clusters.layer.weight.detach()[cluster])
+        directions = losses.l2_normalise(net.clusters.layer.weight.detach()[cluster])
         return Loss(
-            total, {"loss": total.detach(), "agreement": agreement}, (losses.unit(features.detach()), directions)
+            total,
+            {"loss": total.detach(), "agreement": agreement},
+            (losses.l2_normalise(features.detach()), directions),
         )

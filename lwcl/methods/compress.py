@@ -47,10 +47,10 @@ class CompRess(Method):
         group="Method",
     )
 
-    def memory(self, *widths: int) -> "memory.Anchors":
+    def memory(self, *widths: int) -> "memory.FeatureBank":
         """New anchors as networks of these widths see them."""
         assert self.anchors is not None, "a rule settles it before a run"
-        return memory.Anchors(self.anchors, widths, self.anchor_dtype, wait=self.fill == "wait")
+        return memory.FeatureBank(self.anchors, widths, self.anchor_dtype, wait=self.fill == "wait")
 
     def compared(self, student: "Tensor", teacher: "Tensor", pairs: "tuple[Tensor, Tensor]") -> Loss:
         """KL(teacher || student) of their softmax over the anchors, from cosines (B, K) each.
@@ -58,8 +58,8 @@ class CompRess(Method):
         `agreement` is the mass that both put on the same anchors.
         """
         log_q, log_p = ((cosine / self.temperature).log_softmax(1) for cosine in (student, teacher))
-        total = losses.divergence(log_q, log_p)
-        parts = {"loss": total.detach(), "agreement": losses.shared_mass(log_q.detach(), log_p)}
+        total = losses.kl_divergence(log_q, log_p)
+        parts = {"loss": total.detach(), "agreement": losses.distribution_overlap(log_q.detach(), log_p)}
         return Loss(total, parts, pairs)
 
 
@@ -88,12 +88,12 @@ class TwoQueues(CompRess):
     def build(self, student: "Encoder", taught: int = 0) -> "Net":
         """The student, the key student unless the momentum is 0, and paired anchors of teacher and student."""
         assert self.key_momentum is not None, "a rule settles it before a run"
-        key = {"key": memory.SteadyFollower(student, self.key_momentum)} if self.key_momentum else {}
+        key = {"key": memory.DropoutFreeMomentumEncoder(student, self.key_momentum)} if self.key_momentum else {}
         return encoder.Net(student=student, **key, anchors=self.memory(taught, student.width))
 
     def loss(self, net: "Net", batch: Batch, epoch: float) -> Loss:
         """KL of the student's distribution over its anchors from the teacher's over the teacher's."""
-        view, teacher = batch.views[0], losses.unit(batch.taught[0])
+        view, teacher = batch.views[0], losses.l2_normalise(batch.taught[0])
         student = net.student(view)
         written = net.key(view) if self.key_momentum else student.detach()
         cosines = net.anchors.similarities(student, memory=1), net.anchors.similarities(teacher, memory=0)
@@ -115,7 +115,7 @@ class OneQueue(CompRess):
 
     def loss(self, net: "Net", batch: Batch, epoch: float) -> Loss:
         """KL of the student's distribution over the teacher's anchors from the teacher's own."""
-        student, teacher = net.student(batch.views[0]), losses.unit(batch.taught[0])
+        student, teacher = net.student(batch.views[0]), losses.l2_normalise(batch.taught[0])
         cosines = net.anchors.similarities(student, memory=0), net.anchors.similarities(teacher, memory=0)
         net.anchors.push(teacher)
         return self.compared(*cosines, (student.detach(), teacher))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from lwcl.lazy import Lazy
 from lwcl.methods.method import Batch, Loss, method
 from lwcl.methods.moco import MoCo
-from lwcl.methods.seed import width_of_teacher
+from lwcl.methods.seed import matching_teacher_dim
 from lwcl.settings import setting
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class DisCo(MoCo):
 
     def as_wide(self, taught: int) -> "DisCo":
         """This method with the teacher's width as its own; raises `UsageError` where another was chosen."""
-        return dataclasses.replace(self, dim=width_of_teacher(self.dim, taught))
+        return dataclasses.replace(self, dim=matching_teacher_dim(self.dim, taught))
 
     def head(self, width: int, taught: int = 0) -> tuple[int, ...]:
         """As MoCo's, ending in the teacher's width."""
@@ -78,7 +78,9 @@ class DisCo(MoCo):
         The student sees both views with gradient, one after the other: two sets of batch statistics, as published.
         """
         students = [net.student(view, splits=self.bn_splits) for view in batch.views]
-        distances = [formulas.alignment(s, formulas.unit(t)) for s, t in zip(students, batch.taught, strict=True)]
+        distances = [
+            formulas.alignment(s, formulas.l2_normalise(t)) for s, t in zip(students, batch.taught, strict=True)
+        ]
         ways = list(zip(students, reversed(batch.views), strict=True))[: 2 if self.symmetric else 1]
         losses = [self.against_queue(net, queries, key_view, epoch) for queries, key_view in ways]
         contrast = torch.stack([loss.total for loss in losses]).sum()
@@ -95,7 +97,7 @@ class DisCo(MoCo):
     def against_queue(self, net: "Net", queries: "Tensor", key_view: "Tensor", epoch: float) -> Loss:
         """MoCo's loss of queries (B, dim) that keep their graph; the keys then wait to enter the queue."""
         keys = net.key(key_view, splits=self.bn_splits)
-        similar, others = formulas.similarities(queries, keys, net.queue.rows())
+        similar, others = formulas.positive_negative_cosines(queries, keys, net.queue.rows())
         net.queue.push(keys)
         found = (similar > others.amax(1)).float().mean()
         return Loss(self.target_loss(similar, others, epoch), {"found": found}, (queries.detach(), keys))

@@ -18,7 +18,7 @@ else:
     losses = Lazy("lwcl.losses")
 
 #: The published code's strategies 1 to 6 (papers: light-moco's `moco/builder.py`), by what they do.
-TARGETS = ("top", "groups", "halving", "nearest", "uniform", "wide-groups")
+SMOOTHING_TARGETS = ("top", "groups", "halving", "nearest", "uniform", "wide-groups")
 
 
 @method("pretrain", "light-moco")
@@ -32,7 +32,9 @@ class LightMoCo(MoCo):
     symmetric: bool = setting(True, "each view is query and key: the sum of both losses", group="Method")
     smoothing: float = setting(0.2, "mass of the target that goes to neighbours", at_least=0, below=1, group="Method")
     neighbours: int = setting(10, "nearest keys of the queue that share it", at_least=1, group="Method")
-    target: str = setting("top", "how they share it: " + ", ".join(TARGETS), choices=TARGETS, group="Method")
+    target: str = setting(
+        "top", "how they share it: " + ", ".join(SMOOTHING_TARGETS), choices=SMOOTHING_TARGETS, group="Method"
+    )
     smoothing_warmup: float = setting(0.0, "epochs before smoothing starts", at_least=0, group="Method")
     smoothing_rise: float = setting(
         0.0, "epochs over which smoothing rises along a cosine to its full mass; 0: at once", at_least=0, group="Method"
@@ -42,7 +44,7 @@ class LightMoCo(MoCo):
         """As MoCo's. Raises `UsageError` for a target that is not defined, or needs more keys than the queue has."""
         queue: int = self.queue_size or 0
         try:
-            reach = len(losses.smoothing_weights(self.target, self.smoothing, self.neighbours, queue or 1).ranks)
+            reach = len(losses.smoothed_target(self.target, self.smoothing, self.neighbours, queue or 1).ranks)
         except ValueError as error:
             raise UsageError(str(error), remedy="Give one of these --neighbours, or another --target.") from error
         if reach > queue:
@@ -57,7 +59,7 @@ class LightMoCo(MoCo):
         mass = self.smoothing_at(epoch)
         if mass == 0:
             return super().target_loss(positive, negative, epoch)
-        weights = losses.smoothing_weights(self.target, mass, self.neighbours, negative.shape[1])
+        weights = losses.smoothed_target(self.target, mass, self.neighbours, negative.shape[1])
         return losses.smoothed_info_nce(positive, negative, self.temperature, weights)
 
     def smoothing_at(self, epoch: float) -> float:

@@ -9,7 +9,7 @@ import pkgutil
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeVar
 
-from lwcl.settings import Settings, unknown
+from lwcl.settings import Settings, unknown_name
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -113,5 +113,5 @@ def method_named(name: str, verb: Verb) -> type[Method]:
     """The method of that name; raises `UsageError` with the nearest names."""
     known = methods(verb)
     if name not in known:
-        raise unknown(f"{verb} method", name, known, "`lwcl list methods` shows them all.")
+        raise unknown_name(f"{verb} method", name, known, "`lwcl list methods` shows them all.")
     return known[name]

@@ -54,7 +54,7 @@ class MoCo(Method):
 
     def head(self, width: int, taught: int = 0) -> tuple[int, ...]:
         """Widths of the projection head on a backbone of `width` features: hidden (if any), then `dim`."""
-        hidden = encoder.width_of(self.hidden, width)
+        hidden = encoder.hidden_width(self.hidden, width)
         return (hidden, self.dim) if hidden else (self.dim,)
 
     def build(self, student: "Encoder", taught: int = 0) -> "Net":
@@ -62,7 +62,7 @@ class MoCo(Method):
         assert self.queue_size is not None and self.key_momentum is not None, "rules settle both before a run"
         return encoder.Net(
             student=student,
-            key=encoder.Follower(student, self.key_momentum),
+            key=encoder.MomentumEncoder(student, self.key_momentum),
             queue=encoder.Queue(self.queue_size, self.dim),
         )
 
@@ -79,7 +79,7 @@ class MoCo(Method):
         """One way: queries (B, dim) against their keys and the queue; the keys then wait to enter the queue."""
         keys = net.key(key_view, splits=self.bn_splits)
         queries = net.student(query_view, splits=self.bn_splits)
-        positive, negative = formulas.similarities(queries, keys, net.queue.rows())
+        positive, negative = formulas.positive_negative_cosines(queries, keys, net.queue.rows())
         net.queue.push(keys)
         total = self.target_loss(positive, negative, epoch)
         found = (positive.detach() > negative.detach().amax(1)).float().mean()

@@ -40,7 +40,7 @@ class Linear(Method):
 
     def build(self, student: "Encoder", taught: int = 0) -> "Net":
         """The encoder and a new classifier; the encoder's weights are frozen unless they are finetuned."""
-        classifier = probe_net.Classifier(student.width, self.classes, self.form)
+        classifier = probe_net.LinearClassifier(student.width, self.classes, self.form)
         return probe_net.ProbeNet(student, classifier, frozen=not self.finetune)
 
     def loss(self, net: "Net", batch: Batch, epoch: float) -> Loss:

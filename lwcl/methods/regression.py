@@ -42,8 +42,8 @@ class Regression(Method):
         Both lie in [0, 4]. `agreement` is the mean cosine with the teacher.
         """
         output, taught = net.student.head(net.student.features(batch.views[0])), batch.taught[0]
-        student, teacher = losses.unit(output), losses.unit(taught)
+        student, teacher = losses.l2_normalise(output), losses.l2_normalise(taught)
         distance = losses.alignment(student, teacher)
-        total = losses.standardised_distance(output, taught) if self.batch_norm else distance
+        total = losses.standardised_mse(output, taught) if self.batch_norm else distance
         parts = {"loss": total.detach(), "agreement": 1 - distance.detach() / 2}
         return Loss(total, parts, (student.detach(), teacher))

@@ -15,7 +15,7 @@ else:
     losses, encoder = Lazy("lwcl.losses"), Lazy("lwcl.models.encoder")
 
 
-def width_of_teacher(dim: int | None, taught: int) -> int:
+def matching_teacher_dim(dim: int | None, taught: int) -> int:
     """The width of the student's embedding, which is the teacher's; raises `UsageError` where another was chosen."""
     assert taught, "a teacher says how wide its answers are before a student is built"
     if dim not in (None, taught):
@@ -59,25 +59,27 @@ class SEED(Method):
 
     def head(self, width: int, taught: int = 0) -> tuple[int, ...]:
         """Widths of the projection head on a backbone of `width` features: hidden (if any), then the teacher's."""
-        hidden, dim = encoder.width_of(self.hidden, width), width_of_teacher(self.dim, taught)
+        hidden, dim = encoder.hidden_width(self.hidden, width), matching_teacher_dim(self.dim, taught)
         return (hidden, dim) if hidden else (dim,)
 
     def build(self, student: "Encoder", taught: int = 0) -> "Net":
         """The student and the queue of the teacher's embeddings."""
         assert self.queue_size is not None, "a rule settles it before a run"
-        return encoder.Net(student=student, queue=encoder.Queue(self.queue_size, width_of_teacher(self.dim, taught)))
+        return encoder.Net(
+            student=student, queue=encoder.Queue(self.queue_size, matching_teacher_dim(self.dim, taught))
+        )
 
     def loss(self, net: "Net", batch: Batch, epoch: float) -> Loss:
         """Cross-entropy with the teacher's softmax over [the own image, queue]; both see the same view.
 
         `found`: the share of images whose embedding is nearer to the teacher's of that image than to any in the queue.
         """
-        teacher, queue = losses.unit(batch.taught[0]), net.queue.rows()
+        teacher, queue = losses.l2_normalise(batch.taught[0]), net.queue.rows()
         student = net.student(batch.views[0])
-        positive, negative = losses.similarities(student, teacher, queue)
-        said = losses.similarities(teacher, teacher, queue)
+        positive, negative = losses.positive_negative_cosines(student, teacher, queue)
+        said = losses.positive_negative_cosines(teacher, teacher, queue)
         net.queue.push(teacher)
-        total = losses.taught_cross_entropy((positive, negative), said, self.temperature, self.teacher_temperature)
+        total = losses.teacher_cross_entropy((positive, negative), said, self.temperature, self.teacher_temperature)
         found = (positive > negative.amax(1)).float().mean()
         parts = {"loss": total.detach(), "agreement": positive.detach().mean(), "found": found}
         return Loss(total, parts, (student.detach(), teacher))

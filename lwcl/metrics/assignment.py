@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from lwcl.kernels import bfloat16
-from lwcl.metrics.nearest import largest
+from lwcl.metrics.nearest import block_topk
 
-CHUNK_BYTES = 64 * 2**20
-ROWS = 4096  # whose lengths are measured at a time
-MANY = 200  # centroids from which bfloat16 pays
+ASSIGNMENT_CHUNK_BYTES = 64 * 2**20
+NORM_CHUNK_ROWS = 4096  # whose lengths are measured at a time
+MIN_BF16_CENTROIDS = 200  # centroids from which bfloat16 pays
 
 
-class Rows(NamedTuple):
+class AssignmentRows(NamedTuple):
     """Rows, and what is asked of them in each assignment."""
 
     exact: Tensor  # (N, D) float32
@@ -27,45 +27,45 @@ class Rows(NamedTuple):
     moved: Tensor  # (N,) how far rounding moved a row; 0 without
 
 
-def assignable(exact: Tensor, *, halve: bool = False) -> Rows:
+def prepare_rows(exact: Tensor, *, halve: bool = False) -> AssignmentRows:
     """What `nearest_centroids` takes, of rows (N, D) float32. `halve`: they have length 1, as the centroids will."""
-    parts = torch.split(exact, ROWS)
+    parts = torch.split(exact, NORM_CHUNK_ROWS)
     squares = torch.cat([part.square().sum(1) for part in parts])
-    if not halve or not bfloat16.is_native():
-        return Rows(exact, squares, None, torch.zeros_like(squares))
+    if not halve or not bfloat16.bf16_is_native():
+        return AssignmentRows(exact, squares, None, torch.zeros_like(squares))
     rounded = exact.bfloat16()
-    pairs = zip(parts, torch.split(rounded, ROWS), strict=True)
-    return Rows(exact, squares, rounded, torch.cat([(part - near).norm(dim=1) for part, near in pairs]))
+    pairs = zip(parts, torch.split(rounded, NORM_CHUNK_ROWS), strict=True)
+    return AssignmentRows(exact, squares, rounded, torch.cat([(part - near).norm(dim=1) for part, near in pairs]))
 
 
-def nearest_centroids(rows: Rows, centroids: Tensor) -> tuple[Tensor, Tensor]:
+def nearest_centroids(rows: AssignmentRows, centroids: Tensor) -> tuple[Tensor, Tensor]:
     """Labels (N,) and squared distances (N,) of the rows to the nearest of (k, D), both as they are."""
     half = centroids.square().sum(1) / 2
-    if rows.rounded is not None and len(half) >= MANY:
-        labels, score = by_halves(rows, rows.rounded, centroids, half)
+    if rows.rounded is not None and len(half) >= MIN_BF16_CENTROIDS:
+        labels, score = assign_bfloat16(rows, rows.rounded, centroids, half)
     else:
-        labels, score = plainly(rows.exact, centroids, half)
+        labels, score = assign_float32(rows.exact, centroids, half)
     return labels, (rows.squares - 2 * score).clamp_min(0)
 
 
-def plainly(exact: Tensor, centroids: Tensor, half: Tensor) -> tuple[Tensor, Tensor]:
+def assign_float32(exact: Tensor, centroids: Tensor, half: Tensor) -> tuple[Tensor, Tensor]:
     """Labels (N,) and scores (N,): the largest of dot product less half the centroid's squared length (k,)."""
-    parts = torch.split(exact, max(1, CHUNK_BYTES // (4 * len(centroids))))
+    parts = torch.split(exact, max(1, ASSIGNMENT_CHUNK_BYTES // (4 * len(centroids))))
     found = [torch.addmm(-half, part, centroids.T).max(1) for part in parts]
     return torch.cat([best.indices for best in found]), torch.cat([best.values for best in found])
 
 
-def by_halves(rows: Rows, rounded: Tensor, centroids: Tensor, half: Tensor) -> tuple[Tensor, Tensor]:
+def assign_bfloat16(rows: AssignmentRows, rounded: Tensor, centroids: Tensor, half: Tensor) -> tuple[Tensor, Tensor]:
     """The same of unit rows and unit centroids, in bfloat16 where that is proven: labels (N,) and scores (N,)."""
     narrow = centroids.bfloat16()
     far = float((centroids - narrow).norm(dim=1).max())
     eps = torch.finfo(torch.bfloat16).eps / 2  # of the result; of float32's sums, here and as `plainly` makes them:
     of_all = far + float(half.max() - half.min()) + 2 * centroids.shape[1] * torch.finfo(torch.float32).eps
-    parts = torch.split(rounded, max(1, CHUNK_BYTES // (2 * len(centroids))))
-    found = [largest(part @ narrow.T, 2) for part in parts]
+    parts = torch.split(rounded, max(1, ASSIGNMENT_CHUNK_BYTES // (2 * len(centroids))))
+    found = [block_topk(part @ narrow.T, 2) for part in parts]
     values, labels = torch.cat([best for best, _ in found]).float(), torch.cat([place[:, 0] for _, place in found])
     errors = (1 + far) * rows.moved + of_all
     unsure = (values[:, 0] - values[:, 1] <= 2 * errors + eps * (1 + eps) * values.abs().sum(1)).nonzero()[:, 0]
-    labels[unsure], _ = plainly(rows.exact[unsure], centroids, half)
-    own = zip(torch.split(rows.exact, ROWS), torch.split(labels, ROWS), strict=True)
+    labels[unsure], _ = assign_float32(rows.exact[unsure], centroids, half)
+    own = zip(torch.split(rows.exact, NORM_CHUNK_ROWS), torch.split(labels, NORM_CHUNK_ROWS), strict=True)
     return labels, torch.cat([(part * centroids[label]).sum(1) for part, label in own]) - half[labels]

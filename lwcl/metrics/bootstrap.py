@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 
-def closed(
+def gap_closed(
     student: Tensor, teacher: Tensor, untrained: Tensor, seed: int = 0, draws: int = 10_000
 ) -> tuple[float, float, float] | None:
     """The share (student - untrained) / (teacher - untrained) of right answers (N,) bool, and its 95 % interval.

@@ -13,14 +13,14 @@ import torch
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 from torch import Tensor
 
-from lwcl.losses import unit
+from lwcl.losses import l2_normalise
 from lwcl.metrics import contingency
-from lwcl.metrics.contingency import align, aligned_accuracy, confusion
-from lwcl.metrics.kmeans import CHUNK_BYTES, KMeans, assign, kmeans
+from lwcl.metrics.contingency import align_clusters, aligned_accuracy, contingency_matrix
+from lwcl.metrics.kmeans import KMEANS_CHUNK_BYTES, KMeans, assign_clusters, kmeans
 
-TIMES_CLASSES = (1 / 3, 1, 2, 4, 8, 16)  # numbers of clusters in a sweep, by the number of classes
-WITHOUT_CLASSES = (4, 8, 16, 32, 64, 128, 256, 512)
-IMAGES_A_CLUSTER = 4  # at least, on average: smaller clusters say nothing about structure
+CLASS_MULTIPLES = (1 / 3, 1, 2, 4, 8, 16)  # numbers of clusters in a sweep, by the number of classes
+UNLABELLED_KS = (4, 8, 16, 32, 64, 128, 256, 512)
+MIN_IMAGES_PER_CLUSTER = 4  # at least, on average: smaller clusters say nothing about structure
 
 
 def cluster_alignment(
@@ -37,28 +37,28 @@ def cluster_alignment(
     """CompRess's protocol: clusters (as many as classes) and their classes from a bank, then the queries' accuracy."""
     classes = int(max(bank_labels.max(), query_labels.max())) + 1
     found = kmeans(bank, k or classes, seed=seed, iterations=iterations)
-    mapping = align(confusion(found.labels, bank_labels, len(found.centroids), classes), cost=cost)
-    labels, _ = assign(queries, found.centroids)
-    return aligned_accuracy(confusion(labels, query_labels, len(found.centroids), classes), mapping)
+    mapping = align_clusters(contingency_matrix(found.labels, bank_labels, len(found.centroids), classes), cost=cost)
+    labels, _ = assign_clusters(queries, found.centroids)
+    return aligned_accuracy(contingency_matrix(labels, query_labels, len(found.centroids), classes), mapping)
 
 
 def nmi(labels: Tensor, classes: Tensor) -> float:
     """Normalised mutual information (arithmetic mean of the entropies) of clusters and classes (N,); 0 to 1."""
-    return float(normalized_mutual_info_score(*known_pairs(labels, classes)))
+    return float(normalized_mutual_info_score(*known_label_arrays(labels, classes)))
 
 
 def ari(labels: Tensor, classes: Tensor) -> float:
     """Adjusted Rand index of clusters and classes (N,): 1 the same, 0 by chance."""
-    return float(adjusted_rand_score(*known_pairs(labels, classes)))
+    return float(adjusted_rand_score(*known_label_arrays(labels, classes)))
 
 
-def known_pairs(labels: Tensor, classes: Tensor) -> tuple[object, object]:
+def known_label_arrays(labels: Tensor, classes: Tensor) -> tuple[object, object]:
     """Classes and clusters of the images whose class is known, as arrays."""
     known = classes >= 0
     return classes[known].cpu().numpy(), labels[known].cpu().numpy()
 
 
-def silhouette(x: Tensor, found: KMeans) -> float:
+def simplified_silhouette(x: Tensor, found: KMeans) -> float:
     """The simplified silhouette of spherical clusters of x (N, D): (b - a) / max(a, b), averaged; -1 to 1.
 
     a and b are distances to the own centroid and the nearest other one, instead of mean distances to rows (Hruschka et
@@ -67,8 +67,8 @@ def silhouette(x: Tensor, found: KMeans) -> float:
     if len(found.centroids) < 2:
         return float("nan")
     total = 0.0
-    chunk = max(1, CHUNK_BYTES // (4 * len(found.centroids)))
-    for rows, labels in zip(torch.split(unit(x).float(), chunk), torch.split(found.labels, chunk), strict=True):
+    chunk = max(1, KMEANS_CHUNK_BYTES // (4 * len(found.centroids)))
+    for rows, labels in zip(torch.split(l2_normalise(x).float(), chunk), torch.split(found.labels, chunk), strict=True):
         distances = (2 - 2 * rows @ found.centroids.T).clamp_min(0).sqrt()
         own = distances.gather(1, labels[:, None])[:, 0]
         other = distances.scatter_(1, labels[:, None], torch.inf).amin(1)
@@ -76,17 +76,17 @@ def silhouette(x: Tensor, found: KMeans) -> float:
     return total / len(x)
 
 
-def stability(x: Tensor, k: int, *, seed: int, runs: int = 3) -> float:
+def clustering_stability(x: Tensor, k: int, *, seed: int, runs: int = 3) -> float:
     """Mean pairwise ARI of `runs` clusterings of x (N, D) from different seeds: 1 where clusters are really there."""
-    return agreement(clusterings(x, k, seed, runs))
+    return mean_pairwise_ari(kmeans_runs(x, k, seed, runs))
 
 
-def clusterings(x: Tensor, k: int, seed: int, runs: int) -> list[KMeans]:
+def kmeans_runs(x: Tensor, k: int, seed: int, runs: int) -> list[KMeans]:
     """k-means of x (N, D) from `runs` seeds."""
     return [kmeans(x, k, seed=seed * runs + run) for run in range(runs)]
 
 
-def agreement(found: Sequence[KMeans]) -> float:
+def mean_pairwise_ari(found: Sequence[KMeans]) -> float:
     """Mean ARI over pairs of clusterings of the same rows; nan of one."""
     scores = [ari(a.labels, b.labels) for a, b in itertools.combinations(found, 2)]
     return statistics.fmean(scores) if scores else float("nan")
@@ -109,35 +109,35 @@ class ClusterRow(NamedTuple):
     classes_per_cluster: float | None = None
 
 
-def cluster_numbers(images: int, classes: int | None) -> list[int]:
+def cluster_counts(images: int, classes: int | None) -> list[int]:
     """The numbers of clusters to sweep over: a third of the classes to 16 times them; without classes 4, 8, ... 512."""
-    wanted = [round(times * classes) for times in TIMES_CLASSES] if classes else WITHOUT_CLASSES
-    most = max(2, images // IMAGES_A_CLUSTER)
+    wanted = [round(times * classes) for times in CLASS_MULTIPLES] if classes else UNLABELLED_KS
+    most = max(2, images // MIN_IMAGES_PER_CLUSTER)
     return sorted({min(max(2, k), most) for k in wanted})
 
 
-def sweep(x: Tensor, classes: Tensor | None, ks: Sequence[int], seed: int, runs: int = 3) -> list[ClusterRow]:
+def cluster_sweep(x: Tensor, classes: Tensor | None, ks: Sequence[int], seed: int, runs: int = 3) -> list[ClusterRow]:
     """Spherical k-means of x (N, D) for each k of `ks`, from `runs` seeds, against classes (N,) where there are any."""
     if classes is not None and not bool((classes >= 0).any()):
         classes = None
     rows = []
     for k in ks:
-        found = clusterings(x, k, seed, runs)
+        found = kmeans_runs(x, k, seed, runs)
         best = min(found, key=lambda one: one.inertia)
-        row = ClusterRow(k, best.inertia / len(x), silhouette(x, best), agreement(found))
-        rows.append(row if classes is None else against(row, best.labels, classes))
+        row = ClusterRow(k, best.inertia / len(x), simplified_silhouette(x, best), mean_pairwise_ari(found))
+        rows.append(row if classes is None else with_class_metrics(row, best.labels, classes))
     return rows
 
 
-def against(row: ClusterRow, labels: Tensor, classes: Tensor) -> ClusterRow:
+def with_class_metrics(row: ClusterRow, labels: Tensor, classes: Tensor) -> ClusterRow:
     """The row with what its clusters (N,) have to do with classes (N,)."""
-    counts = confusion(labels, classes, row.k)
+    counts = contingency_matrix(labels, classes, row.k)
     return row._replace(
-        alignment=aligned_accuracy(counts, align(counts)),
-        count_alignment=aligned_accuracy(counts, align(counts, cost="count")),
+        alignment=aligned_accuracy(counts, align_clusters(counts)),
+        count_alignment=aligned_accuracy(counts, align_clusters(counts, cost="count")),
         nmi=nmi(labels, classes),
         ari=ari(labels, classes),
-        purity=contingency.purity(counts),
+        purity=contingency.cluster_purity(counts),
         held_out_purity=contingency.held_out_purity(counts),
         clusters_per_class=contingency.clusters_per_class(counts),
         classes_per_cluster=contingency.classes_per_cluster(counts),

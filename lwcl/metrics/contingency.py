@@ -8,17 +8,17 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-SHARE = 0.9  # of a class or cluster that is to be found again, for the counts of what holds it
+COVERED_SHARE = 0.9  # of a class or cluster that is to be found again, for the counts of what holds it
 
 
-def confusion(labels: Tensor, classes: Tensor, k: int | None = None, count: int | None = None) -> Tensor:
+def contingency_matrix(labels: Tensor, classes: Tensor, k: int | None = None, count: int | None = None) -> Tensor:
     """Images by cluster and class: int64 (k, C), from labels and classes (N,); sizes are those seen, or as given."""
     known = classes >= 0
     k, count = k or int(labels.max()) + 1, count or int(classes.max()) + 1
     return (labels[known] * count + classes[known]).bincount(minlength=k * count).reshape(k, count)
 
 
-def align(counts: Tensor, *, cost: str = "precision") -> Tensor:
+def align_clusters(counts: Tensor, *, cost: str = "precision") -> Tensor:
     """The class of each cluster (k,), -1 for none, by Hungarian matching of counts (k, C): one cluster a class.
 
     `precision` maximises the sum of the clusters' precisions, as CompRess does: a tiny pure cluster can take a class
@@ -39,7 +39,7 @@ def aligned_accuracy(counts: Tensor, mapping: Tensor) -> float:
     return float(matched.sum() / counts.sum())
 
 
-def purity(counts: Tensor) -> float:
+def cluster_purity(counts: Tensor) -> float:
     """Share of images in counts (k, C) that are of their cluster's commonest class. It grows with k by chance."""
     return float(counts.amax(1).sum() / counts.sum())
 
@@ -58,17 +58,17 @@ def held_out_purity(counts: Tensor) -> float:
     return float(right.sum() / counts.sum())
 
 
-def clusters_per_class(counts: Tensor, share: float = SHARE) -> float:
+def clusters_per_class(counts: Tensor, share: float = COVERED_SHARE) -> float:
     """How many clusters hold `share` of a class: the mean over the classes of counts (k, C)."""
-    return holders(counts.T, share)
+    return entries_to_cover(counts.T, share)
 
 
-def classes_per_cluster(counts: Tensor, share: float = SHARE) -> float:
+def classes_per_cluster(counts: Tensor, share: float = COVERED_SHARE) -> float:
     """How many classes hold `share` of a cluster: the mean over the clusters of counts (k, C)."""
-    return holders(counts, share)
+    return entries_to_cover(counts, share)
 
 
-def holders(counts: Tensor, share: float) -> float:
+def entries_to_cover(counts: Tensor, share: float) -> float:
     """How many of a row's largest entries hold `share` of its sum: the mean over rows that are not empty."""
     counts = counts[counts.sum(1) > 0].double()
     held = counts.sort(1, descending=True).values.cumsum(1)

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-SECONDS = 0.7  # for timing a batch size
-RUNS = 50  # no more are timed
-LONGEST = 1.4  # seconds; what one run is expected to exceed is not timed
+TIMING_SECONDS = 0.7  # for timing a batch size
+MAX_TIMED_RUNS = 50  # no more are timed
+MAX_BATCH_SECONDS = 1.4  # seconds; what one run is expected to exceed is not timed
 
 
 class Cost(NamedTuple):
@@ -28,16 +28,16 @@ class Cost(NamedTuple):
     size: int
 
 
-def cost(backbone: nn.Module, size: int, *, channels_last: bool = False, threads: int = 1) -> Cost:
+def measure_cost(backbone: nn.Module, size: int, *, channels_last: bool = False, threads: int = 1) -> Cost:
     """The cost of a backbone for images (B, 3, size, size), in float32 on this machine's CPU; in less than 3 seconds.
 
     The backbone is left as it is. One thread is the default, since it is what compares best between machines.
     """
     tensors = [*backbone.parameters(), *backbone.buffers()]
-    first, second = latencies(backbone, size, channels_last, threads)
+    first, second = measure_latencies(backbone, size, channels_last, threads)
     return Cost(
         parameters=sum(p.numel() for p in backbone.parameters()),
-        macs=macs(backbone, size),
+        macs=count_macs(backbone, size),
         megabytes=sum(tensor.nbytes for tensor in tensors) / 1e6,
         latency_1=first,
         latency_32=second,
@@ -46,7 +46,7 @@ def cost(backbone: nn.Module, size: int, *, channels_last: bool = False, threads
     )
 
 
-def macs(backbone: nn.Module, size: int) -> int:
+def count_macs(backbone: nn.Module, size: int) -> int:
     """Multiply-accumulates of a backbone for an image, counted on the meta device.
 
     That takes no memory and no kernels: fused attention and recurrent kernels of a CPU hide theirs.
@@ -59,19 +59,19 @@ def macs(backbone: nn.Module, size: int) -> int:
     return int(counter.get_total_flops()) // 2
 
 
-def latencies(backbone: nn.Module, size: int, channels_last: bool, threads: int) -> tuple[float, float | None]:
+def measure_latencies(backbone: nn.Module, size: int, channels_last: bool, threads: int) -> tuple[float, float | None]:
     """Median milliseconds for an image, and for 32; None where these are expected to take more than `LONGEST`."""
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     twin = copy.deepcopy(backbone).cpu().float().eval().to(memory_format=memory_format)
     images = torch.rand(32, 3, size, size, generator=torch.Generator().manual_seed(0))
     images = images.contiguous(memory_format=memory_format)
-    with using(threads), torch.inference_mode():
-        alone = timed(twin, images[:1])
-        return alone, timed(twin, images) if 32 * alone < 1000 * LONGEST else None
+    with torch_threads(threads), torch.inference_mode():
+        alone = median_latency(twin, images[:1])
+        return alone, median_latency(twin, images) if 32 * alone < 1000 * MAX_BATCH_SECONDS else None
 
 
 @contextlib.contextmanager
-def using(threads: int) -> Iterator[None]:
+def torch_threads(threads: int) -> Iterator[None]:
     """Computes with so many threads, and then with as many as before."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
@@ -81,10 +81,10 @@ def using(threads: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def timed(net: nn.Module, images: Tensor) -> float:
+def median_latency(net: nn.Module, images: Tensor) -> float:
     """Median milliseconds of a forward pass; the first one warms up and counts only if there is no time for more."""
     times: list[float] = []
-    while not times or (len(times) <= RUNS and sum(times) < SECONDS):
+    while not times or (len(times) <= MAX_TIMED_RUNS and sum(times) < TIMING_SECONDS):
         begun = time.perf_counter()
         net(images)
         times.append(time.perf_counter() - begun)

@@ -10,9 +10,9 @@ from lwcl import losses
 #: Below this spread the embeddings of different images are practically one point. Healthy runs leave it within some
 #: dozen steps and an untrained net may start under it, so the alarm waits for `PATIENCE` measurements in a row, none of
 #: them clearly rising.
-COLLAPSED_SPREAD = 0.1
-COLLAPSED_RANK = 2.0
-PATIENCE = 5
+MIN_SPREAD = 0.1
+MIN_RANK = 2.0
+COLLAPSE_PATIENCE = 5
 
 
 class Health(NamedTuple):
@@ -24,27 +24,27 @@ class Health(NamedTuple):
     uniformity: float  # log mean exp(-2 d^2), lower is more uniform
 
 
-def examine(pairs: tuple[Tensor, Tensor]) -> Health:
+def embedding_health(pairs: tuple[Tensor, Tensor]) -> Health:
     """The health of a step's two embeddings of the same images."""
-    first, second = (losses.at_least_float(x.detach()) for x in pairs)
+    first, second = (losses.upcast(x.detach()) for x in pairs)
     return Health(
-        float(losses.spread(first)),
+        float(losses.embedding_std(first)),
         float(losses.effective_rank(first)),
         float(losses.alignment(first, second)),
         float(losses.uniformity(first)),
     )
 
 
-def collapsed(history: list[Health]) -> bool:
+def is_collapsed(history: list[Health]) -> bool:
     """Whether the latest measures say that all images get nearly the same embedding, and that it is not mending."""
-    latest = history[-PATIENCE:]
-    if len(latest) < PATIENCE:
+    latest = history[-COLLAPSE_PATIENCE:]
+    if len(latest) < COLLAPSE_PATIENCE:
         return False
-    sick = all(h.spread < COLLAPSED_SPREAD or h.rank < COLLAPSED_RANK for h in latest)
+    sick = all(h.spread < MIN_SPREAD or h.rank < MIN_RANK for h in latest)
     return sick and latest[-1].spread < 1.2 * latest[0].spread
 
 
-def finite(rows: Tensor) -> bool:
+def all_finite(rows: Tensor) -> bool:
     """Whether all numbers of rows (N, D), N at least 1, are finite; `isfinite` would copy them to say so."""
     low, high = rows.aminmax()  # nan where there is one
     return math.isfinite(low) and math.isfinite(high)

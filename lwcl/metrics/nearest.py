@@ -18,17 +18,17 @@ import torch
 from torch import Tensor
 
 from lwcl.kernels import bfloat16
-from lwcl.losses import unit
+from lwcl.losses import l2_normalise
 
-CHUNK_BYTES = 64 * 2**20  # of rounded rows, and of similarities, at a time
-MOST = 48  # neighbours up to which looking for more than are wanted pays
-SPARE = 32  # candidates beyond those wanted; in half precision, beyond twice as many
-BLOCKS = 16  # similarities are searched by the maxima of so many at a time
-CACHED = 128  # rows of the bank that are scaled and rounded at once: they stay in a core's cache
-SAMPLE = 4096  # rows whose mean stands for the bank's, and that show whether half precision proves anything
+NEIGHBOUR_CHUNK_BYTES = 64 * 2**20  # of rounded rows, and of similarities, at a time
+MAX_BF16_NEIGHBOURS = 48  # neighbours up to which looking for more than are wanted pays
+SPARE_CANDIDATES = 32  # candidates beyond those wanted; in half precision, beyond twice as many
+SEARCH_BLOCKS = 16  # similarities are searched by the maxima of so many at a time
+CACHE_ROWS = 128  # rows of the bank that are scaled and rounded at once: they stay in a core's cache
+SAMPLE_ROWS = 4096  # rows whose mean stands for the bank's, and that show whether half precision proves anything
 
 
-class Candidates(NamedTuple):
+class NeighbourCandidates(NamedTuple):
     """Rows of the bank that may be the nearest to n queries, and what is known of them."""
 
     values: Tensor  # (n, m) similarities, largest first; up to a constant of the query
@@ -55,77 +55,85 @@ def nearest_by_cosine(queries: Tensor, bank: Tensor, k: int) -> tuple[Tensor, Te
     On the CPU. ImageNet's bank of 1,281,167 x 1280 is 6.6 GB in float32, its 50,000 queries 0.26 GB: beside these it
     takes 0.26 GB for the queries scaled and 0.13 rounded, 0.1 for their candidates at k = 20, and two `CHUNK_BYTES`.
     """
-    wide = unit(queries)
+    wide = l2_normalise(queries)
     cosines, index = wide.new_empty(len(wide), k), torch.empty(len(wide), k, dtype=torch.int64)
     left = torch.arange(len(wide))
-    sample = bank[:: -(-len(bank) // SAMPLE)]
-    centre = unit(sample).mean(0)
+    sample = bank[:: -(-len(bank) // SAMPLE_ROWS)]
+    centre = l2_normalise(sample).mean(0)
 
-    def rank(rows: list[int], found: Candidates) -> None:
+    def rank(rows: list[int], found: NeighbourCandidates) -> None:
         for row, able, places in zip(rows, found.able(k), found.places, strict=True):
-            cosines[row], index[row] = ranked(queries[row], bank, places[:able], k)
+            cosines[row], index[row] = rerank(queries[row], bank, places[:able], k)
 
-    if k <= MOST and bfloat16.is_native() and halved(wide[:CACHED], sample, centre, k).proven(k).float().mean() > 0.5:
-        found = halved(wide, bank, centre, k)
+    if (
+        k <= MAX_BF16_NEIGHBOURS
+        and bfloat16.bf16_is_native()
+        and bfloat16_candidates(wide[:CACHE_ROWS], sample, centre, k).proven(k).float().mean() > 0.5
+    ):
+        found = bfloat16_candidates(wide, bank, centre, k)
         sure = found.proven(k)
-        rank(sure.nonzero()[:, 0].tolist(), Candidates(*(column[sure] for column in found)))
+        rank(sure.nonzero()[:, 0].tolist(), NeighbourCandidates(*(column[sure] for column in found)))
         left = (~sure).nonzero()[:, 0]
     for precision in (wide.dtype, torch.float64):  # the second for those that nearly tie with too many in the first
         if len(left):
-            found = plain(wide[left].to(precision), bank, k)
+            found = float32_candidates(wide[left].to(precision), bank, k)
             rank(left.tolist(), found)
             left = left[~found.proven(k)] if found.values.shape[1] < len(bank) else left[:0]
     return cosines, index
 
 
-def halved(queries: Tensor, bank: Tensor, centre: Tensor, k: int) -> Candidates:
+def bfloat16_candidates(queries: Tensor, bank: Tensor, centre: Tensor, k: int) -> NeighbourCandidates:
     """The candidates for k neighbours in bfloat16; none is proven where they are the whole bank."""
-    return candidates(queries, bank, centre, min(len(bank), 2 * k + SPARE), torch.bfloat16)
+    return top_candidates(queries, bank, centre, min(len(bank), 2 * k + SPARE_CANDIDATES), torch.bfloat16)
 
 
-def plain(queries: Tensor, bank: Tensor, k: int) -> Candidates:
+def float32_candidates(queries: Tensor, bank: Tensor, k: int) -> NeighbourCandidates:
     """The candidates for k neighbours in the queries' own precision: a few to spare, as it too rounds."""
-    return candidates(queries, bank, torch.zeros(bank.shape[1]), min(len(bank), k + SPARE), queries.dtype)
+    return top_candidates(
+        queries, bank, torch.zeros(bank.shape[1]), min(len(bank), k + SPARE_CANDIDATES), queries.dtype
+    )
 
 
-def candidates(queries: Tensor, bank: Tensor, centre: Tensor, count: int, precision: torch.dtype) -> Candidates:
+def top_candidates(
+    queries: Tensor, bank: Tensor, centre: Tensor, count: int, precision: torch.dtype
+) -> NeighbourCandidates:
     """The `count` rows of the largest similarity to each of n unit queries, as this precision computes it."""
     narrow = queries.to(precision)
     values = torch.empty(len(queries), 0, dtype=precision)
     index = torch.empty(len(queries), 0, dtype=torch.int64)
     radius = error = 0.0
-    rows = rows_of(bank.shape[1] * precision.itemsize)
+    rows = rows_per_chunk(bank.shape[1] * precision.itemsize)
     for start, part in zip(range(0, len(bank), rows), torch.split(bank, rows), strict=True):
-        rounded, longest, farthest = centred(part, centre, precision)
+        rounded, longest, farthest = round_bank_rows(part, centre, precision)
         radius, error = max(radius, longest), max(error, farthest)
-        fresh = [largest(some @ rounded.T, count) for some in torch.split(narrow, rows_of(8 * len(part)))]
+        fresh = [block_topk(some @ rounded.T, count) for some in torch.split(narrow, rows_per_chunk(8 * len(part)))]
         values = torch.cat([values, torch.cat([each[0] for each in fresh])], 1)
         index = torch.cat([index, torch.cat([each[1] for each in fresh]) + start], 1)
         values, order = values.topk(min(count, values.shape[1]), dim=1)
         index = index.gather(1, order)
-    pairs = zip(torch.split(queries, SAMPLE), torch.split(narrow, SAMPLE), strict=True)
+    pairs = zip(torch.split(queries, SAMPLE_ROWS), torch.split(narrow, SAMPLE_ROWS), strict=True)
     of_queries = torch.cat([(exact - rounded).norm(dim=1, keepdim=True) for exact, rounded in pairs])
     of_sums = bank.shape[1] * torch.finfo(torch.promote_types(precision, torch.float32)).eps  # and of the scaling
     values = values.to(queries.dtype)
     of_result = torch.finfo(precision).eps / 2 * (1 + torch.finfo(precision).eps) * values.abs()
-    return Candidates(values, index, error + of_queries * (radius + error) + of_sums + of_result)
+    return NeighbourCandidates(values, index, error + of_queries * (radius + error) + of_sums + of_result)
 
 
-def rows_of(each: int) -> int:
+def rows_per_chunk(each: int) -> int:
     """How many rows of `each` bytes fit into `CHUNK_BYTES`, in whole `BLOCKS` if there is one."""
-    count = max(1, CHUNK_BYTES // each)
-    return count - count % BLOCKS or count
+    count = max(1, NEIGHBOUR_CHUNK_BYTES // each)
+    return count - count % SEARCH_BLOCKS or count
 
 
-def centred(part: Tensor, centre: Tensor, precision: torch.dtype) -> tuple[Tensor, float, float]:
+def round_bank_rows(part: Tensor, centre: Tensor, precision: torch.dtype) -> tuple[Tensor, float, float]:
     """Unit rows of the bank less its centre, rounded; how long they are at most, and how far rounding moved one.
 
     Both are 0 where nothing is rounded.
     """
     rounded = torch.empty_like(part, dtype=precision)
     radius, error = [torch.zeros(())], [torch.zeros(())]
-    for rows, into in zip(torch.split(part, CACHED), torch.split(rounded, CACHED), strict=True):
-        exact = unit(rows).sub_(centre)
+    for rows, into in zip(torch.split(part, CACHE_ROWS), torch.split(rounded, CACHE_ROWS), strict=True):
+        exact = l2_normalise(rows).sub_(centre)
         into.copy_(exact)
         if precision != exact.dtype:
             radius.append(exact.norm(dim=1).max())
@@ -133,25 +141,25 @@ def centred(part: Tensor, centre: Tensor, precision: torch.dtype) -> tuple[Tenso
     return rounded, float(max(radius)), float(max(error))
 
 
-def largest(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
+def block_topk(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """The `count` largest of each row (n, m), in no order that matters, and where they are; all if there are fewer.
 
     They lie in the `count` blocks of the largest maxima, and blocks are found much sooner than elements.
     """
-    blocks = scores.shape[1] // BLOCKS
-    if count >= blocks or scores.shape[1] % BLOCKS:
+    blocks = scores.shape[1] // SEARCH_BLOCKS
+    if count >= blocks or scores.shape[1] % SEARCH_BLOCKS:
         values, places = scores.topk(min(count, scores.shape[1]), dim=1)
         return values, places
-    best = scores.view(-1, BLOCKS, blocks).amax(1).topk(count, dim=1).indices
-    places = (best[:, None] + blocks * torch.arange(BLOCKS)[:, None]).flatten(1)
+    best = scores.view(-1, SEARCH_BLOCKS, blocks).amax(1).topk(count, dim=1).indices
+    places = (best[:, None] + blocks * torch.arange(SEARCH_BLOCKS)[:, None]).flatten(1)
     values, order = scores.gather(1, places).topk(count, dim=1)
     return values, places.gather(1, order)
 
 
-def ranked(query: Tensor, bank: Tensor, index: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def rerank(query: Tensor, bank: Tensor, index: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k best candidates of a query (D) by float64 cosine, the best first, ties by their place: cosines, indices."""
     chosen = index.sort().values
     rows = bank.index_select(0, chosen).double()  # twice as fast as by brackets
-    cosines = rows @ unit(query.double()) / rows.norm(dim=1).clamp_min(1e-12)
+    cosines = rows @ l2_normalise(query.double()) / rows.norm(dim=1).clamp_min(1e-12)
     best, order = cosines.sort(descending=True, stable=True)
     return best[:k], chosen[order[:k]]

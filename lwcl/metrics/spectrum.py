@@ -10,10 +10,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lwcl.losses import unit
+from lwcl.losses import l2_normalise
 
-CHUNK_BYTES = 64 * 2**20
-DEAD = 1e-6  # standard deviation, as a share of the largest dimension's, under which a dimension says nothing
+SPECTRUM_CHUNK_BYTES = 64 * 2**20
+DEAD_DIMENSION_SHARE = (
+    1e-6  # standard deviation, as a share of the largest dimension's, under which a dimension says nothing
+)
 
 
 class Spectrum(NamedTuple):
@@ -31,14 +33,14 @@ class Spectrum(NamedTuple):
 
 def spectrum(x: Tensor) -> Spectrum:
     """The spectrum of features (N, D), N at least 2."""
-    mean, scatter = moments(x)
+    mean, scatter = mean_and_scatter(x)
     raw = scatter + len(x) * torch.outer(mean, mean)
     most = min(x.shape)
     values = singular_values(scatter, most)
     power = values.square()
     deviation = scatter.diagonal().clamp_min(0).sqrt()
     lengths = x.norm(dim=1).double()
-    spread, cosine = directions(x)
+    spread, cosine = spread_and_mean_cosine(x)
     return Spectrum(
         rank=entropy_rank(singular_values(raw, most)),
         centred_rank=entropy_rank(values),
@@ -47,13 +49,13 @@ def spectrum(x: Tensor) -> Spectrum:
         spread=spread,
         mean_cosine=cosine,
         norm_variation=float(lengths.std() / lengths.mean().clamp_min(1e-300)),
-        dead=float((deviation <= DEAD * deviation.max()).double().mean()),
+        dead=float((deviation <= DEAD_DIMENSION_SHARE * deviation.max()).double().mean()),
     )
 
 
-def moments(x: Tensor) -> tuple[Tensor, Tensor]:
+def mean_and_scatter(x: Tensor) -> tuple[Tensor, Tensor]:
     """The mean (D,) of features (N, D) and the scatter about it (D, D), both float64; streamed."""
-    parts = torch.split(x, max(1, CHUNK_BYTES // (8 * x.shape[1])))
+    parts = torch.split(x, max(1, SPECTRUM_CHUNK_BYTES // (8 * x.shape[1])))
     mean = torch.stack([part.double().sum(0) for part in parts]).sum(0) / len(x)
     scatter = mean.new_zeros(len(mean), len(mean))
     for part in parts:
@@ -73,13 +75,13 @@ def entropy_rank(values: Tensor) -> float:
     return float(torch.special.entr(values / values.sum().clamp_min(1e-300)).sum().exp())
 
 
-def directions(x: Tensor) -> tuple[float, float]:
+def spread_and_mean_cosine(x: Tensor) -> tuple[float, float]:
     """Of unit features of x (N, D): standard deviation x sqrt(D), averaged over dimensions, and the mean cosine."""
     count, width = x.shape
-    parts = torch.split(x, max(1, CHUNK_BYTES // (16 * width)))
-    total = torch.stack([unit(part).double().sum(0) for part in parts]).sum(0)
+    parts = torch.split(x, max(1, SPECTRUM_CHUNK_BYTES // (16 * width)))
+    total = torch.stack([l2_normalise(part).double().sum(0) for part in parts]).sum(0)
     squares = torch.zeros_like(total)
     for part in parts:
-        squares += (unit(part).double() - total / count).square().sum(0)
+        squares += (l2_normalise(part).double() - total / count).square().sum(0)
     cosine = (total.square().sum() - count) / (count * (count - 1))
     return float((squares / (count - 1)).sqrt().mean() * width**0.5), float(cosine)

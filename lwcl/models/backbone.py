@@ -6,10 +6,10 @@ import timm
 from torch import nn
 
 from lwcl.errors import UsageError
-from lwcl.models.archs import arch_named
+from lwcl.models.archs import check_arch
 
 
-def backbone_of(
+def build_backbone(
     arch: str, *, image_size: int | None = None, output_stride: int | None = None
 ) -> tuple[nn.Module, dict[str, Any]]:
     """A timm model without its classifier and the arguments that made it (beside the name); weights are random.
@@ -29,7 +29,7 @@ def backbone_of(
         return timm.create_model(arch, pretrained=False, num_classes=0, **arguments), arguments
     except (RuntimeError, TypeError, ValueError, AssertionError, NotImplementedError) as error:
         if not timm.is_model(arch) and ":" not in arch:
-            arch_named(arch)  # refuses it, with the nearest names
+            check_arch(arch)  # refuses it, with the nearest names
         given = ", ".join(f"{name}={value}" for name, value in arguments.items()) or "its defaults"
         raise UsageError(
             f"timm cannot build {arch!r} with {given}.",
@@ -38,7 +38,7 @@ def backbone_of(
         ) from error
 
 
-def zero_residuals(backbone: nn.Module) -> int:
+def zero_init_residuals(backbone: nn.Module) -> int:
     """Starts the residual branches of MobileNet-like blocks at zero, as timm's ResNets do; gives how many there are.
 
     The last normalisation of a branch gets weight 0 (Goyal et al., arXiv 1706.02677, 5.1): the net begins shallow.

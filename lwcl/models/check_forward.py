@@ -4,10 +4,10 @@ import torch
 
 from lwcl.errors import UsageError
 from lwcl.models.encoder import Encoder
-from lwcl.system.out_of_memory import ran_out
+from lwcl.system.out_of_memory import is_out_of_memory
 
 
-def must_take(encoder: Encoder, size: int) -> None:
+def check_forward(encoder: Encoder, size: int) -> None:
     """Raises `UsageError` unless the encoder (on the CPU) gives features of its width for an image of `size` pixels."""
     training = encoder.training
     try:
@@ -15,7 +15,7 @@ def must_take(encoder: Encoder, size: int) -> None:
             found = tuple(encoder.eval().features(torch.zeros(1, 3, size, size)).shape)
         reason = "" if found == (1, encoder.width) else f"Its features have shape {found}, not (1, {encoder.width})."
     except Exception as error:  # timm's models raise many kinds for a size that does not suit them
-        if ran_out(error):
+        if is_out_of_memory(error):
             raise
         reason = " ".join(str(error).split())[:200] or type(error).__name__
     encoder.train(training)

@@ -9,14 +9,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lwcl.errors import UsageError
-from lwcl.models.backbone import backbone_of
+from lwcl.models.backbone import build_backbone
 from lwcl.system import distributed
 
 if TYPE_CHECKING:
-    from lwcl.models.memory import Anchors, Clusters
+    from lwcl.models.memory import ClusterClassifier, FeatureBank
 
 
-def width_of(hidden: str, width: int) -> int:
+def hidden_width(hidden: str, width: int) -> int:
     """A hidden width as written: `2x` of `width`, a number, or 0 for none. Raises `UsageError`."""
     text = hidden.strip().lower()
     try:
@@ -50,7 +50,7 @@ class Encoder(nn.Module):
     ) -> None:
         super().__init__()
         self.arch = arch
-        self.backbone, self.arguments = backbone_of(arch, image_size=image_size, output_stride=output_stride)
+        self.backbone, self.arguments = build_backbone(arch, image_size=image_size, output_stride=output_stride)
         norms = [module for module in self.backbone.modules() if isinstance(module, nn.BatchNorm2d)]
         if bn_eps is not None and any(module.eps != bn_eps for module in norms):
             self.arguments["bn_eps"] = bn_eps
@@ -89,7 +89,7 @@ def mlp(width: int, head: Sequence[int | str], norm: bool = False) -> nn.Sequent
     `linear 128 unbiased`, `norm`, `norm plain` (without scale and shift), `relu`, `gelu`.
     """
     layers: list[nn.Module] = []
-    for word in head if all(isinstance(one, str) for one in head) else in_words(head, norm):
+    for word in head if all(isinstance(one, str) for one in head) else layer_specs(head, norm):
         kind, *more = str(word).split()
         if kind == "linear":
             layers.append(nn.Linear(width, width := int(more[0]), bias="unbiased" not in more))
@@ -100,7 +100,7 @@ def mlp(width: int, head: Sequence[int | str], norm: bool = False) -> nn.Sequent
     return nn.Sequential(*layers)
 
 
-def in_words(widths: Sequence[int | str], norm: bool) -> list[str]:
+def layer_specs(widths: Sequence[int | str], norm: bool) -> list[str]:
     """The layers of a head that is given by its widths; see `mlp`."""
     words: list[str] = []
     for number, width in enumerate(widths, 1):
@@ -110,7 +110,7 @@ def in_words(widths: Sequence[int | str], norm: bool) -> list[str]:
     return words
 
 
-class Follower(nn.Module):
+class MomentumEncoder(nn.Module):
     """A key encoder: a copy of its leader without gradient, whose parameters follow the leader's slowly.
 
     It stays in train mode, as MoCo's does: its batch norm uses the batch's statistics. Buffers are its own.
@@ -155,7 +155,7 @@ class Queue(nn.Module):
 
     def push(self, rows: Tensor) -> None:
         """Stages rows (B, dim) of every process to enter at `advance`."""
-        self.staged.append(distributed.gather(rows.detach()))
+        self.staged.append(distributed.gather_rows(rows.detach()))
 
     @torch.no_grad()
     def advance(self, leader: nn.Module) -> None:
@@ -172,10 +172,10 @@ class Net(nn.Module):
     """A method's modules by name: the trained `student` and whatever goes with it."""
 
     student: Encoder
-    key: Follower
+    key: MomentumEncoder
     queue: Queue
-    anchors: "Anchors"
-    clusters: "Clusters"
+    anchors: "FeatureBank"
+    clusters: "ClusterClassifier"
 
     def __init__(self, student: Encoder, **parts: nn.Module) -> None:
         super().__init__()
@@ -185,7 +185,7 @@ class Net(nn.Module):
 
     def advance(self) -> None:
         """What happens after an optimiser step: key encoders follow, then queues take the step's keys."""
-        for kind in (Follower, Queue):
+        for kind in (MomentumEncoder, Queue):
             for part in self.children():
                 if isinstance(part, kind):
                     part.advance(self.student)

@@ -6,12 +6,12 @@ import torch
 from torch import Tensor, nn
 
 from lwcl import losses
-from lwcl.models.encoder import Follower, Queue
+from lwcl.models.encoder import MomentumEncoder, Queue
 
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+MEMORY_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-class Anchors(Queue):
+class FeatureBank(Queue):
     """The latest `size` images as several networks see them: memories of unit features, side by side in one row.
 
     So memories are paired: row i of each is of the same view of the same image, and one pointer serves all. A new
@@ -22,7 +22,7 @@ class Anchors(Queue):
     written: Tensor
 
     def __init__(self, size: int, widths: Sequence[int], precision: str = "fp32", *, wait: bool = True) -> None:
-        start = torch.empty(size, sum(widths), dtype=PRECISIONS[precision])
+        start = torch.empty(size, sum(widths), dtype=MEMORY_DTYPES[precision])
         for part, width in zip(torch.split(start, list(widths), 1), widths, strict=True):
             part.uniform_(-((3 / width) ** 0.5), (3 / width) ** 0.5)
         super().__init__(size, sum(widths), start)
@@ -35,7 +35,7 @@ class Anchors(Queue):
 
     def similarities(self, features: Tensor, memory: int) -> Tensor:
         """Cosines of unit features (B, D) with one of the memories: (B, up to size), at least float32."""
-        return losses.cosines(features, torch.split(self.rows(), list(self.widths), 1)[memory])
+        return losses.cosine_similarities(features, torch.split(self.rows(), list(self.widths), 1)[memory])
 
     @torch.no_grad()
     def advance(self, leader: nn.Module) -> None:
@@ -44,13 +44,13 @@ class Anchors(Queue):
         super().advance(leader)
 
 
-class SteadyFollower(Follower):
+class DropoutFreeMomentumEncoder(MomentumEncoder):
     """A key encoder without dropout: in eval mode but for its batch norm, which uses the batch's statistics.
 
     Those are the modes of CompRess's key student.
     """
 
-    def train(self, mode: bool = True) -> "SteadyFollower":
+    def train(self, mode: bool = True) -> "DropoutFreeMomentumEncoder":
         """Only batch norm is set to `mode`."""
         super().train(False)
         for module in self.modules():
@@ -59,7 +59,7 @@ class SteadyFollower(Follower):
         return self
 
 
-class Clusters(nn.Module):
+class ClusterClassifier(nn.Module):
     """The teacher's clusters, and the layer that tells a student's features apart by them.
 
     The centroids are fitted before the first step; until then there is one cluster for all.
@@ -74,8 +74,8 @@ class Clusters(nn.Module):
 
     def nearest(self, taught: Tensor) -> Tensor:
         """The cluster (B,) of each of the teacher's features (B, D): the centroid at the smallest angle."""
-        return losses.cosines(losses.unit(taught), self.centroids).argmax(1)
+        return losses.cosine_similarities(losses.l2_normalise(taught), self.centroids).argmax(1)
 
     def forward(self, features: Tensor) -> Tensor:
         """Logits (B, count) of a student's features (B, width), at least float32."""
-        return losses.at_least_float(self.layer(features))
+        return losses.upcast(self.layer(features))

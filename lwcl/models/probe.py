@@ -5,13 +5,13 @@ import hashlib
 import torch
 from torch import Tensor, nn
 
-from lwcl.errors import SickError
-from lwcl.losses import at_least_float, unit
-from lwcl.metrics.linear import statistics
+from lwcl.errors import TrainingDivergedError
+from lwcl.losses import l2_normalise, upcast
+from lwcl.metrics.linear import feature_statistics
 from lwcl.models.encoder import Encoder, Net
 
 
-class Classifier(nn.Module):
+class LinearClassifier(nn.Module):
     """Logits (B, C) of features (B, width) in a form: raw, unit or standard. Always in float32.
 
     Weights start as N(0, 0.01), biases as 0 (MoCo, `main_lincls.py`).
@@ -31,14 +31,14 @@ class Classifier(nn.Module):
 
     def standardise_by(self, rows: Tensor) -> None:
         """Takes the statistics of the training images' features (N, width)."""
-        mean, deviation = statistics(unit(rows))
+        mean, deviation = feature_statistics(l2_normalise(rows))
         self.mean.copy_(mean)
         self.deviation.copy_(deviation)
 
     def forward(self, features: Tensor) -> Tensor:
         """Logits, at least float32, whatever the encoder's precision."""
         with torch.autocast(features.device.type, enabled=False):
-            rows = at_least_float(features) if self.form == "raw" else unit(features)
+            rows = upcast(features) if self.form == "raw" else l2_normalise(features)
             rows = (rows - self.mean) / self.deviation if self.form == "standard" else rows
             logits: Tensor = self.linear(rows)
         return logits
@@ -47,9 +47,9 @@ class Classifier(nn.Module):
 class ProbeNet(Net):
     """An encoder and a classifier of its features. A frozen encoder has no gradient and stays in eval mode."""
 
-    classifier: Classifier
+    classifier: LinearClassifier
 
-    def __init__(self, student: Encoder, classifier: Classifier, *, frozen: bool) -> None:
+    def __init__(self, student: Encoder, classifier: LinearClassifier, *, frozen: bool) -> None:
         super().__init__(student, classifier=classifier)
         self.frozen = frozen
         student.backbone.requires_grad_(not frozen)
@@ -85,21 +85,22 @@ def weights_hash(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def must_be_finite(name: str, encoder: Encoder) -> None:
-    """Raises `SickError` where a weight or a statistic of the encoder is not finite."""
+def check_weights_finite(name: str, encoder: Encoder) -> None:
+    """Raises `TrainingDivergedError` where a weight or a statistic of the encoder is not finite."""
     for place, tensor in encoder.state_dict().items():
         if not bool(tensor.isfinite().all()):
-            raise SickError(
+            raise TrainingDivergedError(
                 f"{name}: its weights are not finite, first in {place}.",
                 "The file is damaged, or its training diverged.",
                 "Train it again with a lower --lr.",
             )
 
 
-def must_be_unmoved(name: str, encoder: Encoder, before: str) -> None:
-    """Raises `SickError` unless the encoder's weights still have the hash `before`: a probe must not change them."""
+def check_weights_unchanged(name: str, encoder: Encoder, before: str) -> None:
+    """Raises `TrainingDivergedError` unless the encoder's weights still have the hash `before`: a probe must not
+    change them."""
     if weights_hash(encoder) != before:
-        raise SickError(
+        raise TrainingDivergedError(
             f"{name}: its weights moved while a classifier was trained on it.",
             "A probe must leave them as they are, so its result is worth nothing.",
             "Please report this with the command that you gave.",

@@ -9,9 +9,9 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
-from lwcl.formatting import harmless, harmless_lines, json_document, shown
+from lwcl.formatting import escape, escape_lines, format_cell, json_document
 from lwcl.lazy import Lazy
-from lwcl.reporting.throughput import Counted, Every, Stride, Trained
+from lwcl.reporting.throughput import CountProgress, RateLimiter, StepStats, TrainProgress
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 else:
     panel = Lazy("lwcl.reporting.panel")
 
-LINE_SECONDS = 5.0  # between two plain lines
+ROW_SECONDS = 5.0  # between two plain lines
 NEWS_SECONDS = 1.0  # the end of an epoch or of a count is told too, unless it took less than this
-DRAW_SECONDS = 0.5  # a frame costs some 6 ms
+FRAME_SECONDS = 0.5  # a frame costs some 6 ms
 
 
 def is_terminal(stream: TextIO) -> bool:
@@ -32,7 +32,7 @@ def is_terminal(stream: TextIO) -> bool:
     return stream.isatty() and os.environ.get("TERM") != "dumb"
 
 
-def put(text: str, stream: TextIO) -> None:
+def write_line(text: str, stream: TextIO) -> None:
     """Write a line, in backslashes where the stream's encoding lacks a character."""
     encoding = getattr(stream, "encoding", None) or "utf-8"
     print(text.encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
@@ -46,22 +46,24 @@ class Screen:
 
     def __init__(self, *, quiet: bool = False, log: Callable[[str], None] | None = None) -> None:
         self.quiet, self.log = quiet, log
-        self._console: Console | None = panel.console(sys.stderr) if is_terminal(sys.stderr) and not quiet else None
+        self._console: Console | None = (
+            panel.rich_console(sys.stderr) if is_terminal(sys.stderr) and not quiet else None
+        )
         self._drawn: list[Callable[[], RenderableType]] = []
         self._live: Live | None = None
-        self._frame = Every(DRAW_SECONDS)
+        self._frame = RateLimiter(FRAME_SECONDS)
 
     def say(self, text: str) -> None:
         """A sentence, or several lines, for people."""
-        self._put(harmless_lines(text))
+        self._put(escape_lines(text))
 
     def warn(self, text: str) -> None:
         """A sentence that people must see, even when all else is quiet."""
-        self._put(f"Warning: {harmless_lines(text)}", warning=True)
+        self._put(f"Warning: {escape_lines(text)}", warning=True)
 
     def line(self, text: str) -> None:
         """A line of progress: for the log, and for people who have no live panel."""
-        self._put(harmless(text), live=False)
+        self._put(escape(text), live=False)
 
     def _put(self, text: str, *, warning: bool = False, live: bool = True) -> None:
         if self.log:
@@ -70,22 +72,22 @@ class Screen:
             if live:
                 self._console.print(text, style="bold yellow" if warning else "")
         elif warning or not self.quiet:
-            put(text, sys.stderr)
+            write_line(text, sys.stderr)
 
     @contextlib.contextmanager
     def training(
         self, title: str, *, start: int, steps: int, steps_per_epoch: int, batch_size: int
-    ) -> "Iterator[Training]":
+    ) -> "Iterator[TrainingDisplay]":
         """Tells of a training to step `steps` from step `start` on; call `step` of what it gives after each."""
-        training = Training(self, Trained(harmless(title), start, steps, steps_per_epoch, batch_size))
-        with self._drawing(lambda: panel.training(training.done)):
+        training = TrainingDisplay(self, TrainProgress(escape(title), start, steps, steps_per_epoch, batch_size))
+        with self._drawing(lambda: panel.training_panel(training.done)):
             yield training
 
     @contextlib.contextmanager
-    def counting(self, title: str, total: int | None = None) -> "Iterator[Counting]":
+    def counting(self, title: str, total: int | None = None) -> "Iterator[CountDisplay]":
         """Tells of work on `total` items, if known; call `advance` of what it gives as they are done."""
-        counting = Counting(self, Counted(harmless(title), total))
-        with self._drawing(lambda: panel.counting(counting.done)):
+        counting = CountDisplay(self, CountProgress(escape(title), total))
+        with self._drawing(lambda: panel.count_bar(counting.done)):
             yield counting
         if counting.done.seconds() >= NEWS_SECONDS:
             self.line(counting.done.summary())
@@ -97,7 +99,7 @@ class Screen:
             yield
             return
         self._drawn.append(render)
-        self._live = self._live or panel.live(self._console, self._drawn)
+        self._live = self._live or panel.live_display(self._console, self._drawn)
         try:
             self._live.start()  # does nothing when it has begun
             yield
@@ -114,14 +116,14 @@ class Screen:
             self._live.refresh()
 
 
-class Training:
+class TrainingDisplay:
     """What `Screen.training` gives."""
 
-    def __init__(self, screen: Screen, done: Trained) -> None:
+    def __init__(self, screen: Screen, done: TrainProgress) -> None:
         self.screen, self.done = screen, done
-        self._line, self._epoch = Every(LINE_SECONDS), Every(NEWS_SECONDS)
+        self._line, self._epoch = RateLimiter(ROW_SECONDS), RateLimiter(NEWS_SECONDS)
 
-    def step(self, step: Stride, health: "Health | None" = None, found: float | None = None) -> None:
+    def step(self, step: StepStats, health: "Health | None" = None, found: float | None = None) -> None:
         """Takes note of an optimiser step: microseconds, unless a line is due.
 
         `found`: the share of queries that found their key. Measures that are not given stay as they were.
@@ -145,12 +147,12 @@ class Training:
         return self.done.timing()
 
 
-class Counting:
+class CountDisplay:
     """What `Screen.counting` gives."""
 
-    def __init__(self, screen: Screen, done: Counted) -> None:
+    def __init__(self, screen: Screen, done: CountProgress) -> None:
         self.screen, self.done = screen, done
-        self._line = Every(LINE_SECONDS, at_once=False)
+        self._line = RateLimiter(ROW_SECONDS, at_once=False)
 
     def advance(self, count: int = 1) -> None:
         """`count` more items are done."""
@@ -163,18 +165,18 @@ class Counting:
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """A table on stdout: drawn on a terminal, else in plain aligned columns. Numbers stand to the right."""
     if is_terminal(sys.stdout):
-        panel.console(sys.stdout).print(panel.table(title, columns, rows))
+        panel.rich_console(sys.stdout).print(panel.rich_table(title, columns, rows))
         return
-    cells = [list(map(harmless, columns)), *([shown(value) for value in row] for row in rows)]
+    cells = [list(map(escape, columns)), *([format_cell(value) for value in row] for row in rows)]
     right = [any(isinstance(row[i], int | float) for row in rows) for i in range(len(columns))]
     widths = [max(len(row[i]) for row in cells) for i in range(len(columns))]
     if title:
-        put(harmless(title), sys.stdout)
+        write_line(escape(title), sys.stdout)
     for row in cells:
         aligned = (c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right, strict=True))
-        put("  ".join(aligned).rstrip(), sys.stdout)
+        write_line("  ".join(aligned).rstrip(), sys.stdout)
 
 
 def print_json(document: Any) -> None:
     """A document as JSON on stdout."""
-    put(json_document(document), sys.stdout)
+    write_line(json_document(document), sys.stdout)

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from lwcl.formatting import harmless
+from lwcl.formatting import escape
 
 if TYPE_CHECKING:
     import numpy
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)))
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+LINE_STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)))
 MARKERS = ("o", "s", "^", "D", "v", "P")
 INK, GREY = "#010203", "#8c8c8c"  # the first becomes the colour of the page's text
-WIDTH = 3.8  # inches: as wide as a phone, where a figure is shown at about this size
-POINTS = 300  # of a curve: more are averaged, since no eye could tell them apart
+FIGURE_WIDTH = 3.8  # inches: as wide as a phone, where a figure is shown at about this size
+MAX_PLOT_POINTS = 300  # of a curve: more are averaged, since no eye could tell them apart
 CELL, SHEET_ROWS = 96, 8  # pixels of an image on a sheet; images below each other
 
-RC: dict[Any, Any] = {
+MATPLOTLIB_RC: dict[Any, Any] = {
     "svg.hashsalt": "lwcl",  # identifiers, and so the bytes, follow from the content
     "svg.fonttype": "none",
     "text.parse_math": False,  # a name may hold dollars
@@ -41,7 +41,7 @@ RC: dict[Any, Any] = {
     "lines.linewidth": 1.8,
     **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK),
 }
-FONT = re.compile(r"font: ([^']*)'[^;\"]*")
+SVG_FONT = re.compile(r"font: ([^']*)'[^;\"]*")
 
 
 class Series(NamedTuple):
@@ -71,83 +71,98 @@ class Dot(NamedTuple):
     plain: bool = False
 
 
-def shape(number: int) -> int:
+def style_index(number: int) -> int:
     """The place of the `number`-th in `STYLES` and `MARKERS`: the seventh, in the first's colour, has another."""
-    return (number + number // len(COLOURS)) % len(COLOURS)
+    return (number + number // len(PALETTE)) % len(PALETTE)
 
 
-def curves(series: Sequence[Series], x_label: str, *, markers: bool = False, good: float | None = None) -> str:
+def curves_svg(series: Sequence[Series], x_label: str, *, markers: bool = False, good: float | None = None) -> str:
     """Curves as SVG text; a legend where there are several, and a dotted line at `good` if it is in sight."""
     import matplotlib
 
-    with matplotlib.rc_context(RC):
-        figure, axes = canvas(2.1)
+    with matplotlib.rc_context(MATPLOTLIB_RC):
+        figure, axes = new_axes(2.1)
         for i, one in enumerate(series):
-            x, y = thinned(one)
-            style: dict[str, Any] = {"marker": MARKERS[shape(i)], "markersize": 5} if markers or len(x) == 1 else {}
-            axes.plot(x, y, color=COLOURS[i % 6], linestyle=STYLES[shape(i)], label=label(one.name), **style)
+            x, y = downsample(one)
+            style: dict[str, Any] = (
+                {"marker": MARKERS[style_index(i)], "markersize": 5} if markers or len(x) == 1 else {}
+            )
+            axes.plot(
+                x, y, color=PALETTE[i % 6], linestyle=LINE_STYLES[style_index(i)], label=shorten(one.name), **style
+            )
         low, high = axes.get_ylim()
         if good is not None and low <= good <= high:
             axes.axhline(good, color=GREY, linestyle=":", linewidth=1.2)
         if len(series) > 1:
             axes.legend(frameon=False)
-        axes.set_xlabel(label(x_label))
-        return as_svg(figure)
+        axes.set_xlabel(shorten(x_label))
+        return figure_svg(figure)
 
 
-def bars(rows: Sequence[Bar], x_label: str) -> str:
+def bars_svg(rows: Sequence[Bar], x_label: str) -> str:
     """Horizontal bars with their intervals as SVG text, the name above each: long names need the whole width."""
     import matplotlib
 
-    with matplotlib.rc_context(RC):
-        figure, axes = canvas(0.7 + 0.55 * len(rows), left=0.1)
+    with matplotlib.rc_context(MATPLOTLIB_RC):
+        figure, axes = new_axes(0.7 + 0.55 * len(rows), left=0.1)
         right = max((row.interval[1] for row in rows), default=1.0) or 1.0
         for i, row in enumerate(rows):
-            colour, hatch = (GREY, "//") if row.plain else (COLOURS[0], "")
+            colour, hatch = (GREY, "//") if row.plain else (PALETTE[0], "")
             axes.barh(i, row.value, height=0.36, color="none" if row.plain else colour, edgecolor=colour, hatch=hatch)
             axes.plot(row.interval, (i, i), color=INK, linewidth=1.4, marker="|", markersize=8)
-            axes.text(0.01 * right, i - 0.23, label(row.name), va="bottom")
+            axes.text(0.01 * right, i - 0.23, shorten(row.name), va="bottom")
             axes.text(row.interval[1] + 0.02 * right, i, f"{row.value:.1f}", va="center")
-        axes.set(xlim=(0, 1.15 * right), ylim=(len(rows) - 0.6, -0.8), yticks=(), xlabel=label(x_label))
+        axes.set(xlim=(0, 1.15 * right), ylim=(len(rows) - 0.6, -0.8), yticks=(), xlabel=shorten(x_label))
         axes.grid(False, axis="y")
-        return as_svg(figure)
+        return figure_svg(figure)
 
 
-def scatter(dots: Sequence[Dot], x_label: str, y_label: str) -> str:
+def scatter_svg(dots: Sequence[Dot], x_label: str, y_label: str) -> str:
     """Dots with their intervals as SVG text, named in a legend; the axis of x, above zero, is logarithmic."""
     import matplotlib
     from matplotlib.ticker import LogLocator, NullLocator
 
-    with matplotlib.rc_context(RC):
-        figure, axes = canvas(2.4)
+    with matplotlib.rc_context(MATPLOTLIB_RC):
+        figure, axes = new_axes(2.4)
         for i, dot in enumerate(dots):
-            colour = GREY if dot.plain else COLOURS[i % 6]
+            colour = GREY if dot.plain else PALETTE[i % 6]
             face = "none" if dot.plain else colour
             axes.plot((dot.x, dot.x), dot.interval, color=colour, linewidth=1.2)
             axes.plot(
-                dot.x, dot.y, MARKERS[shape(i)], color=colour, markerfacecolor=face, markersize=7, label=label(dot.name)
+                dot.x,
+                dot.y,
+                MARKERS[style_index(i)],
+                color=colour,
+                markerfacecolor=face,
+                markersize=7,
+                label=shorten(dot.name),
             )
-        axes.set(xscale="log", xlabel=label(x_label), ylabel=label(y_label))
+        axes.set(xscale="log", xlabel=shorten(x_label), ylabel=shorten(y_label))
         axes.set_xlim(0.5 * min(dot.x for dot in dots), 2 * max(dot.x for dot in dots))  # so 1, 2 or 5 is in sight
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter("{x:g}")
         axes.margins(y=0.15)
         axes.legend(frameon=False)
-        return as_svg(figure)
+        return figure_svg(figure)
 
 
-def canvas(height: float, left: float = 0.55) -> "tuple[Figure, Axes]":
+def new_axes(height: float, left: float = 0.55) -> "tuple[Figure, Axes]":
     """A figure `height` inches high, with axes that leave `left` inches to their numbers; apart from pyplot's state."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(WIDTH, height))
+    figure = Figure(figsize=(FIGURE_WIDTH, height))
     right, bottom, top = 0.1, 0.45, 0.15
-    box = (left / WIDTH, bottom / height, (WIDTH - left - right) / WIDTH, (height - bottom - top) / height)
+    box = (
+        left / FIGURE_WIDTH,
+        bottom / height,
+        (FIGURE_WIDTH - left - right) / FIGURE_WIDTH,
+        (height - bottom - top) / height,
+    )
     return figure, figure.add_axes(box)
 
 
-def as_svg(figure: "Figure") -> str:
+def figure_svg(figure: "Figure") -> str:
     """The figure as an `<svg>` element without metadata, its ink the colour of the text around it."""
     written = io.StringIO()
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
@@ -155,28 +170,28 @@ def as_svg(figure: "Figure") -> str:
         warnings.filterwarnings("ignore", "Glyph", UserWarning)  # the reader's fonts draw it, not ours
         figure.savefig(written, format="svg", transparent=True, metadata=nothing)
     text = written.getvalue()
-    text = FONT.sub(r"font: \1system-ui, sans-serif", text[text.index("<svg") :])
+    text = SVG_FONT.sub(r"font: \1system-ui, sans-serif", text[text.index("<svg") :])
     return text.replace(INK, "currentColor")
 
 
-def thinned(series: Series) -> tuple[list[float], list[float]]:
+def downsample(series: Series) -> tuple[list[float], list[float]]:
     """The known points of a curve, averaged down to at most `POINTS`."""
     known = [(x, y) for x, y in zip(series.x, series.y, strict=True) if y is not None]
-    count = min(POINTS, len(known))
+    count = min(MAX_PLOT_POINTS, len(known))
     parts = [known[len(known) * i // count : len(known) * (i + 1) // count] for i in range(count)]
     means = [tuple(sum(axis) / len(part) for axis in zip(*part, strict=True)) for part in parts]
     return [x for x, _ in means], [y for _, y in means]
 
 
-def label(text: str, length: int = 48) -> str:
+def shorten(text: str, length: int = 48) -> str:
     """`text`, harmless, with its middle left out where it is longer than `length`: the end of a path tells most."""
-    text = harmless(text)
+    text = escape(text)
     if len(text) <= length:
         return text
     return f"{text[: length // 3]}…{text[-(length - length // 3 - 1) :]}"
 
 
-def sheet(images: "NDArray[numpy.uint8]") -> bytes:
+def sheet_png(images: "NDArray[numpy.uint8]") -> bytes:
     """A PNG of the first rows of `images` (rows, columns, height, width, 3) uint8, with clear gaps between."""
     from PIL import Image
 
@@ -195,6 +210,6 @@ def sheet(images: "NDArray[numpy.uint8]") -> bytes:
     return written.getvalue()
 
 
-def data_uri(png: bytes) -> str:
+def png_data_uri(png: bytes) -> str:
     """A PNG as an address that holds the picture itself."""
     return f"data:image/png;base64,{base64.b64encode(png).decode()}"

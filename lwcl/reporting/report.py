@@ -6,16 +6,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from lwcl.formatting import harmless, json_document, shown
-from lwcl.reporting.plots import data_uri
-from lwcl.settings import Settled
-from lwcl.system.atomic_files import fault, write_atomically
+from lwcl.formatting import escape, format_cell, json_document
+from lwcl.reporting.plots import png_data_uri
+from lwcl.settings import SettingValue
+from lwcl.system.atomic_files import crash_point, write_atomically
 
 if TYPE_CHECKING:
     from markupsafe import Markup
 
 TEMPLATES = Path(__file__).parent / "templates"
-IDENTIFIER = re.compile(r"(\bid=\"|href=\"#|url\(#)")
+SVG_IDENTIFIER = re.compile(r"(\bid=\"|href=\"#|url\(#)")
 
 
 class Table(NamedTuple):
@@ -50,8 +50,8 @@ class Picture(NamedTuple):
         from markupsafe import Markup
 
         if self.png:
-            return Markup('<img src="{}" alt="{}">').format(data_uri(self.png), harmless(self.caption or self.title))
-        return Markup(IDENTIFIER.sub(rf"\g<1>p{number}-", self.svg))  # noqa: S704
+            return Markup('<img src="{}" alt="{}">').format(png_data_uri(self.png), escape(self.caption or self.title))
+        return Markup(SVG_IDENTIFIER.sub(rf"\g<1>p{number}-", self.svg))  # noqa: S704
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +66,7 @@ class Report:
     tables: tuple[Table, ...] = ()
     pictures: tuple[Picture, ...] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)  # JSON
-    settings: Mapping[str, Settled] = field(default_factory=dict)
+    settings: Mapping[str, SettingValue] = field(default_factory=dict)
     environment: Mapping[str, Any] = field(default_factory=dict)
     command: str = ""
 
@@ -101,11 +101,11 @@ class Report:
             loader=jinja2.FileSystemLoader(TEMPLATES),
             autoescape=True,
             undefined=jinja2.StrictUndefined,
-            finalize=lambda value: value if isinstance(value, Markup) else shown(value),
+            finalize=lambda value: value if isinstance(value, Markup) else format_cell(value),
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        made_with = Table("Machine and versions", ("What", "Value"), tuple(flattened(self.environment)))
+        made_with = Table("Machine and versions", ("What", "Value"), tuple(flatten_facts(self.environment)))
         return environment.get_template("report.html.j2").render(report=self, machine=made_with)
 
     def write(self, folder: Path) -> None:
@@ -115,17 +115,17 @@ class Report:
         """
         for number, picture in enumerate(self.pictures, 1):
             write_atomically(folder / picture.file(number), picture.png or picture.svg)
-        fault("report.write")
+        crash_point("report.write")
         write_atomically(folder / "report.html", self.to_html())
-        fault("report.write")
+        crash_point("report.write")
         write_atomically(folder / "report.json", self.to_json())
 
 
-def flattened(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+def flatten_facts(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
     """Names in words and values, those of mappings within after the name of the mapping; no lists of mappings."""
     for name, value in values.items():
         words = f"{above}{name}".replace("_", " ")
         if isinstance(value, Mapping):
-            yield from flattened(value, f"{words}, ")
+            yield from flatten_facts(value, f"{words}, ")
         elif not (isinstance(value, list | tuple) and any(isinstance(item, Mapping) for item in value)):
             yield words, value

@@ -11,12 +11,12 @@ from typing import NamedTuple
 from lwcl.formatting import duration, percent
 from lwcl.reporting import health_words
 
-RECENT = 20  # steps that the shown speed is the median of
-AHEAD = 200  # steps whose pace, with all that happens between them, gives the remaining time
-TRACE = 512  # points that a curve keeps at most
+RATE_WINDOW = 20  # steps that the shown speed is the median of
+ETA_WINDOW = 200  # steps whose pace, with all that happens between them, gives the remaining time
+MAX_CURVE_POINTS = 512  # points that a curve keeps at most
 
 
-class Every:
+class RateLimiter:
     """Says `due` once in so many seconds; the first time at once, if wanted."""
 
     def __init__(self, seconds: float, *, at_once: bool = True) -> None:
@@ -35,7 +35,7 @@ class Every:
         self._next = time.monotonic() + self._seconds
 
 
-class Trace:
+class DownsampledCurve:
     """A curve of any length in at most `TRACE` points: when that many are there, neighbours are merged two by two."""
 
     def __init__(self) -> None:
@@ -48,12 +48,12 @@ class Trace:
         if len(self._pending) == self._each:
             self.points.append(statistics.fmean(self._pending))
             self._pending = array("d")
-        if len(self.points) == TRACE:
+        if len(self.points) == MAX_CURVE_POINTS:
             self.points = [(a + b) / 2 for a, b in zip(self.points[::2], self.points[1::2], strict=True)]
             self._each *= 2
 
 
-class Stride(NamedTuple):
+class StepStats(NamedTuple):
     """What an optimiser step did, as far as people are told."""
 
     number: int  # from 1
@@ -64,30 +64,30 @@ class Stride(NamedTuple):
     seconds: float  # in all
 
 
-class Trained:
+class TrainProgress:
     """What a training has done so far."""
 
     def __init__(self, title: str, start: int, steps: int, steps_per_epoch: int, batch_size: int) -> None:
         self.title, self.number, self.steps = title, start, steps
         self.steps_per_epoch, self.batch_size = steps_per_epoch, batch_size
         self.epoch, self.lr, self.loss = start / steps_per_epoch, math.nan, math.nan
-        self.losses = Trace()
+        self.losses = DownsampledCurve()
         self.measures: dict[str, float] = {}
         self.scores: list[tuple[float, float]] = []  # epoch and accuracy
         self._begun = time.monotonic()
-        self._ends: deque[float] = deque([self._begun], AHEAD)
+        self._ends: deque[float] = deque([self._begun], ETA_WINDOW)
         self._seconds, self._waited = array("d"), 0.0
-        self._recent: deque[tuple[float, float]] = deque(maxlen=RECENT)
+        self._recent: deque[tuple[float, float]] = deque(maxlen=RATE_WINDOW)
 
     @property
     def epochs(self) -> float:
         """The epochs of the whole training."""
         return self.steps / self.steps_per_epoch
 
-    def add(self, step: Stride, measures: Mapping[str, float | None]) -> None:
+    def add(self, step: StepStats, measures: Mapping[str, float | None]) -> None:
         """One more step; measures that it does not have stay as they were."""
         self.number, self.epoch, self.lr, self.loss = step.number, step.epoch, step.lr, step.loss
-        self.measures = health_words.known({**self.measures, **measures})
+        self.measures = health_words.known_metrics({**self.measures, **measures})
         self.losses.add(step.loss)
         self._seconds.append(step.seconds)
         self._waited += step.waited
@@ -122,7 +122,9 @@ class Trained:
         """Where the training is, on one plain line."""
         where = f"step {self.number}/{self.steps}, epoch {self.epoch:.2f}/{self.epochs:g}"
         loss = f"loss {self.loss:.4f}, lr {self.lr:.3g}"
-        return "; ".join(filter(None, (where, loss, self.pace(), health_words.phrase(self.measures, self.batch_size))))
+        return "; ".join(
+            filter(None, (where, loss, self.pace(), health_words.health_summary(self.measures, self.batch_size)))
+        )
 
     def pace(self) -> str:
         """The speed, the share of waiting and the remaining time."""
@@ -139,7 +141,7 @@ class Trained:
         }
 
 
-class Counted:
+class CountProgress:
     """How far a count is."""
 
     def __init__(self, title: str, total: int | None) -> None:

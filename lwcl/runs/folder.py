@@ -13,10 +13,18 @@ from typing import Any, Self
 
 from lwcl.errors import UsageError
 from lwcl.formatting import json_text
-from lwcl.runs.guard import Resume, begin, differences, is_finished, is_run, refuse_foreign, settings_of
-from lwcl.system.atomic_files import explained, fault, write_atomically
-from lwcl.system.environment import WHERE_AND_WHEN, environment
-from lwcl.system.lock import folder_lock, is_held
+from lwcl.runs.guard import (
+    ResumeMode,
+    is_finished,
+    is_run,
+    read_settings,
+    require_run_or_empty,
+    settings_diff,
+    start_or_resume,
+)
+from lwcl.system.atomic_files import crash_point, explain_disk_errors, write_atomically
+from lwcl.system.environment import RUN_SPECIFIC_KEYS, describe_environment
+from lwcl.system.lock import folder_lock, is_locked
 
 
 class RunFolder:
@@ -43,7 +51,7 @@ class RunFolder:
         path: Path,
         settings: Mapping[str, Any],
         *,
-        resume: Resume = "auto",
+        resume: ResumeMode = "auto",
         overwrite: bool = False,
         ignore: frozenset[str] = frozenset(),
     ) -> Self:
@@ -54,24 +62,24 @@ class RunFolder:
         refuses. `overwrite` removes what a run of lwcl makes and nothing else.
         """
         run = cls(path)
-        refuse_foreign(path)
-        with explained(path):
+        require_run_or_empty(path)
+        with explain_disk_errors(path):
             path.mkdir(parents=True, exist_ok=True)
         with contextlib.ExitStack() as stack:
             stack.enter_context(folder_lock(path))
-            run.resumed = begin(path, settings, resume, overwrite, ignore)
+            run.resumed = start_or_resume(path, settings, resume, overwrite, ignore)
             run._note_environment()
             run._held = stack.pop_all()
         return run
 
     def _note_environment(self) -> None:
         """Write env.json, or compare the one that is there; add this command to command.txt."""
-        now, path = environment(), self.path / "env.json"
-        if (then := record_of(path.read_bytes()) if path.exists() else None) is None:
+        now, path = describe_environment(), self.path / "env.json"
+        if (then := parse_record(path.read_bytes()) if path.exists() else None) is None:
             write_atomically(path, json_text(now, indent=1) + "\n")
         else:
-            self.changed = differences(then, now, WHERE_AND_WHEN)
-        append(self.path / "command.txt", shlex.join(["lwcl", *sys.argv[1:]]))
+            self.changed = settings_diff(then, now, RUN_SPECIFIC_KEYS)
+        append_line(self.path / "command.txt", shlex.join(["lwcl", *sys.argv[1:]]))
 
     def close(self) -> None:
         """Release the lock."""
@@ -85,7 +93,7 @@ class RunFolder:
 
     def settings(self) -> dict[str, Any]:
         """The settings in config.yaml. Raises `UsageError` when it is not there or is no list of settings."""
-        return settings_of(self.path)
+        return read_settings(self.path)
 
     def is_finished(self) -> bool:
         """Whether the run came to its end: its report is written last."""
@@ -93,30 +101,30 @@ class RunFolder:
 
     def append_metrics(self, record: Mapping[str, Any]) -> None:
         """Add a line to metrics.jsonl (NaN and infinities as null); it survives a kill once this returns."""
-        fault("metrics.append")
-        append(self.metrics_jsonl, json_text(dict(record)))
+        crash_point("metrics.append")
+        append_line(self.metrics_jsonl, json_text(dict(record)))
 
     def metrics(self) -> list[dict[str, Any]]:
         """The records of metrics.jsonl; a line that a kill tore is left out."""
-        return [record for _, record in whole_lines(self.metrics_jsonl)]
+        return [record for _, record in complete_lines(self.metrics_jsonl)]
 
     def truncate_metrics(self, step: int) -> None:
         """Drop the records after `step`, where a resumed run goes on, and a torn line; atomically."""
-        kept = [line for line, record in whole_lines(self.metrics_jsonl) if record.get("step", step) <= step]
+        kept = [line for line, record in complete_lines(self.metrics_jsonl) if record.get("step", step) <= step]
         if self.metrics_jsonl.exists():
             write_atomically(self.metrics_jsonl, b"".join(kept))
 
     def log(self, text: str) -> None:
         """Add `text` to log.txt with date and time."""
-        append(self.log_txt, f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}")
+        append_line(self.log_txt, f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}")
 
     def known_bad(self) -> list[dict[str, Any]]:
         """The rows of bad_files.jsonl, none where there is no such file; a line that a kill tore is left out."""
-        return [row for _, row in whole_lines(self.bad_files_jsonl)]
+        return [row for _, row in complete_lines(self.bad_files_jsonl)]
 
     def bad_file(self, row: Mapping[str, Any]) -> None:
         """Add a row to bad_files.jsonl."""
-        append(self.bad_files_jsonl, json_text(dict(row)))
+        append_line(self.bad_files_jsonl, json_text(dict(row)))
 
     def bad_files(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Write bad_files.jsonl, a line for each row; without rows there is no such file."""
@@ -130,7 +138,7 @@ def default_out(
     arch: str,
     settings: Mapping[str, Any],
     *,
-    resume: Resume = "auto",
+    resume: ResumeMode = "auto",
     ignore: frozenset[str] = frozenset(),
     runs: Path = Path("runs"),
 ) -> Path:
@@ -142,35 +150,37 @@ def default_out(
     stem = re.sub(r"[^\w.+-]+", "-", f"{verb}-{method}-{arch}")
     names = [path.name for path in runs.iterdir()] if runs.is_dir() else []
     taken = {int(match[1]) for name in names if (match := re.fullmatch(re.escape(stem) + r"-([1-9]\d{0,8})", name))}
-    waiting = [number for number in taken if resume != "never" and waits(runs / f"{stem}-{number}", settings, ignore)]
+    waiting = [
+        number for number in taken if resume != "never" and is_interrupted(runs / f"{stem}-{number}", settings, ignore)
+    ]
     number = max(waiting, default=0) or next(n for n in itertools.count(1) if n not in taken)
     return runs / f"{stem}-{number}"
 
 
-def waits(path: Path, settings: Mapping[str, Any], ignore: frozenset[str]) -> bool:
+def is_interrupted(path: Path, settings: Mapping[str, Any], ignore: frozenset[str]) -> bool:
     """Whether an interrupted run of the same settings is in a folder."""
     try:
         return is_run(path) and not (
-            is_finished(path) or differences(settings_of(path), settings, ignore) or is_held(path)
+            is_finished(path) or settings_diff(read_settings(path), settings, ignore) or is_locked(path)
         )
     except UsageError:
         return False
 
 
-def append(path: Path, line: str) -> None:
+def append_line(path: Path, line: str) -> None:
     """Add a line to a file. Raises `StorageError`."""
-    with explained(path), open(path, "a", encoding="utf-8", errors="backslashreplace") as file:
+    with explain_disk_errors(path), open(path, "a", encoding="utf-8", errors="backslashreplace") as file:
         file.write(line + "\n")
 
 
-def whole_lines(path: Path) -> list[tuple[bytes, dict[str, Any]]]:
+def complete_lines(path: Path) -> list[tuple[bytes, dict[str, Any]]]:
     """The lines of a JSON-lines file that are whole, as they are and as records."""
     lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
-    records = ((line + b"\n", record_of(line)) for line in lines)
+    records = ((line + b"\n", parse_record(line)) for line in lines)
     return [(line, record) for line, record in records if record is not None]
 
 
-def record_of(text: bytes) -> dict[str, Any] | None:
+def parse_record(text: bytes) -> dict[str, Any] | None:
     """A JSON object, or None for what is none."""
     try:
         record = json.loads(text)

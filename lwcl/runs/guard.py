@@ -9,20 +9,20 @@ from typing import Any, Literal
 import yaml
 
 from lwcl.errors import StorageError, UsageError
-from lwcl.system.atomic_files import clear_leftovers, fault, remove, write_atomically
+from lwcl.system.atomic_files import crash_point, remove_leftovers, remove_path, write_atomically
 
-Resume = Literal["auto", "never", "must"]
-HEADING = "# Settings of a run of lwcl: give this file to --config, and the run is made again.\n"
+ResumeMode = Literal["auto", "never", "must"]
+CONFIG_HEADING = "# Settings of a run of lwcl: give this file to --config, and the run is made again.\n"
 # In the order in which --overwrite removes them: killed half-way, the run is still refused as finished or as another.
-MADE = (
+RUN_FILES = (
     *("checkpoints", "first", "metrics.jsonl", "encoder.safetensors", "export", "plots", "knn", "probe", "diagnosis"),
     *("nonfinite", "bad_files.jsonl"),
     *("log.txt", "command.txt", "env.json", "report.html", "report.json", "config.yaml"),
 )
-HINT = "Give --overwrite to replace it, or another --out."
+OVERWRITE_HINT = "Give --overwrite to replace it, or another --out."
 
 
-def refuse_foreign(path: Path) -> None:
+def require_run_or_empty(path: Path) -> None:
     """Raise `UsageError` for what is no folder, and for a folder that holds something else than a run of lwcl."""
     if not path.is_dir():
         if path.exists() or path.is_symlink():
@@ -38,12 +38,12 @@ def is_run(path: Path) -> bool:
     """Whether a run of lwcl has begun in a folder."""
     try:
         with open(path / "config.yaml", encoding="utf-8", errors="replace") as file:
-            return file.readline() == HEADING
+            return file.readline() == CONFIG_HEADING
     except OSError:
         return False
 
 
-def refuse_run(out: str | None) -> None:
+def reject_run_folder(out: str | None) -> None:
     """Raise `UsageError` where a report is to go into the folder of a run, which has one of its own."""
     if out and is_run(Path(out)):
         raise UsageError(f"{out} is a run, and has a report of its own.", remedy="Give another --out.")
@@ -54,15 +54,15 @@ def is_finished(path: Path) -> bool:
     return (path / "report.json").exists()
 
 
-def is_stillborn(path: Path, settings: Mapping[str, Any], ignore: frozenset[str]) -> bool:
+def never_started(path: Path, settings: Mapping[str, Any], ignore: frozenset[str]) -> bool:
     """Whether a run of other settings is in a folder that failed before its first step: nothing is lost with it."""
     steps = (folder / name for folder in (path, path / "first") for name in ("metrics.jsonl", "checkpoints"))
     done = is_finished(path) or any(step.exists() for step in steps)
-    return is_run(path) and not done and bool(differences(settings_of(path), settings, ignore))
+    return is_run(path) and not done and bool(settings_diff(read_settings(path), settings, ignore))
 
 
-def begin(
-    path: Path, settings: Mapping[str, Any], resume: Resume, overwrite: bool, ignore: frozenset[str] = frozenset()
+def start_or_resume(
+    path: Path, settings: Mapping[str, Any], resume: ResumeMode, overwrite: bool, ignore: frozenset[str] = frozenset()
 ) -> bool:
     """Settle, holding the lock, whether a run of `settings` begins in `path` or goes on (true); refuse it otherwise.
 
@@ -70,42 +70,42 @@ def begin(
     Raises `UsageError` for a finished or another run, or where `resume` forbids, and `StorageError` of the disk.
     """
     for place in (path, path / "export", path / "plots"):
-        clear_leftovers(place, of_the_living=True)
-    if overwrite or (resume != "must" and is_stillborn(path, settings, ignore)):
-        clear(path)
+        remove_leftovers(place, of_the_living=True)
+    if overwrite or (resume != "must" and never_started(path, settings, ignore)):
+        clear_run(path)
     if is_run(path):
-        refuse_other(path, settings, resume, ignore)
+        require_resumable(path, settings, resume, ignore)
         return True
     if resume == "must":
         raise UsageError(f"There is no run to resume in {path}.", remedy="Without --resume must, one begins.")
-    fault("config.write")
-    write_atomically(path / "config.yaml", HEADING + yaml.safe_dump(plain(settings), sort_keys=False))
+    crash_point("config.write")
+    write_atomically(path / "config.yaml", CONFIG_HEADING + yaml.safe_dump(json_compatible(settings), sort_keys=False))
     return False
 
 
-def clear(path: Path) -> None:
+def clear_run(path: Path) -> None:
     """Remove what a run makes, nothing else; raises `StorageError` when something stays."""
-    for made in (path / name for name in MADE):
-        remove(made)
+    for made in (path / name for name in RUN_FILES):
+        remove_path(made)
         if made.exists():
             raise StorageError(f"Cannot remove {made}.", remedy="Remove it yourself, or give another --out.")
 
 
-def refuse_other(path: Path, settings: Mapping[str, Any], resume: Resume, ignore: frozenset[str]) -> None:
+def require_resumable(path: Path, settings: Mapping[str, Any], resume: ResumeMode, ignore: frozenset[str]) -> None:
     """Raise `UsageError` unless the run in `path` is unfinished, of the same settings, and may go on."""
-    differing = differences(settings_of(path), settings, ignore)
+    differing = settings_diff(read_settings(path), settings, ignore)
     listed = "; ".join(f"{name}: {old} -> {new}" for name, (old, new) in differing.items())
     why = f"Settings differ: {listed}." if listed else "Its settings are the same."
     if is_finished(path):
-        raise UsageError(f"The folder {path} holds a finished run.", why, HINT)
+        raise UsageError(f"The folder {path} holds a finished run.", why, OVERWRITE_HINT)
     if listed:
-        raise UsageError(f"The folder {path} holds another run.", why, HINT)
+        raise UsageError(f"The folder {path} holds another run.", why, OVERWRITE_HINT)
     if resume == "never":
-        remedy = f"Leave out --resume never to go on with it. {HINT}"
+        remedy = f"Leave out --resume never to go on with it. {OVERWRITE_HINT}"
         raise UsageError(f"The folder {path} holds an unfinished run.", why, remedy)
 
 
-def settings_of(path: Path) -> dict[str, Any]:
+def read_settings(path: Path) -> dict[str, Any]:
     """The settings in a folder's config.yaml. Raises `UsageError` when it is not there or is no list of settings."""
     try:
         settings = yaml.safe_load((path / "config.yaml").read_bytes())
@@ -113,15 +113,15 @@ def settings_of(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         settings, reason = None, " ".join(str(error).split())
     if not isinstance(settings, dict):
-        raise UsageError(f"Cannot read {path / 'config.yaml'}.", reason, HINT)
+        raise UsageError(f"Cannot read {path / 'config.yaml'}.", reason, OVERWRITE_HINT)
     return settings
 
 
-def differences(
+def settings_diff(
     old: Mapping[str, Any], new: Mapping[str, Any], ignore: frozenset[str] = frozenset()
 ) -> dict[str, tuple[str, str]]:
     """What differs between two sets of settings, as JSON: `name: (old, new)`, `absent` where one lacks it."""
-    before, after = plain(old), plain(new)
+    before, after = json_compatible(old), json_compatible(new)
     names = [name for name in dict.fromkeys(itertools.chain(before, after)) if name not in ignore]
     written = {
         name: tuple(json.dumps(side[name]) if name in side else "absent" for side in (before, after)) for name in names
@@ -129,7 +129,7 @@ def differences(
     return {name: (pair[0], pair[1]) for name, pair in written.items() if pair[0] != pair[1]}
 
 
-def plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+def json_compatible(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings as JSON and YAML hold them: tuples as lists, paths as text."""
     kept: dict[str, Any] = json.loads(json.dumps(dict(settings), default=str))
     return kept

@@ -38,18 +38,18 @@ FAULT_POINTS = (
     *("store.rows", "store.rename"),
     *("chunk.written", "chunk.noted"),  # once for each chunk: it is on disk; its note is, too
 )
-TEMPORARY = re.compile(r"\.tmp-(\d{1,9})-")
-REASONS = {
+TEMPORARY_NAME = re.compile(r"\.tmp-(\d{1,9})-")
+REMEDY_BY_ERRNO = {
     errno.ENOSPC: ("The disk is full", "Free some space there, or write to another disk"),
     errno.EDQUOT: ("Your disk quota is used up", "Free some space there, or write to another disk"),
     errno.EFBIG: ("The file is larger than this process or file system may write", "Raise the limit (ulimit -f)"),
     errno.EROFS: ("The file system is read-only", "Write to another folder"),
     errno.EACCES: ("You may not write there", "Write to a folder of your own, or change its permissions"),
 }
-hits: collections.Counter[str] = collections.Counter()
+fault_counts: collections.Counter[str] = collections.Counter()
 
 
-def fault(name: str) -> None:
+def crash_point(name: str) -> None:
     """Kill this process (SIGKILL) if LWCL_FAULT is `name`, or `name@k` at the k-th call; else do nothing.
 
     Raises `UsageError` when `name`, or what LWCL_FAULT names, is not in `FAULT_POINTS`: a typo must not pass for a
@@ -60,8 +60,8 @@ def fault(name: str) -> None:
         if point not in FAULT_POINTS:
             raise UsageError(f"Unknown fault point: {point!r}.", remedy=f"Possible: {', '.join(FAULT_POINTS)}.")
     if name == wanted:
-        hits[name] += 1
-        if hits[name] == int(count or 1):
+        fault_counts[name] += 1
+        if fault_counts[name] == int(count or 1):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -73,7 +73,7 @@ def cache_folder() -> Path:
     return Path(xdg if xdg.startswith("/") else os.path.expanduser("~/.cache"), "lwcl")
 
 
-def size_text(size: int) -> str:
+def format_bytes(size: int) -> str:
     """A number of bytes for people: `12.3 MB` (decimal units)."""
     scale = min(int(math.log10(max(size, 1))) // 3, 4)
     return f"{size} bytes" if scale == 0 else f"{size / 1000**scale:.1f} {('kB', 'MB', 'GB', 'TB')[scale - 1]}"
@@ -85,23 +85,25 @@ def free_space(path: Path) -> int:
     return shutil.disk_usage(next(folder for folder in above if folder.exists())).free
 
 
-def need_space(path: Path, size: int) -> None:
+def require_free_space(path: Path, size: int) -> None:
     """Raise `StorageError` unless `size` more bytes fit on the disk of `path`."""
-    with explained(path, size):
+    with explain_disk_errors(path, size):
         if free_space(path) < size:
             raise OSError(errno.ENOSPC, "")
 
 
 @contextlib.contextmanager
-def explained(path: Path, size: int = 0) -> Iterator[None]:
+def explain_disk_errors(path: Path, size: int = 0) -> Iterator[None]:
     """Turn an `OSError` of writing `path` (`size` bytes) into a `StorageError` that says why and what to do."""
     try:
         yield
     except OSError as error:
         other = (error.strerror or str(error), "Check the path, or write to another folder")
-        why, remedy = REASONS.get(errno.EACCES if error.errno == errno.EPERM else error.errno or 0, other)
+        why, remedy = REMEDY_BY_ERRNO.get(errno.EACCES if error.errno == errno.EPERM else error.errno or 0, other)
         if error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
-            why += f": {size_text(size) + ' needed, ' if size else ''}{size_text(free_space(path))} free on the disk"
+            why += (
+                f": {format_bytes(size) + ' needed, ' if size else ''}{format_bytes(free_space(path))} free on the disk"
+            )
         raise StorageError(f"Cannot write {path}.", f"{why}.", f"{remedy}.") from error
 
 
@@ -125,10 +127,10 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def temporary(path: Path) -> Path:
-    """A hidden name beside `path` that is free, and that tells `clear_leftovers` whose it is."""
+def temporary_path(path: Path) -> Path:
+    """A hidden name beside `path` that is free, and that tells `remove_leftovers` whose it is."""
     hidden = path.with_name(f".tmp-{os.getpid()}-{path.name[:50]}")
-    remove(hidden)  # an earlier process may have had this id, and been killed
+    remove_path(hidden)  # an earlier process may have had this id, and been killed
     return hidden
 
 
@@ -138,32 +140,32 @@ def write_atomically(path: Path, data: bytes | str) -> None:
     Raises `StorageError` when the disk is full, read-only or forbidden; then the old content is still there.
     """
     content = data if isinstance(data, bytes) else data.encode("utf-8", "surrogateescape")
-    unfinished = temporary(path)
-    with explained(path, len(content)):
+    unfinished = temporary_path(path)
+    with explain_disk_errors(path, len(content)):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             write_synced(unfinished, content)
-            fault("file.written")
+            crash_point("file.written")
             unfinished.replace(path)
         except BaseException:
-            remove(unfinished)
+            remove_path(unfinished)
             raise
-        fault("file.renamed")
+        crash_point("file.renamed")
         sync_folder(path.parent)
 
 
-def clear_leftovers(folder: Path, *, of_the_living: bool = False) -> None:
+def remove_leftovers(folder: Path, *, of_the_living: bool = False) -> None:
     """Remove the temporary files and folders that killed processes left in `folder`.
 
     `of_the_living`: those of running processes as well; for who holds the folder's lock, since ids are used again.
     """
     for path in folder.glob(".tmp-*"):
-        match = TEMPORARY.match(path.name)
-        if match and (of_the_living or int(match[1]) == os.getpid() or not is_running(int(match[1]))):
-            remove(path)
+        match = TEMPORARY_NAME.match(path.name)
+        if match and (of_the_living or int(match[1]) == os.getpid() or not process_is_running(int(match[1]))):
+            remove_path(path)
 
 
-def is_running(process: int) -> bool:
+def process_is_running(process: int) -> bool:
     """Whether a process of this id runs on this machine."""
     try:
         os.kill(process, 0)
@@ -172,7 +174,7 @@ def is_running(process: int) -> bool:
     return True
 
 
-def remove(path: Path) -> None:
+def remove_path(path: Path) -> None:
     """Remove a file, link or whole folder if it is there; what cannot be removed stays."""
     with contextlib.suppress(OSError):
         shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()

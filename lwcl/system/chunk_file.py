@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from lwcl.system.atomic_files import clear_leftovers, fault, need_space, write_atomically
+from lwcl.system.atomic_files import crash_point, remove_leftovers, require_free_space, write_atomically
 
 CONTENT, NOTES = "rows.bin", "chunks.jsonl"
 
@@ -43,31 +43,31 @@ class ChunkFile:
         size = self.path.stat().st_size if self.path.exists() else 0
         lines = (self.folder / NOTES).read_bytes().splitlines() if (self.folder / NOTES).exists() else []
         within = sum(start <= size for start in self.starts[1:])
-        self.noted = {chunk: digest for chunk, digest in map(note_in, lines) if 0 <= chunk < within}
+        self.noted = {chunk: digest for chunk, digest in map(parse_note, lines) if 0 <= chunk < within}
 
     def begin(self) -> None:
         """Makes the folder, the file at its full length and the notes. Raises `StorageError` if the rest cannot fit."""
-        need_space(self.folder, sum(self.starts[chunk + 1] - self.starts[chunk] for chunk in self.missing()))
+        require_free_space(self.folder, sum(self.starts[chunk + 1] - self.starts[chunk] for chunk in self.missing()))
         self.folder.mkdir(parents=True, exist_ok=True)
-        clear_leftovers(self.folder, of_the_living=True)
+        remove_leftovers(self.folder, of_the_living=True)
         with open(self.path, "ab") as file:
             file.truncate(self.starts[-1])
         self.note_all()
 
     def note_all(self) -> None:
         """Writes the notes anew: a last line that was cut off, or a chunk that was dropped, is gone from them."""
-        write_atomically(self.folder / NOTES, "".join(note_of(*note) for note in self.noted.items()))
+        write_atomically(self.folder / NOTES, "".join(note_line(*note) for note in self.noted.items()))
 
     def write(self, chunk: int, content: bytes) -> None:
         """Puts a chunk on disk, then its note; after `begin`."""
         with open(self.path, "r+b") as file:
             file.seek(self.starts[chunk])
-            put(file, content)
-        fault("chunk.written")
+            write_and_sync(file, content)
+        crash_point("chunk.written")
         digest = hashlib.sha256(content).hexdigest()
         with open(self.folder / NOTES, "ab") as file:
-            put(file, note_of(chunk, digest).encode())
-        fault("chunk.noted")
+            write_and_sync(file, note_line(chunk, digest).encode())
+        crash_point("chunk.noted")
         self.noted[chunk] = digest
 
     def damaged(self, chunks: Iterable[int]) -> list[int]:
@@ -87,19 +87,19 @@ class ChunkFile:
         self.noted = {chunk: digest for chunk, digest in self.noted.items() if chunk not in set(chunks)}
 
 
-def put(file: BinaryIO, content: bytes) -> None:
+def write_and_sync(file: BinaryIO, content: bytes) -> None:
     """Writes and waits until the disk has it."""
     file.write(content)
     file.flush()
     os.fsync(file.fileno())
 
 
-def note_of(chunk: int, digest: str) -> str:
+def note_line(chunk: int, digest: str) -> str:
     """A line of the notes."""
     return json.dumps([chunk, digest]) + "\n"
 
 
-def note_in(line: bytes) -> tuple[int, str]:
+def parse_note(line: bytes) -> tuple[int, str]:
     """The chunk and its SHA-256 that a line tells; -1 for what is no note."""
     try:
         chunk, digest = json.loads(line)

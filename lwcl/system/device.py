@@ -10,10 +10,10 @@ from lwcl.config.train_options import MachineOptions
 from lwcl.engine import Compute
 from lwcl.errors import UsageError
 
-CONVOLUTIONS = 4  # a net with fewer is a transformer with a patch embedding: channels_last does not help it
+MIN_CONVOLUTIONS = 4  # a net with fewer is a transformer with a patch embedding: channels_last does not help it
 
 
-def device_of(name: str) -> torch.device:
+def resolve_device(name: str) -> torch.device:
     """The device that `--device` names; `auto`: an accelerator if there is one. Raises `UsageError` if it is absent."""
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     if name == "auto":
@@ -28,21 +28,21 @@ def device_of(name: str) -> torch.device:
     return torch.device(name)
 
 
-def compute_for(net: nn.Module, options: MachineOptions) -> Compute:
+def choose_compute(net: nn.Module, options: MachineOptions) -> Compute:
     """How to compute a net: `auto` is bfloat16 on CUDA and float32 elsewhere; channels_last for convolutional nets."""
-    device = device_of(options.device)
+    device = resolve_device(options.device)
     half = options.precision == "bf16" or (options.precision == "auto" and device.type == "cuda")
     convolutions = sum(isinstance(module, nn.Conv2d) for module in net.modules())
-    return Compute(device, torch.bfloat16 if half else None, convolutions >= CONVOLUTIONS)
+    return Compute(device, torch.bfloat16 if half else None, convolutions >= MIN_CONVOLUTIONS)
 
 
-def tune(compute: Compute) -> None:
+def set_matmul_precision(compute: Compute) -> None:
     """Sets what torch has one switch for: on CUDA, TF32 for products in float32, unless all is to be float32."""
     if compute.device.type == "cuda":
         torch.set_float32_matmul_precision("high" if compute.autocast else "highest")
         torch.backends.cudnn.allow_tf32 = compute.autocast is not None
 
 
-def command_line() -> str:
+def current_command() -> str:
     """This command, as it can be given again."""
     return shlex.join(["lwcl", *sys.argv[1:]])

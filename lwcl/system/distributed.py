@@ -7,42 +7,42 @@ import torch.distributed as dist
 from torch import Tensor
 
 
-def together() -> bool:
+def is_distributed() -> bool:
     """Whether several processes work on one run."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
 def rank() -> int:
     """This process's number, from 0; process 0 writes and speaks."""
-    return dist.get_rank() if together() else 0
+    return dist.get_rank() if is_distributed() else 0
 
 
-def size() -> int:
+def world_size() -> int:
     """How many processes work on this run."""
-    return dist.get_world_size() if together() else 1
+    return dist.get_world_size() if is_distributed() else 1
 
 
-def gather(rows: Tensor) -> Tensor:
+def gather_rows(rows: Tensor) -> Tensor:
     """The rows (B, ...) of all processes, in order of rank: (size x B, ...), without gradient."""
-    if not together():
+    if not is_distributed():
         return rows
-    parts = [torch.empty_like(rows) for _ in range(size())]
+    parts = [torch.empty_like(rows) for _ in range(world_size())]
     dist.all_gather(parts, rows.contiguous())
     return torch.cat(parts)
 
 
 def average_gradients(parameters: Iterable[Tensor]) -> None:
     """Gradients become their mean over all processes."""
-    if together():
+    if is_distributed():
         for parameter in parameters:
             if parameter.grad is not None:
                 dist.all_reduce(parameter.grad)
-                parameter.grad /= size()
+                parameter.grad /= world_size()
 
 
-def any_of(flag: bool) -> bool:
+def any_process(flag: bool) -> bool:
     """Whether `flag` holds in any process: all stop together or none."""
-    if not together():
+    if not is_distributed():
         return flag
     word = torch.tensor(int(flag))
     dist.all_reduce(word, op=dist.ReduceOp.MAX)

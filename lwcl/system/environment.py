@@ -11,17 +11,17 @@ from typing import Any
 import lwcl
 from lwcl.system.cpu import usable_cpus
 
-PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow", "safetensors")
+REPORTED_PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow", "safetensors")
 CPU_INFO = Path("/proc/cpuinfo")
-WHERE_AND_WHEN = frozenset({"host", "folder", "started"})
+RUN_SPECIFIC_KEYS = frozenset({"host", "folder", "started"})
 
 
-def environment() -> dict[str, Any]:
+def describe_environment() -> dict[str, Any]:
     """What the result of a run may depend on (torch: Reproducibility), then who ran it where and when."""
     return {
         "lwcl": lwcl.__version__,
         "python": platform.python_version(),
-        **{name: version_of(name) for name in PACKAGES},
+        **{name: package_version(name) for name in REPORTED_PACKAGES},
         "platform": platform.platform(),
         "cpu": cpu_name(),
         "cpus": usable_cpus(),
@@ -32,7 +32,7 @@ def environment() -> dict[str, Any]:
     }
 
 
-def version_of(package: str) -> str | None:
+def package_version(package: str) -> str | None:
     """The installed version of a package, None if it is not installed."""
     try:
         return importlib.metadata.version(package)

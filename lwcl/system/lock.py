@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lwcl.errors import UsageError
-from lwcl.system.atomic_files import explained
+from lwcl.system.atomic_files import explain_disk_errors
 
-held: set[Path] = set()
+locked_paths: set[Path] = set()
 
 
 @contextlib.contextmanager
@@ -22,24 +22,28 @@ def folder_lock(folder: Path) -> Iterator[None]:
     Raises `UsageError` with the holder's process id and host when it is held, `StorageError` when it cannot be written.
     """
     path = (folder / ".lock").resolve()
-    if path in held:  # before opening it: closing any descriptor of a file drops this process's record locks on it
-        raise in_use(folder, f"process {os.getpid()}, this one")
-    with explained(path):
+    if (
+        path in locked_paths
+    ):  # before opening it: closing any descriptor of a file drops this process's record locks on it
+        raise folder_in_use_error(folder, f"process {os.getpid()}, this one")
+    with explain_disk_errors(path):
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
-        if not locked(descriptor):
-            raise in_use(folder, os.pread(descriptor, 1000, 0).decode(errors="replace").strip() or "another process")
-        held.add(path)
-        with explained(path):
+        if not try_lock(descriptor):
+            raise folder_in_use_error(
+                folder, os.pread(descriptor, 1000, 0).decode(errors="replace").strip() or "another process"
+            )
+        locked_paths.add(path)
+        with explain_disk_errors(path):
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
         yield
     finally:
-        held.discard(path)
+        locked_paths.discard(path)
         os.close(descriptor)
 
 
-def locked(descriptor: int) -> bool:
+def try_lock(descriptor: int) -> bool:
     """Try to lock a file for this process: false when another has it. A file system without locks counts as free."""
     try:
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -48,18 +52,18 @@ def locked(descriptor: int) -> bool:
     return True
 
 
-def is_held(folder: Path) -> bool:
+def is_locked(folder: Path) -> bool:
     """Whether a running process, this one included, holds `folder`, or it cannot be told."""
     path = (folder / ".lock").resolve()
-    if path in held or not path.exists():
-        return path in held
+    if path in locked_paths or not path.exists():
+        return path in locked_paths
     try:
         with open(path, "r+b") as file:
-            return not locked(file.fileno())
+            return not try_lock(file.fileno())
     except OSError:
         return True
 
 
-def in_use(folder: Path, holder: str) -> UsageError:
+def folder_in_use_error(folder: Path, holder: str) -> UsageError:
     """The error for a folder that is held."""
     return UsageError(f"The run folder {folder} is in use by {holder}.", remedy="Wait for it, or give another --out.")

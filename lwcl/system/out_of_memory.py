@@ -6,21 +6,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from lwcl.errors import LwclError, UsageError
-from lwcl.settings import Settled
+from lwcl.settings import SettingValue
 
 #: What torch and the system say (PyTorch's CUDA and CPU allocators), where they raise no class of their own.
-SAYINGS = ("out of memory", "can't allocate memory", "not enough memory")
+OUT_OF_MEMORY_PHRASES = ("out of memory", "can't allocate memory", "not enough memory")
 
 
-def ran_out(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error means that there was not enough memory; torch is not imported to find out."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
-    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in SAYINGS)
+    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in OUT_OF_MEMORY_PHRASES)
 
 
 @contextlib.contextmanager
-def enough_memory(settled: Mapping[str, Settled], arguments: Sequence[str]) -> Iterator[None]:
+def explain_out_of_memory(settled: Mapping[str, SettingValue], arguments: Sequence[str]) -> Iterator[None]:
     """Turns running out of memory into a `UsageError` that says batch, image size and the command to try next.
 
     `settled` are the settings of the run, `arguments` the words that followed `lwcl`.
@@ -30,12 +30,12 @@ def enough_memory(settled: Mapping[str, Settled], arguments: Sequence[str]) -> I
     except LwclError:
         raise
     except Exception as error:
-        if not ran_out(error):
+        if not is_out_of_memory(error):
             raise
-        raise too_large({name: setting.value for name, setting in settled.items()}, arguments) from error
+        raise out_of_memory_error({name: setting.value for name, setting in settled.items()}, arguments) from error
 
 
-def too_large(values: dict[str, Any], arguments: Sequence[str]) -> UsageError:
+def out_of_memory_error(values: dict[str, Any], arguments: Sequence[str]) -> UsageError:
     """The error for settings that need more memory than there is: compute the batch in parts, then make it smaller."""
     batch: Any = values.get("batch_size")
     size, parts = values.get("image_size"), values.get("accumulate") or 1

@@ -4,16 +4,16 @@ import signal
 from types import FrameType
 from typing import Self
 
-EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
+SIGNAL_EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
 
-class Interrupts:
+class StopSignals:
     """Within `with`, the first signal only sets `received`; a second Ctrl-C raises `KeyboardInterrupt` at once."""
 
     received: signal.Signals | None = None
 
     def __enter__(self) -> Self:
-        self._before = {number: signal.signal(number, self._note) for number in EXIT_CODES}
+        self._before = {number: signal.signal(number, self._note) for number in SIGNAL_EXIT_CODES}
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -28,4 +28,4 @@ class Interrupts:
     @property
     def exit_code(self) -> int:
         """The exit code that tells which signal ended the run; 0 without one."""
-        return EXIT_CODES[self.received] if self.received else 0
+        return SIGNAL_EXIT_CODES[self.received] if self.received else 0

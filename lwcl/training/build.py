@@ -6,31 +6,31 @@ from collections.abc import Callable
 import torch
 
 from lwcl import engine
-from lwcl.checkpoints.encoder_file import Images, load_encoder
+from lwcl.checkpoints.encoder_file import InputSpec, load_encoder
 from lwcl.config.plan import Plan
-from lwcl.config.teacher_options import cache_of
+from lwcl.config.teacher_options import parse_teacher_cache
 from lwcl.config.train_options import TrainOptions
-from lwcl.data.cache.open import Held, held
-from lwcl.data.cache.policy import Mode
-from lwcl.data.dataset import Broken, ImageSet
+from lwcl.data.cache.open import CachedImages, open_cached_images
+from lwcl.data.cache.policy import CacheMode
+from lwcl.data.dataset import BrokenImage, ImageSet
 from lwcl.data.loader import Loader
 from lwcl.engine import Compute
 from lwcl.errors import UsageError
-from lwcl.kernels.depthwise import fast_depthwise
-from lwcl.kernels.pointwise import fast_pointwise
-from lwcl.models.backbone import zero_residuals
-from lwcl.models.check_forward import must_take
+from lwcl.kernels.depthwise import use_fast_depthwise
+from lwcl.kernels.pointwise import use_fast_pointwise
+from lwcl.models.backbone import zero_init_residuals
+from lwcl.models.check_forward import check_forward
 from lwcl.models.encoder import Encoder, Net
 from lwcl.reporting.console import Screen
-from lwcl.system.device import compute_for, tune
-from lwcl.training.state import Training
-from lwcl.training.teacher import central, live_teacher, with_teacher
+from lwcl.system.device import choose_compute, set_matmul_precision
+from lwcl.training.state import TrainingState
+from lwcl.training.teacher import attach_teacher, cache_center_crops, load_teacher
 
 #: A stored image's short side, in sides of a view: a crop of a fifth of its area has 0.8 of a view's pixels across.
-STORED_SIDES = 1.75
+STORED_SIDE_RATIO = 1.75
 
 
-def built(plan: Plan, options: TrainOptions, taught: int = 0) -> tuple[Net, Compute, Images]:
+def build_net(plan: Plan, options: TrainOptions, taught: int = 0) -> tuple[Net, Compute, InputSpec]:
     """The net of a plan, how it computes, and the images it takes; `taught` is the width of the teacher's answers.
 
     Weights are those of `--init`, or follow from the seed.
@@ -44,29 +44,29 @@ def built(plan: Plan, options: TrainOptions, taught: int = 0) -> tuple[Net, Comp
         image_size=options.image_size,
         output_stride=options.output_stride,
     )
-    must_take(student, options.image_size)
+    check_forward(student, options.image_size)
     if options.init:
-        start_from(student, options.init, head=options.init_head)
+        init_from(student, options.init, head=options.init_head)
     elif options.zero_residuals:
-        zero_residuals(student.backbone)
+        zero_init_residuals(student.backbone)
     net = plan.method.build(student, taught)
-    compute = compute_for(student, options)
+    compute = choose_compute(student, options)
     compute.place(net)
     if compute.device.type == "cpu":
-        fast_depthwise(net.student)
-        fast_pointwise(net)
+        use_fast_depthwise(net.student)
+        use_fast_pointwise(net)
     if options.compile:
-        compiled(net)
-    return net, compute, Images.of(options.arch, options.image_size)
+        compile_backbones(net)
+    return net, compute, InputSpec.of(options.arch, options.image_size)
 
 
-def compiled(net: Net) -> None:
+def compile_backbones(net: Net) -> None:
     """Let `torch.compile` make kernels of the backbones at their first pass; names and weights stay as they are."""
     for encoder in (module for module in net.modules() if isinstance(module, Encoder)):
         encoder.backbone.compile()
 
 
-def start_from(student: Encoder, spec: str, *, head: bool) -> None:
+def init_from(student: Encoder, spec: str, *, head: bool) -> None:
     """Gives the student another encoder's backbone, and its head if wanted. Raises `UsageError` where they differ."""
     first = load_encoder(spec).encoder
     parts = [("backbone", student.backbone, first.backbone)]
@@ -82,7 +82,7 @@ def start_from(student: Encoder, spec: str, *, head: bool) -> None:
             ) from None
 
 
-def must_fit(plan: Plan, images: int) -> None:
+def check_batch_size(plan: Plan, images: int) -> None:
     """Raises `UsageError` where the batch does not fit the number of images, or its parts do not fit the batch."""
     recipe = plan.recipe
     assert recipe.batch_size
@@ -105,24 +105,26 @@ def must_fit(plan: Plan, images: int) -> None:
         )
 
 
-def stored_side(options: TrainOptions, teacher: int = 0) -> int | None:
+def stored_short_side(options: TrainOptions, teacher: int = 0) -> int | None:
     """The short side of a stored image, if it is shrunk; `teacher`: pixels of its views. Raises `UsageError`."""
     assert options.image_size
     if options.cache == "jpeg" and options.cache_size == "full":
         what = "--cache jpeg keeps shrunk images, and --cache-size full is to keep whole ones."
         raise UsageError(what, remedy="Leave one of them out.")
-    return round(max(options.image_size, teacher) * STORED_SIDES) if options.cache_size == "auto" else None
+    return round(max(options.image_size, teacher) * STORED_SIDE_RATIO) if options.cache_size == "auto" else None
 
 
-def held_for(images: ImageSet, teacher: int, options: TrainOptions, screen: Screen) -> Held:
+def open_image_cache(images: ImageSet, teacher: int, options: TrainOptions, screen: Screen) -> CachedImages:
     """The images for this run, held as `--cache` and `--cache-size` say."""
     assert options.workers is not None
-    mode: Mode = options.cache  # type: ignore[assignment]  # its choices are checked
-    short_side = stored_side(options, teacher)
-    return held(images, short_side, mode, screen, workers=options.workers, max_bad=options.max_bad)
+    mode: CacheMode = options.cache  # type: ignore[assignment]  # its choices are checked
+    short_side = stored_short_side(options, teacher)
+    return open_cached_images(images, short_side, mode, screen, workers=options.workers, max_bad=options.max_bad)
 
 
-def assembled(plan: Plan, images: ImageSet, screen: Screen, broken: Callable[[Broken], None]) -> Training:
+def build_training(
+    plan: Plan, images: ImageSet, screen: Screen, broken: Callable[[BrokenImage], None]
+) -> TrainingState:
     """Everything a run needs, from its plan and images. Raises `UsageError` or `DataError` where they do not fit."""
     options, recipe = plan.options, plan.recipe
     assert (
@@ -132,12 +134,12 @@ def assembled(plan: Plan, images: ImageSet, screen: Screen, broken: Callable[[Br
         and options.workers is not None
         and options.views_by
     )
-    must_fit(plan, len(images))
-    live = live_teacher(plan)
-    net, compute, takes = built(plan, options, live.width if live else 0)
-    tune(compute)
-    largest = live.sees.size if live and cache_of(options.teacher_cache).kind != "center" else 0
-    found = held_for(images, largest, options, screen)
+    check_batch_size(plan, len(images))
+    live = load_teacher(plan)
+    net, compute, takes = build_net(plan, options, live.width if live else 0)
+    set_matmul_precision(compute)
+    largest = live.sees.size if live and parse_teacher_cache(options.teacher_cache).kind != "center" else 0
+    found = open_image_cache(images, largest, options, screen)
     for bad in found.broken:
         broken(bad)
     loader = Loader(
@@ -154,14 +156,14 @@ def assembled(plan: Plan, images: ImageSet, screen: Screen, broken: Callable[[Br
         broken=broken,
         views_by=options.views_by,
     )
-    loader = with_teacher(loader, live, plan, images, screen) if live else loader
-    optimizer = engine.optimizer_of(net, recipe, recipe.lr, recipe.weight_decay)
-    return Training(plan, images, takes, net, optimizer, compute, loader, live)
+    loader = attach_teacher(loader, live, plan, images, screen) if live else loader
+    optimizer = engine.build_optimizer(net, recipe, recipe.lr, recipe.weight_decay)
+    return TrainingState(plan, images, takes, net, optimizer, compute, loader, live)
 
 
-def prepare(training: Training, screen: Screen) -> None:
+def prepare_method(training: TrainingState, screen: Screen) -> None:
     """What a method needs before its first step: what the teacher says of all images, where it learns from that."""
     method, live, loader = training.plan.method, training.teacher, training.loader
     if live and method.prepares:
-        said = central(live, training.images, loader.workers, screen)
+        said = cache_center_crops(live, training.images, loader.workers, screen)
         method.prepare(training.net, said.whole(0), training.plan.options.seed)

@@ -3,27 +3,31 @@
 import dataclasses
 from collections.abc import Mapping
 
-from lwcl.checkpoints.encoder_file import export_timm, save_encoder, snippet
-from lwcl.formatting import harmless
+from lwcl.checkpoints.encoder_file import export_timm, save_encoder, timm_snippet
+from lwcl.formatting import escape
 from lwcl.reporting.console import Screen, print_json, print_table
 from lwcl.reporting.distillation import gap_facts, gap_pictures, gap_table, gap_verdict
-from lwcl.reporting.knn import scores, verdict
-from lwcl.reporting.model_card import card
+from lwcl.reporting.knn import accuracy_verdict, knn_table
+from lwcl.reporting.model_card import render_model_card
 from lwcl.reporting.report import Report
 from lwcl.reporting.training import training_report
 from lwcl.runs.folder import RunFolder
 from lwcl.system.atomic_files import sha256_file, write_atomically
-from lwcl.system.device import command_line
-from lwcl.system.environment import environment
+from lwcl.system.device import current_command
+from lwcl.system.environment import describe_environment
 from lwcl.training.dry_run import sample_views
-from lwcl.training.final_scores import Final, final_scores
-from lwcl.training.state import Training
+from lwcl.training.final_scores import FinalScores, final_scores
+from lwcl.training.state import TrainingState
 
 Timing = Mapping[str, float | None]
-KEPT = ("encoder.safetensors", "export/model.safetensors", "export/config.json")  # what `lwcl verify` looks at
+VERIFIED_FILES = (
+    "encoder.safetensors",
+    "export/model.safetensors",
+    "export/config.json",
+)  # what `lwcl verify` looks at
 
 
-def finish(training: Training, folder: RunFolder, screen: Screen, timing: Timing, *, as_json: bool) -> int:
+def finalize_run(training: TrainingState, folder: RunFolder, screen: Screen, timing: Timing, *, as_json: bool) -> int:
     """Writes encoder, export and report, judges where labels allow, says where things are; gives the exit code."""
     student = training.net.student
     trained = training.loaded(str(folder.path))
@@ -37,7 +41,7 @@ def finish(training: Training, folder: RunFolder, screen: Screen, timing: Timing
         "width of the features": student.width,
         "precision": "bfloat16 autocast" if training.compute.autocast else "float32",
         "device": str(training.compute.device),
-        "SHA-256": {name: sha256_file(folder.path / name) for name in KEPT},
+        "SHA-256": {name: sha256_file(folder.path / name) for name in VERIFIED_FILES},
     }
     report = training_report(
         training.plan.verb,
@@ -45,13 +49,13 @@ def finish(training: Training, folder: RunFolder, screen: Screen, timing: Timing
         folder.metrics(),
         settled=training.plan.settled,
         facts=facts | {"knn": [row._asdict() for row in rows]},
-        environment=environment(),
-        command=command_line(),
+        environment=describe_environment(),
+        command=current_command(),
         timing=timing,
         samples=sample_views(training.loader),
     )
-    report = with_scores(report, final)
-    made = card(folder.path.resolve().name, student.arch, trained.facts, rows, training.plan.settled)
+    report = add_scores(report, final)
+    made = render_model_card(folder.path.resolve().name, student.arch, trained.facts, rows, training.plan.settled)
     write_atomically(folder.export / "README.md", made)
     report.write(folder.path)
     if as_json:
@@ -60,19 +64,19 @@ def finish(training: Training, folder: RunFolder, screen: Screen, timing: Timing
         for table in report.tables[: bool(rows) + bool(final.standings)]:
             print_table(table.title, table.columns, table.rows)
     screen.say(
-        f"{harmless(report.verdict)}\nReport: {harmless(folder.report_html)}\nEncoder: {harmless(folder.encoder)}\n"
-        f"Use it in plain timm:\n{snippet(folder.export, student.width)}"
+        f"{escape(report.verdict)}\nReport: {escape(folder.report_html)}\nEncoder: {escape(folder.encoder)}\n"
+        f"Use it in plain timm:\n{timm_snippet(folder.export, student.width)}"
     )
     return 0
 
 
-def with_scores(report: Report, final: Final) -> Report:
+def add_scores(report: Report, final: FinalScores) -> Report:
     """The report with the scores of the encoders first, and a student's place beside its teacher."""
     if not final.rows:
         return report
-    told = verdict(final.rows[:1], final.images)
+    told = accuracy_verdict(final.rows[:1], final.images)
     report = dataclasses.replace(
-        report, verdict=f"{told} {report.verdict}", tables=(scores(final.rows), *report.tables)
+        report, verdict=f"{told} {report.verdict}", tables=(knn_table(final.rows), *report.tables)
     )
     if not final.standings:
         return report

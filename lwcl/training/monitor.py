@@ -4,42 +4,42 @@ import dataclasses
 import math
 from typing import Any
 
-from lwcl.engine import Step
-from lwcl.evaluation.judge import prepared
-from lwcl.metrics.health import Health, collapsed, examine
+from lwcl.engine import TrainStep
+from lwcl.evaluation.judge import open_evaluator
+from lwcl.metrics.health import Health, embedding_health, is_collapsed
 from lwcl.reporting.console import Screen
-from lwcl.reporting.console import Training as Told
+from lwcl.reporting.console import TrainingDisplay as Told
 from lwcl.runs.folder import RunFolder
-from lwcl.training.state import Training
+from lwcl.training.state import TrainingState
 
-ADVICE = (
+COLLAPSE_ADVICE = (
     "The embeddings of all images are nearly one point (collapse). "
     "Try a lower --lr, a longer --warmup, or a larger --batch-size."
 )
 
 
-def number(value: float | None) -> float:
+def float_or_nan(value: float | None) -> float:
     """A measure as it was before it was written: JSON has null for NaN."""
     return math.nan if value is None else value
 
 
-class Watch:
+class TrainingMonitor:
     """Measures while training: health every few steps, the monitor's kNN every few epochs; each is recorded once."""
 
-    def __init__(self, training: Training, folder: RunFolder, screen: Screen) -> None:
+    def __init__(self, training: TrainingState, folder: RunFolder, screen: Screen) -> None:
         self.training, self.folder, self.screen = training, folder, screen
         options = training.plan.options
         self.every, self.epochs = options.log_every, options.monitor_every * training.loader.steps_per_epoch
         self.judge = (
-            prepared(dataclasses.replace(options, data=options.monitor), 256, (), options.seed, screen)
+            open_evaluator(dataclasses.replace(options, data=options.monitor), 256, (), options.seed, screen)
             if options.monitor
             else None
         )
         known = (record for record in folder.metrics() if "spread" in record)
-        self.history = [Health(*(number(record[name]) for name in Health._fields)) for record in known]
-        self.alarmed = collapsed(self.history)
+        self.history = [Health(*(float_or_nan(record[name]) for name in Health._fields)) for record in known]
+        self.alarmed = is_collapsed(self.history)
 
-    def look(self, step: Step, *, last: bool, told: Told) -> Health | None:
+    def look(self, step: TrainStep, *, last: bool, told: Told) -> Health | None:
         """Measures and records a step if it is due; says so when the embedding has collapsed."""
         due = step.number % self.every == 0 or step.number == 1 or last
         monitored = self.judge is not None and (step.number % self.epochs == 0 or last)
@@ -52,13 +52,13 @@ class Watch:
             **step.parts,
             "grad_norm": step.grad_norm,
         }
-        health = examine(step.pairs) if step.pairs else None
+        health = embedding_health(step.pairs) if step.pairs else None
         if health:
             record |= health._asdict()
             self.history.append(health)
-            if collapsed(self.history) and not self.alarmed:
+            if is_collapsed(self.history) and not self.alarmed:
                 self.alarmed = True
-                self.screen.warn(ADVICE)
+                self.screen.warn(COLLAPSE_ADVICE)
         if monitored and self.judge:
             score = self.judge.score(self.training.loaded("monitor"), self.training.compute)
             record["monitor"] = float(score.top1.float().mean())

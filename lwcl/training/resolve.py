@@ -12,40 +12,40 @@ from lwcl.data.demo import builtin
 from lwcl.errors import UsageError
 from lwcl.kernels import bfloat16
 from lwcl.reporting.console import Screen
-from lwcl.settings import RESUMED, Settled
+from lwcl.settings import RESUMED, SettingValue
 from lwcl.system.cpu import usable_cpus
-from lwcl.system.device import device_of
-from lwcl.training.build import built
-from lwcl.training.precision import chosen_precision, untimed
-from lwcl.training.teacher import live_teacher
+from lwcl.system.device import resolve_device
+from lwcl.training.build import build_net
+from lwcl.training.precision import choose_precision, precision_without_timing
+from lwcl.training.teacher import load_teacher
 
-SAMPLE = 64  # images whose size stands for all
+SIZE_SAMPLE = 64  # images whose size stands for all
 
 
-def settled(plan: Plan, images: ImageSet) -> Plan:
+def resolve_auto(plan: Plan, images: ImageSet) -> Plan:
     """The plan with everything that depends on the data and the machine settled by the rules.
 
     Raises `UsageError` where views are to be made by OpenCV and cannot be.
     """
-    demonstration = set(plan.options.data) <= set(builtin.SETS)
+    demonstration = set(plan.options.data) <= set(builtin.BUILTIN_SETS)
     plan = plan.at_scale(len(images), demonstration=demonstration)
     values = {name: setting.value for name, setting in plan.settled.items()}
-    accelerated = device_of(plan.options.device).type != "cpu"
-    facts = auto.Facts(
+    accelerated = resolve_device(plan.options.device).type != "cpu"
+    facts = auto.RunFacts(
         len(images),
-        short_side(images),
+        median_short_side(images),
         usable_cpus(),
         accelerated,
         demonstration,
         opencv=has_opencv(),
-        slow_bf16=not accelerated and not bfloat16.is_native(),
+        slow_bf16=not accelerated and not bfloat16.bf16_is_native(),
     )
-    plan = plan.with_rules(auto.settle_run(values, facts))
-    must_have(plan, accelerated=accelerated)
+    plan = plan.with_rules(auto.apply_rules(values, facts))
+    check_opencv(plan, accelerated=accelerated)
     return plan
 
 
-def as_it_began(plan: Plan, began: Mapping[str, Any], free: Collection[str], screen: Screen) -> Plan:
+def with_resumed_settings(plan: Plan, began: Mapping[str, Any], free: Collection[str], screen: Screen) -> Plan:
     """The plan of a run that goes on, what the machine settled (`free`) as when it `began`: its bits depend on that.
 
     Raises `UsageError` where it began with OpenCV, and there is none now.
@@ -54,12 +54,12 @@ def as_it_began(plan: Plan, began: Mapping[str, Any], free: Collection[str], scr
         now, then = plan.settled[name].value, began.get(name)
         if then not in (None, now):
             screen.warn(f"{name} {then}, as the run began: this machine's own would be {now}.")
-            plan = Plan({**plan.settled, name: Settled(then, RESUMED)}, plan.verb)
-    must_have(plan, accelerated=device_of(plan.options.device).type != "cpu")
+            plan = Plan({**plan.settled, name: SettingValue(then, RESUMED)}, plan.verb)
+    check_opencv(plan, accelerated=resolve_device(plan.options.device).type != "cpu")
     return plan
 
 
-def must_have(plan: Plan, *, accelerated: bool) -> None:
+def check_opencv(plan: Plan, *, accelerated: bool) -> None:
     """Raises `UsageError` where views are to be made by OpenCV and cannot be."""
     if plan.options.views_by == "opencv" and (accelerated or not has_opencv()):
         raise UsageError(
@@ -79,30 +79,30 @@ def has_opencv() -> bool:
         return False
 
 
-def short_side(images: ImageSet) -> int:
+def median_short_side(images: ImageSet) -> int:
     """The median short side, in pixels, of at most `SAMPLE` images, evenly spaced."""
-    places = numpy.linspace(0, len(images) - 1, min(SAMPLE, len(images))).round().astype(int)
+    places = numpy.linspace(0, len(images) - 1, min(SIZE_SAMPLE, len(images))).round().astype(int)
     return int(numpy.median([min(images.good_image(int(place))[0].size) for place in places]))
 
 
-def with_precision(plan: Plan, screen: Screen) -> Plan:
+def resolve_precision(plan: Plan, screen: Screen) -> Plan:
     """The plan with fp32 or bf16 in the place of `auto` on a CPU: timed, where a run has shown that bf16 is as good.
 
     People are warned of a bf16 of their choice that is slow here.
     """
     options = plan.options
-    if device_of(options.device).type != "cpu":
+    if resolve_device(options.device).type != "cpu":
         return plan
     chosen = {"--precision": options.precision, "--teacher-precision": options.teacher and options.teacher_precision}
     for flag, precision in chosen.items():
-        if precision == "bf16" and bfloat16.is_hopeless():
+        if precision == "bf16" and bfloat16.bf16_is_emulated():
             screen.warn(f"{flag} bf16: this CPU is many times faster in fp32.")
     if options.precision != "auto":
         return plan
-    choice = untimed(options.arch)
+    choice = precision_without_timing(options.arch)
     if choice is None:
-        live = live_teacher(plan)
-        net, compute, takes = built(plan, options, live.width if live else 0)
+        live = load_teacher(plan)
+        net, compute, takes = build_net(plan, options, live.width if live else 0)
         taught = live.width if live else 0
-        choice = chosen_precision(plan.method, net, plan.recipe, compute, takes.size, taught)
+        choice = choose_precision(plan.method, net, plan.recipe, compute, takes.size, taught)
     return plan.with_precision(choice.name, choice.reason)

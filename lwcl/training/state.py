@@ -8,32 +8,32 @@ from dataclasses import dataclass
 from torch.optim import Optimizer
 
 from lwcl.checkpoints import training_state
-from lwcl.checkpoints.encoder_file import Images, Loaded
+from lwcl.checkpoints.encoder_file import InputSpec, LoadedEncoder
 from lwcl.checkpoints.optimizer_state import pack_optimizer, unpack_optimizer
 from lwcl.config.plan import Plan
 from lwcl.data.dataset import ImageSet
 from lwcl.data.loader import Loader
-from lwcl.engine import Compute, NotFiniteError
+from lwcl.engine import Compute, NonFiniteError
 from lwcl.errors import DataError, UsageError
 from lwcl.models.encoder import Net
 from lwcl.runs.folder import RunFolder
-from lwcl.training.teacher import Live
+from lwcl.training.teacher import OnlineTeacher
 
 MIN_SAVE_SECONDS = 10.0  # epochs shorter than this are not all saved
 
 
 @dataclass
-class Training:
+class TrainingState:
     """What a training run works with; `done` steps are behind it."""
 
     plan: Plan
     images: ImageSet
-    takes: Images
+    takes: InputSpec
     net: Net
     optimizer: Optimizer
     compute: Compute
     loader: Loader
-    teacher: Live | None = None
+    teacher: OnlineTeacher | None = None
     done: int = 0
 
     @property
@@ -47,15 +47,15 @@ class Training:
         packed, facts = pack_optimizer(self.optimizer)
         tensors = {"net": self.net.state_dict(), "optimizer": packed}
         facts = {"optimizer": facts, "data": self.images.fingerprint, "teacher": self.teacher and self.teacher.hash}
-        training_state.save(folder.checkpoints, self.done, tensors, facts)
+        training_state.save_checkpoint(folder.checkpoints, self.done, tensors, facts)
 
-    def dump(self, folder: RunFolder, error: NotFiniteError) -> None:
+    def dump(self, folder: RunFolder, error: NonFiniteError) -> None:
         """Writes what shows a step that was not finite again: weights before it, its images, the last records."""
         names = [self.images.names[index] for index in error.index.tolist()]
         facts = {"step": error.step, "what": str(error), "images": names, "last": folder.metrics()[-50:]}
-        training_state.save(folder.path / "nonfinite", error.step, {"net": self.net.state_dict()}, facts)
+        training_state.save_checkpoint(folder.path / "nonfinite", error.step, {"net": self.net.state_dict()}, facts)
 
-    def loaded(self, name: str) -> Loaded:
+    def loaded(self, name: str) -> LoadedEncoder:
         """The student as it is now, as judging takes it, with where its weights come from."""
         options = self.plan.options
         facts = {
@@ -72,11 +72,11 @@ class Training:
             facts["init"] = options.init
         if self.teacher:
             facts |= {"teacher": self.teacher.loaded.name, "teacher weights": self.teacher.hash}
-        return Loaded(name, self.net.student, self.takes, facts)
+        return LoadedEncoder(name, self.net.student, self.takes, facts)
 
     def resume(self, folder: RunFolder, tell: Callable[[str], None]) -> bool:
         """Goes back to the newest checkpoint, if there is one. Raises `DataError` if the images are not the run's."""
-        found = training_state.latest(folder.checkpoints, tell)
+        found = training_state.latest_checkpoint(folder.checkpoints, tell)
         folder.truncate_metrics(found.step if found else 0)
         if found is None:
             return False
@@ -98,11 +98,11 @@ class Training:
         return True
 
 
-class Saver:
+class SaveSchedule:
     """When a checkpoint is due: every N steps or minutes, and at epoch ends that are not seconds apart."""
 
     def __init__(self, every: str, steps_per_epoch: int) -> None:
-        self.steps, self.seconds = interval_of(every)
+        self.steps, self.seconds = parse_save_every(every)
         self.steps_per_epoch, self.last = steps_per_epoch, time.monotonic()
 
     def due(self, step: int) -> bool:
@@ -115,7 +115,7 @@ class Saver:
         return due or epoch_end
 
 
-def interval_of(every: str) -> tuple[int, float]:
+def parse_save_every(every: str) -> tuple[int, float]:
     """`--save-every` as (steps, 0) or (0, seconds). Raises `UsageError`."""
     text = every.strip().lower()
     try:

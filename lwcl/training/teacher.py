@@ -13,33 +13,35 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lwcl.checkpoints.encoder_file import Images, Loaded, load_encoder
+from lwcl.checkpoints.encoder_file import InputSpec, LoadedEncoder, load_encoder
 from lwcl.config.plan import Plan
-from lwcl.config.teacher_options import cache_of
+from lwcl.config.teacher_options import parse_teacher_cache
 from lwcl.config.train_options import TrainOptions
-from lwcl.data.augment.views import plain_views
+from lwcl.data.augment.views import normalise_images
 from lwcl.data.dataset import ImageSet
-from lwcl.data.eval_loader import Plain
+from lwcl.data.eval_loader import CenterCropDataset
 from lwcl.data.loader import Loader
 from lwcl.errors import UsageError
 from lwcl.methods.method import Method
-from lwcl.models.check_forward import must_take
+from lwcl.models.check_forward import check_forward
 from lwcl.reporting.console import Screen
-from lwcl.system.device import compute_for
-from lwcl.training.teacher_cache import Compute, TeacherCache
+from lwcl.system.device import choose_compute
+from lwcl.training.teacher_cache import ComputeOutputs, TeacherCache
 
-ASKED = 128  # images in one question, where the answers are kept; not the batch, or a run's bits would depend on others
+CACHE_BATCH_SIZE = (
+    128  # images in one question, where the answers are kept; not the batch, or a run's bits would depend on others
+)
 
 
-class Live:
+class OnlineTeacher:
     """A teacher that is asked in every step."""
 
     crops = 0
 
-    def __init__(self, loaded: Loaded, method: Method, options: TrainOptions) -> None:
+    def __init__(self, loaded: LoadedEncoder, method: Method, options: TrainOptions) -> None:
         assert options.teacher_precision, "a rule settles it before a run"
         self.loaded, self.space = loaded, method.taught
-        self.compute = compute_for(loaded.encoder, dataclasses.replace(options, precision=options.teacher_precision))
+        self.compute = choose_compute(loaded.encoder, dataclasses.replace(options, precision=options.teacher_precision))
         self.encoder = self.compute.place(loaded.encoder).requires_grad_(False).eval()
         self.dtype = self.compute.autocast or torch.float32
         if method.teacher_by_batch:
@@ -53,7 +55,7 @@ class Live:
         return widths[-1] if widths else self.encoder.width
 
     @property
-    def sees(self) -> Images:
+    def sees(self) -> InputSpec:
         """How it takes views."""
         return self.loaded.images
 
@@ -66,7 +68,7 @@ class Live:
         return said.to(self.dtype).float().clone()  # a clone made here may take part in a loss
 
 
-class Kept:
+class CachedTeacher:
     """A teacher that was asked once: what it said of each of `crops` crops, or of the central square (`crops` 0)."""
 
     sees = None
@@ -79,15 +81,15 @@ class Kept:
         return self.cache.rows(crop if self.crops else 0, index).to(self.device)
 
 
-def live_teacher(plan: Plan) -> Live | None:
+def load_teacher(plan: Plan) -> OnlineTeacher | None:
     """The teacher that a plan's method learns from; None where it has none. Raises `UsageError`."""
     options, method = plan.options, plan.method
     if options.teacher is None or not method.taught:
         return None
     loaded = load_encoder(options.teacher, arch=options.teacher_arch, image_size=options.teacher_size)
-    must_take(loaded.encoder, loaded.images.size)
-    live = Live(loaded, method, options)
-    if method.teacher_by_batch and cache_of(options.teacher_cache).kind != "off":
+    check_forward(loaded.encoder, loaded.images.size)
+    live = OnlineTeacher(loaded, method, options)
+    if method.teacher_by_batch and parse_teacher_cache(options.teacher_cache).kind != "off":
         raise UsageError(
             "--teacher-bn train normalises by the batch that is asked about, so its answers cannot be kept.",
             remedy="Leave --teacher-cache out, or give --teacher-bn eval.",
@@ -95,17 +97,17 @@ def live_teacher(plan: Plan) -> Live | None:
     return live
 
 
-def with_teacher(loader: Loader, live: Live, plan: Plan, images: ImageSet, screen: Screen) -> Loader:
+def attach_teacher(loader: Loader, live: OnlineTeacher, plan: Plan, images: ImageSet, screen: Screen) -> Loader:
     """The loader whose batches hold what the teacher says, asked now where its answers are to be kept.
 
     `images` are whole, where the loader may have shrunk ones.
     """
-    cache = cache_of(plan.options.teacher_cache)
+    cache = parse_teacher_cache(plan.options.teacher_cache)
     if cache.kind == "off":
         return dataclasses.replace(loader, teacher=live)
     if cache.kind == "center":
-        said = central(live, images, loader.workers, screen)
-        return dataclasses.replace(loader, teacher=Kept(said, 0, loader.compute.device))
+        said = cache_center_crops(live, images, loader.workers, screen)
+        return dataclasses.replace(loader, teacher=CachedTeacher(said, 0, loader.compute.device))
     store = loader.store
     made = {
         "augmentation": dataclasses.asdict(plan.augmentation),
@@ -114,26 +116,30 @@ def with_teacher(loader: Loader, live: Live, plan: Plan, images: ImageSet, scree
         "stored pixels": int((store.heights * store.widths).sum()) if store else None,
         "decoded": None if store else [loader.short_side, loader.images is not images],
     }
-    kept = opened(live, loader.images, cache.crops, made)
-    fill(kept, screen, lambda crop, index: live.answer(crop, index, loader.view(crop, index, live.sees)))
-    return dataclasses.replace(loader, teacher=Kept(kept, cache.crops, loader.compute.device))
+    kept = open_teacher_cache(live, loader.images, cache.crops, made)
+    fill_teacher_cache(kept, screen, lambda crop, index: live.answer(crop, index, loader.view(crop, index, live.sees)))
+    return dataclasses.replace(loader, teacher=CachedTeacher(kept, cache.crops, loader.compute.device))
 
 
-def central(live: Live, images: ImageSet, workers: int, screen: Screen) -> TeacherCache:
+def cache_center_crops(live: OnlineTeacher, images: ImageSet, workers: int, screen: Screen) -> TeacherCache:
     """What the teacher says of every image's central square, kept: one crop."""
-    kept, plain, takes = opened(live, images, 1, {"plain": True}), Plain(images, live.sees), live.sees
+    kept, plain, takes = (
+        open_teacher_cache(live, images, 1, {"plain": True}),
+        CenterCropDataset(images, live.sees),
+        live.sees,
+    )
 
     def said(crop: int, index: Tensor) -> Tensor:
         items = list(pool.map(lambda place: plain[place][0], index.tolist()))
-        views = plain_views(torch.stack(items).to(live.compute.device), mean=takes.mean, std=takes.std)
+        views = normalise_images(torch.stack(items).to(live.compute.device), mean=takes.mean, std=takes.std)
         return live.answer(crop, index, views)
 
     with ThreadPoolExecutor(max(1, workers)) as pool:
-        fill(kept, screen, said)
+        fill_teacher_cache(kept, screen, said)
     return kept
 
 
-def opened(live: Live, images: ImageSet, crops: int, made: dict[str, Any]) -> TeacherCache:
+def open_teacher_cache(live: OnlineTeacher, images: ImageSet, crops: int, made: dict[str, Any]) -> TeacherCache:
     """The cache of what this teacher says of so many crops of these images, found again by all that they depend on."""
     fingerprint = {
         "teacher": live.hash,
@@ -145,11 +151,11 @@ def opened(live: Live, images: ImageSet, crops: int, made: dict[str, Any]) -> Te
     return TeacherCache.open(fingerprint, (crops, len(images), live.width), live.dtype)
 
 
-def fill(kept: TeacherCache, screen: Screen, compute: Compute) -> None:
+def fill_teacher_cache(kept: TeacherCache, screen: Screen, compute: ComputeOutputs) -> None:
     """Asks the teacher what it has not been asked yet."""
     rows = kept.shape[0] * kept.shape[1]
     with screen.counting("Asking the teacher", rows) as counting:
-        kept.fill(compute, ASKED, lambda done, count: counting.advance(done - counting.done.count))
+        kept.fill(compute, CACHE_BATCH_SIZE, lambda done, count: counting.advance(done - counting.done.count))
 
 
 def use_batch_statistics(encoder: nn.Module) -> None:

@@ -16,24 +16,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lwcl.data.cache.disk import alone
-from lwcl.errors import SickError, StorageError, UsageError
+from lwcl.data.cache.disk import wait_for_lock
+from lwcl.errors import StorageError, TrainingDivergedError, UsageError
 from lwcl.formatting import json_text
-from lwcl.runs.guard import differences
-from lwcl.system.atomic_files import cache_folder, explained, write_atomically
+from lwcl.runs.guard import settings_diff
+from lwcl.system.atomic_files import cache_folder, explain_disk_errors, write_atomically
 from lwcl.system.chunk_file import ChunkFile
 
-FORMAT = 1
-CHUNK_ROWS = 1024  # answers in a chunk, all to the same crop: what a kill can cost
-CHECKED_AT_ONCE = 10**9  # bytes (about a second); in a larger cache each chunk is checked when it is first read
-MANIFEST = "manifest.json"
+TEACHER_CACHE_FORMAT = 1
+TEACHER_CHUNK_ROWS = 1024  # answers in a chunk, all to the same crop: what a kill can cost
+MAX_EAGER_CHECK_BYTES = 10**9  # bytes (about a second); in a larger cache each chunk is checked when it is first read
+TEACHER_CACHE_MANIFEST = "manifest.json"
 
-Shape = tuple[int, int, int]
-Compute = Callable[[int, Tensor], Tensor]
-Tell = Callable[[int, int], None]
+TeacherCacheShape = tuple[int, int, int]
+ComputeOutputs = Callable[[int, Tensor], Tensor]
+ReportProgress = Callable[[int, int], None]
 
 
-def size_of(crops: int, images: int, width: int, dtype: torch.dtype = torch.bfloat16) -> int:
+def teacher_cache_bytes(crops: int, images: int, width: int, dtype: torch.dtype = torch.bfloat16) -> int:
     """Bytes that answers (crops, images, width) take on disk."""
     return crops * images * width * dtype.itemsize
 
@@ -41,10 +41,12 @@ def size_of(crops: int, images: int, width: int, dtype: torch.dtype = torch.bflo
 class TeacherCache:
     """Answers of `shape` (K crops, N images, width D) in `folder`, whose manifest `about` tells what they are of."""
 
-    def __init__(self, folder: Path, about: Mapping[str, Any], shape: Shape, dtype: torch.dtype) -> None:
+    def __init__(self, folder: Path, about: Mapping[str, Any], shape: TeacherCacheShape, dtype: torch.dtype) -> None:
         self.folder, self.about, self.shape, self.dtype = folder, about, shape, dtype
-        self._slices = [slice(start, start + CHUNK_ROWS) for start in range(0, shape[1], CHUNK_ROWS)]
-        sizes = [size_of(1, self._count(chunk), shape[2], dtype) for chunk in range(shape[0] * len(self._slices))]
+        self._slices = [slice(start, start + TEACHER_CHUNK_ROWS) for start in range(0, shape[1], TEACHER_CHUNK_ROWS)]
+        sizes = [
+            teacher_cache_bytes(1, self._count(chunk), shape[2], dtype) for chunk in range(shape[0] * len(self._slices))
+        ]
         self._chunks = ChunkFile(folder, sizes)
         self._map: Tensor | None = None
 
@@ -52,7 +54,7 @@ class TeacherCache:
     def open(
         cls,
         fingerprint: Mapping[str, Any],
-        shape: Shape,
+        shape: TeacherCacheShape,
         dtype: torch.dtype = torch.bfloat16,
         folder: Path | None = None,
     ) -> "TeacherCache":
@@ -61,7 +63,12 @@ class TeacherCache:
         They are in `folder`, or else where the cache folder keeps them; nothing is made before `fill`. Damaged chunks
         count as not there. Raises `StorageError` when the folder holds other answers.
         """
-        kind = {"format": FORMAT, "chunk_rows": CHUNK_ROWS, "dtype": str(dtype).removeprefix("torch."), "shape": shape}
+        kind = {
+            "format": TEACHER_CACHE_FORMAT,
+            "chunk_rows": TEACHER_CHUNK_ROWS,
+            "dtype": str(dtype).removeprefix("torch."),
+            "shape": shape,
+        }
         text = json_text({**kind, "fingerprint": fingerprint}, sort_keys=True)
         key = hashlib.sha256(text.encode()).hexdigest()[:32]
         cache = cls(folder or cache_folder() / "teachers" / key, json.loads(text), shape, dtype)
@@ -73,24 +80,25 @@ class TeacherCache:
         """How many of the K x N answers are there."""
         return sum(self._count(chunk) for chunk in self._chunks.noted)
 
-    def fill(self, compute: Compute, batch_size: int, tell: Tell) -> None:
+    def fill(self, compute: ComputeOutputs, batch_size: int, tell: ReportProgress) -> None:
         """Computes what is missing: `compute(crop, index (B,))` gives (B, D); `tell` hears how many of how many rows.
 
         One process fills; others wait, and take what it made. The batches are the same whatever was killed before.
-        Raises `SickError` for answers that are not finite, `UsageError` for those that the type cannot hold, and
+        Raises `TrainingDivergedError` for answers that are not finite, `UsageError` for those that the type cannot
+        hold, and
         `StorageError` when the disk refuses; what is done stays.
         """
         with ExitStack() as stack:
-            with explained(self.folder):
-                stack.enter_context(alone(self.folder / ".lock"))
+            with explain_disk_errors(self.folder):
+                stack.enter_context(wait_for_lock(self.folder / ".lock"))
                 self._learn()
                 missing = self._chunks.missing()
                 if missing:
                     self._chunks.begin()
-                    write_atomically(self.folder / MANIFEST, json_text(self.about, indent=2))
+                    write_atomically(self.folder / TEACHER_CACHE_MANIFEST, json_text(self.about, indent=2))
             for chunk in missing:
                 content = self._computed(chunk, compute, batch_size, tell).view(torch.uint8).numpy().tobytes()
-                with explained(self.folder):
+                with explain_disk_errors(self.folder):
                     self._chunks.write(chunk, content)
 
     def rows(self, crop: int, index: Tensor) -> Tensor:
@@ -98,7 +106,7 @@ class TeacherCache:
 
         Raises `StorageError` where they are damaged; the next `fill` then computes them again.
         """
-        self._check(crop, set((index // CHUNK_ROWS).tolist()))
+        self._check(crop, set((index // TEACHER_CHUNK_ROWS).tolist()))
         return self._mapped()[crop].index_select(0, index).float()
 
     def whole(self, crop: int) -> Tensor:
@@ -110,7 +118,7 @@ class TeacherCache:
         """The answers in a chunk."""
         return len(range(self.shape[1])[self._slices[chunk % len(self._slices)]])
 
-    def _computed(self, chunk: int, compute: Compute, batch_size: int, tell: Tell) -> Tensor:
+    def _computed(self, chunk: int, compute: ComputeOutputs, batch_size: int, tell: ReportProgress) -> Tensor:
         """The answers of a chunk (rows, D), in the type they are kept in."""
         crop, place = divmod(chunk, len(self._slices))
         before, kept = self.done, list[Tensor]()
@@ -118,28 +126,28 @@ class TeacherCache:
             found = compute(crop, index).detach().float().cpu()
             assert found.shape == (len(index), self.shape[2]), f"{tuple(found.shape)} answers to {len(index)} images"
             kept.append(found.to(self.dtype))
-            must_be_kept(found, kept[-1], index)
+            check_storable(found, kept[-1], index)
             tell(before + sum(map(len, kept)), self.shape[0] * self.shape[1])
         return torch.cat(kept)
 
     def _learn(self) -> None:
         """Reads what is there and drops what is damaged. Raises `StorageError` when it is of another teacher."""
         self._chunks.noted = {}
-        if not (self.folder / MANIFEST).exists():
+        if not (self.folder / TEACHER_CACHE_MANIFEST).exists():
             return
         self._must_be_ours()
-        with explained(self.folder):
+        with explain_disk_errors(self.folder):
             self._chunks.learn()
-            if size_of(*self.shape, self.dtype) <= CHECKED_AT_ONCE:
+            if teacher_cache_bytes(*self.shape, self.dtype) <= MAX_EAGER_CHECK_BYTES:
                 self._chunks.drop(self._chunks.damaged(self._chunks.noted))
 
     def _must_be_ours(self) -> None:
         """Raises `StorageError` unless the manifest tells what is wanted."""
         remedy = f"Remove {str(self.folder)!r}, or name another folder."
         try:
-            found = json.loads((self.folder / MANIFEST).read_bytes())
+            found = json.loads((self.folder / TEACHER_CACHE_MANIFEST).read_bytes())
             there, wanted = found.pop("fingerprint"), {**self.about}
-            differing = differences(there, wanted.pop("fingerprint")) | differences(found, wanted)
+            differing = settings_diff(there, wanted.pop("fingerprint")) | settings_diff(found, wanted)
         except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
             raise StorageError(f"The manifest in {str(self.folder)!r} is damaged.", f"{error}.", remedy) from error
         if differing:
@@ -148,10 +156,10 @@ class TeacherCache:
 
     def _check(self, crop: int, places: Iterable[int]) -> None:
         """Raises `StorageError` when chunks of a crop are damaged, and notes on disk that they are not there."""
-        with explained(self.folder):
+        with explain_disk_errors(self.folder):
             damaged = self._chunks.damaged(crop * len(self._slices) + place for place in places)
             if damaged:
-                with alone(self.folder / ".lock"):
+                with wait_for_lock(self.folder / ".lock"):
                     self._chunks.drop(damaged)
                     self._chunks.note_all()
         if damaged:
@@ -171,13 +179,14 @@ class TeacherCache:
         return self._map
 
 
-def must_be_kept(found: Tensor, kept: Tensor, index: Tensor) -> None:
-    """Raises `SickError` for answers (B, D) that are not finite, `UsageError` where they are not finite as kept."""
+def check_storable(found: Tensor, kept: Tensor, index: Tensor) -> None:
+    """Raises `TrainingDivergedError` for answers (B, D) that are not finite, `UsageError` where they are not finite
+    as kept."""
     if bool(kept.isfinite().all()):
         return
     finite = found.isfinite().all(1)
     if not bool(finite.all()):
-        raise SickError(
+        raise TrainingDivergedError(
             f"The teacher's answer to image {int(index[~finite][0])} is not finite.",
             "Its weights are damaged or its training diverged.",
             "Give another teacher, or compute in float32: --precision fp32.",

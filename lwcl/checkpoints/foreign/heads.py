@@ -7,14 +7,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lwcl.checkpoints.foreign.matching import COUNTER, HEADS
+from lwcl.checkpoints.foreign.matching import BATCH_COUNTER, HEAD_NAMES
 
-ALWAYS = ("projection_head", "projector", "head.mlp")  # a classifier never has these names
-GELU = "head.mlp"  # DINO's; all others have ReLU
-STATISTICS = {"running_mean", "running_var"}
+PROJECTION_HEAD_NAMES = ("projection_head", "projector", "head.mlp")  # a classifier never has these names
+GELU_HEAD = "head.mlp"  # DINO's; all others have ReLU
+RUNNING_STATISTICS = {"running_mean", "running_var"}
 
 
-class Head(NamedTuple):
+class ImportedHead(NamedTuple):
     """A head's layers in words, its tensors as `nn.Sequential` names them, and the names that they had."""
 
     layers: tuple[str, ...]
@@ -22,27 +22,31 @@ class Head(NamedTuple):
     names: frozenset[str]
 
 
-def find_head(tensors: Mapping[str, Tensor], width: int, projects: bool) -> Head:
+def find_head(tensors: Mapping[str, Tensor], width: int, projects: bool) -> ImportedHead:
     """The head on features of `width` among the tensors that the backbone left; an empty one where there is none.
 
     `projects`: a single linear layer called as classifiers are is a projection; several are one in any case.
     """
-    for root in HEADS:
+    for root in HEAD_NAMES:
         names = {name.removeprefix(f"{root}."): name for name in tensors if name.startswith(f"{root}.")}
         if names.keys() <= {"weight", "bias"}:  # a single layer, which has no number
             names = {f"0.{name}": full for name, full in names.items()}
         if root == "projector" and names and "bn.running_mean" in tensors:  # Barlow Twins normalises what comes out
             last = 1 + max((int(name.partition(".")[0]) for name in names if name[0].isdecimal()), default=0)
-            names |= {f"{last}.{name}": f"bn.{name}" for name in (*STATISTICS, COUNTER) if f"bn.{name}" in tensors}
-        layers = numbered({name: tensors[full] for name, full in names.items()})
-        words, renamed = understood(layers, width, "gelu" if root == GELU else "relu")
+            names |= {
+                f"{last}.{name}": f"bn.{name}"
+                for name in (*RUNNING_STATISTICS, BATCH_COUNTER)
+                if f"bn.{name}" in tensors
+            }
+        layers = layers_by_number({name: tensors[full] for name, full in names.items()})
+        words, renamed = describe_layers(layers, width, "gelu" if root == GELU_HEAD else "relu")
         linear = sum(word.startswith("linear") for word in words)
-        if linear > 1 or (linear and (projects or root in ALWAYS)):
-            return Head(words, renamed, frozenset(names.values()))
-    return Head((), {}, frozenset())
+        if linear > 1 or (linear and (projects or root in PROJECTION_HEAD_NAMES)):
+            return ImportedHead(words, renamed, frozenset(names.values()))
+    return ImportedHead((), {}, frozenset())
 
 
-def numbered(tensors: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
+def layers_by_number(tensors: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
     """Layers by number, each with its tensors; none where some name is not a number and a tensor's name."""
     layers: dict[int, dict[str, Tensor]] = collections.defaultdict(dict)
     for name, tensor in tensors.items():
@@ -53,7 +57,7 @@ def numbered(tensors: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
     return layers
 
 
-def understood(
+def describe_layers(
     layers: Mapping[int, Mapping[str, Tensor]], width: int, activation: str
 ) -> tuple[tuple[str, ...], dict[str, Tensor]]:
     """The layers in words and their tensors, renumbered; none for a head of other layers, or on another width.
@@ -65,24 +69,24 @@ def understood(
     for number, layer in sorted(layers.items()):
         if words and number - 1 not in layers:
             words.append(activation)
-        width, word = word_of({name: tensor for name, tensor in layer.items() if name != COUNTER}, width)
+        width, word = describe_layer({name: tensor for name, tensor in layer.items() if name != BATCH_COUNTER}, width)
         if not word:
             return (), {}
         tensors |= {f"{len(words)}.{name}": tensor for name, tensor in layer.items()}
         if word.startswith("norm"):
-            tensors.setdefault(f"{len(words)}.{COUNTER}", torch.tensor(0))
+            tensors.setdefault(f"{len(words)}.{BATCH_COUNTER}", torch.tensor(0))
         words.append(word)
     return tuple(words), tensors
 
 
-def word_of(layer: Mapping[str, Tensor], width: int) -> tuple[int, str]:
+def describe_layer(layer: Mapping[str, Tensor], width: int) -> tuple[int, str]:
     """The width after a layer on `width`, and the layer in words: "" where it is neither linear nor batch norm."""
     weight, vectors = layer.get("weight"), {name: tensor for name, tensor in layer.items() if tensor.dim() == 1}
     if weight is not None and weight.dim() == 2 and weight.shape[1] == width and layer.keys() <= {"weight", "bias"}:
         width = weight.shape[0]
         word = f"linear {width}" if vectors else f"linear {width} unbiased"
-    elif layer.keys() == STATISTICS:
+    elif layer.keys() == RUNNING_STATISTICS:
         word = "norm plain"
     else:
-        word = "norm" if layer.keys() == STATISTICS | {"weight", "bias"} else ""
+        word = "norm" if layer.keys() == RUNNING_STATISTICS | {"weight", "bias"} else ""
     return width, word if all(tensor.shape == (width,) for tensor in vectors.values()) else ""

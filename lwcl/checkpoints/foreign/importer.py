@@ -7,19 +7,19 @@ import timm
 import torch
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from lwcl.checkpoints.encoder_file import Images, Loaded
-from lwcl.checkpoints.foreign.heads import Head, find_head
-from lwcl.checkpoints.foreign.layouts import PLAIN, Found, find
-from lwcl.checkpoints.foreign.matching import COUNTER, Fit, best_fit
-from lwcl.checkpoints.foreign.safe_reading import read_file, refused
+from lwcl.checkpoints.encoder_file import InputSpec, LoadedEncoder
+from lwcl.checkpoints.foreign.heads import ImportedHead, find_head
+from lwcl.checkpoints.foreign.layouts import PLAIN, EncoderTensors, find_encoder_tensors
+from lwcl.checkpoints.foreign.matching import BATCH_COUNTER, ArchMatch, match_architecture
+from lwcl.checkpoints.foreign.safe_reading import read_untrusted, unreadable_file_error
 from lwcl.errors import UsageError
 from lwcl.models.encoder import Encoder
 
-SIDE = 224  # of the images that the papers' encoders were trained on
-LITE = "tf_efficientnet_lite"  # trained with mean = std = 0.5, at a size of its own for each
+DEFAULT_IMAGE_SIZE = 224  # of the images that the papers' encoders were trained on
+LITE_PREFIX = "tf_efficientnet_lite"  # trained with mean = std = 0.5, at a size of its own for each
 
 
-class Matched(NamedTuple):
+class MatchReport(NamedTuple):
     """How a checkpoint was read: its layout; its tensors that are the backbone (how many), that the backbone lacks, and
     that were left out; the widths of its projection head's layers.
     """
@@ -31,17 +31,19 @@ class Matched(NamedTuple):
     head: tuple[int, ...]
 
 
-def read_foreign(path: Path, arch: str | None, image_size: int | None, part: str = "") -> tuple[Loaded, Matched]:
+def import_encoder(
+    path: Path, arch: str | None, image_size: int | None, part: str = ""
+) -> tuple[LoadedEncoder, MatchReport]:
     """The encoder of a checkpoint that other code wrote, with its projection head, and how it was matched.
 
     `arch` overrules the guess, `image_size` the size of images; `part`: teacher, student or key, where a layout has
     several. Raises `UsageError` unless every tensor of the backbone is there.
     """
-    found = find(path, read_file(path), part)
-    fit = best_fit(path, found.tensors, arch, found.arch)
-    encoder, head = assembled(path, found, fit)
-    images = resized(path, encoder, images_of(found, fit, chosen=arch is not None), image_size)
-    matched = Matched(
+    found = find_encoder_tensors(path, read_untrusted(path), part)
+    fit = match_architecture(path, found.tensors, arch, found.arch)
+    encoder, head = build_imported_encoder(path, found, fit)
+    images = resize_input(path, encoder, input_spec_of(found, fit, chosen=arch is not None), image_size)
+    matched = MatchReport(
         layout=found.layout,
         matched=len(fit.tensors),
         missing=fit.missing,
@@ -49,10 +51,10 @@ def read_foreign(path: Path, arch: str | None, image_size: int | None, part: str
         head=encoder.head_widths,
     )
     facts = {"origin": "foreign", "file": path.name, "part": part, **matched._asdict()}
-    return Loaded(f"{path}#{part}" if part else str(path), encoder, images, facts), matched
+    return LoadedEncoder(f"{path}#{part}" if part else str(path), encoder, images, facts), matched
 
 
-def assembled(path: Path, found: Found, fit: Fit) -> tuple[Encoder, Head]:
+def build_imported_encoder(path: Path, found: EncoderTensors, fit: ArchMatch) -> tuple[Encoder, ImportedHead]:
     """The encoder with the file's tensors, loaded strictly, and its head."""
     left = {name: found.tensors[name] for name in fit.rest} | found.beside
     head = find_head(left, fit.width, found.projects)
@@ -61,22 +63,22 @@ def assembled(path: Path, found: Found, fit: Fit) -> tuple[Encoder, Head]:
         encoder = Encoder(fit.arch, head.layers, image_size=fit.side, bn_eps=bn_eps)
     state = {f"backbone.{name}": tensor for name, tensor in fit.tensors.items()}
     state |= {f"head.{name}": tensor for name, tensor in head.tensors.items()}
-    counters = {name: tensor for name, tensor in encoder.state_dict().items() if name.endswith(COUNTER)}
+    counters = {name: tensor for name, tensor in encoder.state_dict().items() if name.endswith(BATCH_COUNTER)}
     try:
         encoder.load_state_dict(counters | state)
     except (RuntimeError, NotImplementedError) as error:
-        raise refused(path, " ".join(str(error).split())[:500]) from error
+        raise unreadable_file_error(path, " ".join(str(error).split())[:500]) from error
     return encoder, head
 
 
-def images_of(found: Found, fit: Fit, *, chosen: bool) -> Images:
+def input_spec_of(found: EncoderTensors, fit: ArchMatch, *, chosen: bool) -> InputSpec:
     """The images it takes: with ImageNet's statistics, but as timm has them for a plain file of a `chosen` arch."""
-    if fit.arch.startswith(LITE) or (chosen and found.layout == PLAIN):
-        return Images.of(fit.arch, fit.side)
-    return Images(fit.side or SIDE, IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
+    if fit.arch.startswith(LITE_PREFIX) or (chosen and found.layout == PLAIN):
+        return InputSpec.of(fit.arch, fit.side)
+    return InputSpec(fit.side or DEFAULT_IMAGE_SIZE, IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
 
 
-def resized(path: Path, encoder: Encoder, images: Images, size: int | None) -> Images:
+def resize_input(path: Path, encoder: Encoder, images: InputSpec, size: int | None) -> InputSpec:
     """The images at the size that is asked for; position embeddings are interpolated to it (timm). Raises `UsageError`.
 
     Models without such take images of many sizes.
@@ -92,10 +94,10 @@ def resized(path: Path, encoder: Encoder, images: Images, size: int | None) -> I
                 f"{path}: takes images of {images.size} pixels only.", str(error), "Leave --image-size out."
             ) from error
         encoder.arguments["img_size"] = size
-    return Images(size, images.mean, images.std, images.crop_pct)
+    return InputSpec(size, images.mean, images.std, images.crop_pct)
 
 
-def timm_encoder(name: str, image_size: int | None) -> Loaded:
+def load_timm_encoder(name: str, image_size: int | None) -> LoadedEncoder:
     """A pretrained timm model from the local cache, without its classifier. Raises `UsageError` if it is not there."""
     encoder = Encoder(name, image_size=image_size)
     try:
@@ -107,4 +109,4 @@ def timm_encoder(name: str, image_size: int | None) -> Loaded:
             f"Fetch them into timm's cache once, or write random/{name} for an untrained one.",
         ) from error
     encoder.backbone.load_state_dict(pretrained.state_dict())
-    return Loaded(f"timm/{name}", encoder, Images.of(name, image_size), {"origin": "timm"})
+    return LoadedEncoder(f"timm/{name}", encoder, InputSpec.of(name, image_size), {"origin": "timm"})

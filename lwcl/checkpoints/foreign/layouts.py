@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from lwcl.checkpoints.foreign.safe_reading import refused, tensors_in
+from lwcl.checkpoints.foreign.safe_reading import named_tensors, unreadable_file_error
 from lwcl.errors import UsageError
-from lwcl.settings import unknown
+from lwcl.settings import unknown_name
 
 
-class Layout(NamedTuple):
+class CheckpointLayout(NamedTuple):
     """A layout: prefixes that all occur in it, and the prefix of each part, the default part first."""
 
     name: str
@@ -25,7 +25,7 @@ class Layout(NamedTuple):
     parts: dict[str, str]
 
 
-class Found(NamedTuple):
+class EncoderTensors(NamedTuple):
     """The wanted part: its tensors, the layout's other tensors that may hold its head, and what the file calls it.
 
     `projects`: a single linear layer behind the backbone is a projection, not a classifier.
@@ -40,55 +40,57 @@ class Found(NamedTuple):
 
 #: The first whose marks all occur is it.
 LAYOUTS = (
-    Layout("SEED converted to MoCo", ("student.", "encoder_q."), {"student": "encoder_q."}),
-    Layout("DisCo", ("encoder_q.", "teacher_encoder_q."), {"student": "encoder_q.", "teacher": "teacher_encoder_q."}),
-    Layout("MoCo", ("encoder_q.",), {"student": "encoder_q.", "key": "encoder_k."}),
-    Layout("MoCo v3", ("base_encoder.",), {"student": "base_encoder.", "key": "momentum_encoder."}),
-    Layout("SEED", ("student.", "teacher."), {"student": "student.", "teacher": "teacher."}),
-    Layout("SwAV", ("projection_head.",), {"": ""}),
-    Layout("Barlow Twins or VICReg", ("backbone.", "projector."), {"": "backbone."}),
-    Layout("SimSiam", ("encoder.", "predictor."), {"": "encoder."}),
-    Layout("backbone and head", ("backbone.", "head."), {"": "backbone."}),
+    CheckpointLayout("SEED converted to MoCo", ("student.", "encoder_q."), {"student": "encoder_q."}),
+    CheckpointLayout(
+        "DisCo", ("encoder_q.", "teacher_encoder_q."), {"student": "encoder_q.", "teacher": "teacher_encoder_q."}
+    ),
+    CheckpointLayout("MoCo", ("encoder_q.",), {"student": "encoder_q.", "key": "encoder_k."}),
+    CheckpointLayout("MoCo v3", ("base_encoder.",), {"student": "base_encoder.", "key": "momentum_encoder."}),
+    CheckpointLayout("SEED", ("student.", "teacher."), {"student": "student.", "teacher": "teacher."}),
+    CheckpointLayout("SwAV", ("projection_head.",), {"": ""}),
+    CheckpointLayout("Barlow Twins or VICReg", ("backbone.", "projector."), {"": "backbone."}),
+    CheckpointLayout("SimSiam", ("encoder.", "predictor."), {"": "encoder."}),
+    CheckpointLayout("backbone and head", ("backbone.", "head."), {"": "backbone."}),
 )
-SEVERAL = LAYOUTS[:5]  # what lies beside the wanted part is another network
+MULTI_NETWORK_LAYOUTS = LAYOUTS[:5]  # what lies beside the wanted part is another network
 PLAIN, LINEAR, COMPRESS, DINO, LIGHTNING = "plain", "linear probe", "CompRess", "DINO", "Lightning"
-CLASSIFIES = (PLAIN, LINEAR, LIGHTNING)  # their single linear layer tells classes apart
-DICTS = ("state_dict", "model", "model_state_dict", "teacher", "student", "model_ema", "net", "network")
-WRAPPERS = re.compile(r"(?:(?:module|_orig_mod|model|encoder|backbone|net|network)\.)*")
+CLASSIFIER_LAYOUTS = (PLAIN, LINEAR, LIGHTNING)  # their single linear layer tells classes apart
+STATE_DICT_KEYS = ("state_dict", "model", "model_state_dict", "teacher", "student", "model_ema", "net", "network")
+WRAPPER_PREFIXES = re.compile(r"(?:(?:module|_orig_mod|model|encoder|backbone|net|network)\.)*")
 
 
-def find(path: Path, content: Any, part: str = "") -> Found:
+def find_encoder_tensors(path: Path, content: Any, part: str = "") -> EncoderTensors:
     """The tensors of the wanted part ("": the layout's default). Raises `UsageError` where there is none."""
     content = content if isinstance(content, Mapping) else {}
-    kind, inner, part = unpacked(path, content, part)
-    tensors = unwrapped(tensors_in(path, inner))
+    kind, inner, part = unpack_checkpoint(path, content, part)
+    tensors = strip_wrappers(named_tensors(path, inner))
     if not tensors:
         named = ", ".join(map(str, list(content)[:5])) or "nothing that has names"
-        raise refused(path, f"No tensors are where checkpoints have them; it holds {named}.")
-    layout = next((one for one in LAYOUTS if all(split(tensors, mark)[0] for mark in one.marks)), None)
+        raise unreadable_file_error(path, f"No tensors are where checkpoints have them; it holds {named}.")
+    layout = next((one for one in LAYOUTS if all(split_by_prefix(tensors, mark)[0] for mark in one.marks)), None)
     parts = layout.parts if layout else {"": ""}
     if part not in ("", *parts):
-        raise no_part(path, layout.name if layout else kind or PLAIN, part, tuple(filter(None, parts)))
+        raise unknown_part_error(path, layout.name if layout else kind or PLAIN, part, tuple(filter(None, parts)))
     prefix = parts[part] if part else next(iter(parts.values()))
-    mine, others = split(tensors, prefix)
-    mine, beside = split(mine, usual_prefix(mine))
+    mine, others = split_by_prefix(tensors, prefix)
+    mine, beside = split_by_prefix(mine, most_common_prefix(mine))
     name = kind or (layout.name if layout else PLAIN)
     arch = content.get("arch")
-    return Found(
+    return EncoderTensors(
         layout=name,
         tensors=mine,
-        beside=beside if layout in SEVERAL else beside | others,
+        beside=beside if layout in MULTI_NETWORK_LAYOUTS else beside | others,
         arch=arch if isinstance(arch, str) and part != "teacher" else None,
-        projects=name not in CLASSIFIES,
+        projects=name not in CLASSIFIER_LAYOUTS,
     )
 
 
-def unpacked(path: Path, content: Mapping[Any, Any], part: str) -> tuple[str, Mapping[Any, Any], str]:
+def unpack_checkpoint(path: Path, content: Mapping[Any, Any], part: str) -> tuple[str, Mapping[Any, Any], str]:
     """The layout as far as the outermost names tell it ("": not), the dict that holds tensors, the part in it."""
-    inner = {name: content[name] for name in DICTS if isinstance(content.get(name), Mapping)}
+    inner = {name: content[name] for name in STATE_DICT_KEYS if isinstance(content.get(name), Mapping)}
     if "teacher" in inner and "student" in inner:
         if part not in ("", "teacher", "student"):
-            raise no_part(path, DINO, part, ("teacher", "student"))
+            raise unknown_part_error(path, DINO, part, ("teacher", "student"))
         return DINO, inner[part or "teacher"], ""
     if "model" in inner and "opt" in content:
         return COMPRESS, inner["model"], part
@@ -96,29 +98,29 @@ def unpacked(path: Path, content: Mapping[Any, Any], part: str) -> tuple[str, Ma
     return kind, next(iter(inner.values()), content), part
 
 
-def no_part(path: Path, layout: str, part: str, parts: tuple[str, ...]) -> UsageError:
+def unknown_part_error(path: Path, layout: str, part: str, parts: tuple[str, ...]) -> UsageError:
     """The error for a part that a layout does not have."""
     if not parts:
-        return refused(path, f"#{part}: its layout ({layout}) has one part only.", f"Leave #{part} out.")
-    return unknown(f"part of {path} ({layout})", part, parts)
+        return unreadable_file_error(path, f"#{part}: its layout ({layout}) has one part only.", f"Leave #{part} out.")
+    return unknown_name(f"part of {path} ({layout})", part, parts)
 
 
-def split(tensors: Mapping[str, Tensor], prefix: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def split_by_prefix(tensors: Mapping[str, Tensor], prefix: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The tensors whose names begin with the prefix, without it; and the others."""
     mine = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
     return mine, {name: tensor for name, tensor in tensors.items() if not name.startswith(prefix)}
 
 
-def unwrapped(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def strip_wrappers(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Without the `module.` of DataParallel and the `_orig_mod.` of torch.compile, however many all names have."""
     for prefix in ("module.", "_orig_mod."):
-        mine, others = split(tensors, prefix)
+        mine, others = split_by_prefix(tensors, prefix)
         if mine and not others:
-            return unwrapped(mine)
+            return strip_wrappers(mine)
     return tensors
 
 
-def usual_prefix(tensors: Mapping[str, Tensor]) -> str:
+def most_common_prefix(tensors: Mapping[str, Tensor]) -> str:
     """The prefix of wrappers' names that most tensors have (Lightning: `model.`, `encoder.`, `backbone.`)."""
-    counts = collections.Counter(match[0] for name in tensors if (match := WRAPPERS.match(name)))
+    counts = collections.Counter(match[0] for name in tensors if (match := WRAPPER_PREFIXES.match(name)))
     return counts.most_common(1)[0][0] if counts else ""

@@ -16,7 +16,7 @@ EFFICIENTNETS = tuple(f"efficientnet_b{size}" for size in range(5))
 LITES = tuple(f"tf_efficientnet_lite{size}" for size in range(5))
 
 
-class Naming(NamedTuple):
+class NamingScheme(NamedTuple):
     """A family of networks: a name that tells it, timm's models of it, and its batch norms' epsilon if it differs."""
 
     name: str
@@ -27,27 +27,27 @@ class Naming(NamedTuple):
 
 
 #: The first whose mark, a pattern, is a tensor's whole name is it.
-NAMINGS = (
-    Naming(
+NAMING_SCHEMES = (
+    NamingScheme(
         "lukemelas EfficientNet",  # TensorFlow's "same" padding and epsilon 1e-3, as timm's tf_ models have them
         r"_blocks\.0\._se_reduce\.weight",
         tuple(f"tf_{name}" for name in EFFICIENTNETS),
         1e-3,
     ),
-    Naming("lukemelas EfficientNet-Lite", r"_conv_stem\.weight", LITES, 1e-3),
-    Naming(
+    NamingScheme("lukemelas EfficientNet-Lite", r"_conv_stem\.weight", LITES, 1e-3),
+    NamingScheme(
         "torchvision MobileNetV3",
         r"features\.1\.block\.0\.0\.weight",
         ("mobilenetv3_large_100", "mobilenetv3_small_100"),
         1e-3,
     ),
-    Naming("torchvision EfficientNet", r"features\.1\.0\.block\.0\.0\.weight", EFFICIENTNETS),
-    Naming("torchvision MobileNetV2", r"features\.1\.conv\.0\.0\.weight", ("mobilenetv2_100",)),
-    Naming("numbered layers of a deep ResNet", r"4\.0\.conv3\.weight", DEEP_RESNETS),
-    Naming("numbered layers of a ResNet", r"4\.0\.conv2\.weight", RESNETS),
-    Naming("deep ResNet", r"layer1\.0\.conv3\.weight", DEEP_RESNETS, by_order=False),
-    Naming("ResNet", r"layer1\.0\.conv2\.weight", RESNETS, by_order=False),
-    Naming(
+    NamingScheme("torchvision EfficientNet", r"features\.1\.0\.block\.0\.0\.weight", EFFICIENTNETS),
+    NamingScheme("torchvision MobileNetV2", r"features\.1\.conv\.0\.0\.weight", ("mobilenetv2_100",)),
+    NamingScheme("numbered layers of a deep ResNet", r"4\.0\.conv3\.weight", DEEP_RESNETS),
+    NamingScheme("numbered layers of a ResNet", r"4\.0\.conv2\.weight", RESNETS),
+    NamingScheme("deep ResNet", r"layer1\.0\.conv3\.weight", DEEP_RESNETS, by_order=False),
+    NamingScheme("ResNet", r"layer1\.0\.conv2\.weight", RESNETS, by_order=False),
+    NamingScheme(
         "vision transformer",
         r"blocks\.0\.attn\.qkv\.weight",
         (
@@ -56,10 +56,10 @@ NAMINGS = (
         ),
         by_order=False,
     ),
-    Naming("MobileNetV3", r"conv_head\.bias", ("mobilenetv3_large_100", "mobilenetv3_small_100"), by_order=False),
-    Naming("EfficientNet", r"blocks\.0\.0\.se\.conv_reduce\.weight", EFFICIENTNETS, by_order=False),
-    Naming("MobileNetV2 or EfficientNet-Lite", r"conv_stem\.weight", ("mobilenetv2_100", *LITES), by_order=False),
-    Naming(
+    NamingScheme("MobileNetV3", r"conv_head\.bias", ("mobilenetv3_large_100", "mobilenetv3_small_100"), by_order=False),
+    NamingScheme("EfficientNet", r"blocks\.0\.0\.se\.conv_reduce\.weight", EFFICIENTNETS, by_order=False),
+    NamingScheme("MobileNetV2 or EfficientNet-Lite", r"conv_stem\.weight", ("mobilenetv2_100", *LITES), by_order=False),
+    NamingScheme(
         "ConvNeXt",
         r"stages\.0\.blocks\.0\.conv_dw\.weight",
         tuple(f"convnext_{size}" for size in ("tiny", "nano", "atto", "femto", "pico", "small", "base")),
@@ -80,7 +80,7 @@ INCOMPATIBLE = (
 )
 
 #: Parts of names in the order in which the families have them; numbers count, what is not listed comes last.
-ORDER = (
+NAME_ORDER = (
     *("_conv_stem", "_expand_conv", "_bn0", "_blocks", "_depthwise_conv", "_conv_head", "_bn1"),
     *("_se_reduce", "_se_expand", "_project_conv", "_bn2"),
     *("features", "block", "conv", "conv1", "bn1", "conv2", "bn2", "fc1", "fc2", "conv3", "bn3", "downsample"),
@@ -88,7 +88,7 @@ ORDER = (
 )
 
 #: What checkpoints write as `arch`, beside timm's own names (light-moco, DisCo, ssl-small, SEED).
-ARCH_ENTRIES = {
+ARCH_ALIASES = {
     "mobilenetv3": "mobilenetv3_large_100",
     "mobilenetv3_large": "mobilenetv3_large_100",
     "mobilenetv3_small": "mobilenetv3_small_100",
@@ -97,7 +97,7 @@ ARCH_ENTRIES = {
 }
 
 
-def naming_of(path: Path, names: Iterable[str]) -> Naming | None:
+def find_naming_scheme(path: Path, names: Iterable[str]) -> NamingScheme | None:
     """The family that names tell, None for one that is not known. Raises `UsageError` for what timm cannot compute."""
     names = list(names)
     for mark, why in INCOMPATIBLE:
@@ -105,16 +105,16 @@ def naming_of(path: Path, names: Iterable[str]) -> Naming | None:
             raise UsageError(
                 f"{path}: cannot be converted.", why, "Its weights would give other features: use its own code."
             )
-    return next((one for one in NAMINGS if any(re.fullmatch(one.mark, name) for name in names)), None)
+    return next((one for one in NAMING_SCHEMES if any(re.fullmatch(one.mark, name) for name in names)), None)
 
 
-def in_order(tensors: Mapping[str, Any]) -> list[str]:
+def sort_by_layer(tensors: Mapping[str, Any]) -> list[str]:
     """The names of a foreign network in the order of its layers, whatever order the file has them in."""
 
-    places = {word: place for place, word in enumerate(ORDER, 1)}
+    places = {word: place for place, word in enumerate(NAME_ORDER, 1)}
 
     def place(name: str) -> list[tuple[int, int | str]]:
         parts = name.split(".")
-        return [(0, int(part)) if part.isdecimal() else (places.get(part, len(ORDER) + 1), part) for part in parts]
+        return [(0, int(part)) if part.isdecimal() else (places.get(part, len(NAME_ORDER) + 1), part) for part in parts]
 
     return sorted(tensors, key=place)

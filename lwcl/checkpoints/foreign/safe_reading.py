@@ -21,112 +21,121 @@ from torch import Tensor
 
 from lwcl.errors import UsageError
 
-ZIP, SAFETENSORS = b"PK\x03\x04", b"{"
-LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the magic number, pickled, of torch.save before torch 1.6
+ZIP_SIGNATURE, SAFETENSORS_SIGNATURE = b"PK\x03\x04", b"{"
+LEGACY_SIGNATURE = (
+    b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the magic number, pickled, of torch.save before torch 1.6
+)
 LEGACY_PICKLES = 5  # magic number, protocol, system, content, keys of the storages that follow
 MAX_DESCRIPTION = 16 << 20  # bytes of a pickle, header or table of contents; a full ResNet-50 checkpoint has 0.2 MB
-MAX_STEPS, MAX_TENSORS = 500_000, 20_000  # of a pickle (the same checkpoint has 20,000); of a safetensors file
+MAX_PICKLE_STEPS, MAX_TENSORS = 500_000, 20_000  # of a pickle (the same checkpoint has 20,000); of a safetensors file
 
-STORAGES = ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool")
-DTYPES = ("float32", "float64", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool")
-ALLOWED = {*(f"torch {name}Storage" for name in STORAGES), *(f"torch {name}" for name in (*DTYPES, "device", "Size"))}
-ALLOWED |= {f"torch._utils {name}" for name in ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_parameter")}
-ALLOWED |= {"collections OrderedDict", "torch.nn.parameter Parameter", "argparse Namespace"}
+STORAGE_TYPES = ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool")
+TENSOR_DTYPES = ("float32", "float64", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool")
+ALLOWED_GLOBALS = {
+    *(f"torch {name}Storage" for name in STORAGE_TYPES),
+    *(f"torch {name}" for name in (*TENSOR_DTYPES, "device", "Size")),
+}
+ALLOWED_GLOBALS |= {f"torch._utils {name}" for name in ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_parameter")}
+ALLOWED_GLOBALS |= {"collections OrderedDict", "torch.nn.parameter Parameter", "argparse Namespace"}
 
 
-class Inert:
+class IgnoredNamespace:
     """Stands for an `argparse.Namespace` of a file (CompRess and DINO save their options): keeps and does nothing."""
 
     def __setstate__(self, state: object) -> None:
         """Forgets what the file says of it."""
 
 
-def refused(path: Path, why: str, remedy: str = "") -> UsageError:
+def unreadable_file_error(path: Path, why: str, remedy: str = "") -> UsageError:
     """The error for a file that is not read."""
     return UsageError(f"{path}: cannot be read as an encoder.", why, remedy or "Is the file whole, and a checkpoint?")
 
 
-def kind_of(path: Path) -> bytes:
+def file_kind(path: Path) -> bytes:
     """How a file begins: `ZIP`, `LEGACY` or `SAFETENSORS`. Raises `UsageError` for anything else; never waits."""
     try:
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode):
-            raise refused(path, "It is no file: a folder, pipe, socket or device.", "Give a file.")
+            raise unreadable_file_error(path, "It is no file: a folder, pipe, socket or device.", "Give a file.")
         with open(path, "rb") as file:
-            begins = file.read(max(9, len(LEGACY)))
+            begins = file.read(max(9, len(LEGACY_SIGNATURE)))
     except OSError as error:
-        raise refused(path, f"{error.strerror}.", "Give a file that is there and that you may read.") from error
-    for kind in (ZIP, LEGACY):
+        raise unreadable_file_error(
+            path, f"{error.strerror}.", "Give a file that is there and that you may read."
+        ) from error
+    for kind in (ZIP_SIGNATURE, LEGACY_SIGNATURE):
         if begins.startswith(kind):
             return kind
-    if begins[8:9] == SAFETENSORS and int.from_bytes(begins[:8], "little") <= min(status.st_size - 8, MAX_DESCRIPTION):
-        return SAFETENSORS
+    if begins[8:9] == SAFETENSORS_SIGNATURE and int.from_bytes(begins[:8], "little") <= min(
+        status.st_size - 8, MAX_DESCRIPTION
+    ):
+        return SAFETENSORS_SIGNATURE
     why = "It is empty." if not begins else f"It begins with {begins!r}, as no file of torch.save or safetensors does."
-    raise refused(path, why)
+    raise unreadable_file_error(path, why)
 
 
-def read_file(path: Path) -> Any:
+def read_untrusted(path: Path) -> Any:
     """What a checkpoint holds: numbers, text, lists, dicts, tensors on the CPU. Raises `UsageError`; runs nothing."""
-    kind = kind_of(path)
+    kind = file_kind(path)
     try:
-        if kind == SAFETENSORS:
-            return safetensors_of(path)
-        if kind == ZIP:
-            examine(path, pickle_in_zip(path), 1)
+        if kind == SAFETENSORS_SIGNATURE:
+            return read_safetensors(path)
+        if kind == ZIP_SIGNATURE:
+            check_pickle(path, read_zip_pickle(path), 1)
         else:
             with open(path, "rb") as file:
-                examine(path, file.read(MAX_DESCRIPTION), LEGACY_PICKLES)
-        inert: Any = (Inert, "argparse.Namespace")
+                check_pickle(path, file.read(MAX_DESCRIPTION), LEGACY_PICKLES)
+        inert: Any = (IgnoredNamespace, "argparse.Namespace")
         with warnings.catch_warnings(action="ignore"), torch.serialization.safe_globals([inert]):
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=kind == ZIP)
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=kind == ZIP_SIGNATURE)
     except UsageError:
         raise
     except Exception as error:  # damaged files raise whatever the line that met the damage raises
         first = next(iter(str(error).splitlines()), "")[:200]
-        raise refused(path, f"It is damaged: {type(error).__name__}: {first}") from error
+        raise unreadable_file_error(path, f"It is damaged: {type(error).__name__}: {first}") from error
 
 
-def safetensors_of(path: Path) -> dict[str, Tensor]:
+def read_safetensors(path: Path) -> dict[str, Tensor]:
     """All tensors of a safetensors file; its offsets are checked by safetensors. Raises `UsageError` for too many."""
     with safe_open(path, "pt") as file:
         names = file.keys()
         if len(names) > MAX_TENSORS:
-            raise refused(path, f"It has {len(names):,} tensors; lwcl reads up to {MAX_TENSORS:,}.")
+            raise unreadable_file_error(path, f"It has {len(names):,} tensors; lwcl reads up to {MAX_TENSORS:,}.")
         return {name: file.get_tensor(name) for name in names}
 
 
-def is_ours(path: Path) -> bool:
+def is_lwcl_file(path: Path) -> bool:
     """Whether a file is a safetensors file that lwcl described. Raises `UsageError` where it cannot be read."""
-    if kind_of(path) != SAFETENSORS:
+    if file_kind(path) != SAFETENSORS_SIGNATURE:
         return False
     try:
         with safe_open(path, "pt") as file:
             return "lwcl" in (file.metadata() or {})
     except SafetensorError as error:
-        raise refused(path, f"It is damaged: {error}") from error
+        raise unreadable_file_error(path, f"It is damaged: {error}") from error
 
 
-def pickle_in_zip(path: Path) -> bytes:
+def read_zip_pickle(path: Path) -> bytes:
     """The pickle of a `torch.save` archive, which must not claim to hold more than the file. Raises `UsageError`."""
     size = path.stat().st_size
-    if contents_bytes(path) > MAX_DESCRIPTION:
-        raise refused(path, "Its table of contents is larger than any checkpoint's.")
+    if zip_directory_bytes(path) > MAX_DESCRIPTION:
+        raise unreadable_file_error(path, "Its table of contents is larger than any checkpoint's.")
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
         packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
         if packed or sum(entry.file_size for entry in entries) > size:
-            raise refused(path, "It is a compressed archive, or claims to hold more than it does.")
+            raise unreadable_file_error(path, "It is a compressed archive, or claims to hold more than it does.")
         names = [entry.filename.partition("/")[2] for entry in entries]
         if names.count("data.pkl") != 1 or "constants.pkl" in names or len(set(names)) < len(names):
             why = "It is an archive, but not of torch.save: TorchScript, an exported program (.pt2) or other data."
-            raise refused(path, why, "Save the model's state_dict() with torch.save or safetensors.")
+            raise unreadable_file_error(path, why, "Save the model's state_dict() with torch.save or safetensors.")
         found = entries[names.index("data.pkl")]
         if found.file_size > MAX_DESCRIPTION:
-            raise refused(path, "Its pickle is larger than any checkpoint's.")
+            raise unreadable_file_error(path, "Its pickle is larger than any checkpoint's.")
         return archive.read(found)
 
 
-def contents_bytes(path: Path) -> int:
+def zip_directory_bytes(path: Path) -> int:
     """The size that a zip archive gives for its table of contents (APPNOTE 4.3.14 and 4.3.16), before it is read."""
     with open(path, "rb") as file:
         file.seek(max(0, path.stat().st_size - 66_000))
@@ -139,33 +148,35 @@ def contents_bytes(path: Path) -> int:
     return max(size for size in sizes if size != 0xFFFFFFFF)  # which says: see the other
 
 
-def examine(path: Path, pickles: bytes, count: int) -> None:
+def check_pickle(path: Path, pickles: bytes, count: int) -> None:
     """Reads pickles without running them. Raises `UsageError` where they use more than `ALLOWED`, or are endless."""
     stream, steps = io.BytesIO(pickles), 0
     strange: set[str] = set()
     for _ in range(count):
         for step, named, _ in pickletools.genops(stream):
             steps += 1
-            if steps > MAX_STEPS:
-                raise refused(path, "Its pickle has more steps than any checkpoint's.")
-            if step.name == "GLOBAL" and named not in ALLOWED:
+            if steps > MAX_PICKLE_STEPS:
+                raise unreadable_file_error(path, "Its pickle has more steps than any checkpoint's.")
+            if step.name == "GLOBAL" and named not in ALLOWED_GLOBALS:
                 strange.add(str(named).replace(" ", "."))
             elif step.name in ("STACK_GLOBAL", "INST", "OBJ", "EXT1", "EXT2", "EXT4"):
                 strange.add(f"the pickle step {step.name}")
     if strange:
-        raise refused(
+        raise unreadable_file_error(
             path,
             f"It holds more than tensors and plain values: {', '.join(sorted(strange)[:5])}. None of it was run.",
             "If you trust its origin, save its tensors alone: torch.save(checkpoint['state_dict'], 'weights.pth').",
         )
 
 
-def tensors_in(path: Path, content: Mapping[Any, Any]) -> dict[str, Tensor]:
+def named_tensors(path: Path, content: Mapping[Any, Any]) -> dict[str, Tensor]:
     """The tensors of a dict by name. Raises `UsageError` where one claims more numbers than the file has bytes for."""
     found = {name: value for name, value in content.items() if isinstance(name, str) and isinstance(value, Tensor)}
     size = path.stat().st_size
     for name, tensor in found.items():
         held = tensor.untyped_storage().nbytes()
         if not tensor.numel() * tensor.element_size() <= held <= size:
-            raise refused(path, f"Its tensor {name} of shape {tuple(tensor.shape)} is larger than the file.")
+            raise unreadable_file_error(
+                path, f"Its tensor {name} of shape {tuple(tensor.shape)} is larger than the file."
+            )
     return {name: tensor.detach() for name, tensor in found.items()}

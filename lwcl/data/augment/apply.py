@@ -7,15 +7,25 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lwcl.data.augment.blur import blur_, radii, sides
-from lwcl.data.augment.colour import NEUTRAL, WHITE, amounts, gray_, jitter_
+from lwcl.data.augment.blur import gaussian_blur_, half_kernels, kernel_radii
+from lwcl.data.augment.colour import (
+    IDENTITY_FACTORS,
+    MAX_PIXEL_VALUE,
+    colour_jitter_,
+    jitter_coefficients,
+    to_grayscale_,
+)
 
-CHUNK = 1 << 18  # numbers worked on at once, 1 MiB of float32: small enough for the cache, large enough for few calls
+CHUNK_ELEMENTS = (
+    1 << 18
+)  # numbers worked on at once, 1 MiB of float32: small enough for the cache, large enough for few calls
 
-Crop = Callable[[list[int], Tensor], None]  # writes the crops of some images, in [0, 255], into (n, 3, size, size)
+CropWriter = Callable[
+    [list[int], Tensor], None
+]  # writes the crops of some images, in [0, 255], into (n, 3, size, size)
 
 
-class ViewDraw(NamedTuple):
+class AugmentParams(NamedTuple):
     """What happens to each of B images; all tensors lie on the CPU and have B rows."""
 
     boxes: Tensor  # (B, 4) int64: top, left, height, width of the crop in pixels of the source
@@ -26,13 +36,13 @@ class ViewDraw(NamedTuple):
     gray: Tensor  # (B,) bool
     sigma: Tensor  # (B,) float32: of the blur, in pixels of the view; 0 for none
 
-    def rows(self, index: Tensor | slice) -> "ViewDraw":
+    def rows(self, index: Tensor | slice) -> "AugmentParams":
         """The draw of some of the images."""
-        return ViewDraw(*(column[index] for column in self))
+        return AugmentParams(*(column[index] for column in self))
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
+def single_threaded() -> Iterator[None]:
     """Computes on one CPU thread: for pieces this small a second gains nothing, and costs up to tenfold under load."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -42,16 +52,18 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-@one_thread()
+@single_threaded()
 @torch.inference_mode()
-def painted(crop: Crop, draw: ViewDraw, views: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+def apply_augmentations(
+    crop: CropWriter, draw: AugmentParams, views: Tensor, mean: Sequence[float], std: Sequence[float]
+) -> Tensor:
     """Fills `views` (B, 3, s, s): crops, colours, grays, blurs and normalises a chunk of images at a time."""
-    average = torch.tensor([WHITE * value for value in mean], device=views.device)[:, None, None]
-    scale = torch.tensor([1 / (WHITE * value) for value in std], device=views.device)[:, None, None]
+    average = torch.tensor([MAX_PIXEL_VALUE * value for value in mean], device=views.device)[:, None, None]
+    scale = torch.tensor([1 / (MAX_PIXEL_VALUE * value) for value in std], device=views.device)[:, None, None]
     # Jittered images first, those of the same order of operations together.
     rows = torch.argsort(torch.where(draw.jitter, draw.order @ torch.tensor([64, 16, 4, 1]), 256), stable=True)
-    paint = painter(draw.rows(rows), views)
-    step = max(1, CHUNK // views[0].numel()) if views.device.type == "cpu" else len(views)
+    paint = batch_augmenter(draw.rows(rows), views)
+    step = max(1, CHUNK_ELEMENTS // views[0].numel()) if views.device.type == "cpu" else len(views)
     each, start = views.unbind(), 0
     for part in torch.split(rows, step):
         pixels = torch.empty((len(part), *views.shape[1:]), device=views.device)
@@ -63,31 +75,31 @@ def painted(crop: Crop, draw: ViewDraw, views: Tensor, mean: Sequence[float], st
     return views
 
 
-def painter(draw: ViewDraw, views: Tensor) -> Callable[[Tensor, int], None]:
+def batch_augmenter(draw: AugmentParams, views: Tensor) -> Callable[[Tensor, int], None]:
     """What jitters, grays and blurs float images (n, 3, s, s) in place: the n images of the draw from a given one.
 
     All that is computed for an image's sake, not for its pixels', is computed here, once for the batch.
     """
     orders = draw.order[draw.jitter].tolist()
-    skipped = (draw.factors == NEUTRAL).all(0).nonzero()[:, 0].tolist()
-    table = amounts(draw.factors).to(views.device)
-    kernels = sides(draw.sigma, views.shape[-1] - 1).to(views.device)
-    grays, reaches = draw.gray.tolist(), radii(draw.sigma).clamp_max(kernels.shape[1] - 1).tolist()
+    skipped = (draw.factors == IDENTITY_FACTORS).all(0).nonzero()[:, 0].tolist()
+    table = jitter_coefficients(draw.factors).to(views.device)
+    kernels = half_kernels(draw.sigma, views.shape[-1] - 1).to(views.device)
+    grays, reaches = draw.gray.tolist(), kernel_radii(draw.sigma).clamp_max(kernels.shape[1] - 1).tolist()
 
     def paint(pixels: Tensor, start: int) -> None:
         stop, flat = start + len(pixels), pixels.flatten(2)
         jittered = len(orders[start:stop])
         if jittered:
-            jitter_(flat[:jittered], orders[start:stop], table[start : start + jittered], skipped)
-        change_(flat, [i for i, gray in enumerate(grays[start:stop]) if gray], gray_)
+            colour_jitter_(flat[:jittered], orders[start:stop], table[start : start + jittered], skipped)
+        apply_to_rows_(flat, [i for i, gray in enumerate(grays[start:stop]) if gray], to_grayscale_)
         for reach in sorted(set(reaches[start:stop]) - {0}):
             alike = [i for i, own in enumerate(reaches[start:stop]) if own == reach]
-            change_(pixels, alike, blur_, kernels[start:stop, : reach + 1])
+            apply_to_rows_(pixels, alike, gaussian_blur_, kernels[start:stop, : reach + 1])
 
     return paint
 
 
-def change_(pixels: Tensor, chosen: list[int], change: Callable[..., None], *columns: Tensor) -> None:
+def apply_to_rows_(pixels: Tensor, chosen: list[int], change: Callable[..., None], *columns: Tensor) -> None:
     """Changes the chosen images in place; `change` gets them, contiguous, and their rows of the columns."""
     if len(chosen) == len(pixels):
         change(pixels, *columns)

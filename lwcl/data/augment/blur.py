@@ -10,24 +10,24 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def radii(sigmas: Tensor) -> Tensor:
+def kernel_radii(sigmas: Tensor) -> Tensor:
     """The radius of each kernel in pixels: 3 sigma, rounded (n,); what lies beyond is under 0.3 % and is left out."""
     return torch.round(3 * sigmas).to(torch.int64)
 
 
-def sides(sigmas: Tensor, limit: int) -> Tensor:
+def half_kernels(sigmas: Tensor, limit: int) -> Tensor:
     """One side of each normalised kernel: (n, reach + 1), the centre first, zeros beyond the kernel's own radius.
 
     The reach is the largest radius, but at most `limit`: a border of s pixels can reflect s - 1.
     """
     distance = torch.arange(limit + 1, device=sigmas.device)  # as long for any batch, so that sums have the same bits
     bells = torch.exp(-0.5 * (distance / sigmas.to(torch.float64).clamp_min(1e-3)[:, None]) ** 2)
-    bells = bells * (distance <= radii(sigmas)[:, None])
-    reach = int(radii(sigmas).max())
+    bells = bells * (distance <= kernel_radii(sigmas)[:, None])
+    reach = int(kernel_radii(sigmas).max())
     return (bells / (2 * bells.sum(1, keepdim=True) - bells[:, :1])).float()[:, : reach + 1]
 
 
-def blur_(images: Tensor, kernels: Tensor) -> None:
+def gaussian_blur_(images: Tensor, kernels: Tensor) -> None:
     """Blurs float images (n, 3, s, s) in place with kernels whose `sides` are (n, reach + 1), reach < s.
 
     Borders are reflected, as torchvision's `gaussian_blur` does; its kernel size is 2 `radii` + 1.
@@ -38,11 +38,11 @@ def blur_(images: Tensor, kernels: Tensor) -> None:
     width = padded.shape[-1]
     flat = padded.view(count, -1)
     for step in (width, 1):
-        flat = summed(flat, kernels, step)
+        flat = symmetric_convolution(flat, kernels, step)
     images.copy_(flat.as_strided(images.shape, (flat.stride(0), width * width, width, 1)))
 
 
-def summed(flat: Tensor, kernels: Tensor, step: int) -> Tensor:
+def symmetric_convolution(flat: Tensor, kernels: Tensor, step: int) -> Tensor:
     """The weighted sum of `flat` (n, L) and itself shifted by multiples of `step` to both sides: (n, L - 2 reach step).
 
     Rows run on into the next: what is summed across their ends lies in the padding, and is not read.

@@ -12,15 +12,17 @@ from torch import Tensor
 
 from lwcl.config.augmentation import Augmentation
 
-WHITE = 255.0
-LUMA = torch.tensor([0.2989, 0.587, 0.114])  # ITU-R 601, as torchvision's rgb_to_grayscale
-BEHIND = torch.tensor([2.0, 0.0, 4.0])  # red, green and blue from green, in sixths of the circle; see `shifts`
-NEUTRAL = torch.tensor([1.0, 1.0, 1.0, 0.0], dtype=torch.float64)  # strengths that change nothing
-LEAST = torch.tensor([0.0, 0.0, 0.0, -0.5], dtype=torch.float64)
-ROUND = torch.tensor([6.0, 0.0, 6.0])
+MAX_PIXEL_VALUE = 255.0
+LUMA_WEIGHTS = torch.tensor([0.2989, 0.587, 0.114])  # ITU-R 601, as torchvision's rgb_to_grayscale
+HUE_CHANNEL_OFFSETS = torch.tensor(
+    [2.0, 0.0, 4.0]
+)  # red, green and blue from green, in sixths of the circle; see `shifts`
+IDENTITY_FACTORS = torch.tensor([1.0, 1.0, 1.0, 0.0], dtype=torch.float64)  # strengths that change nothing
+MIN_FACTORS = torch.tensor([0.0, 0.0, 0.0, -0.5], dtype=torch.float64)
+HUE_FULL_CIRCLE = torch.tensor([6.0, 0.0, 6.0])
 
 
-def draw_factors(augmentation: Augmentation, numbers: Tensor, jittered: Tensor) -> Tensor:
+def sample_jitter_factors(augmentation: Augmentation, numbers: Tensor, jittered: Tensor) -> Tensor:
     """The factors (B, 4) of the colour operations from uniform `numbers` (B, 4): ColorJitter's ranges.
 
     They change nothing where `jittered` (B,) is false.
@@ -28,40 +30,40 @@ def draw_factors(augmentation: Augmentation, numbers: Tensor, jittered: Tensor) 
     strength = torch.tensor(
         [augmentation.brightness, augmentation.contrast, augmentation.saturation, augmentation.hue], dtype=torch.float64
     )
-    low = (NEUTRAL - strength).maximum(LEAST)
-    factors = low + numbers * (NEUTRAL + strength - low)
-    return torch.where(jittered[:, None], factors, NEUTRAL).float()
+    low = (IDENTITY_FACTORS - strength).maximum(MIN_FACTORS)
+    factors = low + numbers * (IDENTITY_FACTORS + strength - low)
+    return torch.where(jittered[:, None], factors, IDENTITY_FACTORS).float()
 
 
-def amounts(factors: Tensor) -> Tensor:
+def jitter_coefficients(factors: Tensor) -> Tensor:
     """What the operations need for factors (n, 4), worked out for all images at once: (n, 4 operations, 4, 1).
 
     First the factor; then three numbers for the channels: for contrast and saturation the weights of the gray that is
     blended in, luma times 1 - factor, for hue the `shifts`, for brightness unused.
     """
-    weights = (1 - factors)[:, :, None] * LUMA.to(factors.device)
-    weights[:, 3] = shifts(factors[:, 3])
+    weights = (1 - factors)[:, :, None] * LUMA_WEIGHTS.to(factors.device)
+    weights[:, 3] = hue_shifts(factors[:, 3])
     return torch.cat([factors[:, :, None], weights], 2)[:, :, :, None]
 
 
-def brightness_(pixels: Tensor, factor: Tensor, _: Tensor) -> None:
+def adjust_brightness_(pixels: Tensor, factor: Tensor, _: Tensor) -> None:
     """Multiplies by the factors and clamps (torchvision `adjust_brightness`)."""
-    pixels.mul_(factor).clamp_(0, WHITE)
+    pixels.mul_(factor).clamp_(0, MAX_PIXEL_VALUE)
 
 
-def contrast_(pixels: Tensor, factor: Tensor, weights: Tensor) -> None:
+def adjust_contrast_(pixels: Tensor, factor: Tensor, weights: Tensor) -> None:
     """Blends with the image's mean gray and clamps (torchvision `adjust_contrast`)."""
     gray = (pixels.mean(2, keepdim=True) * weights).sum(1, keepdim=True)
-    pixels.mul_(factor).add_(gray).clamp_(0, WHITE)
+    pixels.mul_(factor).add_(gray).clamp_(0, MAX_PIXEL_VALUE)
 
 
-def saturation_(pixels: Tensor, factor: Tensor, weights: Tensor) -> None:
+def adjust_saturation_(pixels: Tensor, factor: Tensor, weights: Tensor) -> None:
     """Blends with each pixel's gray and clamps (torchvision `adjust_saturation`)."""
     gray = (pixels * weights).sum(1, keepdim=True)
-    pixels.mul_(factor).add_(gray).clamp_(0, WHITE)
+    pixels.mul_(factor).add_(gray).clamp_(0, MAX_PIXEL_VALUE)
 
 
-def hue_(pixels: Tensor, _: Tensor, shifts: Tensor) -> None:
+def adjust_hue_(pixels: Tensor, _: Tensor, shifts: Tensor) -> None:
     """Turns the hue by a share of the colour circle in [-0.5, 0.5] (torchvision `adjust_hue`).
 
     Equal to the way through HSV, without divisions and cases. Let V and L be the largest and smallest channel,
@@ -80,20 +82,23 @@ def hue_(pixels: Tensor, _: Tensor, shifts: Tensor) -> None:
     torch.clamp(pixels, smallest, largest, out=pixels)
 
 
-def shifts(turns: Tensor) -> Tensor:
+def hue_shifts(turns: Tensor) -> Tensor:
     """How far, in sixths of the circle, red, green and blue lie behind the turned angle from green: (n,) -> (n, 3).
 
-    Red and blue are taken at the side of the circle from which no angle in `hue_` is farther than 7 sixths: its fold is
+    Red and blue are taken at the side of the circle from which no angle in `adjust_hue_` is farther than 7 sixths:
+    its fold is
     right up to there.
     """
     column = turns[:, None]
-    return column * 6 + BEHIND.to(turns.device) - (column > 0) * ROUND.to(turns.device)
+    return column * 6 + HUE_CHANNEL_OFFSETS.to(turns.device) - (column > 0) * HUE_FULL_CIRCLE.to(turns.device)
 
 
-OPERATIONS = (brightness_, contrast_, saturation_, hue_)
+JITTER_OPERATIONS = (adjust_brightness_, adjust_contrast_, adjust_saturation_, adjust_hue_)
 
 
-def jitter_(pixels: Tensor, orders: Sequence[Sequence[int]], table: Tensor, skipped: Collection[int] = ()) -> None:
+def colour_jitter_(
+    pixels: Tensor, orders: Sequence[Sequence[int]], table: Tensor, skipped: Collection[int] = ()
+) -> None:
     """Applies the operations but the skipped to each image in its own order; `table` (n, 4, 4, 1) has the `amounts`.
 
     Images must be sorted by their orders, so that those whose next operation is the same lie together: the operation
@@ -104,13 +109,13 @@ def jitter_(pixels: Tensor, orders: Sequence[Sequence[int]], table: Tensor, skip
         stop = start + len(list(alike))
         part, rest = pixels[start:stop], [order[1:] for order in orders[start:stop]]
         if operation not in skipped:
-            OPERATIONS[operation](part, *torch.split(table[start:stop, operation], [1, 3], 1))
+            JITTER_OPERATIONS[operation](part, *torch.split(table[start:stop, operation], [1, 3], 1))
         if rest[0]:
-            jitter_(part, rest, table[start:stop], skipped)
+            colour_jitter_(part, rest, table[start:stop], skipped)
         start = stop
 
 
-def gray_(pixels: Tensor) -> None:
+def to_grayscale_(pixels: Tensor) -> None:
     """Makes all images gray (torchvision `rgb_to_grayscale` with three channels)."""
-    luma = (pixels * LUMA[:, None].to(pixels.device)).sum(1, keepdim=True)
+    luma = (pixels * LUMA_WEIGHTS[:, None].to(pixels.device)).sum(1, keepdim=True)
     pixels.copy_(luma.expand_as(pixels))

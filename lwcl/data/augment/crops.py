@@ -1,6 +1,6 @@
 """Crops scaled to a view, antialiased bilinear as Pillow and torchvision scale, by three ways that tests hold equal.
 
-`crop_rounded` (CPU; uint8, through torch's vectorised kernel), `crop_exact` (any device; float, as matrix products) and
+`crop_uint8` (CPU; uint8, through torch's vectorised kernel), `crop_float32` (any device; float, as matrix products) and
 `crop_with_pillow` (for processes that decode).
 """
 
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from PIL import Image
 
-TRIES = 10  # crops tried before the central one, as torchvision
+CROP_ATTEMPTS = 10  # crops tried before the central one, as torchvision
 
 
-def draw_boxes(augmentation: Augmentation, numbers: Tensor, heights: Tensor, widths: Tensor) -> Tensor:
+def sample_crop_boxes(augmentation: Augmentation, numbers: Tensor, heights: Tensor, widths: Tensor) -> Tensor:
     """The boxes (B, 4) of torchvision's RandomResizedCrop from uniform `numbers` (B, 2 `TRIES` + 2).
 
     Top, left, height and width; area uniform, aspect ratio log-uniform; the first try that fits the image, else the
     largest central box of an allowed ratio.
     """
-    areas, ratios = numbers[:, :TRIES], numbers[:, TRIES : 2 * TRIES]
+    areas, ratios = numbers[:, :CROP_ATTEMPTS], numbers[:, CROP_ATTEMPTS : 2 * CROP_ATTEMPTS]
     high, wide = heights[:, None].double(), widths[:, None].double()
     areas = high * wide * (augmentation.crop_min + areas * (augmentation.crop_max - augmentation.crop_min))
     ratios = torch.exp((2 * ratios - 1) * math.log(augmentation.aspect))
@@ -42,7 +42,7 @@ def draw_boxes(augmentation: Augmentation, numbers: Tensor, heights: Tensor, wid
     return torch.cat([corners, height, width], 1).to(torch.int64)
 
 
-def crop_rounded(image: Tensor, box: Sequence[int], size: int) -> Tensor:
+def crop_uint8(image: Tensor, box: Sequence[int], size: int) -> Tensor:
     """The box of a uint8 image (1, 3, H, W) on the CPU, scaled to (1, 3, size, size) uint8: within 1 of Pillow.
 
     Sums are in fixed point. An image that lies in memory with its channels last is scaled two to three times as fast.
@@ -52,7 +52,7 @@ def crop_rounded(image: Tensor, box: Sequence[int], size: int) -> Tensor:
     return F.interpolate(part, (size, size), mode="bilinear", antialias=True)
 
 
-def scaling(starts: Tensor, lengths: Tensor, source: int, size: int) -> Tensor:
+def resize_matrices(starts: Tensor, lengths: Tensor, source: int, size: int) -> Tensor:
     """The matrices (n, size, source) that scale `lengths` (n,) pixels from `starts` (n,) to `size` pixels.
 
     A row sums to 1: a triangle as wide as the larger of a source and a target pixel, centred on the target pixel and
@@ -66,15 +66,15 @@ def scaling(starts: Tensor, lengths: Tensor, source: int, size: int) -> Tensor:
     return weights / weights.sum(2, keepdim=True)
 
 
-def crop_exact(images: Tensor, boxes: Tensor, flips: Tensor, size: int) -> Tensor:
+def crop_float32(images: Tensor, boxes: Tensor, flips: Tensor, size: int) -> Tensor:
     """The boxes (n, 4) of images (n, 3, H, W), scaled to float32 (n, 3, size, size) in their range, some mirrored.
 
     Two batched matrix products; the flip is a reversed matrix. `boxes` are (top, left, height, width), `flips` (n,)
     bool, all on one device. Within 1e-5 of torchvision's `resized_crop` on floats in [0, 1]; an image's last bits may
     depend on the batch.
     """
-    rows = scaling(boxes[:, 0], boxes[:, 2], images.shape[2], size)
-    columns = scaling(boxes[:, 1], boxes[:, 3], images.shape[3], size)
+    rows = resize_matrices(boxes[:, 0], boxes[:, 2], images.shape[2], size)
+    columns = resize_matrices(boxes[:, 1], boxes[:, 3], images.shape[3], size)
     columns = torch.where(flips[:, None, None], columns.flip(1), columns)
     return rows[:, None].float() @ (images.float() @ columns[:, None].float().mT)
 

@@ -12,21 +12,21 @@ import torch
 from torch import Tensor
 
 from lwcl.config.augmentation import Augmentation
-from lwcl.data.augment.apply import ViewDraw, painted
-from lwcl.data.augment.colour import WHITE, draw_factors
-from lwcl.data.augment.crops import TRIES, crop_exact, crop_rounded, draw_boxes
+from lwcl.data.augment.apply import AugmentParams, apply_augmentations
+from lwcl.data.augment.colour import MAX_PIXEL_VALUE, sample_jitter_factors
+from lwcl.data.augment.crops import CROP_ATTEMPTS, crop_float32, crop_uint8, sample_crop_boxes
 from lwcl.lazy import Lazy
-from lwcl.rng import uniform
+from lwcl.rng import image_uniforms
 
 if TYPE_CHECKING:
     from lwcl.data.augment import opencv
 else:
     opencv = Lazy("lwcl.data.augment.opencv")  # OpenCV may not be installed
 
-ORDERS = tuple(permutations(range(4)))
+JITTER_ORDERS = tuple(permutations(range(4)))
 
 
-def draw_views(
+def sample_augment_params(
     augmentation: Augmentation,
     *,
     size: int,
@@ -36,31 +36,31 @@ def draw_views(
     index: Tensor,
     heights: Tensor,
     widths: Tensor,
-) -> ViewDraw:
+) -> AugmentParams:
     """What happens to the images at `index` (B,), of `heights` and `widths` (B,) pixels, in a view of `size` pixels.
 
     A pure function of the settings, (seed, epoch, view), and each image's index, height and width.
     """
-    numbers = uniform(seed, epoch, view, index.cpu(), 2 * TRIES + 12)
-    crops, others, factors = torch.split(numbers, [2 * TRIES + 2, 6, 4], 1)
+    numbers = image_uniforms(seed, epoch, view, index.cpu(), 2 * CROP_ATTEMPTS + 12)
+    crops, others, factors = torch.split(numbers, [2 * CROP_ATTEMPTS + 2, 6, 4], 1)
     flip, jitter, order, gray, blur, sigma = others.unbind(1)
     jittered = jitter < augmentation.jitter_p
     blurred = blur < augmentation.blur_p
     sigmas = augmentation.blur_min + sigma * (augmentation.blur_max - augmentation.blur_min)
-    return ViewDraw(
-        boxes=draw_boxes(augmentation, crops, heights.cpu(), widths.cpu()),
+    return AugmentParams(
+        boxes=sample_crop_boxes(augmentation, crops, heights.cpu(), widths.cpu()),
         flip=flip < augmentation.flip_p,
         jitter=jittered,
-        order=torch.tensor(ORDERS)[(order * len(ORDERS)).to(torch.int64)],
-        factors=draw_factors(augmentation, factors, jittered),
+        order=torch.tensor(JITTER_ORDERS)[(order * len(JITTER_ORDERS)).to(torch.int64)],
+        factors=sample_jitter_factors(augmentation, factors, jittered),
         gray=gray < augmentation.gray_p,
         sigma=torch.where(blurred, sigmas * (size / 224), 0).float(),
     )
 
 
-def apply_views(
+def make_views(
     images: Tensor,
-    draw: ViewDraw,
+    draw: AugmentParams,
     size: int,
     *,
     mean: Sequence[float],
@@ -78,28 +78,30 @@ def apply_views(
     and the last bits may depend on the batch. Images with their channels last in memory are cropped faster. `by`
     "opencv", on a CPU, they are made an image at a time, in so many `threads`: see `lwcl.data.augment.opencv`.
     """
-    views = empty_views(images, len(images), size, dtype, channels_last)
+    views = allocate_views(images, len(images), size, dtype, channels_last)
     if by == "opencv":
-        return opencv.painted_each(opencv.cropper(images, draw, size), draw, views, mean, std, threads)
+        return opencv.apply_augmentations_opencv(
+            opencv.cropper_of_images(images, draw, size), draw, views, mean, std, threads
+        )
 
     def crop_each(rows: list[int], into: Tensor) -> None:
         for row, place in zip(rows, torch.split(into, 1), strict=True):
-            part = crop_rounded(images[row : row + 1], boxes[row], size)
+            part = crop_uint8(images[row : row + 1], boxes[row], size)
             place.copy_(part.flip(3) if flips[row] else part)
 
     def crop_all(rows: list[int], into: Tensor) -> None:
         index = torch.tensor(rows)
         box, flip = draw.boxes[index].to(images.device), draw.flip[index].to(images.device)
-        into.copy_(crop_exact(images[index.to(images.device)], box, flip, size))
+        into.copy_(crop_float32(images[index.to(images.device)], box, flip, size))
 
     boxes, flips = draw.boxes.tolist(), draw.flip.tolist()
     crop = crop_all if exact or images.device.type != "cpu" else crop_each
-    return painted(crop, draw, views, mean, std)
+    return apply_augmentations(crop, draw, views, mean, std)
 
 
-def colour_and_blur(
+def make_views_from_crops(
     crops: Tensor,
-    draw: ViewDraw,
+    draw: AugmentParams,
     *,
     mean: Sequence[float],
     std: Sequence[float],
@@ -111,27 +113,29 @@ def colour_and_blur(
 
     `by` "opencv", on a CPU, uint8 only.
     """
-    views = empty_views(crops, len(crops), crops.shape[-1], torch.float32, channels_last)
+    views = allocate_views(crops, len(crops), crops.shape[-1], torch.float32, channels_last)
     if by == "opencv":
-        return opencv.painted_each(opencv.whole_crops(crops), draw, views, mean, std, threads)
+        return opencv.apply_augmentations_opencv(opencv.reader_of_crops(crops), draw, views, mean, std, threads)
 
     def crop(rows: list[int], into: Tensor) -> None:
         for place, row in enumerate(rows):
             into[place].copy_(crops[row])
         if crops.is_floating_point():
-            into.mul_(WHITE)
+            into.mul_(MAX_PIXEL_VALUE)
 
-    return painted(crop, draw, views, mean, std)
+    return apply_augmentations(crop, draw, views, mean, std)
 
 
-def plain_views(images: Tensor, *, mean: Sequence[float], std: Sequence[float], channels_last: bool = False) -> Tensor:
+def normalise_images(
+    images: Tensor, *, mean: Sequence[float], std: Sequence[float], channels_last: bool = False
+) -> Tensor:
     """Images (B, 3, s, s) uint8 as they are, normalised."""
-    views = empty_views(images, len(images), images.shape[-1], torch.float32, channels_last)
-    average, deviation = (torch.tensor(v, device=images.device)[:, None, None] * WHITE for v in (mean, std))
+    views = allocate_views(images, len(images), images.shape[-1], torch.float32, channels_last)
+    average, deviation = (torch.tensor(v, device=images.device)[:, None, None] * MAX_PIXEL_VALUE for v in (mean, std))
     return views.copy_((images - average) / deviation)
 
 
-def empty_views(like: Tensor, count: int, size: int, dtype: torch.dtype, channels_last: bool) -> Tensor:
+def allocate_views(like: Tensor, count: int, size: int, dtype: torch.dtype, channels_last: bool) -> Tensor:
     """Memory for `count` views on the device of `like`."""
     layout = torch.channels_last if channels_last else torch.contiguous_format
     return torch.empty((count, 3, size, size), dtype=dtype, device=like.device, memory_format=layout)

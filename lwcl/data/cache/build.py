@@ -10,20 +10,20 @@ import torch
 from torch import Tensor
 
 from lwcl.data.cache import disk
-from lwcl.data.cache.decode_all import Chunk, Form, Tell, decoded
-from lwcl.data.cache.jpeg import shrunk_set
-from lwcl.data.cache.pixels import Rows, Store, store_of
-from lwcl.data.cache.policy import Sample
-from lwcl.data.dataset import Broken, ImageSet, all_broken
+from lwcl.data.cache.decode_all import CacheFormat, DecodedChunk, ProgressCallback, decode_chunks
+from lwcl.data.cache.jpeg import with_jpeg_cache
+from lwcl.data.cache.pixels import ImageIndex, PixelStore, make_pixel_store
+from lwcl.data.cache.policy import SampledEstimate
+from lwcl.data.dataset import BrokenImage, ImageSet, no_readable_image_error
 from lwcl.errors import DataError
 
 
-def silent(done: int, count: int) -> None:
+def no_progress(done: int, count: int) -> None:
     """Tells no one."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Filling:
+class CacheBuilder:
     """All images decoded, the short side at most `short_side` pixels (None: any); the same for any `workers`.
 
     `tell` hears how many of how many images are done.
@@ -33,10 +33,10 @@ class Filling:
     short_side: int | None
     workers: int = 0
     max_bad: float = 0.05
-    tell: Tell = silent
+    tell: ProgressCallback = no_progress
     timeout: float = 120.0
 
-    def store(self, where: Literal["ram", "disk"]) -> Store:
+    def store(self, where: Literal["ram", "disk"]) -> PixelStore:
         """Their pixels, in memory or in a file; a store on disk is found again by the next call.
 
         Raises `DataError` when more than the share `max_bad` is broken, or a worker dies or is silent for `timeout`
@@ -45,41 +45,41 @@ class Filling:
         if where == "disk":
             file, rows = self.on_disk("pixels")
             pixels = torch.from_file(str(file), shared=False, size=sum(rows.lengths), dtype=torch.uint8)
-            return store_of(pixels, rows, self.images.names)
-        rows = Rows([], [], [], [])
-        return store_of(joined(list(self.chunks(rows, "pixels"))), rows, self.images.names)
+            return make_pixel_store(pixels, rows, self.images.names)
+        rows = ImageIndex([], [], [], [])
+        return make_pixel_store(concatenate_chunks(list(self.chunks(rows, "pixels"))), rows, self.images.names)
 
-    def shrunk(self) -> tuple[ImageSet, list[Broken]]:
+    def shrunk(self) -> tuple[ImageSet, list[BrokenImage]]:
         """The set with its images as JPEG in a file, found again as a store is, and the broken ones; raises as that."""
         file, rows = self.on_disk("jpeg")
-        return shrunk_set(self.images, file, rows), rows.broken(self.images.names)
+        return with_jpeg_cache(self.images, file, rows), rows.broken(self.images.names)
 
-    def on_disk(self, form: Form) -> tuple[Path, Rows]:
+    def on_disk(self, form: CacheFormat) -> tuple[Path, ImageIndex]:
         """A file of the bytes of all images, and their rows."""
-        folder = disk.store_folder(self.images, self.short_side, form)
-        file, rows = disk.kept(folder, self.images, lambda done: self.chunks(done, form))
-        check_bad(self.images, rows.bad, self.max_bad)
+        folder = disk.disk_cache_folder(self.images, self.short_side, form)
+        file, rows = disk.open_or_build(folder, self.images, lambda done: self.chunks(done, form))
+        check_broken_share(self.images, rows.bad, self.max_bad)
         return file, rows
 
-    def chunks(self, done: Rows, form: Form) -> Iterator[Chunk]:
+    def chunks(self, done: ImageIndex, form: CacheFormat) -> Iterator[DecodedChunk]:
         """What follows the `done` images, noted there as it comes, until more than `max_bad` of all are broken."""
-        fresh = decoded(
+        fresh = decode_chunks(
             self.images,
             self.short_side,
             form=form,
             first=len(done.sizes),
-            mean_bytes=Sample(self.images, self.short_side).pixels // len(self.images),
+            mean_bytes=SampledEstimate(self.images, self.short_side).pixels // len(self.images),
             workers=self.workers,
             timeout=self.timeout,
         )
         for chunk in fresh:
             done.extend(chunk.rows)
-            check_bad(self.images, done.bad, self.max_bad)
+            check_broken_share(self.images, done.bad, self.max_bad)
             yield chunk
             self.tell(len(done.sizes), len(self.images))
 
 
-def joined(chunks: list[Chunk]) -> Tensor:
+def concatenate_chunks(chunks: list[DecodedChunk]) -> Tensor:
     """The pixels of all chunks, uint8 (bytes,); each chunk is freed when it is copied, so memory is needed once."""
     pixels = torch.empty(sum(len(chunk.content) for chunk in chunks), dtype=torch.uint8)
     whole, end = pixels.numpy(), len(pixels)
@@ -90,10 +90,10 @@ def joined(chunks: list[Chunk]) -> Tensor:
     return pixels
 
 
-def check_bad(images: ImageSet, bad: list[tuple[int, str]], max_bad: float) -> None:
+def check_broken_share(images: ImageSet, bad: list[tuple[int, str]], max_bad: float) -> None:
     """Raises `DataError`, naming the first three, when more images are broken than allowed, or all."""
     if len(bad) == len(images):
-        raise all_broken([Broken(images.names[position], reason) for position, reason in bad])
+        raise no_readable_image_error([BrokenImage(images.names[position], reason) for position, reason in bad])
     if len(bad) > max_bad * len(images):
         first = "; ".join(f"{images.names[position]!r}: {reason}" for position, reason in bad[:3])
         what = f"{len(bad)} of {len(images)} images are broken so far: more than --max-bad {max_bad:g} allows."

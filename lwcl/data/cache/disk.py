@@ -17,49 +17,59 @@ from typing import Any, BinaryIO
 
 import PIL
 
-from lwcl.data.cache.decode_all import Chunk, Form
-from lwcl.data.cache.pixels import Rows
+from lwcl.data.cache.decode_all import CacheFormat, DecodedChunk
+from lwcl.data.cache.pixels import ImageIndex
 from lwcl.data.dataset import ImageSet
-from lwcl.data.decode import VERSION
+from lwcl.data.decode import DECODER_VERSION
 from lwcl.errors import StorageError
-from lwcl.system.atomic_files import cache_folder, explained, fault, remove, sha256_file, sync_folder, write_atomically
+from lwcl.system.atomic_files import (
+    cache_folder,
+    crash_point,
+    explain_disk_errors,
+    remove_path,
+    sha256_file,
+    sync_folder,
+    write_atomically,
+)
 
 SYNC_BYTES, SYNC_IMAGES = 64 * 2**20, 2048  # between two notes, at most: what a kill can cost
 CONTENT, ROWS, MANIFEST = "content.bin", "rows.jsonl", "manifest.json"
 
 
-def store_folder(images: ImageSet, short_side: int | None, form: Form = "pixels") -> Path:
+def disk_cache_folder(images: ImageSet, short_side: int | None, form: CacheFormat = "pixels") -> Path:
     """Where these images are kept in this form."""
-    key = f"{images.fingerprint}/{short_side}/{form}/{VERSION}/{PIL.__version__}"
+    key = f"{images.fingerprint}/{short_side}/{form}/{DECODER_VERSION}/{PIL.__version__}"
     return cache_folder() / "store" / hashlib.sha256(key.encode()).hexdigest()[:32]
 
 
-def bytes_held(folder: Path) -> int:
+def bytes_on_disk(folder: Path) -> int:
     """Bytes that are in a store's file, whole or not."""
     files = (folder / CONTENT, folder.with_suffix(".part") / CONTENT)
     return max((file.stat().st_size for file in files if file.exists()), default=0)
 
 
-def kept(folder: Path, images: ImageSet, chunks: Callable[[Rows], Iterator[Chunk]]) -> tuple[Path, Rows]:
+def open_or_build(
+    folder: Path, images: ImageSet, chunks: Callable[[ImageIndex], Iterator[DecodedChunk]]
+) -> tuple[Path, ImageIndex]:
     """The file of bytes and its rows that are kept in `folder`; made of `chunks(done)` if not there.
 
     Raises `StorageError` when the disk refuses, and what `chunks` raises: then what is done stays for the next time.
     """
-    with explained(folder), alone(folder.with_suffix(".lock")):
-        rows = whole_rows(folder, len(images))
+    with explain_disk_errors(folder), wait_for_lock(folder.with_suffix(".lock")):
+        rows = read_complete_index(folder, len(images))
         if rows is None:
-            remove(folder)
+            remove_path(folder)
             unfinished = folder.with_suffix(".part")
-            append(unfinished, chunks)
-            finish(unfinished, folder, len(images))
-            rows = whole_rows(folder, len(images))
+            append_missing(unfinished, chunks)
+            finish_disk_cache(unfinished, folder, len(images))
+            rows = read_complete_index(folder, len(images))
     if rows is None:
         raise StorageError(f"{str(folder)!r} was changed while it was made.", remedy="Run again, or with --cache off.")
     return folder / CONTENT, rows
 
 
 @contextlib.contextmanager
-def alone(lock: Path) -> Iterator[None]:
+def wait_for_lock(lock: Path) -> Iterator[None]:
     """Wait until no other process holds `lock`, then hold it. A record lock: it goes with this process (fcntl(2))."""
     lock.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
@@ -71,7 +81,7 @@ def alone(lock: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def whole_rows(folder: Path, count: int) -> Rows | None:
+def read_complete_index(folder: Path, count: int) -> ImageIndex | None:
     """The rows of a finished store of `count` images; None if it is missing, stale or not as its manifest says."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
@@ -80,12 +90,12 @@ def whole_rows(folder: Path, count: int) -> Rows | None:
             return None
     except (OSError, ValueError):
         return None
-    rows = noted_rows(folder)
+    rows = read_partial_index(folder)
     whole = len(rows.sizes) == count and sum(rows.lengths) == size
-    return rows if whole and is_sound(folder / CONTENT, rows) else None
+    return rows if whole and content_is_intact(folder / CONTENT, rows) else None
 
 
-def is_sound(content: Path, rows: Rows) -> bool:
+def content_is_intact(content: Path, rows: ImageIndex) -> bool:
     """Whether all bytes are as they were written: they are read once, a second for a gigabyte or so."""
     with open(content, "rb") as file:
         return all(
@@ -93,54 +103,54 @@ def is_sound(content: Path, rows: Rows) -> bool:
         )
 
 
-def noted_rows(folder: Path) -> Rows:
+def read_partial_index(folder: Path) -> ImageIndex:
     """The rows noted so far; a last line that was cut off does not count."""
-    rows = Rows([], [], [], [])
+    rows = ImageIndex([], [], [], [])
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError), open(folder / ROWS) as file:
         for line in file:
             noted: dict[str, Any] = json.loads(line)
             sizes, bad = ([(one, other) for one, other in noted[name]] for name in ("sizes", "bad"))
-            rows.extend(Rows(sizes, noted["lengths"], noted["checksums"], bad))
+            rows.extend(ImageIndex(sizes, noted["lengths"], noted["checksums"], bad))
     return rows
 
 
-def append(unfinished: Path, chunks: Callable[[Rows], Iterator[Chunk]]) -> None:
+def append_missing(unfinished: Path, chunks: Callable[[ImageIndex], Iterator[DecodedChunk]]) -> None:
     """Write what is missing of a store: the images' bytes first, their rows when they are on disk."""
     unfinished.mkdir(exist_ok=True)
-    done = noted_rows(unfinished)
+    done = read_partial_index(unfinished)
     if not (unfinished / CONTENT).exists() or (unfinished / CONTENT).stat().st_size < sum(done.lengths):
-        done = Rows([], [], [], [])
-    write_atomically(unfinished / ROWS, line_of(done) if done.sizes else "")
+        done = ImageIndex([], [], [], [])
+    write_atomically(unfinished / ROWS, index_line(done) if done.sizes else "")
     with open(unfinished / CONTENT, "ab") as content, open(unfinished / ROWS, "ab") as rows:
         content.truncate(sum(done.lengths))
-        waiting = Rows([], [], [], [])
+        waiting = ImageIndex([], [], [], [])
         for chunk in chunks(done):
             content.write(chunk.content)
             waiting.extend(chunk.rows)
             if sum(waiting.lengths) >= SYNC_BYTES or len(waiting.lengths) >= SYNC_IMAGES:
-                note(content, rows, waiting)
-                waiting = Rows([], [], [], [])
-        note(content, rows, waiting)
+                append_index_line(content, rows, waiting)
+                waiting = ImageIndex([], [], [], [])
+        append_index_line(content, rows, waiting)
 
 
-def note(content: BinaryIO, rows: BinaryIO, waiting: Rows) -> None:
+def append_index_line(content: BinaryIO, rows: BinaryIO, waiting: ImageIndex) -> None:
     """Sync the content, then the line that says it is there."""
-    for file, text in ((content, ""), (rows, line_of(waiting))):
+    for file, text in ((content, ""), (rows, index_line(waiting))):
         file.write(text.encode())
         file.flush()
         os.fsync(file.fileno())
-        fault("store.rows")
+        crash_point("store.rows")
 
 
-def line_of(rows: Rows) -> str:
+def index_line(rows: ImageIndex) -> str:
     """Rows as a line of JSON."""
     return json.dumps(rows._asdict()) + "\n"
 
 
-def finish(unfinished: Path, folder: Path, count: int) -> None:
+def finish_disk_cache(unfinished: Path, folder: Path, count: int) -> None:
     """Give a whole store its manifest, then its name."""
     manifest = {"images": count, "bytes": (unfinished / CONTENT).stat().st_size, "rows": sha256_file(unfinished / ROWS)}
     write_atomically(unfinished / MANIFEST, json.dumps(manifest))
-    fault("store.rename")
+    crash_point("store.rename")
     unfinished.replace(folder)
     sync_folder(folder.parent)

@@ -2,45 +2,45 @@
 
 from typing import NamedTuple
 
-from lwcl.data.cache.build import Filling
-from lwcl.data.cache.pixels import Store
-from lwcl.data.cache.policy import Mode, Sample, choose_cache
-from lwcl.data.dataset import Broken, ImageSet
+from lwcl.data.cache.build import CacheBuilder
+from lwcl.data.cache.pixels import PixelStore
+from lwcl.data.cache.policy import CacheMode, SampledEstimate, choose_cache
+from lwcl.data.dataset import BrokenImage, ImageSet
 from lwcl.reporting.console import Screen
 
-FEW_IMAGES = 2000  # are decoded sooner than worker processes start
+MIN_IMAGES_TO_START_WORKERS = 2000  # are decoded sooner than worker processes start
 
 
-class Held(NamedTuple):
+class CachedImages(NamedTuple):
     """Images, and how they are held."""
 
     images: ImageSet  # what is decoded, where there is no store: files of their own, or shrunk ones
-    store: Store | None
+    store: PixelStore | None
     short_side: int | None  # pixels below which a shrunk image must not come; None: whole ones
-    broken: list[Broken]
+    broken: list[BrokenImage]
 
 
-def held(
-    images: ImageSet, short_side: int | None, mode: Mode, screen: Screen, *, workers: int, max_bad: float = 0.05
-) -> Held:
+def open_cached_images(
+    images: ImageSet, short_side: int | None, mode: CacheMode, screen: Screen, *, workers: int, max_bad: float = 0.05
+) -> CachedImages:
     """The images, held as `mode` says (see `choose_cache`), their short side at most `short_side` if there is one.
 
     Raises as `choose_cache` and `Filling.store`.
     """
-    cache = choose_cache(mode, Sample(images, short_side))
+    cache = choose_cache(mode, SampledEstimate(images, short_side))
     screen.say(f"Decoded images: {cache.reason}")
     if cache.where == "off":
-        return Held(images, None, short_side, [])
+        return CachedImages(images, None, short_side, [])
     with screen.counting("Decoding images", len(images)) as counting:
-        filling = Filling(
+        filling = CacheBuilder(
             images=images,
             short_side=short_side,
-            workers=workers if len(images) > FEW_IMAGES else 0,
+            workers=workers if len(images) > MIN_IMAGES_TO_START_WORKERS else 0,
             max_bad=max_bad,
             tell=lambda done, count: counting.advance(done - counting.done.count),
         )
         if cache.where == "jpeg":
             shrunk, bad = filling.shrunk()
-            return Held(shrunk, None, short_side, bad)
+            return CachedImages(shrunk, None, short_side, bad)
         store = filling.store(cache.where)
-        return Held(images, store, short_side, store.bad)
+        return CachedImages(images, store, short_side, store.bad)

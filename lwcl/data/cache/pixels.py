@@ -10,12 +10,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lwcl.data.dataset import Broken, stand_ins
+from lwcl.data.dataset import BrokenImage, replacement_positions
 
 CHANNELS = 3
 
 
-class Rows(NamedTuple):
+class ImageIndex(NamedTuple):
     """What is known of images decoded in order: (height, width), bytes and their CRC-32, 0 if broken; the broken."""
 
     sizes: list[tuple[int, int]]
@@ -23,7 +23,7 @@ class Rows(NamedTuple):
     checksums: list[int]
     bad: list[tuple[int, str]]  # (position, reason)
 
-    def extend(self, more: "Rows") -> None:
+    def extend(self, more: "ImageIndex") -> None:
         """Adds what is known of the images that follow."""
         self.sizes.extend(more.sizes)
         self.lengths.extend(more.lengths)
@@ -36,16 +36,18 @@ class Rows(NamedTuple):
         broken = {position for position, _ in self.bad}
         source = torch.arange(len(self.sizes))
         for position in broken:
-            source[position] = next(other for other in stand_ins(position, len(source)) if other not in broken)
+            source[position] = next(
+                other for other in replacement_positions(position, len(source)) if other not in broken
+            )
         return source, torch.cat([ends.new_zeros(1), ends[:-1]])
 
-    def broken(self, names: Sequence[str]) -> list[Broken]:
+    def broken(self, names: Sequence[str]) -> list[BrokenImage]:
         """The broken ones by their names."""
-        return [Broken(names[position], reason) for position, reason in sorted(self.bad)]
+        return [BrokenImage(names[position], reason) for position, reason in sorted(self.bad)]
 
 
 @dataclass(frozen=True, eq=False)
-class Store:
+class PixelStore:
     """N images of any sizes in a row: `pixels` uint8 (bytes,), each image (height, width, 3) from its offset on.
 
     So a crop is scaled two to three times as fast as from planes, and OpenCV takes it as it is.
@@ -56,7 +58,7 @@ class Store:
     offsets: Tensor  # (N,) int64
     heights: Tensor  # (N,) int64
     widths: Tensor  # (N,) int64
-    bad: list[Broken]
+    bad: list[BrokenImage]
     uniform: bool = field(init=False)  # whether all have the same size
 
     def __post_init__(self) -> None:
@@ -91,8 +93,8 @@ class Store:
         return images, heights, widths
 
 
-def store_of(pixels: Tensor, rows: Rows, names: Sequence[str]) -> Store:
+def make_pixel_store(pixels: Tensor, rows: ImageIndex, names: Sequence[str]) -> PixelStore:
     """A store of images decoded in order; at least one must be good."""
     source, starts = rows.places()
     heights, widths = torch.tensor(rows.sizes)[source].T
-    return Store(pixels, starts[source], heights, widths, rows.broken(names))
+    return PixelStore(pixels, starts[source], heights, widths, rows.broken(names))

@@ -9,28 +9,32 @@ from typing import Literal, NamedTuple, Protocol
 import numpy as np
 from PIL import Image
 
-from lwcl.data.cache.decode_all import Form
-from lwcl.data.cache.disk import bytes_held, store_folder
+from lwcl.data.cache.decode_all import CacheFormat
+from lwcl.data.cache.disk import bytes_on_disk, disk_cache_folder
 from lwcl.data.dataset import ImageSet
-from lwcl.data.decode import encode, shrink
+from lwcl.data.decode import downscale, encode_jpeg
 from lwcl.errors import DataError, StorageError
-from lwcl.system.atomic_files import cache_folder, explained, free_space, size_text
+from lwcl.system.atomic_files import cache_folder, explain_disk_errors, format_bytes, free_space
 
-Mode = Literal["auto", "ram", "disk", "jpeg", "off"]
-FORMS_OF: dict[str, tuple[Form, ...]] = {"disk": ("pixels",), "jpeg": ("jpeg",), "auto": ("pixels", "jpeg")}
-RAM_SHARE = 0.5  # of the memory that is available: the model, its gradients and its activations need the rest
-DISK_SHARE = 0.8
-SAMPLE = 64  # images whose decoded size stands for all
+CacheMode = Literal["auto", "ram", "disk", "jpeg", "off"]
+FORMATS_BY_MODE: dict[str, tuple[CacheFormat, ...]] = {
+    "disk": ("pixels",),
+    "jpeg": ("jpeg",),
+    "auto": ("pixels", "jpeg"),
+}
+MAX_RAM_SHARE = 0.5  # of the memory that is available: the model, its gradients and its activations need the rest
+MAX_DISK_SHARE = 0.8
+ESTIMATE_IMAGES = 64  # images whose decoded size stands for all
 
 
-class Cache(NamedTuple):
+class CacheChoice(NamedTuple):
     """Where to keep decoded images, and why, in one sentence."""
 
     where: Literal["ram", "disk", "jpeg", "off"]
     reason: str
 
 
-class Needed(Protocol):
+class CacheEstimate(Protocol):
     """What all images of a set take, decoded and shrunk, in bytes."""
 
     @property
@@ -45,21 +49,21 @@ class Needed(Protocol):
     def shrinks(self) -> bool:
         """Whether they get smaller: JPEG costs accuracy, and gains nothing else."""
 
-    def held(self, form: Form) -> int:
+    def held(self, form: CacheFormat) -> int:
         """How much of it is in the cache folder already."""
 
 
-class Sample:
+class SampledEstimate:
     """What images take that are decoded and shrunk (see `shrink`), estimated from at most 64, evenly spaced."""
 
     def __init__(self, images: ImageSet, short_side: int | None) -> None:
-        places = np.linspace(0, len(images) - 1, min(SAMPLE, len(images))).round().astype(int)
+        places = np.linspace(0, len(images) - 1, min(ESTIMATE_IMAGES, len(images))).round().astype(int)
         self.images, self.short_side = images, short_side
         self.decoded = [images.good_image(int(place), short_side)[0] for place in places]
 
     def sum(self, size: Callable[[Image.Image], int]) -> int:
         """The sizes of the sample's shrunk images, summed and scaled to the set."""
-        sizes = [size(shrink(image, self.short_side)) for image in self.decoded]
+        sizes = [size(downscale(image, self.short_side)) for image in self.decoded]
         return round(sum(sizes) / len(sizes) * len(self.images))
 
     @cached_property
@@ -70,19 +74,21 @@ class Sample:
     @cached_property
     def jpeg(self) -> int:
         """See `Needed`."""
-        return self.sum(lambda image: len(encode(image)))
+        return self.sum(lambda image: len(encode_jpeg(image)))
 
     @property
     def shrinks(self) -> bool:
         """See `Needed`. An image as small as that may be larger in its file: JPEG is decoded at a part of its size."""
         return self.short_side is not None and all(min(image.size) >= self.short_side for image in self.decoded)
 
-    def held(self, form: Form) -> int:
+    def held(self, form: CacheFormat) -> int:
         """See `Needed`."""
-        return bytes_held(store_folder(self.images, self.short_side, form))
+        return bytes_on_disk(disk_cache_folder(self.images, self.short_side, form))
 
 
-def choose_cache(mode: Mode, needed: Needed, *, memory: int | None = None, disk: int | None = None) -> Cache:
+def choose_cache(
+    mode: CacheMode, needed: CacheEstimate, *, memory: int | None = None, disk: int | None = None
+) -> CacheChoice:
     """Settle `auto`: memory if decoded images take at most half of what is available; else the disk, if they take at
     most 4/5 of what is free; else the disk as JPEG, if they are shrunk and that does; else off.
 
@@ -90,46 +96,48 @@ def choose_cache(mode: Mode, needed: Needed, *, memory: int | None = None, disk:
     `StorageError` for a choice that cannot fit. `memory`, `disk`: bytes, asked of the system if None.
     """
     memory = available_memory() if memory is None else memory
-    decoded, in_memory = f"{size_text(needed.pixels)} of decoded images", f"{size_text(memory)} of memory"
+    decoded, in_memory = f"{format_bytes(needed.pixels)} of decoded images", f"{format_bytes(memory)} of memory"
     if mode == "off":
-        return Cache("off", f"{decoded}: off as you chose.")
+        return CacheChoice("off", f"{decoded}: off as you chose.")
     if mode == "ram" and needed.pixels > memory:
         raise DataError(f"{decoded} do not fit into {in_memory}.", remedy="Keep them on disk: --cache disk, or jpeg.")
-    if mode == "ram" or (mode == "auto" and needed.pixels <= RAM_SHARE * memory):
+    if mode == "ram" or (mode == "auto" and needed.pixels <= MAX_RAM_SHARE * memory):
         fits = f" fit into half of the {in_memory} available." if mode == "auto" else ": ram as you chose."
-        return Cache("ram", decoded + fits)
-    with explained(cache_folder()):
+        return CacheChoice("ram", decoded + fits)
+    with explain_disk_errors(cache_folder()):
         disk = free_space(cache_folder()) if disk is None else disk
-        held = {form: needed.held(form) for form in FORMS_OF[mode]}
+        held = {form: needed.held(form) for form in FORMATS_BY_MODE[mode]}
     found = f"{decoded} are more than half of the {in_memory} available"
-    for form in FORMS_OF[mode] if needed.shrinks else FORMS_OF[mode][:1]:
+    for form in FORMATS_BY_MODE[mode] if needed.shrinks else FORMATS_BY_MODE[mode][:1]:
         size = needed.jpeg if form == "jpeg" else needed.pixels
-        what, room = f"{size_text(size)} as JPEG" if form == "jpeg" else decoded, disk + held[form]
+        what, room = f"{format_bytes(size)} as JPEG" if form == "jpeg" else decoded, disk + held[form]
         if mode != "auto":
-            must_fit(what, size, room)
-            return Cache(mode, f"{what}: {mode} as you chose.")
-        if size <= DISK_SHARE * room:
-            return Cache("jpeg" if form == "jpeg" else "disk", f"{found}; {what} fit on {size_text(room)} of disk.")
-    return Cache("off", f"{found}, and do not fit on {size_text(disk)} of disk: decoded anew every time.")
+            check_disk_space(what, size, room)
+            return CacheChoice(mode, f"{what}: {mode} as you chose.")
+        if size <= MAX_DISK_SHARE * room:
+            return CacheChoice(
+                "jpeg" if form == "jpeg" else "disk", f"{found}; {what} fit on {format_bytes(room)} of disk."
+            )
+    return CacheChoice("off", f"{found}, and do not fit on {format_bytes(disk)} of disk: decoded anew every time.")
 
 
-def must_fit(what: str, size: int, disk: int) -> None:
+def check_disk_space(what: str, size: int, disk: int) -> None:
     """Raises `StorageError` where so many bytes do not fit onto the disk."""
     if size > disk:
         other = "keep them as JPEG (--cache jpeg)" if "JPEG" not in what else "decode every time (--cache off)"
         remedy = f"Free some space, set LWCL_CACHE to a larger disk, or {other}."
         raise StorageError(
-            f"{what} do not fit onto {size_text(disk)} of disk in {str(cache_folder())!r}.", remedy=remedy
+            f"{what} do not fit onto {format_bytes(disk)} of disk in {str(cache_folder())!r}.", remedy=remedy
         )
 
 
 def available_memory(root: Path = Path("/")) -> int:
     """Bytes this process may still take: what the system has, or less where a cgroup limits it (`root`: for tests)."""
-    limits = [left for group in control_groups(root) if (left := left_in(group)) is not None]
-    return max(0, min([system_memory(root), *limits]))
+    limits = [left for group in memory_cgroups(root) if (left := cgroup_memory_left(group)) is not None]
+    return max(0, min([system_available_memory(root), *limits]))
 
 
-def system_memory(root: Path) -> int:
+def system_available_memory(root: Path) -> int:
     """What Linux says is available; elsewhere half of what the machine has."""
     try:
         lines = (root / "proc/meminfo").read_text().splitlines()
@@ -138,7 +146,7 @@ def system_memory(root: Path) -> int:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
 
 
-def control_groups(root: Path) -> list[Path]:
+def memory_cgroups(root: Path) -> list[Path]:
     """The folders of this process's memory cgroup and of those it is in: version 2, or 1."""
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
@@ -154,7 +162,7 @@ def control_groups(root: Path) -> list[Path]:
     return folders
 
 
-def left_in(group: Path) -> int | None:
+def cgroup_memory_left(group: Path) -> int | None:
     """Bytes that a cgroup has left, counting file cache that can be dropped as free; None where it sets no limit."""
     for limit, used, cache in (
         ("memory.max", "memory.current", "inactive_file"),

@@ -11,15 +11,15 @@ import numpy as np
 import numpy.typing as npt
 
 from lwcl.data.demo import textures
-from lwcl.data.sources.source import Arrays, Part
-from lwcl.data.sources.splits import held_out
+from lwcl.data.sources.source import ArrayReader, ImageSource
+from lwcl.data.sources.splits import stratified_holdout
 
-DEFAULT = "textures"
-DIGITS_VAL = 500 / 1797  # held out of the digits, of each the same share
+DEFAULT_SET = "textures"
+DIGITS_VAL_FRACTION = 500 / 1797  # held out of the digits, of each the same share
 TEXTURES_TRAIN, TEXTURES_ALL = 3000, 3960  # 125 and 40 of each class
 
 
-def digits() -> Part:
+def digits_source() -> ImageSource:
     """The digits, 0..16 scaled to 0..255, as RGB; 1,297 train and 500 val, give or take rounding."""
     from sklearn.datasets import load_digits  # a second to import: only for who wants it
 
@@ -27,25 +27,27 @@ def digits() -> Part:
     pixels = np.rint(found.images * (255 / 16)).astype(np.uint8)
     classes = [str(label) for label in found.target]
     own = [f"{label}/{position:04d}" for position, label in enumerate(classes)]
-    val = held_out(own, found.target.tolist(), DIGITS_VAL, seed=0)
+    val = stratified_holdout(own, found.target.tolist(), DIGITS_VAL_FRACTION, seed=0)
     splits = np.where(val, "val", "train").tolist()
-    return arrays_part("digits", np.repeat(pixels[:, :, :, None], 3, axis=3), splits, classes)
+    return source_from_arrays("digits", np.repeat(pixels[:, :, :, None], 3, axis=3), splits, classes)
 
 
-def drawn_textures() -> Part:
+def textures_source() -> ImageSource:
     """The drawn textures: 3,000 train, 960 val, classes in turn."""
     kinds = list(textures.CLASSES)
     classes = [kinds[index % len(kinds)] for index in range(TEXTURES_ALL)]
     splits = ["train" if index < TEXTURES_TRAIN else "val" for index in range(TEXTURES_ALL)]
-    return arrays_part("textures", textures.drawn(TEXTURES_ALL), splits, classes)
+    return source_from_arrays("textures", textures.draw_textures(TEXTURES_ALL), splits, classes)
 
 
-def arrays_part(kind: str, pixels: npt.NDArray[np.uint8], splits: Sequence[str], classes: Sequence[str]) -> Part:
+def source_from_arrays(
+    kind: str, pixels: npt.NDArray[np.uint8], splits: Sequence[str], classes: Sequence[str]
+) -> ImageSource:
     """Images in memory, uint8 (rows, height, width, 3), as a part."""
     trio = zip(splits, classes, range(len(pixels)), strict=True)
     names = [f"{split}/{label}/{position:05d}" for split, label, position in trio]
     marks = np.array([[zlib.crc32(image)] for image in pixels], dtype=np.int64)
-    return Part(kind, names, list(splits), list(classes), marks, Arrays(pixels))
+    return ImageSource(kind, names, list(splits), list(classes), marks, ArrayReader(pixels))
 
 
-SETS = {"digits": digits, "textures": drawn_textures}
+BUILTIN_SETS = {"digits": digits_source, "textures": textures_source}

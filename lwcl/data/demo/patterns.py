@@ -13,20 +13,20 @@ from numpy.random import RandomState
 from lwcl.data.demo.noise2d import (
     PERIOD,
     Field,
-    around,
-    between,
-    direction,
-    least,
-    length,
-    most,
-    near,
-    noise,
-    off,
-    scattered,
-    squares,
+    distance_to_integer,
+    lattice_cell,
+    neighbouring_cells,
+    parabolic_wave,
+    pixelwise_max,
+    pixelwise_min,
+    random_between,
+    random_direction,
+    random_uniform,
+    signed_distance_to_integer,
     turbulence,
-    uniform,
-    wave,
+    value_noise,
+    vector_length,
+    worley_points,
 )
 
 Pattern = Callable[[Field, Field, RandomState], Field]
@@ -36,40 +36,46 @@ ROOT3 = math.sqrt(3)
 def arcs(x: Field, y: Field, random: RandomState) -> Field:
     """Quarter circles in tiles that are turned at random (Truchet)."""
     turned = random.random_sample((PERIOD, PERIOD)) < 0.5
-    i, j, u, v = squares(x, y)
+    i, j, u, v = lattice_cell(x, y)
     u = np.where(turned[j, i], 1 - u, u)
-    found: Field = between(random, 0.1, 0.18) - np.abs(least(length(u, v), length(1 - u, 1 - v)) - 0.5)
+    found: Field = random_between(random, 0.1, 0.18) - np.abs(
+        pixelwise_min(vector_length(u, v), vector_length(1 - u, 1 - v)) - 0.5
+    )
     return found
 
 
 def basket(x: Field, y: Field, random: RandomState) -> Field:
     """Three strands across, three strands up, in turn."""
     across = (np.floor(x) + np.floor(y)) % 2 == 0
-    strand = np.where(across, near(3 * x), near(3 * y)) / 3
-    return least(strand, np.where(across, near(y), near(x))) - between(random, 0.035, 0.06)
+    strand = np.where(across, distance_to_integer(3 * x), distance_to_integer(3 * y)) / 3
+    return pixelwise_min(strand, np.where(across, distance_to_integer(y), distance_to_integer(x))) - random_between(
+        random, 0.035, 0.06
+    )
 
 
 def bricks(x: Field, y: Field, random: RandomState) -> Field:
     """Rows of bricks, every other row shifted by half a brick."""
     row = np.floor(2 * y)
-    return least(near(x + row / 2), near(2 * y) / 2) - between(random, 0.03, 0.06)
+    return pixelwise_min(distance_to_integer(x + row / 2), distance_to_integer(2 * y) / 2) - random_between(
+        random, 0.03, 0.06
+    )
 
 
 def bubbles(x: Field, y: Field, random: RandomState) -> Field:
     """Discs of many sizes, scattered."""
-    points = scattered(x, y, random, 0.6)
+    points = worley_points(x, y, random, 0.6)
     return 0.12 + 0.22 * points.tone - points.nearest
 
 
 def camouflage(x: Field, y: Field, random: RandomState) -> Field:
     """Blots with smooth edges."""
-    return 0.3 * (noise(1.6 * x, 1.6 * y, random) + between(random, -0.25, 0.1))
+    return 0.3 * (value_noise(1.6 * x, 1.6 * y, random) + random_between(random, -0.25, 0.1))
 
 
 def checkers(x: Field, y: Field, random: RandomState) -> Field:
     """The squares of a chessboard."""
-    a, b = near(x) - 0.25, near(y) - 0.25
-    return least(np.abs(a), np.abs(b)) * np.sign(a * b)
+    a, b = distance_to_integer(x) - 0.25, distance_to_integer(y) - 0.25
+    return pixelwise_min(np.abs(a), np.abs(b)) * np.sign(a * b)
 
 
 def clouds(x: Field, y: Field, random: RandomState) -> Field:
@@ -79,62 +85,66 @@ def clouds(x: Field, y: Field, random: RandomState) -> Field:
 
 def cracks(x: Field, y: Field, random: RandomState) -> Field:
     """The borders of the regions that are nearest to scattered points (Voronoi)."""
-    points = scattered(x, y, random, 0.9)
-    return between(random, 0.06, 0.1) - (points.following - points.nearest)
+    points = worley_points(x, y, random, 0.9)
+    return random_between(random, 0.06, 0.1) - (points.following - points.nearest)
 
 
 def crosses(x: Field, y: Field, random: RandomState) -> Field:
     """Crosses in a square lattice."""
-    a, b = near(x), near(y)
-    return least(0.36 - most(a, b), between(random, 0.09, 0.13) - least(a, b))
+    a, b = distance_to_integer(x), distance_to_integer(y)
+    return pixelwise_min(0.36 - pixelwise_max(a, b), random_between(random, 0.09, 0.13) - pixelwise_min(a, b))
 
 
 def dots(x: Field, y: Field, random: RandomState) -> Field:
     """Equal discs in a square lattice."""
-    return between(random, 0.24, 0.34) - length(off(x), off(y))
+    return random_between(random, 0.24, 0.34) - vector_length(
+        signed_distance_to_integer(x), signed_distance_to_integer(y)
+    )
 
 
 def fur(x: Field, y: Field, random: RandomState) -> Field:
     """Long streaks with blurred ends."""
-    return 0.25 * (noise(x / 2, 4 * y, random) + between(random, -0.2, 0.2))
+    return 0.25 * (value_noise(x / 2, 4 * y, random) + random_between(random, -0.2, 0.2))
 
 
 def grid(x: Field, y: Field, random: RandomState) -> Field:
     """Two sets of equally spaced lines."""
-    return between(random, 0.07, 0.12) - least(near(x), near(y))
+    return random_between(random, 0.07, 0.12) - pixelwise_min(distance_to_integer(x), distance_to_integer(y))
 
 
 def honeycomb(x: Field, y: Field, random: RandomState) -> Field:
     """Hexagons with walls between them."""
 
     def from_middle(x: Field, y: Field) -> Field:
-        a, b = near(x), ROOT3 * near(y / ROOT3)
-        return most(a, a / 2 + b * ROOT3 / 2)
+        a, b = distance_to_integer(x), ROOT3 * distance_to_integer(y / ROOT3)
+        return pixelwise_max(a, a / 2 + b * ROOT3 / 2)
 
-    return between(random, 0.4, 0.45) - least(from_middle(x, y), from_middle(x + 0.5, y + ROOT3 / 2))
+    return random_between(random, 0.4, 0.45) - pixelwise_min(from_middle(x, y), from_middle(x + 0.5, y + ROOT3 / 2))
 
 
 def marble(x: Field, y: Field, random: RandomState) -> Field:
     """Thin crooked veins."""
-    return between(random, 0.04, 0.08) - near(x / 2 + 0.7 * turbulence(x / 2, y / 2, random))
+    return random_between(random, 0.04, 0.08) - distance_to_integer(x / 2 + 0.7 * turbulence(x / 2, y / 2, random))
 
 
 def mosaic(x: Field, y: Field, random: RandomState) -> Field:
     """Splinters of many tones."""
-    points = scattered(1.3 * x, 1.3 * y, random, 0.9)
-    return least(0.6 * (points.tone - 0.5), points.following - points.nearest - 0.03)
+    points = worley_points(1.3 * x, 1.3 * y, random, 0.9)
+    return pixelwise_min(0.6 * (points.tone - 0.5), points.following - points.nearest - 0.03)
 
 
 def plaid(x: Field, y: Field, random: RandomState) -> Field:
     """Broad bands that cross; where just one of them lies the depth is 0, a tone between the two."""
-    wide = between(random, 0.2, 0.28)
-    a, b = wide - near(x), wide - near(y)
-    return np.clip(least(a, b), 0, None) + np.clip(most(a, b), None, 0)
+    wide = random_between(random, 0.2, 0.28)
+    a, b = wide - distance_to_integer(x), wide - distance_to_integer(y)
+    return np.clip(pixelwise_min(a, b), 0, None) + np.clip(pixelwise_max(a, b), None, 0)
 
 
 def rings(x: Field, y: Field, random: RandomState) -> Field:
     """Circles in a square lattice."""
-    found: Field = between(random, 0.06, 0.09) - np.abs(length(off(x), off(y)) - 0.33)
+    found: Field = random_between(random, 0.06, 0.09) - np.abs(
+        vector_length(signed_distance_to_integer(x), signed_distance_to_integer(y)) - 0.33
+    )
     return found
 
 
@@ -144,45 +154,53 @@ def scales(x: Field, y: Field, random: RandomState) -> Field:
     rim = np.full_like(x, 9)
     for step in (2, 1, 0, -1):  # from the back to the front
         row = (first + step) / 2
-        inside = 0.56 - length(off(x + row), y - row)
+        inside = 0.56 - vector_length(signed_distance_to_integer(x + row), y - row)
         rim = np.where(inside > 0, inside, rim)
-    return between(random, 0.06, 0.1) - rim
+    return random_between(random, 0.06, 0.1) - rim
 
 
 def straw(x: Field, y: Field, random: RandomState) -> Field:
     """Short strokes of every direction, scattered."""
-    middles = uniform(random, 0.2, 0.8, 2, PERIOD, PERIOD)
-    turns = np.array([direction(random) for _ in range(PERIOD**2)], np.float32).T.reshape(2, PERIOD, PERIOD)
+    middles = random_uniform(random, 0.2, 0.8, 2, PERIOD, PERIOD)
+    turns = np.array([random_direction(random) for _ in range(PERIOD**2)], np.float32).T.reshape(2, PERIOD, PERIOD)
     depth = np.full_like(x, -9)
-    for i, j, across, down in around(x, y):
+    for i, j, across, down in neighbouring_cells(x, y):
         a, b, cos, sin = across + middles[0, j, i], down + middles[1, j, i], turns[0, j, i], turns[1, j, i]
-        stroke = least(0.6 - np.abs(a * cos + b * sin), 0.08 - np.abs(a * sin - b * cos))
-        depth = most(depth, stroke)
+        stroke = pixelwise_min(0.6 - np.abs(a * cos + b * sin), 0.08 - np.abs(a * sin - b * cos))
+        depth = pixelwise_max(depth, stroke)
     return depth
 
 
 def stripes(x: Field, y: Field, random: RandomState) -> Field:
     """Straight bands."""
-    return between(random, 0.15, 0.3) - near(x)
+    return random_between(random, 0.15, 0.3) - distance_to_integer(x)
 
 
 def triangles(x: Field, y: Field, random: RandomState) -> Field:
     """Equilateral triangles, light and dark in turn."""
     height = 2 * y / ROOT3
-    a, b, c = off(height), off(x - height / 2), off(x + height / 2)
-    return least(np.abs(a), np.abs(b), np.abs(c)) * np.sign(a * b * c)
+    a, b, c = (
+        signed_distance_to_integer(height),
+        signed_distance_to_integer(x - height / 2),
+        signed_distance_to_integer(x + height / 2),
+    )
+    return pixelwise_min(np.abs(a), np.abs(b), np.abs(c)) * np.sign(a * b * c)
 
 
 def waves(x: Field, y: Field, random: RandomState) -> Field:
     """Bands that swing."""
-    return between(random, 0.13, 0.25) - near(1.3 * y + 0.35 * wave(x / 1.5))
+    return random_between(random, 0.13, 0.25) - distance_to_integer(1.3 * y + 0.35 * parabolic_wave(x / 1.5))
 
 
 def wood(x: Field, y: Field, random: RandomState) -> Field:
     """Bands that flow together and apart, as the grain about a knot."""
-    return 0.5 * (between(random, 0.2, 0.3) - near(2 * y + 2.2 * noise(x / 5, y / 1.5, random)))
+    return 0.5 * (
+        random_between(random, 0.2, 0.3) - distance_to_integer(2 * y + 2.2 * value_noise(x / 5, y / 1.5, random))
+    )
 
 
 def zigzag(x: Field, y: Field, random: RandomState) -> Field:
     """Bands that turn at corners."""
-    return 0.6 * (between(random, 0.18, 0.28) - near(1.4 * y + 1.6 * near(x / 1.2)))
+    return 0.6 * (
+        random_between(random, 0.18, 0.28) - distance_to_integer(1.4 * y + 1.6 * distance_to_integer(x / 1.2))
+    )

@@ -18,29 +18,29 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from lwcl.data.decode import BadImage
+from lwcl.data.decode import UnreadableImageError
 from lwcl.data.sources.files import (
     CHECKSUM,
+    MAX_FILE_BYTES,
     METHOD,
-    MOST_BYTES,
     OFFSET,
     SIZE,
     STORED,
-    Entry,
-    Listing,
-    bytes_of,
+    FileEntry,
+    FileListing,
     is_image_name,
-    listing_of,
+    make_listing,
+    read_image_bytes,
 )
 from lwcl.errors import DataError, LwclError
-from lwcl.system.atomic_files import cache_folder, fault, write_atomically
+from lwcl.system.atomic_files import cache_folder, crash_point, write_atomically
 
 INDEX_VERSION = 1
 ZIP_HEADER = struct.Struct("<4s22xHH")  # a member's local header: signature, lengths of its name and extra field
-LATEST = 2**62  # modification times beyond are a lie, and would not fit 64 bits
+MAX_MTIME_NS = 2**62  # modification times beyond are a lie, and would not fit 64 bits
 
 
-class Zip(NamedTuple):
+class ZipArchive(NamedTuple):
     """The images in a .zip, stored or deflated."""
 
     path: Path
@@ -51,32 +51,32 @@ class Zip(NamedTuple):
         """See `Source`."""
         return "zip"
 
-    def listing(self) -> Listing:
+    def listing(self) -> FileListing:
         """See `Source`."""
-        return remembered(self.path, self.stamp, lambda: listed(self.path, zip_members(self.path)))
+        return cached_listing(self.path, self.stamp, lambda: list_archive(self.path, zip_members(self.path)))
 
     def read(self, name: str, row: npt.NDArray[np.int64]) -> bytes:
         """See `Source`. The checksum is verified, and no more is unpacked than the index declares."""
         size, offset, stored, method = (int(row[column]) for column in (SIZE, OFFSET, STORED, METHOD))
-        check_unchanged(self.path, self.stamp)
+        check_not_modified(self.path, self.stamp)
         if method not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise BadImage(
+            raise UnreadableImageError(
                 "encrypted" if method < 0 else f"compressed with zip method {method}: only stored and deflated are read"
             )
-        if size > MOST_BYTES:
-            raise BadImage(f"{size} bytes are more than the limit of {MOST_BYTES}")
-        header = bytes_of(self.path, offset, ZIP_HEADER.size)
+        if size > MAX_FILE_BYTES:
+            raise UnreadableImageError(f"{size} bytes are more than the limit of {MAX_FILE_BYTES}")
+        header = read_image_bytes(self.path, offset, ZIP_HEADER.size)
         if len(header) < ZIP_HEADER.size or not header.startswith(b"PK\3\4"):
-            raise BadImage("the archive is broken here")
-        data = bytes_of(self.path, offset + ZIP_HEADER.size + sum(ZIP_HEADER.unpack(header)[1:]), stored)
+            raise UnreadableImageError("the archive is broken here")
+        data = read_image_bytes(self.path, offset + ZIP_HEADER.size + sum(ZIP_HEADER.unpack(header)[1:]), stored)
         if method == zipfile.ZIP_DEFLATED:
-            data = inflated(data, size)
+            data = inflate(data, size)
         if len(data) != size or zlib.crc32(data) != row[CHECKSUM]:
-            raise BadImage("its checksum in the archive is wrong")
+            raise UnreadableImageError("its checksum in the archive is wrong")
         return data
 
 
-class Tar(NamedTuple):
+class TarArchive(NamedTuple):
     """The images in an uncompressed .tar."""
 
     path: Path
@@ -87,17 +87,17 @@ class Tar(NamedTuple):
         """See `Source`."""
         return "tar"
 
-    def listing(self) -> Listing:
+    def listing(self) -> FileListing:
         """See `Source`."""
-        return remembered(self.path, self.stamp, lambda: listed(self.path, tar_members(self.path)))
+        return cached_listing(self.path, self.stamp, lambda: list_archive(self.path, tar_members(self.path)))
 
     def read(self, name: str, row: npt.NDArray[np.int64]) -> bytes:
         """See `Source`."""
-        check_unchanged(self.path, self.stamp)
-        return bytes_of(self.path, int(row[OFFSET]), int(row[SIZE]))
+        check_not_modified(self.path, self.stamp)
+        return read_image_bytes(self.path, int(row[OFFSET]), int(row[SIZE]))
 
 
-def zip_members(path: Path) -> Iterator[tuple[str, Entry]]:
+def zip_members(path: Path) -> Iterator[tuple[str, FileEntry]]:
     """Yield (name, numbers) of all files of a zip; an encrypted one has method -1."""
     with zipfile.ZipFile(path) as archive:
         for member in archive.infolist():
@@ -107,21 +107,21 @@ def zip_members(path: Path) -> Iterator[tuple[str, Entry]]:
                 yield member.filename, entry
 
 
-def tar_members(path: Path) -> Iterator[tuple[str, Entry]]:
+def tar_members(path: Path) -> Iterator[tuple[str, FileEntry]]:
     """Yield (name, numbers) of all plain files of a tar: links, devices and sparse files are passed over."""
     with tarfile.open(path, "r:", errors="surrogateescape") as archive:
         for member in archive:
             if member.isreg() and not member.issparse():
-                modified = int(min(max(member.mtime, 0), LATEST / 1e9) * 1e9)
+                modified = int(min(max(member.mtime, 0), MAX_MTIME_NS / 1e9) * 1e9)
                 yield member.name, (member.size, modified, -1, member.offset_data, member.size, -1)
 
 
-def listed(path: Path, members: Iterable[tuple[str, Entry]]) -> Listing:
+def list_archive(path: Path, members: Iterable[tuple[str, FileEntry]]) -> FileListing:
     """The listing of an archive's members; of a name that comes twice the later counts, as when unpacking.
 
     Raises `DataError` for a broken archive, and for member names that lead out of it.
     """
-    entries: dict[str, Entry] = {}
+    entries: dict[str, FileEntry] = {}
     others = 0
     try:
         for name, entry in members:
@@ -140,30 +140,30 @@ def listed(path: Path, members: Iterable[tuple[str, Entry]]) -> Listing:
     except Exception as error:  # zipfile and tarfile raise nearly everything on hostile archives
         what = f"{str(path)!r} is not a whole archive."
         raise DataError(what, f"{type(error).__name__}: {str(error)!r}.", "Copy or download it again.") from None
-    return listing_of(entries, path, f"{others} other files.")
+    return make_listing(entries, path, f"{others} other files.")
 
 
-def inflated(data: bytes, size: int) -> bytes:
-    """Unpack raw deflate to at most `size` bytes and one; raises `BadImage`."""
+def inflate(data: bytes, size: int) -> bytes:
+    """Unpack raw deflate to at most `size` bytes and one; raises `UnreadableImageError`."""
     try:
         return zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, size + 1)
     except zlib.error as error:
-        raise BadImage(f"broken in the archive: {error}") from None
+        raise UnreadableImageError(f"broken in the archive: {error}") from None
 
 
-def stamp_of(path: Path) -> tuple[int, int]:
+def file_stamp(path: Path) -> tuple[int, int]:
     """Size and modification time (ns): what an archive's index is valid for."""
     info = os.stat(path)
     return info.st_size, info.st_mtime_ns
 
 
-def check_unchanged(path: Path, stamp: tuple[int, int]) -> None:
+def check_not_modified(path: Path, stamp: tuple[int, int]) -> None:
     """Raises `DataError` when an archive is no longer what was indexed: its offsets would give other bytes."""
-    if stamp_of(path) != stamp:
+    if file_stamp(path) != stamp:
         raise DataError(f"{str(path)!r} has changed while it was in use.", remedy="Start again when it is whole.")
 
 
-def remembered(path: Path, stamp: tuple[int, int], build: Callable[[], Listing]) -> Listing:
+def cached_listing(path: Path, stamp: tuple[int, int], build: Callable[[], FileListing]) -> FileListing:
     """The listing that `build` gives, kept in the cache folder by absolute path, and valid for this stamp.
 
     25,000 members: 0.006 s instead of 0.2 s (zip) or 0.6 s (tar). A cache that cannot be read or written is no error.
@@ -175,12 +175,12 @@ def remembered(path: Path, stamp: tuple[int, int], build: Callable[[], Listing])
         kept = np.load(io.BytesIO(file.read_bytes()), allow_pickle=False)
         if (kept["valid"] == valid).all():  # numpy's archive verifies its checksums
             names = kept["names"].tobytes().decode("utf-8", "surrogateescape").split("\0")
-            return Listing(names, kept["table"])
+            return FileListing(names, kept["table"])
     listing = build()
     names = "\0".join(listing.names).encode("utf-8", "surrogateescape")
     content = io.BytesIO()
     np.savez(content, valid=valid, names=np.frombuffer(names, np.uint8), table=listing.table)
-    fault("index.write")
+    crash_point("index.write")
     with contextlib.suppress(LwclError):
         write_atomically(file, content.getvalue())
     return listing

@@ -14,23 +14,23 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from lwcl.data.decode import BadImage
+from lwcl.data.decode import UnreadableImageError
 from lwcl.errors import DataError, UsageError
 
-ENDINGS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-MOST_BYTES = 512 * 2**20  # of one image file
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+MAX_FILE_BYTES = 512 * 2**20  # of one image file
 SIZE, MODIFIED, CHECKSUM, OFFSET, STORED, METHOD = range(6)  # columns of a listing's table; -1 where a source has none
-Entry = tuple[int, int, int, int, int, int]
+FileEntry = tuple[int, int, int, int, int, int]
 
 
-class Listing(NamedTuple):
+class FileListing(NamedTuple):
     """The images of a source: names (relative paths with `/`, sorted) and, for each, a row of six int64 numbers."""
 
     names: list[str]
     table: npt.NDArray[np.int64]
 
 
-class Source(Protocol):
+class FileContainer(Protocol):
     """A place that lists its images and gives the bytes of one."""
 
     @property
@@ -41,40 +41,44 @@ class Source(Protocol):
     def kind(self) -> str:
         """What it is: part of a fingerprint, since its rows mean something else for each kind."""
 
-    def listing(self) -> Listing:
+    def listing(self) -> FileListing:
         """Its images; raises `DataError` when it has none or cannot be read."""
 
     def read(self, name: str, row: npt.NDArray[np.int64]) -> bytes:
-        """The bytes of one image; raises `BadImage`, `OSError`, or `DataError` when the source itself has changed."""
+        """The bytes of one image; raises `UnreadableImageError`, `OSError`, or `DataError` when the source itself has
+        changed."""
 
 
 def is_image_name(name: str) -> bool:
     """Whether a relative path looks like an image: its ending, and no part hidden or left by a system's archiver."""
-    return name.lower().endswith(ENDINGS) and not any(is_ignored(part) for part in name.split("/"))
+    return name.lower().endswith(IMAGE_SUFFIXES) and not any(is_ignored_name(part) for part in name.split("/"))
 
 
-def is_ignored(part: str) -> bool:
+def is_ignored_name(part: str) -> bool:
     """Whether a file or folder of this name is passed over."""
     return part.startswith(".") or part in ("__MACOSX", "lost+found")
 
 
-def listing_of(entries: Mapping[str, Entry], path: Path, others: str) -> Listing:
+def make_listing(entries: Mapping[str, FileEntry], path: Path, others: str) -> FileListing:
     """Entries by name as a sorted listing; raises `DataError` when there are none. `others`: what else was found."""
     if not entries:
-        known = " ".join(ENDINGS)
+        known = " ".join(IMAGE_SUFFIXES)
         raise DataError(f"No images in {str(path)!r}.", others, f"Files that count as images end in {known}.")
     names = sorted(entries)
-    return Listing(names, np.array([entries[name] for name in names], dtype=np.int64).reshape(-1, METHOD + 1))
+    return FileListing(names, np.array([entries[name] for name in names], dtype=np.int64).reshape(-1, METHOD + 1))
 
 
-def bytes_of(path: str | Path, offset: int = 0, size: int | None = None) -> bytes:
-    """`size` bytes (None: all) of a file from `offset`; raises `BadImage` above the limit of an image, or `OSError`."""
+def read_image_bytes(path: str | Path, offset: int = 0, size: int | None = None) -> bytes:
+    """`size` bytes (None: all) of a file from `offset`; raises `UnreadableImageError` above the limit of an image, or
+    `OSError`."""
     with open(path, "rb", buffering=0) as file:
         whole = os.fstat(file.fileno())
         wanted = whole.st_size - offset if size is None else size
-        if not stat.S_ISREG(whole.st_mode) or wanted > MOST_BYTES:
-            raise BadImage(
-                "not a file" if wanted <= MOST_BYTES else f"{wanted} bytes are more than the limit of {MOST_BYTES}"
+        if not stat.S_ISREG(whole.st_mode) or wanted > MAX_FILE_BYTES:
+            raise UnreadableImageError(
+                "not a file"
+                if wanted <= MAX_FILE_BYTES
+                else f"{wanted} bytes are more than the limit of {MAX_FILE_BYTES}"
             )
         file.seek(offset)
         pieces = [file.read(max(wanted, 0))]  # the system may give less than asked for
@@ -83,7 +87,7 @@ def bytes_of(path: str | Path, offset: int = 0, size: int | None = None) -> byte
     return b"".join(pieces)
 
 
-class Folder(NamedTuple):
+class ImageFolder(NamedTuple):
     """The images below a folder. Links that lead outside of it are not followed, nor links met inside a linked folder.
 
     Not indexed on disk: a fingerprint needs the size and time of each file, so every file is asked anyway, and that is
@@ -97,27 +101,27 @@ class Folder(NamedTuple):
         """See `Source`."""
         return "files"
 
-    def listing(self) -> Listing:
+    def listing(self) -> FileListing:
         """See `Source`."""
         root = os.path.realpath(self.path)
-        entries: dict[str, Entry] = {}
+        entries: dict[str, FileEntry] = {}
         counts = {"files": 0, "links": 0}
         try:
-            for name, info in walk(root, "", root, False, counts):
+            for name, info in walk_images(root, "", root, False, counts):
                 entries[name] = (info.st_size, info.st_mtime_ns, -1, -1, -1, -1)
         except OSError as error:
             raise DataError(
                 f"Cannot list {error.filename!r}.", f"{error.strerror}.", "Check its permissions."
             ) from None
         found = f"{counts['files']} other files; {counts['links']} links that lead outside or nowhere, not followed."
-        return listing_of(entries, self.path, found)
+        return make_listing(entries, self.path, found)
 
     def read(self, name: str, row: npt.NDArray[np.int64]) -> bytes:
         """See `Source`."""
-        return bytes_of(f"{self.path}/{name}")
+        return read_image_bytes(f"{self.path}/{name}")
 
 
-def walk(
+def walk_images(
     folder: str, above: str, root: str, linked: bool, counts: dict[str, int]
 ) -> Iterator[tuple[str, os.stat_result]]:
     """Yield (relative name, stat) of the images below `folder`, whose own relative name with a `/` is `above`.
@@ -126,26 +130,26 @@ def walk(
     """
     with os.scandir(folder) as entries:
         for entry in entries:
-            if is_ignored(entry.name):
+            if is_ignored_name(entry.name):
                 continue
             is_link = entry.is_symlink()
-            if is_link and (linked or not leads_inside(entry.path, root)):
+            if is_link and (linked or not link_stays_inside(entry.path, root)):
                 counts["links"] += 1
             elif entry.is_dir():
-                yield from walk(entry.path, f"{above}{entry.name}/", root, is_link or linked, counts)
-            elif entry.name.lower().endswith(ENDINGS) and entry.is_file():
+                yield from walk_images(entry.path, f"{above}{entry.name}/", root, is_link or linked, counts)
+            elif entry.name.lower().endswith(IMAGE_SUFFIXES) and entry.is_file():
                 yield above + entry.name, entry.stat()
             else:
                 counts["files"] += 1
 
 
-def leads_inside(link: str, root: str) -> bool:
+def link_stays_inside(link: str, root: str) -> bool:
     """Whether a link ends at something that exists below `root`, and is not a folder that the link itself is in."""
     end = os.path.realpath(link)
     return end.startswith(root.rstrip("/") + "/") and os.path.exists(end) and not f"{link}/".startswith(f"{end}/")
 
 
-class ListFile(NamedTuple):
+class ImageListFile(NamedTuple):
     """The images that a text file names: a path a line, relative to the file's folder; `#` begins a comment line."""
 
     path: Path
@@ -155,7 +159,7 @@ class ListFile(NamedTuple):
         """See `Source`."""
         return "files"
 
-    def listing(self) -> Listing:
+    def listing(self) -> FileListing:
         """See `Source`. A path that leads to no file is listed with size -1; none that does is a `DataError`."""
         try:
             text = self.path.read_text("utf-8-sig", "surrogateescape")
@@ -169,9 +173,9 @@ class ListFile(NamedTuple):
             raise DataError(
                 f"None of the {len(entries)} files in {str(self.path)!r} exists.", f"Looked for {first!r}.", remedy
             )
-        return listing_of(entries, self.path, "The list names no files.")
+        return make_listing(entries, self.path, "The list names no files.")
 
-    def entry(self, line: str) -> Entry:
+    def entry(self, line: str) -> FileEntry:
         """The numbers of one file; -1 for its size where there is none."""
         try:
             info = os.stat(self.path.parent / line)
@@ -182,11 +186,11 @@ class ListFile(NamedTuple):
     def read(self, name: str, row: npt.NDArray[np.int64]) -> bytes:
         """See `Source`."""
         if row[SIZE] < 0:
-            raise BadImage("there is no such file")
-        return bytes_of(self.path.parent / name)
+            raise UnreadableImageError("there is no such file")
+        return read_image_bytes(self.path.parent / name)
 
 
-def not_there(path: Path) -> UsageError:
+def missing_path_error(path: Path) -> UsageError:
     """The error for data that does not exist: with the nearest names beside it."""
     beside = sorted(os.listdir(path.parent)) if path.parent.is_dir() else []
     near = difflib.get_close_matches(path.name, beside, n=3, cutoff=0.5)

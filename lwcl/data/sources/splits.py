@@ -13,20 +13,24 @@ import numpy as np
 import numpy.typing as npt
 
 Split = Literal["train", "val", "all"]
-WORDS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
-SPLITS = {word: split for split, words in WORDS.items() for word in words}
-OTHER = "other"  # beside the splits of a source, in none of them
-LEVELS = 3  # splits are looked for this deep below the folders that all names share
+SPLIT_FOLDER_NAMES = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation"),
+    "test": ("test", "testing"),
+}
+SPLIT_BY_FOLDER_NAME = {word: split for split, words in SPLIT_FOLDER_NAMES.items() for word in words}
+OTHER_SPLIT = "other"  # beside the splits of a source, in none of them
+MAX_SPLIT_DEPTH = 3  # splits are looked for this deep below the folders that all names share
 
 
-class Layout(NamedTuple):
+class FolderLayout(NamedTuple):
     """For each name: its split (train, val, test, `other`, or "" where its source has none), its class or ""."""
 
     splits: list[str]
     classes: list[str]
 
 
-def layout(names: Sequence[str]) -> Layout:
+def parse_folder_layout(names: Sequence[str]) -> FolderLayout:
     """Read the folders of one source's names.
 
     Below the folders that all share, the first of three levels with a training folder and a val or test folder
@@ -38,15 +42,21 @@ def layout(names: Sequence[str]) -> Layout:
     shared = [
         folder for folder, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False))
     ]
-    whole = next((SPLITS[folder.lower()] for folder in reversed(shared) if folder.lower() in SPLITS), "")
-    for level in range(len(shared), len(shared) + LEVELS):
-        splits = [SPLITS.get(path[level].lower(), OTHER) if len(path) > level else OTHER for path in folders]
+    whole = next(
+        (SPLIT_BY_FOLDER_NAME[folder.lower()] for folder in reversed(shared) if folder.lower() in SPLIT_BY_FOLDER_NAME),
+        "",
+    )
+    for level in range(len(shared), len(shared) + MAX_SPLIT_DEPTH):
+        splits = [
+            SPLIT_BY_FOLDER_NAME.get(path[level].lower(), OTHER_SPLIT) if len(path) > level else OTHER_SPLIT
+            for path in folders
+        ]
         if "train" in splits and ("val" in splits or "test" in splits):
-            return Layout(splits, classes_at(folders, level + 1))
-    return Layout([whole] * len(names), classes_at(folders, len(shared)))
+            return FolderLayout(splits, classes_at_level(folders, level + 1))
+    return FolderLayout([whole] * len(names), classes_at_level(folders, len(shared)))
 
 
-def classes_at(folders: Sequence[Sequence[str]], level: int) -> list[str]:
+def classes_at_level(folders: Sequence[Sequence[str]], level: int) -> list[str]:
     """The folder at this level of each path, "" where there is none; all "" if fewer than two different ones."""
     classes = [path[level] if len(path) > level else "" for path in folders]
     return classes if len(set(classes) - {""}) >= 2 else [""] * len(classes)
@@ -58,7 +68,7 @@ def has_splits(splits: Sequence[str]) -> bool:
     return "train" in present and bool(present & {"val", "test"})
 
 
-def chosen(splits: Sequence[str], split: Split) -> npt.NDArray[np.int64]:
+def positions_of_split(splits: Sequence[str], split: Split) -> npt.NDArray[np.int64]:
     """Positions of the images of a split; all of them where there are no splits.
 
     `val` means test where there is no val. What comes from a source without any split is for training.
@@ -69,7 +79,9 @@ def chosen(splits: Sequence[str], split: Split) -> npt.NDArray[np.int64]:
     return np.array([position for position, name in enumerate(splits) if name in wanted], dtype=np.int64)
 
 
-def held_out(names: Sequence[str], labels: Sequence[int], fraction: float, seed: int) -> npt.NDArray[np.bool_]:
+def stratified_holdout(
+    names: Sequence[str], labels: Sequence[int], fraction: float, seed: int
+) -> npt.NDArray[np.bool_]:
     """Which images to hold out: the same fraction of each label, at least one of two, by a hash of (seed, name).
 
     An image's place in the order depends on nothing but its name, so a set that grows keeps most of its split.

@@ -11,40 +11,40 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from lwcl.data.decode import BadImage, decode
-from lwcl.data.demo.builtin import arrays_part
-from lwcl.data.sources.files import bytes_of
-from lwcl.data.sources.source import Part
+from lwcl.data.decode import UnreadableImageError, decode
+from lwcl.data.demo.builtin import source_from_arrays
+from lwcl.data.sources.files import read_image_bytes
+from lwcl.data.sources.source import ImageSource
 from lwcl.errors import DataError, UsageError
-from lwcl.settings import unknown
+from lwcl.settings import unknown_name
 
-PREFIX = "tv/"
-Splits = Mapping[str, Mapping[str, Any]]  # our name of a split -> torchvision's arguments for it
-FLAGGED: Splits = {"train": {"train": True}, "test": {"train": False}}
-TWO: Splits = {split: {"split": split} for split in ("train", "test")}
-THREE: Splits = {split: {"split": split} for split in ("train", "val", "test")}
-SETS: dict[str, tuple[str, Splits]] = {
-    "cifar10": ("CIFAR10", FLAGGED),
-    "cifar100": ("CIFAR100", FLAGGED),
-    "mnist": ("MNIST", FLAGGED),
-    "fashionmnist": ("FashionMNIST", FLAGGED),
-    "kmnist": ("KMNIST", FLAGGED),
-    "svhn": ("SVHN", TWO),
-    "stl10": ("STL10", TWO),
+TORCHVISION_PREFIX = "tv/"
+SplitArguments = Mapping[str, Mapping[str, Any]]  # our name of a split -> torchvision's arguments for it
+TRAIN_FLAG_SPLITS: SplitArguments = {"train": {"train": True}, "test": {"train": False}}
+TRAIN_TEST_SPLITS: SplitArguments = {split: {"split": split} for split in ("train", "test")}
+TRAIN_VAL_TEST_SPLITS: SplitArguments = {split: {"split": split} for split in ("train", "val", "test")}
+TORCHVISION_SETS: dict[str, tuple[str, SplitArguments]] = {
+    "cifar10": ("CIFAR10", TRAIN_FLAG_SPLITS),
+    "cifar100": ("CIFAR100", TRAIN_FLAG_SPLITS),
+    "mnist": ("MNIST", TRAIN_FLAG_SPLITS),
+    "fashionmnist": ("FashionMNIST", TRAIN_FLAG_SPLITS),
+    "kmnist": ("KMNIST", TRAIN_FLAG_SPLITS),
+    "svhn": ("SVHN", TRAIN_TEST_SPLITS),
+    "stl10": ("STL10", TRAIN_TEST_SPLITS),
     "stl10-unlabeled": ("STL10", {"train": {"split": "train+unlabeled"}, "test": {"split": "test"}}),
     "imagenette": ("Imagenette", {split: {"split": split} for split in ("train", "val")}),
     "imagenette320": ("Imagenette", {split: {"split": split, "size": "320px"} for split in ("train", "val")}),
     "imagenette160": ("Imagenette", {split: {"split": split, "size": "160px"} for split in ("train", "val")}),
-    "flowers102": ("Flowers102", THREE),
-    "food101": ("Food101", TWO),
+    "flowers102": ("Flowers102", TRAIN_VAL_TEST_SPLITS),
+    "food101": ("Food101", TRAIN_TEST_SPLITS),
     "oxfordiiitpet": ("OxfordIIITPet", {"train": {"split": "trainval"}, "test": {"split": "test"}}),
-    "dtd": ("DTD", THREE),
-    "fgvcaircraft": ("FGVCAircraft", THREE),
+    "dtd": ("DTD", TRAIN_VAL_TEST_SPLITS),
+    "fgvcaircraft": ("FGVCAircraft", TRAIN_VAL_TEST_SPLITS),
     "eurosat": ("EuroSAT", {"": {}}),
 }
 
 
-class Paths(NamedTuple):
+class PathReader(NamedTuple):
     """Pictures that are files anywhere."""
 
     paths: list[Path]
@@ -52,36 +52,43 @@ class Paths(NamedTuple):
     def image(self, row: int, at_least: int | None) -> Image.Image:
         """See `Pictures`."""
         try:
-            return decode(bytes_of(self.paths[row]), at_least=at_least)
+            return decode(read_image_bytes(self.paths[row]), at_least=at_least)
         except OSError as error:
-            raise BadImage(f"cannot be read: {error.strerror or error}") from None
+            raise UnreadableImageError(f"cannot be read: {error.strerror or error}") from None
 
 
-def part(spec: str, download: bool) -> Part:
+def open_torchvision_source(spec: str, download: bool) -> ImageSource:
     """A torchvision data set, all its splits, as a part.
 
     Raises `UsageError` for an unknown name or a missing root, `DataError` when it is not there (and not downloaded).
     """
-    name, _, root = spec.removeprefix(PREFIX).partition(":")
-    if name.lower() not in SETS:
-        raise unknown("torchvision data set", name, SETS)
+    name, _, root = spec.removeprefix(TORCHVISION_PREFIX).partition(":")
+    if name.lower() not in TORCHVISION_SETS:
+        raise unknown_name("torchvision data set", name, TORCHVISION_SETS)
     if not root:
-        raise UsageError(f"{spec!r} does not say where the set is.", remedy=f"Give {PREFIX}{name}:FOLDER.")
-    kind, splits = SETS[name.lower()]
-    found = [(split, opened(kind, root, choice, download)) for split, choice in splits.items()]
+        raise UsageError(f"{spec!r} does not say where the set is.", remedy=f"Give {TORCHVISION_PREFIX}{name}:FOLDER.")
+    kind, splits = TORCHVISION_SETS[name.lower()]
+    found = [(split, open_torchvision_split(kind, root, choice, download)) for split, choice in splits.items()]
     names = [split for split, dataset in found for _ in range(len(dataset))]
-    classes = [label for _, dataset in found for label in classes_of(dataset)]
+    classes = [label for _, dataset in found for label in class_name_per_image(dataset)]
     first = found[0][1]
     if hasattr(first, "data"):
-        return arrays_part(
-            f"{PREFIX}{name}", np.concatenate([pixels_of(dataset) for _, dataset in found]), names, classes
+        return source_from_arrays(
+            f"{TORCHVISION_PREFIX}{name}",
+            np.concatenate([pixel_array_of(dataset) for _, dataset in found]),
+            names,
+            classes,
         )
-    return paths_part(
-        f"{PREFIX}{name}", [path for _, dataset in found for path in paths_of(dataset)], root, names, classes
+    return source_from_paths(
+        f"{TORCHVISION_PREFIX}{name}",
+        [path for _, dataset in found for path in image_paths_of(dataset)],
+        root,
+        names,
+        classes,
     )
 
 
-def opened(kind: str, root: str, choice: Mapping[str, Any], download: bool) -> Any:
+def open_torchvision_split(kind: str, root: str, choice: Mapping[str, Any], download: bool) -> Any:
     """One split as torchvision's data set, downloaded if it is missing and `download`; raises `DataError`."""
     from torchvision import datasets
 
@@ -101,7 +108,7 @@ def opened(kind: str, root: str, choice: Mapping[str, Any], download: bool) -> A
         raise DataError(f"{kind} is not in {root!r}.", str(error).split(". You can use")[0] + ".", remedy) from None
 
 
-def classes_of(dataset: Any) -> list[str]:
+def class_name_per_image(dataset: Any) -> list[str]:
     """The class name of each image, "" for unlabelled ones: torchvision keeps labels under four names."""
     pairs = getattr(dataset, "samples", getattr(dataset, "_samples", None))
     if pairs is not None:
@@ -109,16 +116,16 @@ def classes_of(dataset: Any) -> list[str]:
     else:
         labels = next(getattr(dataset, field) for field in ("targets", "labels", "_labels") if hasattr(dataset, field))
     titles = getattr(dataset, "classes", None)
-    return ["" if label < 0 else title_of(titles, int(label)) for label in labels]
+    return ["" if label < 0 else class_name_of(titles, int(label)) for label in labels]
 
 
-def title_of(titles: Sequence[Any] | None, label: int) -> str:
+def class_name_of(titles: Sequence[Any] | None, label: int) -> str:
     """The name of a class; its number where the set has no names. Imagenette has several names for one: the first."""
     title = titles[label] if titles else label
     return str(title[0] if isinstance(title, tuple) else title)
 
 
-def pixels_of(dataset: Any) -> npt.NDArray[np.uint8]:
+def pixel_array_of(dataset: Any) -> npt.NDArray[np.uint8]:
     """The images of a set that is in memory, uint8 (N, height, width, 3), whatever their layout there."""
     pixels = np.asarray(dataset.data)
     if pixels.ndim == 3:
@@ -126,7 +133,7 @@ def pixels_of(dataset: Any) -> npt.NDArray[np.uint8]:
     return pixels if pixels.shape[3] == 3 else np.ascontiguousarray(pixels.transpose(0, 2, 3, 1))
 
 
-def paths_of(dataset: Any) -> list[Path]:
+def image_paths_of(dataset: Any) -> list[Path]:
     """The files of a set that is not in memory."""
     pairs = getattr(dataset, "samples", getattr(dataset, "_samples", None))
     if pairs is not None:
@@ -134,10 +141,10 @@ def paths_of(dataset: Any) -> list[Path]:
     return [Path(path) for path in (dataset._image_files if hasattr(dataset, "_image_files") else dataset._images)]
 
 
-def paths_part(kind: str, paths: list[Path], root: str, splits: list[str], classes: list[str]) -> Part:
+def source_from_paths(kind: str, paths: list[Path], root: str, splits: list[str], classes: list[str]) -> ImageSource:
     """Files as a part, named relative to the root; their sizes and times are their marks."""
     above = Path(root).expanduser()
     names = [path.relative_to(above).as_posix() for path in paths]
     infos = [path.stat() if path.exists() else None for path in paths]
     marks = np.array([(info.st_size, info.st_mtime_ns) if info else (-1, -1) for info in infos], dtype=np.int64)
-    return Part(kind, names, splits, classes, marks, Paths(paths))
+    return ImageSource(kind, names, splits, classes, marks, PathReader(paths))

@@ -1,6 +1,6 @@
 """What the curves over the number of clusters k show: title, label of the axis, and how to read it."""
 
-CAPTIONS = {
+CURVE_CAPTIONS = {
     "clusters_per_class": (
         "Clusters that hold a class",
         "clusters a class",

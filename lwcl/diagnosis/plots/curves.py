@@ -4,10 +4,10 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from lwcl.diagnosis.plots.scene import NAME, line_style, scene
+from lwcl.diagnosis.plots.scene import LEGEND_NAME_LENGTH, line_style, plot_scene
 from lwcl.reporting import plots
 
-UNSEEN = 1e-6  # singular values below this share of all are what is left of rounding
+MIN_SINGULAR_SHARE = 1e-6  # singular values below this share of all are what is left of rounding
 
 
 class Histogram(NamedTuple):
@@ -18,14 +18,16 @@ class Histogram(NamedTuple):
     counts: Sequence[int]
 
 
-def over_clusters(series: Sequence[plots.Series], y_label: str) -> str:
+def cluster_curves(series: Sequence[plots.Series], y_label: str) -> str:
     """A measure against the number of clusters k, which doubles from mark to mark; a curve for each encoder."""
-    with scene(1.9, names=len(series)) as made:
+    with plot_scene(1.9, names=len(series)) as made:
         ticks = sorted({x for one in series for x in one.x})
         for number, one in enumerate(series):
             known = [(x, y) for x, y in zip(one.x, one.y, strict=True) if y is not None and math.isfinite(y)]
-            style = {**line_style(number), "marker": plots.MARKERS[plots.shape(number)], "markersize": 4}
-            made.axes.plot([x for x, _ in known], [y for _, y in known], label=plots.label(one.name, NAME), **style)
+            style = {**line_style(number), "marker": plots.MARKERS[plots.style_index(number)], "markersize": 4}
+            made.axes.plot(
+                [x for x, _ in known], [y for _, y in known], label=plots.shorten(one.name, LEGEND_NAME_LENGTH), **style
+            )
         made.axes.set_xscale("log")
         made.axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         made.axes.minorticks_off()
@@ -34,38 +36,44 @@ def over_clusters(series: Sequence[plots.Series], y_label: str) -> str:
     return made.svg
 
 
-def precisions(series: Sequence[plots.Series]) -> str:
+def precision_curves(series: Sequence[plots.Series]) -> str:
     """The share of pairs that are of one class, by their cosine; a curve for each encoder."""
-    with scene(1.9, names=len(series)) as made:
+    with plot_scene(1.9, names=len(series)) as made:
         for number, one in enumerate(series):
             known = [(x, y) for x, y in zip(one.x, one.y, strict=True) if y is not None and math.isfinite(y)]
-            made.axes.plot(*zip(*known, strict=True), label=plots.label(one.name, NAME), **line_style(number))
+            made.axes.plot(
+                *zip(*known, strict=True), label=plots.shorten(one.name, LEGEND_NAME_LENGTH), **line_style(number)
+            )
         made.axes.set(ylim=(0, 1.03), xlabel="cosine of two images", ylabel="same class")
         made.legend()
     return made.svg
 
 
-def spectra(series: Sequence[plots.Series]) -> str:
+def spectrum_curves(series: Sequence[plots.Series]) -> str:
     """Singular values, largest first, as shares of their sum, on a logarithmic scale; a curve for each encoder."""
-    with scene(1.9, names=len(series), left=0.8) as made:
+    with plot_scene(1.9, names=len(series), left=0.8) as made:
         for number, one in enumerate(series):
-            above = [(x, y) for x, y in zip(one.x, one.y, strict=True) if y is not None and y > UNSEEN]
-            made.axes.plot(*zip(*above, strict=True), label=plots.label(one.name, NAME), **line_style(number))
+            above = [(x, y) for x, y in zip(one.x, one.y, strict=True) if y is not None and y > MIN_SINGULAR_SHARE]
+            made.axes.plot(
+                *zip(*above, strict=True), label=plots.shorten(one.name, LEGEND_NAME_LENGTH), **line_style(number)
+            )
         made.axes.set(yscale="log", xlabel="direction, the largest first", ylabel="share of all")
         made.axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
         made.legend()
     return made.svg
 
 
-def densities(histograms: Sequence[Histogram], x_label: str) -> str:
+def histogram_curves(histograms: Sequence[Histogram], x_label: str) -> str:
     """Histograms as steps over a light ground, each scaled to its highest bin: what counts is where they lie."""
-    with scene(1.6, names=len(histograms), left=0.2) as made:
+    with plot_scene(1.6, names=len(histograms), left=0.2) as made:
         for number, one in enumerate(histograms):
             top = max(one.counts) or 1
             heights = [count / top for count in one.counts]
             style = line_style(number)
             made.axes.stairs(heights, one.edges, fill=True, color=style["color"], alpha=0.14, linewidth=0)
-            made.axes.stairs(heights, one.edges, label=plots.label(one.name, NAME), linewidth=1.6, **style)
+            made.axes.stairs(
+                heights, one.edges, label=plots.shorten(one.name, LEGEND_NAME_LENGTH), linewidth=1.6, **style
+            )
         made.axes.set(ylim=(0, 1.08), yticks=(), xlabel=x_label)
         made.axes.locator_params(axis="x", nbins=5)
         made.legend()

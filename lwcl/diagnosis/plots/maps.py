@@ -9,22 +9,22 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy
 from numpy.typing import NDArray
 
-from lwcl.diagnosis.plots.scene import NAME, scene
+from lwcl.diagnosis.plots.scene import LEGEND_NAME_LENGTH, plot_scene
 from lwcl.reporting import plots
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-COMPONENTS, PERPLEXITY = 50, 30
-FEWEST = 5  # points that a map needs
-COLOURED = 10  # classes: more cannot be told apart by colour and shape
-SHAPES = (*plots.MARKERS, "X", "<", "*", ">")
-FLAT = 1e-12  # a variance below this share of the squared length is none
+PCA_COMPONENTS, TSNE_PERPLEXITY = 50, 30
+MIN_MAP_POINTS = 5  # points that a map needs
+MAX_COLOURED_CLASSES = 10  # classes: more cannot be told apart by colour and shape
+CLASS_MARKERS = (*plots.MARKERS, "X", "<", "*", ">")
+MIN_VARIANCE_SHARE = 1e-12  # a variance below this share of the squared length is none
 
-Points = NDArray[numpy.floating]
+PointArray = NDArray[numpy.floating]
 
 
-class Classes(NamedTuple):
+class PointClasses(NamedTuple):
     """The class of each point (N,), -1 where it is not known, and the classes' names."""
 
     labels: NDArray[numpy.int64]
@@ -33,59 +33,65 @@ class Classes(NamedTuple):
     @property
     def coloured(self) -> bool:
         """Whether there are classes, and few enough to be told apart."""
-        return 2 <= len(self.names) <= COLOURED
+        return 2 <= len(self.names) <= MAX_COLOURED_CLASSES
 
 
-def principal(x: Points, components: int = COMPONENTS) -> tuple[Points, NDArray[numpy.floating]]:
+def principal_components(x: PointArray, components: int = PCA_COMPONENTS) -> tuple[PointArray, NDArray[numpy.floating]]:
     """The points (N, D) in their first principal components (N, c), and each one's share of the variance (c,).
 
     The signs are such that the largest coordinate of each component is positive.
     """
     centred = x - x.mean(0)
     left, values, _ = numpy.linalg.svd(centred.astype(numpy.float64), full_matrices=False)
-    if (values**2).sum() <= FLAT * len(x) * max(1.0, float((x**2).sum(1).mean())):
+    if (values**2).sum() <= MIN_VARIANCE_SHARE * len(x) * max(1.0, float((x**2).sum(1).mean())):
         return numpy.zeros((len(x), min(components, len(values)))), numpy.zeros(min(components, len(values)))
     rows = numpy.abs(left).argmax(0)
     signs = numpy.sign(left[rows, numpy.arange(len(values))])
     return (left * signs * values)[:, :components], (values**2 / (values**2).sum())[:components]
 
 
-def tsne(x: Points, seed: int) -> Points:
+def tsne_coordinates(x: PointArray, seed: int) -> PointArray:
     """The points (N, D) in the plane (N, 2), neighbours kept near; one point where they are all equal."""
     from sklearn.manifold import TSNE
 
-    reduced, shares = principal(x)
+    reduced, shares = principal_components(x)
     if not shares.any():
         return numpy.zeros((len(x), 2))
-    perplexity = min(PERPLEXITY, (len(x) - 1) / 3)
+    perplexity = min(TSNE_PERPLEXITY, (len(x) - 1) / 3)
     map_of = TSNE(perplexity=perplexity, init="random" if reduced.shape[1] < 2 else "pca", random_state=seed, n_jobs=1)
     return numpy.asarray(map_of.fit_transform(reduced.astype(numpy.float32)))
 
 
-def drawn(points: Points, classes: Classes | None, labels: tuple[str, str] = ("", "")) -> str:
+def draw_map(points: PointArray, classes: PointClasses | None, labels: tuple[str, str] = ("", "")) -> str:
     """The points (N, 2) as SVG text: coloured by class where there are at most `COLOURED`, grey otherwise."""
     names = list(classes.names) if classes and classes.coloured else []
-    with scene(3.4, names=len(names), left=0.2, bottom=0.3 if labels[0] else 0.1) as made:
+    with plot_scene(3.4, names=len(names), left=0.2, bottom=0.3 if labels[0] else 0.1) as made:
         made.axes.set(xticks=(), yticks=(), xlabel=labels[0], ylabel=labels[1])
         made.axes.grid(visible=False)
         if names and classes:
-            coloured(made.axes, points, classes)
+            draw_classes(made.axes, points, classes)
             made.legend(markerscale=1.8, handletextpad=0.2)
         else:
-            dots(made.axes, points, colour=plots.GREY, shape="o")
-        widen(made.axes, points)
+            draw_points(made.axes, points, colour=plots.GREY, shape="o")
+        fit_axes(made.axes, points)
     return made.svg
 
 
-def coloured(axes: "Axes", points: Points, classes: Classes) -> None:
+def draw_classes(axes: "Axes", points: PointArray, classes: PointClasses) -> None:
     """The points of each class in a colour and a shape of their own; those of unknown class small and grey, below."""
-    dots(axes, points[classes.labels < 0], colour=plots.GREY, shape=".")
+    draw_points(axes, points[classes.labels < 0], colour=plots.GREY, shape=".")
     for number, name in enumerate(classes.names):
         own = points[classes.labels == number]
-        dots(axes, own, colour=plots.COLOURS[number % 6], shape=SHAPES[number], name=plots.label(name, NAME))
+        draw_points(
+            axes,
+            own,
+            colour=plots.PALETTE[number % 6],
+            shape=CLASS_MARKERS[number],
+            name=plots.shorten(name, LEGEND_NAME_LENGTH),
+        )
 
 
-def dots(axes: "Axes", points: Points, *, colour: str, shape: str, name: str | None = None) -> None:
+def draw_points(axes: "Axes", points: PointArray, *, colour: str, shape: str, name: str | None = None) -> None:
     """Points of one look."""
     axes.plot(
         *points.T, linestyle="none", marker=shape, markersize=3.6, color=colour, markeredgewidth=0, alpha=0.85,
@@ -93,7 +99,7 @@ def dots(axes: "Axes", points: Points, *, colour: str, shape: str, name: str | N
     )  # fmt: skip
 
 
-def widen(axes: "Axes", points: Points) -> None:
+def fit_axes(axes: "Axes", points: PointArray) -> None:
     """Shows all points with a margin, on equal scales; a single place gets room around it."""
     low, high = points.min(0), points.max(0)
     half = 0.53 * max(float((high - low).max()), 1e-6)
