@@ -35,11 +35,12 @@ from scipy.optimize import minimize
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
-from lwcl.checkpoints.encoder_file import LoadedEncoder, load_encoder
+from lwcl.checkpoints.encoder_file import load_encoder
 from lwcl.config.eval_options import ProbeOptions
 from lwcl.data.label_fractions import open_probe_pair
 from lwcl.evaluation.linear_probe import ProbeSetup, probe_encoder
 from lwcl.metrics.linear import normalise_features
+from lwcl.models.loaded import LoadedEncoder
 from lwcl.reporting.console import Screen
 from lwcl.system.cpu import keep_freed_memory
 

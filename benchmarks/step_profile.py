@@ -52,11 +52,11 @@ from torch import Tensor
 
 from lwcl import engine
 from lwcl.config.recipes import Recipe
-from lwcl.engine import Compute
 from lwcl.kernels.depthwise import use_fast_depthwise
 from lwcl.kernels.pointwise import use_fast_pointwise
 from lwcl.methods.method import Batch, methods
 from lwcl.models.encoder import Encoder
+from lwcl.system.compute import Compute
 from lwcl.system.cpu import keep_freed_memory
 
 HERE, QUEUE, KEPT = Path(__file__).parent, 4096, 10

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 
 from lwcl.methods.method import Batch, Loss, Method, method
-from lwcl.models.encoder import Encoder, Net
+from lwcl.models.encoder import Encoder
+from lwcl.models.net import Net
 from lwcl.settings import setting
 
 

@@ -4,7 +4,6 @@ A run is a pure function of its settings and where it is: nothing here keeps a r
 so a run that goes on at step n equals one that never stopped.
 """
 
-import contextlib
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -19,38 +18,13 @@ from lwcl.config.recipes import Recipe
 from lwcl.errors import TrainingDivergedError
 from lwcl.losses import upcast
 from lwcl.methods.method import Batch, Loss, Method
-from lwcl.models.encoder import Encoder, Net
+from lwcl.models.encoder import Encoder
+from lwcl.models.net import Net
 from lwcl.rng import step_seed
 from lwcl.system import distributed
+from lwcl.system.compute import Compute
 
 N = TypeVar("N", bound=nn.Module)
-
-
-class Compute(NamedTuple):
-    """On what and how a run computes."""
-
-    device: torch.device
-    autocast: torch.dtype | None = None  # None: float32 throughout
-    channels_last: bool = False
-
-    def place(self, net: N) -> N:
-        """The net on the device, in the memory format; changed in place."""
-        net.to(self.device)
-        return net.to(memory_format=self.memory_format)
-
-    def send(self, tensor: Tensor) -> Tensor:
-        """The tensor on the device; a GPU takes it from pinned memory, while the CPU goes on."""
-        pinned = tensor.pin_memory() if self.device.type == "cuda" and tensor.device.type == "cpu" else tensor
-        return pinned.to(self.device, non_blocking=True)
-
-    @property
-    def memory_format(self) -> torch.memory_format:
-        """The memory format of images and convolutions."""
-        return torch.channels_last if self.channels_last else torch.contiguous_format
-
-    def context(self) -> contextlib.AbstractContextManager[object]:
-        """The autocast that a forward pass runs under."""
-        return torch.autocast(self.device.type, self.autocast) if self.autocast else contextlib.nullcontext()
 
 
 class TrainStep(NamedTuple):

@@ -12,8 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lwcl.checkpoints.encoder_file import InputSpec, save_encoder
+from lwcl.checkpoints.encoder_file import save_encoder
 from lwcl.models.encoder import Encoder
+from lwcl.models.loaded import InputSpec
 
 ARCH, WIDTH = "test_resnet", 96
 State = dict[str, Any]

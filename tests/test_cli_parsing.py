@@ -102,7 +102,7 @@ def run(monkeypatch, tmp_path):
             raise stand_in.outcome
         return stand_in.outcome
 
-    for place in ("commands.train.train_run", "evaluation.judge.knn", "commands.doctor.examine"):
+    for place in ("commands.train.train_run", "evaluation.judge.knn", "commands.doctor.run_doctor"):
         monkeypatch.setattr(f"lwcl.{place}", called)
     return stand_in
 

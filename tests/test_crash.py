@@ -16,10 +16,12 @@ import safetensors.torch
 import torch
 from crash import KILLED, ended
 
-from lwcl.checkpoints.encoder_file import InputSpec, save_encoder
+from lwcl.checkpoints.encoder_file import save_encoder
 from lwcl.methods.method import Batch, Loss
 from lwcl.methods.moco import MoCo
-from lwcl.models.encoder import Encoder, Net
+from lwcl.models.encoder import Encoder
+from lwcl.models.loaded import InputSpec
+from lwcl.models.net import Net
 from lwcl.system.atomic_files import FAULT_POINTS
 from runs import (
     METHODS,

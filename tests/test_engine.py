@@ -13,11 +13,14 @@ from torch import Tensor
 from lwcl import engine
 from lwcl.checkpoints.optimizer_state import pack_optimizer, unpack_optimizer
 from lwcl.config.recipes import Recipe
-from lwcl.engine import Compute, NonFiniteError, TrainStep
+from lwcl.engine import NonFiniteError, TrainStep
 from lwcl.methods.method import Batch, Method, methods
 from lwcl.metrics.health import all_finite
-from lwcl.models.encoder import Encoder, Net, Queue
+from lwcl.models.encoder import Encoder
+from lwcl.models.memory import Queue
+from lwcl.models.net import Net
 from lwcl.rng import epoch_permutation
+from lwcl.system.compute import Compute
 from lwcl.system.device import set_matmul_precision
 
 ARCH, SIZE, COUNT, BATCH = "test_efficientnet", 32, 24, 8

@@ -16,15 +16,15 @@ import torch
 from torch import Tensor
 
 from lwcl import engine
-from lwcl.checkpoints.encoder_file import InputSpec
 from lwcl.config.augmentation import AUGMENTATIONS, Augmentation
 from lwcl.config.recipes import Recipe
 from lwcl.data.cache.pixels import PixelStore
 from lwcl.data.dataset import open_images
 from lwcl.data.loader import Loader
-from lwcl.engine import Compute
 from lwcl.methods.method import Batch, methods
 from lwcl.models.encoder import Encoder
+from lwcl.models.loaded import InputSpec
+from lwcl.system.compute import Compute
 from lwcl.system.environment import cpu_name, package_version
 from runs import made_images, picture
 

@@ -10,14 +10,14 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
-from lwcl.checkpoints.encoder_file import InputSpec
 from lwcl.config.augmentation import AUGMENTATIONS, Augmentation
 from lwcl.data.dataset import BrokenImage, ImageSet, open_images
 from lwcl.data.decode_and_crop import CropDataset
 from lwcl.data.loader import Loader
 from lwcl.data.workers import load_in_workers
-from lwcl.engine import Compute
 from lwcl.errors import DataError
+from lwcl.models.loaded import InputSpec
+from lwcl.system.compute import Compute
 
 COUNT, SIDE = 12, 160
 TAKES = InputSpec(16, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))

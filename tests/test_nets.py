@@ -7,7 +7,10 @@ from hypothesis import strategies as st
 
 from lwcl.errors import UsageError
 from lwcl.models.backbone import build_backbone, zero_init_residuals
-from lwcl.models.encoder import Encoder, MomentumEncoder, Net, Queue, hidden_width, mlp
+from lwcl.models.encoder import Encoder, hidden_width, mlp
+from lwcl.models.memory import Queue
+from lwcl.models.momentum_encoder import MomentumEncoder
+from lwcl.models.net import Net
 
 
 @given(st.integers(1, 20), st.lists(st.integers(1, 30), max_size=12))

@@ -10,11 +10,12 @@ import torch
 
 from lwcl.config.plan import plan_pretrain
 from lwcl.config.recipes import Recipe
-from lwcl.engine import Compute
 from lwcl.kernels import bfloat16
 from lwcl.methods.method import methods
-from lwcl.models.encoder import Encoder, Net
+from lwcl.models.encoder import Encoder
+from lwcl.models.net import Net
 from lwcl.reporting.console import Screen
+from lwcl.system.compute import Compute
 from lwcl.training import precision
 from lwcl.training.resolve import resolve_precision
 

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from lwcl import engine
-from lwcl.checkpoints.encoder_file import InputSpec, save_encoder
+from lwcl.checkpoints.encoder_file import save_encoder
 from lwcl.commands import probe as probing
 from lwcl.config.eval_options import ProbeOptions
 from lwcl.config.probe_protocols import PROTOCOLS
@@ -19,15 +19,16 @@ from lwcl.config.recipes import Recipe
 from lwcl.config.validation import parse_options
 from lwcl.data.dataset import open_images
 from lwcl.data.label_fractions import sample_label_fraction, selection_mask
-from lwcl.engine import Compute
 from lwcl.errors import DataError, LwclError, TrainingDivergedError, UsageError
 from lwcl.methods.method import Batch
 from lwcl.methods.probe import Linear
 from lwcl.models.encoder import Encoder
+from lwcl.models.loaded import InputSpec
 from lwcl.models.probe import ProbeNet, check_weights_unchanged, weights_hash
 from lwcl.reporting.knn import EncoderResult
 from lwcl.reporting.probe import ProbeRow, probe_verdict
 from lwcl.settings import field_names
+from lwcl.system.compute import Compute
 from runs import made_images
 
 ARCH = "test_efficientnet"

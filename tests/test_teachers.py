@@ -17,7 +17,7 @@ from crash import KILLED
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from lwcl.checkpoints.encoder_file import InputSpec, load_encoder, save_encoder
+from lwcl.checkpoints.encoder_file import load_encoder, save_encoder
 from lwcl.commands import train
 from lwcl.config.plan import plan_run
 from lwcl.data.dataset import ImageSet, open_images
@@ -26,6 +26,7 @@ from lwcl.losses import l2_normalise
 from lwcl.methods.method import methods
 from lwcl.metrics import cost
 from lwcl.models.encoder import Encoder
+from lwcl.models.loaded import InputSpec
 from lwcl.reporting import plots
 from lwcl.reporting.console import Screen
 from lwcl.training import teacher as teachers

@@ -20,7 +20,7 @@ from lwcl import losses as formulas
 from lwcl.config.augmentation import AUGMENTATIONS, Augmentation
 from lwcl.config.distill_recipes import DISTILL_RECIPES
 from lwcl.config.recipes import Recipe
-from lwcl.engine import Compute, learning_rate
+from lwcl.engine import learning_rate
 from lwcl.errors import UsageError
 from lwcl.losses import l2_normalise
 from lwcl.methods.cluster_classify import ClusterClassify
@@ -29,9 +29,11 @@ from lwcl.methods.disco import DisCo
 from lwcl.methods.method import Batch, methods
 from lwcl.methods.regression import Regression
 from lwcl.methods.seed import SEED
-from lwcl.models.encoder import Encoder, Queue
-from lwcl.models.memory import ClusterClassifier, DropoutFreeMomentumEncoder, FeatureBank
+from lwcl.models.encoder import Encoder
+from lwcl.models.memory import ClusterClassifier, FeatureBank, Queue
+from lwcl.models.momentum_encoder import DropoutFreeMomentumEncoder
 from lwcl.settings import field_names
+from lwcl.system.compute import Compute
 
 LEADER = torch.nn.Identity()
 

@@ -13,19 +13,19 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import timm
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from timm.models import save_for_hf
 
 from lwcl import __version__
-from lwcl.engine import Compute
 from lwcl.errors import UsageError
 from lwcl.lazy import Lazy
 from lwcl.models.archs import suggest_encoder
 from lwcl.models.encoder import Encoder
+from lwcl.models.loaded import InputSpec, LoadedEncoder
 from lwcl.system.atomic_files import crash_point, write_atomically
+from lwcl.system.compute import Compute
 
 if TYPE_CHECKING:
     from lwcl.checkpoints.foreign import importer, safe_reading
@@ -33,34 +33,6 @@ else:  # above this module: they make what it defines
     importer, safe_reading = Lazy("lwcl.checkpoints.foreign.importer"), Lazy("lwcl.checkpoints.foreign.safe_reading")
 
 ENCODER_FORMAT = 1
-
-
-@dataclasses.dataclass(frozen=True)
-class InputSpec:
-    """The images an encoder takes: side in pixels, statistics to normalise by (on [0, 1]), share of the centre crop."""
-
-    size: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    crop_pct: float = 0.875
-
-    @classmethod
-    def of(cls, arch: str, size: int | None = None) -> "InputSpec":
-        """What timm records for an architecture, with another size if given."""
-        known = timm.get_pretrained_cfg(arch)
-        if known is None:
-            return cls(size or 224, timm.data.IMAGENET_DEFAULT_MEAN, timm.data.IMAGENET_DEFAULT_STD)
-        return cls(size or known.input_size[-1], known.mean, known.std)
-
-
-@dataclasses.dataclass(frozen=True)
-class LoadedEncoder:
-    """An encoder, the images it takes, and what is told of its origin."""
-
-    name: str
-    encoder: Encoder
-    images: InputSpec
-    facts: dict[str, Any]
 
 
 def save_encoder(path: Path, encoder: Encoder, images: InputSpec, facts: dict[str, Any]) -> None:

@@ -1,18 +1,14 @@
 """`lwcl compare`: runs side by side, from what they left: scores, cost, settings that differ, curves."""
 
-import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from lwcl.errors import UsageError
-from lwcl.formatting import duration, escape, percent
+from lwcl.formatting import escape, percent
 from lwcl.reporting import health_words, plots
 from lwcl.reporting.console import Screen, print_json, print_table, write_line
-from lwcl.reporting.knn import EncoderResult, format_gain, format_interval
 from lwcl.reporting.report import Picture, Report, Table
-from lwcl.runs.folder import RunFolder
+from lwcl.runs.finished import FinishedRun
 from lwcl.runs.guard import reject_run_folder
 from lwcl.system.device import current_command
 from lwcl.system.environment import describe_environment
@@ -26,51 +22,6 @@ METRIC_CURVES = {
     "found": "Keys found",
     "agreement": "Agreement with the teacher",
 }
-
-
-class FinishedRun:
-    """What a finished run left: its report as JSON, and its records. Raises `UsageError` where it is none.
-
-    `rows` are the kNN scores, that of its own encoder first; `checksums` the SHA-256 of its files by name.
-    """
-
-    def __init__(self, name: str) -> None:
-        self.name, folder = name, RunFolder(Path(name))
-        try:
-            self.report: dict[str, Any] = json.loads(folder.report_json.read_text(encoding="utf-8"))
-            self.settings = {key: entry["value"] for key, entry in self.report["settings"].items()}
-            self.facts: Mapping[str, Any] = dict(self.report["facts"])
-            self.rows = [EncoderResult(**row) for row in self.facts.get("knn", ())]
-            self.checksums: dict[str, str] = dict(self.facts.get("SHA-256", {}))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UsageError(
-                f"{name} is no finished run: its report.json cannot be read.",
-                f"{type(error).__name__}: {error}",
-                "Give folders of finished runs.",
-            ) from error
-        self.metrics = folder.metrics()
-
-    @property
-    def judged(self) -> EncoderResult | None:
-        """The kNN score of its encoder, if there is one."""
-        return next(iter(self.rows), None)
-
-    def row(self) -> tuple[Any, ...]:
-        """The run as a row of the table of scores."""
-        knn, timing, last = self.judged, self.facts.get("timing", {}), self.facts.get("last", {})
-        seconds, speed, rank = timing.get("seconds"), timing.get("images_per_second"), last.get("rank")
-        return (
-            self.name,
-            self.facts.get("method"),
-            self.facts.get("architecture"),
-            self.facts.get("epochs"),
-            percent(knn.top1) if knn else None,
-            format_interval(knn.top1_interval) if knn else None,
-            format_gain(knn.gain) if knn and knn.gain else None,
-            None if rank is None else round(rank, 1),
-            None if speed is None else round(speed),
-            None if seconds is None else duration(seconds),
-        )
 
 
 SCORE_COLUMNS = (

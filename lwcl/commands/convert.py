@@ -3,17 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from lwcl.checkpoints.encoder_file import (
-    InputSpec,
-    LoadedEncoder,
-    export_timm,
-    load_encoder,
-    resolve_encoder_file,
-    save_encoder,
-    timm_snippet,
-)
+from lwcl.checkpoints.encoder_file import export_timm, load_encoder, resolve_encoder_file, save_encoder, timm_snippet
 from lwcl.errors import UsageError
 from lwcl.formatting import format_cell
+from lwcl.models.loaded import InputSpec, LoadedEncoder
 from lwcl.reporting.console import Screen, print_json, print_table
 from lwcl.system.atomic_files import sha256_file
 

@@ -10,13 +10,14 @@ import timm
 import torch
 
 from lwcl.checkpoints import training_state
-from lwcl.checkpoints.encoder_file import LoadedEncoder, export_timm, load_encoder, timm_snippet
-from lwcl.commands.compare import FinishedRun
+from lwcl.checkpoints.encoder_file import export_timm, load_encoder, timm_snippet
 from lwcl.errors import LwclError, StorageError, UsageError
 from lwcl.formatting import escape, escape_lines
+from lwcl.models.loaded import LoadedEncoder
 from lwcl.reporting.console import Screen, print_json, print_table, write_line
 from lwcl.reporting.knn import EncoderResult
 from lwcl.reporting.model_card import render_model_card
+from lwcl.runs.finished import FinishedRun
 from lwcl.runs.folder import RunFolder
 from lwcl.settings import SettingValue, recorded_value
 from lwcl.system.atomic_files import explain_disk_errors, sha256_file, write_atomically

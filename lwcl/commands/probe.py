@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from lwcl.checkpoints.encoder_file import LoadedEncoder, load_encoder
+from lwcl.checkpoints.encoder_file import load_encoder
 from lwcl.config.eval_options import ProbeOptions
 from lwcl.config.probe_protocols import protocol_named
 from lwcl.data.label_fractions import open_probe_pair, sample_label_fraction
@@ -18,6 +18,7 @@ from lwcl.evaluation.linear_probe import ProbeResult, ProbeSetup, probe_encoder
 from lwcl.formatting import escape
 from lwcl.metrics.knn import bootstrap_interval
 from lwcl.models.check_forward import check_forward
+from lwcl.models.loaded import LoadedEncoder
 from lwcl.models.probe import check_weights_finite
 from lwcl.reporting.console import Screen, print_json, print_table, write_line
 from lwcl.reporting.probe import FractionResult, ProbeRow, probe_report, probe_table, probe_time

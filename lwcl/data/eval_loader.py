@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lwcl.checkpoints.encoder_file import InputSpec
 from lwcl.data.augment.views import normalise_images
 from lwcl.data.dataset import BrokenImage, ImageSet
 from lwcl.data.decode import center_crop
 from lwcl.data.workers import load_in_workers
-from lwcl.engine import Compute
 from lwcl.methods.method import Batch
+from lwcl.models.loaded import InputSpec
+from lwcl.system.compute import Compute
 
 
 class CenterCropDataset(Dataset[tuple[Tensor, list[BrokenImage]]]):

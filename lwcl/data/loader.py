@@ -12,7 +12,6 @@ from typing import Protocol, TypedDict
 
 from torch import Tensor
 
-from lwcl.checkpoints.encoder_file import InputSpec
 from lwcl.config.augmentation import Augmentation
 from lwcl.data.augment.apply import AugmentParams
 from lwcl.data.augment.views import make_views, make_views_from_crops, sample_augment_params
@@ -20,10 +19,11 @@ from lwcl.data.cache.pixels import PixelStore
 from lwcl.data.dataset import BrokenImage, ImageSet
 from lwcl.data.decode_and_crop import CropBatch, CropDataset
 from lwcl.data.workers import load_in_workers
-from lwcl.engine import Compute
 from lwcl.methods.method import Batch
+from lwcl.models.loaded import InputSpec
 from lwcl.rng import epoch_permutation
 from lwcl.system import distributed
+from lwcl.system.compute import Compute
 
 
 class Teacher(Protocol):

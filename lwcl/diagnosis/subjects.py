@@ -2,11 +2,12 @@
 
 from typing import NamedTuple
 
-from lwcl.checkpoints.encoder_file import LoadedEncoder, load_encoder
+from lwcl.checkpoints.encoder_file import load_encoder
 from lwcl.config.augmentation import AUGMENTATIONS, MOCO_V2, Augmentation
 from lwcl.config.eval_options import DiagnoseOptions
 from lwcl.evaluation.judge import untrained_like
 from lwcl.models.check_forward import check_forward
+from lwcl.models.loaded import LoadedEncoder
 from lwcl.settings import unknown_name
 
 STATIC_VIEWS = "those of MoCo v2, as in ssl-small's static set"

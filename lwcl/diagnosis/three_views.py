@@ -15,7 +15,6 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from lwcl import engine
-from lwcl.checkpoints.encoder_file import InputSpec, LoadedEncoder
 from lwcl.config.augmentation import Augmentation
 from lwcl.data.augment.apply import AugmentParams
 from lwcl.data.augment.crops import crop_with_pillow
@@ -24,10 +23,11 @@ from lwcl.data.cache.policy import available_memory
 from lwcl.data.dataset import BrokenImage, ImageSet
 from lwcl.data.decode import center_crop
 from lwcl.data.workers import load_in_workers
-from lwcl.engine import Compute
 from lwcl.errors import TrainingDivergedError
 from lwcl.methods.method import Batch
 from lwcl.metrics.health import all_finite
+from lwcl.models.loaded import InputSpec, LoadedEncoder
+from lwcl.system.compute import Compute
 
 #: A decoded image's short side, in sides of a view: a crop of a fifth of its area has 0.8 of a view's pixels across.
 DECODE_SCALE = 1.75

@@ -10,24 +10,25 @@ import torch
 from torch import Tensor
 
 from lwcl import engine
-from lwcl.checkpoints.encoder_file import InputSpec, LoadedEncoder, load_encoder, random_encoder
+from lwcl.checkpoints.encoder_file import load_encoder, random_encoder
 from lwcl.config.eval_options import KnnOptions
 from lwcl.config.train_options import DataOptions
 from lwcl.data.cache.policy import available_memory
 from lwcl.data.dataset import BrokenImage, ImageSet
 from lwcl.data.eval_loader import center_crop_batches, eval_batches
 from lwcl.data.labelled import open_labelled_pair
-from lwcl.engine import Compute
 from lwcl.errors import TrainingDivergedError
 from lwcl.formatting import escape
 from lwcl.metrics import knn as neighbours
 from lwcl.metrics.health import all_finite
 from lwcl.metrics.knn import KnnScore, Vote
 from lwcl.models.check_forward import check_forward
+from lwcl.models.loaded import InputSpec, LoadedEncoder
 from lwcl.reporting.console import Screen, print_json, print_table, write_line
 from lwcl.reporting.knn import EncoderResult, knn_report, knn_table
 from lwcl.runs.folder import RunFolder
 from lwcl.settings import recorded_value
+from lwcl.system.compute import Compute
 from lwcl.system.cpu import usable_cpus
 from lwcl.system.device import choose_compute, current_command
 from lwcl.system.environment import describe_environment

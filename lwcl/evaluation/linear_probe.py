@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from lwcl import engine
-from lwcl.checkpoints.encoder_file import LoadedEncoder
 from lwcl.config.eval_options import ProbeOptions
 from lwcl.config.probe_plan import PROBE_FLAGS, ProbePlan, plan_probe
 from lwcl.data.cache.open import MIN_IMAGES_TO_START_WORKERS, CachedImages, open_cached_images
@@ -16,16 +15,17 @@ from lwcl.data.cache.pixels import PixelStore
 from lwcl.data.dataset import ImageSet
 from lwcl.data.label_fractions import selection_mask
 from lwcl.data.loader import Loader
-from lwcl.engine import Compute
 from lwcl.errors import UsageError
 from lwcl.evaluation.judge import Evaluator
 from lwcl.kernels.depthwise import use_fast_depthwise
 from lwcl.kernels.pointwise import use_fast_pointwise
 from lwcl.metrics.knn import KnnScore, rank_classes
 from lwcl.metrics.linear import LEARNING_RATES, FittedClassifier, fast_probe, logistic_probe
+from lwcl.models.loaded import LoadedEncoder
 from lwcl.models.probe import ProbeNet, check_weights_unchanged, weights_hash
 from lwcl.reporting.console import Screen
 from lwcl.reporting.throughput import StepStats
+from lwcl.system.compute import Compute
 from lwcl.system.cpu import usable_cpus
 from lwcl.system.device import choose_compute
 

@@ -1,22 +1,8 @@
 """Classification of the teacher's clusters: ClusterFit (arXiv 1912.03330), the baseline CC of CompRess (2010.14713)."""
 
-from typing import TYPE_CHECKING
-
-from lwcl.lazy import Lazy
+from lwcl.methods._torch import Encoder, F, Net, Tensor, kmeans, losses, memory, nets
 from lwcl.methods.method import Batch, Loss, Method, method
 from lwcl.settings import setting
-
-if TYPE_CHECKING:
-    import torch.nn.functional as F
-    from torch import Tensor
-
-    from lwcl import losses
-    from lwcl.metrics import kmeans
-    from lwcl.models import encoder, memory
-    from lwcl.models.encoder import Encoder, Net
-else:
-    F, memory, losses = Lazy("torch.nn.functional"), Lazy("lwcl.models.memory"), Lazy("lwcl.losses")
-    kmeans, encoder = Lazy("lwcl.metrics.kmeans"), Lazy("lwcl.models.encoder")
 
 
 @method("compress", "cluster-classify")
@@ -35,17 +21,17 @@ class ClusterClassify(Method):
         """No projection head: the classifying layer ends with the training."""
         return ()
 
-    def build(self, student: "Encoder", taught: int = 0) -> "Net":
+    def build(self, student: Encoder, taught: int = 0) -> Net:
         """The student, and the clusters with the layer that classifies them."""
         assert self.clusters is not None, "a rule settles it before a run"
-        return encoder.Net(student=student, clusters=memory.ClusterClassifier(self.clusters, student.width, taught))
+        return nets.Net(student=student, clusters=memory.ClusterClassifier(self.clusters, student.width, taught))
 
-    def prepare(self, net: "Net", features: "Tensor", seed: int) -> None:
+    def prepare(self, net: Net, features: Tensor, seed: int) -> None:
         """Spherical k-means of the teacher's features (N, D) of all images; raises `UsageError` for too few images."""
         assert self.clusters is not None, "a rule settles it before a run"
         net.clusters.centroids.copy_(kmeans.kmeans(features, self.clusters, seed=seed).centroids)
 
-    def loss(self, net: "Net", batch: Batch, epoch: float) -> Loss:
+    def loss(self, net: Net, batch: Batch, epoch: float) -> Loss:
         """Cross-entropy with the cluster that is nearest to the teacher's features of the same view.
 
         `agreement` is the share of images that the student puts into that cluster. The pairs are its features and the

@@ -1,22 +1,10 @@
 """CompRess (arXiv 2010.14713): the student is as near to each of many anchors as the teacher is."""
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
-from lwcl.lazy import Lazy
+from lwcl.methods._torch import Encoder, Net, Tensor, losses, memory, momentum_encoder, nets, torch
 from lwcl.methods.method import Batch, Loss, Method, method
 from lwcl.settings import setting
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-
-    from lwcl import losses
-    from lwcl.models import encoder, memory
-    from lwcl.models.encoder import Encoder, Net
-else:
-    memory, losses, encoder, torch = (
-        Lazy(name) for name in ("lwcl.models.memory", "lwcl.losses", "lwcl.models.encoder", "torch")
-    )
 
 
 class CompRess(Method):
@@ -52,7 +40,7 @@ class CompRess(Method):
         assert self.anchors is not None, "a rule settles it before a run"
         return memory.FeatureBank(self.anchors, widths, self.anchor_dtype, wait=self.fill == "wait")
 
-    def compared(self, student: "Tensor", teacher: "Tensor", pairs: "tuple[Tensor, Tensor]") -> Loss:
+    def compared(self, student: Tensor, teacher: Tensor, pairs: tuple[Tensor, Tensor]) -> Loss:
         """KL(teacher || student) of their softmax over the anchors, from cosines (B, K) each.
 
         `agreement` is the mass that both put on the same anchors.
@@ -85,13 +73,14 @@ class TwoQueues(CompRess):
         """No projection head: features of different widths are never compared."""
         return ()
 
-    def build(self, student: "Encoder", taught: int = 0) -> "Net":
+    def build(self, student: Encoder, taught: int = 0) -> Net:
         """The student, the key student unless the momentum is 0, and paired anchors of teacher and student."""
         assert self.key_momentum is not None, "a rule settles it before a run"
-        key = {"key": memory.DropoutFreeMomentumEncoder(student, self.key_momentum)} if self.key_momentum else {}
-        return encoder.Net(student=student, **key, anchors=self.memory(taught, student.width))
+        follower = momentum_encoder.DropoutFreeMomentumEncoder
+        key = {"key": follower(student, self.key_momentum)} if self.key_momentum else {}
+        return nets.Net(student=student, **key, anchors=self.memory(taught, student.width))
 
-    def loss(self, net: "Net", batch: Batch, epoch: float) -> Loss:
+    def loss(self, net: Net, batch: Batch, epoch: float) -> Loss:
         """KL of the student's distribution over its anchors from the teacher's over the teacher's."""
         view, teacher = batch.views[0], losses.l2_normalise(batch.taught[0])
         student = net.student(view)
@@ -109,11 +98,11 @@ class OneQueue(CompRess):
         """One linear layer to the teacher's width."""
         return (taught,)
 
-    def build(self, student: "Encoder", taught: int = 0) -> "Net":
+    def build(self, student: Encoder, taught: int = 0) -> Net:
         """The student and the teacher's anchors."""
-        return encoder.Net(student=student, anchors=self.memory(taught))
+        return nets.Net(student=student, anchors=self.memory(taught))
 
-    def loss(self, net: "Net", batch: Batch, epoch: float) -> Loss:
+    def loss(self, net: Net, batch: Batch, epoch: float) -> Loss:
         """KL of the student's distribution over the teacher's anchors from the teacher's own."""
         student, teacher = net.student(batch.views[0]), losses.l2_normalise(batch.taught[0])
         cosines = net.anchors.similarities(student, memory=0), net.anchors.similarities(teacher, memory=0)

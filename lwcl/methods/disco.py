@@ -1,22 +1,12 @@
 """DisCo (arXiv 2104.09124): MoCo v2, whose student also embeds both views where the teacher does."""
 
 import dataclasses
-from typing import TYPE_CHECKING
 
-from lwcl.lazy import Lazy
+from lwcl.methods._torch import Encoder, Net, Tensor, losses, torch
 from lwcl.methods.method import Batch, Loss, method
 from lwcl.methods.moco import MoCo
 from lwcl.methods.seed import matching_teacher_dim
 from lwcl.settings import setting
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-
-    from lwcl import losses as formulas
-    from lwcl.models.encoder import Encoder, Net
-else:
-    formulas, torch = Lazy("lwcl.losses"), Lazy("torch")
 
 
 @method("distill", "disco")
@@ -68,36 +58,34 @@ class DisCo(MoCo):
         """As MoCo's, ending in the teacher's width."""
         return super(DisCo, self.as_wide(taught)).head(width)
 
-    def build(self, student: "Encoder", taught: int = 0) -> "Net":
+    def build(self, student: Encoder, taught: int = 0) -> Net:
         """As MoCo's, with a queue of the teacher's width."""
         return super(DisCo, self.as_wide(taught)).build(student)
 
-    def loss(self, net: "Net", batch: Batch, epoch: float) -> Loss:
+    def loss(self, net: Net, batch: Batch, epoch: float) -> Loss:
         """Contrast of view 1 with the key of view 2 (and the other way if symmetric), and the teacher on both views.
 
         The student sees both views with gradient, one after the other: two sets of batch statistics, as published.
         """
         students = [net.student(view, splits=self.bn_splits) for view in batch.views]
-        distances = [
-            formulas.alignment(s, formulas.l2_normalise(t)) for s, t in zip(students, batch.taught, strict=True)
-        ]
+        distances = [losses.alignment(s, losses.l2_normalise(t)) for s, t in zip(students, batch.taught, strict=True)]
         ways = list(zip(students, reversed(batch.views), strict=True))[: 2 if self.symmetric else 1]
-        losses = [self.against_queue(net, queries, key_view, epoch) for queries, key_view in ways]
-        contrast = torch.stack([loss.total for loss in losses]).sum()
+        contrasts = [self.against_queue(net, queries, key_view, epoch) for queries, key_view in ways]
+        contrast = torch.stack([loss.total for loss in contrasts]).sum()
         distance = torch.stack(distances).sum()
         total = self.contrast_weight * contrast + self.agreement * distance
         parts = {
             "loss": total.detach(),
             "contrast": contrast.detach(),
             "agreement": 1 - distance.detach() / 4,  # the mean cosine over both views
-            "found": torch.stack([loss.parts["found"] for loss in losses]).mean(),
+            "found": torch.stack([loss.parts["found"] for loss in contrasts]).mean(),
         }
-        return Loss(total, parts, losses[0].pairs)
+        return Loss(total, parts, contrasts[0].pairs)
 
-    def against_queue(self, net: "Net", queries: "Tensor", key_view: "Tensor", epoch: float) -> Loss:
+    def against_queue(self, net: Net, queries: Tensor, key_view: Tensor, epoch: float) -> Loss:
         """MoCo's loss of queries (B, dim) that keep their graph; the keys then wait to enter the queue."""
         keys = net.key(key_view, splits=self.bn_splits)
-        similar, others = formulas.positive_negative_cosines(queries, keys, net.queue.rows())
+        similar, others = losses.positive_negative_cosines(queries, keys, net.queue.rows())
         net.queue.push(keys)
         found = (similar > others.amax(1)).float().mean()
         return Loss(self.target_loss(similar, others, epoch), {"found": found}, (queries.detach(), keys))

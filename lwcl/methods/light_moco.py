@@ -1,21 +1,12 @@
 """light-moco (Lin et al., arXiv 2212.07158): MoCo with a smoothed target, for a light model's pairs are noisy."""
 
 import math
-from typing import TYPE_CHECKING
 
 from lwcl.errors import UsageError
-from lwcl.lazy import Lazy
+from lwcl.methods._torch import Encoder, Net, Tensor, losses
 from lwcl.methods.method import method
 from lwcl.methods.moco import MoCo
 from lwcl.settings import setting
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from lwcl import losses
-    from lwcl.models.encoder import Encoder, Net
-else:
-    losses = Lazy("lwcl.losses")
 
 #: The published code's strategies 1 to 6 (papers: light-moco's `moco/builder.py`), by what they do.
 SMOOTHING_TARGETS = ("top", "groups", "halving", "nearest", "uniform", "wide-groups")
@@ -40,7 +31,7 @@ class LightMoCo(MoCo):
         0.0, "epochs over which smoothing rises along a cosine to its full mass; 0: at once", at_least=0, group="Method"
     )
 
-    def build(self, student: "Encoder", taught: int = 0) -> "Net":
+    def build(self, student: Encoder, taught: int = 0) -> Net:
         """As MoCo's. Raises `UsageError` for a target that is not defined, or needs more keys than the queue has."""
         queue: int = self.queue_size or 0
         try:
@@ -54,7 +45,7 @@ class LightMoCo(MoCo):
             )
         return super().build(student, taught)
 
-    def target_loss(self, positive: "Tensor", negative: "Tensor", epoch: float) -> "Tensor":
+    def target_loss(self, positive: Tensor, negative: Tensor, epoch: float) -> Tensor:
         """Smoothed InfoNCE; similarities (B,) and (B, K) before the temperature."""
         mass = self.smoothing_at(epoch)
         if mass == 0:

@@ -14,7 +14,8 @@ from lwcl.settings import Settings, unknown_name
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from lwcl.models.encoder import Encoder, Net
+    from lwcl.models.encoder import Encoder
+    from lwcl.models.net import Net
 
 Verb = Literal["pretrain", "distill", "compress", "probe"]
 M = TypeVar("M", bound="type[Method]")

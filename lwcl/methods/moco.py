@@ -1,20 +1,8 @@
 """MoCo v2 (arXiv 2003.04297), the baseline, and the ground of ssl-small (2107.14762) and light-moco (2212.07158)."""
 
-from typing import TYPE_CHECKING
-
-from lwcl.lazy import Lazy
+from lwcl.methods._torch import Encoder, Net, Tensor, encoder, losses, memory, momentum_encoder, nets, torch
 from lwcl.methods.method import Batch, Loss, Method, method
 from lwcl.settings import setting
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-
-    from lwcl import losses as formulas
-    from lwcl.models import encoder
-    from lwcl.models.encoder import Encoder, Net
-else:
-    formulas, encoder, torch = Lazy("lwcl.losses"), Lazy("lwcl.models.encoder"), Lazy("torch")
 
 
 @method("pretrain", "moco")
@@ -57,34 +45,34 @@ class MoCo(Method):
         hidden = encoder.hidden_width(self.hidden, width)
         return (hidden, self.dim) if hidden else (self.dim,)
 
-    def build(self, student: "Encoder", taught: int = 0) -> "Net":
+    def build(self, student: Encoder, taught: int = 0) -> Net:
         """The student, the key encoder that follows it, and the queue of keys."""
         assert self.queue_size is not None and self.key_momentum is not None, "rules settle both before a run"
-        return encoder.Net(
+        return nets.Net(
             student=student,
-            key=encoder.MomentumEncoder(student, self.key_momentum),
-            queue=encoder.Queue(self.queue_size, self.dim),
+            key=momentum_encoder.MomentumEncoder(student, self.key_momentum),
+            queue=memory.Queue(self.queue_size, self.dim),
         )
 
-    def loss(self, net: "Net", batch: Batch, epoch: float) -> Loss:
+    def loss(self, net: Net, batch: Batch, epoch: float) -> Loss:
         """InfoNCE of view 1 against the keys of view 2 (papers: MoCo, eq. 1), and the other way too if symmetric."""
         first, second = batch.views
         ways = [(first, second), (second, first)] if self.symmetric else [(first, second)]
-        losses = [self.contrast(net, query_view, key_view, epoch) for query_view, key_view in ways]
-        total = sum((loss.total for loss in losses[1:]), losses[0].total)
-        parts = {name: torch.stack([loss.parts[name] for loss in losses]).mean() for name in losses[0].parts}
-        return Loss(total, parts, losses[0].pairs)
+        contrasts = [self.contrast(net, query_view, key_view, epoch) for query_view, key_view in ways]
+        total = sum((loss.total for loss in contrasts[1:]), contrasts[0].total)
+        parts = {name: torch.stack([loss.parts[name] for loss in contrasts]).mean() for name in contrasts[0].parts}
+        return Loss(total, parts, contrasts[0].pairs)
 
-    def contrast(self, net: "Net", query_view: "Tensor", key_view: "Tensor", epoch: float) -> Loss:
+    def contrast(self, net: Net, query_view: Tensor, key_view: Tensor, epoch: float) -> Loss:
         """One way: queries (B, dim) against their keys and the queue; the keys then wait to enter the queue."""
         keys = net.key(key_view, splits=self.bn_splits)
         queries = net.student(query_view, splits=self.bn_splits)
-        positive, negative = formulas.positive_negative_cosines(queries, keys, net.queue.rows())
+        positive, negative = losses.positive_negative_cosines(queries, keys, net.queue.rows())
         net.queue.push(keys)
         total = self.target_loss(positive, negative, epoch)
         found = (positive.detach() > negative.detach().amax(1)).float().mean()
         return Loss(total, {"loss": total.detach(), "found": found}, (queries.detach(), keys))
 
-    def target_loss(self, positive: "Tensor", negative: "Tensor", epoch: float) -> "Tensor":
+    def target_loss(self, positive: Tensor, negative: Tensor, epoch: float) -> Tensor:
         """Cross-entropy with the positive as the one target; similarities (B,) and (B, K) before the temperature."""
-        return formulas.info_nce(positive, negative, self.temperature)
+        return losses.info_nce(positive, negative, self.temperature)

@@ -4,19 +4,11 @@ MoCo's protocol (arXiv 1911.05722, section 4.1), with the forms of features of C
 (2107.14762) beside. `lwcl.config.probe_protocols` has the numbers.
 """
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
-from lwcl.lazy import Lazy
+from lwcl.methods._torch import Encoder, F, Net, probe_net
 from lwcl.methods.method import Batch, Loss, Method, method
 from lwcl.settings import setting
-
-if TYPE_CHECKING:
-    import torch.nn.functional as F
-
-    from lwcl.models import probe as probe_net
-    from lwcl.models.encoder import Encoder, Net
-else:
-    F, probe_net = Lazy("torch.nn.functional"), Lazy("lwcl.models.probe")
 
 
 @method("probe", "linear")
@@ -38,12 +30,12 @@ class Linear(Method):
         """None: the classifier sits on the backbone."""
         return ()
 
-    def build(self, student: "Encoder", taught: int = 0) -> "Net":
+    def build(self, student: Encoder, taught: int = 0) -> Net:
         """The encoder and a new classifier; the encoder's weights are frozen unless they are finetuned."""
         classifier = probe_net.LinearClassifier(student.width, self.classes, self.form)
         return probe_net.ProbeNet(student, classifier, frozen=not self.finetune)
 
-    def loss(self, net: "Net", batch: Batch, epoch: float) -> Loss:
+    def loss(self, net: Net, batch: Batch, epoch: float) -> Loss:
         """Cross-entropy of the labels, and the share of images that are classified right."""
         logits = net(batch.views[0])
         labels = batch.labels.to(logits.device)

@@ -1,17 +1,8 @@
 """Regression of the teacher's features, the baselines Reg and Reg-BN of CompRess (arXiv 2010.14713)."""
 
-from typing import TYPE_CHECKING
-
-from lwcl.lazy import Lazy
+from lwcl.methods._torch import Encoder, Net, losses, nets
 from lwcl.methods.method import Batch, Loss, Method, method
 from lwcl.settings import setting
-
-if TYPE_CHECKING:
-    from lwcl import losses
-    from lwcl.models import encoder
-    from lwcl.models.encoder import Encoder, Net
-else:
-    losses, encoder = Lazy("lwcl.losses"), Lazy("lwcl.models.encoder")
 
 
 @method("compress", "regression")
@@ -32,11 +23,11 @@ class Regression(Method):
         """One linear layer to the teacher's width."""
         return (taught,)
 
-    def build(self, student: "Encoder", taught: int = 0) -> "Net":
+    def build(self, student: Encoder, taught: int = 0) -> Net:
         """The student alone."""
-        return encoder.Net(student=student)
+        return nets.Net(student=student)
 
-    def loss(self, net: "Net", batch: Batch, epoch: float) -> Loss:
+    def loss(self, net: Net, batch: Batch, epoch: float) -> Loss:
         """Mean squared distance to the teacher: of unit vectors, or with `batch_norm` of standardised dimensions.
 
         Both lie in [0, 4]. `agreement` is the mean cosine with the teacher.

@@ -1,18 +1,9 @@
 """SEED (arXiv 2101.04731): the student finds among a queue of the teacher's embeddings what the teacher finds there."""
 
-from typing import TYPE_CHECKING
-
 from lwcl.errors import UsageError
-from lwcl.lazy import Lazy
+from lwcl.methods._torch import Encoder, Net, encoder, losses, memory, nets
 from lwcl.methods.method import Batch, Loss, Method, method
 from lwcl.settings import setting
-
-if TYPE_CHECKING:
-    from lwcl import losses
-    from lwcl.models import encoder
-    from lwcl.models.encoder import Encoder, Net
-else:
-    losses, encoder = Lazy("lwcl.losses"), Lazy("lwcl.models.encoder")
 
 
 def matching_teacher_dim(dim: int | None, taught: int) -> int:
@@ -62,14 +53,12 @@ class SEED(Method):
         hidden, dim = encoder.hidden_width(self.hidden, width), matching_teacher_dim(self.dim, taught)
         return (hidden, dim) if hidden else (dim,)
 
-    def build(self, student: "Encoder", taught: int = 0) -> "Net":
+    def build(self, student: Encoder, taught: int = 0) -> Net:
         """The student and the queue of the teacher's embeddings."""
         assert self.queue_size is not None, "a rule settles it before a run"
-        return encoder.Net(
-            student=student, queue=encoder.Queue(self.queue_size, matching_teacher_dim(self.dim, taught))
-        )
+        return nets.Net(student=student, queue=memory.Queue(self.queue_size, matching_teacher_dim(self.dim, taught)))
 
-    def loss(self, net: "Net", batch: Batch, epoch: float) -> Loss:
+    def loss(self, net: Net, batch: Batch, epoch: float) -> Loss:
         """Cross-entropy with the teacher's softmax over [the own image, queue]; both see the same view.
 
         `found`: the share of images whose embedding is nearer to the teacher's of that image than to any in the queue.

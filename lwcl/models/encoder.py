@@ -1,6 +1,5 @@
 """Everything with state: the trained encoder, the key encoder that follows it, the queue of keys, the net of all."""
 
-import copy
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
@@ -10,10 +9,9 @@ from torch import Tensor, nn
 
 from lwcl.errors import UsageError
 from lwcl.models.backbone import build_backbone
-from lwcl.system import distributed
 
 if TYPE_CHECKING:
-    from lwcl.models.memory import ClusterClassifier, FeatureBank
+    pass
 
 
 def hidden_width(hidden: str, width: int) -> int:
@@ -108,84 +106,3 @@ def layer_specs(widths: Sequence[int | str], norm: bool) -> list[str]:
         words += [f"linear {width} unbiased", "norm" if number < len(widths) else "norm plain"] if norm else []
         words += [] if norm else [f"linear {width}"]
     return words
-
-
-class MomentumEncoder(nn.Module):
-    """A key encoder: a copy of its leader without gradient, whose parameters follow the leader's slowly.
-
-    It stays in train mode, as MoCo's does: its batch norm uses the batch's statistics. Buffers are its own.
-    """
-
-    def __init__(self, leader: Encoder, momentum: float) -> None:
-        super().__init__()
-        self.encoder = copy.deepcopy(leader).requires_grad_(False)
-        self.momentum = momentum
-
-    @torch.no_grad()
-    def forward(self, images: Tensor, splits: int = 1) -> Tensor:
-        """Unit embeddings (B, dim) without gradient; see `Encoder.forward` for `splits`."""
-        return cast(Tensor, self.encoder(images, splits, interleaved=True))
-
-    @torch.no_grad()
-    def advance(self, leader: nn.Module) -> None:
-        """Each parameter becomes momentum x itself + (1 - momentum) x the leader's (MoCo, eq. 2)."""
-        torch._foreach_lerp_(list(self.encoder.parameters()), list(leader.parameters()), 1 - self.momentum)
-
-
-class Queue(nn.Module):
-    """The latest `size` unit vectors, oldest overwritten first; starts with random ones, as MoCo's does.
-
-    `push` only stages rows: they enter at `advance`, after the step's backward, so that no batch meets its own keys and
-    nothing is cloned.
-    """
-
-    memory: Tensor
-    pointer: Tensor
-
-    def __init__(self, size: int, dim: int, start: Tensor | None = None) -> None:
-        """`start` (size, dim) is what it holds at first, if not random unit vectors."""
-        super().__init__()
-        self.register_buffer("memory", F.normalize(torch.randn(size, dim), dim=1) if start is None else start)
-        self.register_buffer("pointer", torch.zeros(1, dtype=torch.int64))
-        self.staged: list[Tensor] = []
-
-    def rows(self) -> Tensor:
-        """The queue's content (size, dim), in no order that matters."""
-        return self.memory
-
-    def push(self, rows: Tensor) -> None:
-        """Stages rows (B, dim) of every process to enter at `advance`."""
-        self.staged.append(distributed.gather_rows(rows.detach()))
-
-    @torch.no_grad()
-    def advance(self, leader: nn.Module) -> None:
-        """Writes the staged rows behind the pointer, wrapping at the end."""
-        if self.staged:
-            rows = torch.cat(self.staged).to(self.memory)
-            places = (self.pointer + torch.arange(len(rows), device=rows.device)) % len(self.memory)
-            self.memory[places[-len(self.memory) :]] = rows[-len(self.memory) :]
-            self.pointer.add_(len(rows)).remainder_(len(self.memory))
-            self.staged.clear()
-
-
-class Net(nn.Module):
-    """A method's modules by name: the trained `student` and whatever goes with it."""
-
-    student: Encoder
-    key: MomentumEncoder
-    queue: Queue
-    anchors: "FeatureBank"
-    clusters: "ClusterClassifier"
-
-    def __init__(self, student: Encoder, **parts: nn.Module) -> None:
-        super().__init__()
-        self.student = student
-        for name, part in parts.items():
-            self.add_module(name, part)
-
-    def advance(self) -> None:
-        """What happens after an optimiser step: key encoders follow, then queues take the step's keys."""
-        for kind in (MomentumEncoder, Queue):
-            for part in self.children():
-                if isinstance(part, kind):
-                    part.advance(self.student)

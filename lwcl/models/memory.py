@@ -1,12 +1,54 @@
 """What CompRess (arXiv 2010.14713) compares a student with: anchors, their slow writer, the teacher's clusters."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lwcl import losses
-from lwcl.models.encoder import MomentumEncoder, Queue
+from lwcl.system import distributed
+
+
+class Queue(nn.Module):
+    """The latest `size` unit vectors, oldest overwritten first; starts with random ones, as MoCo's does.
+
+    `push` only stages rows: they enter at `advance`, after the step's backward, so that no batch meets its own keys and
+    nothing is cloned.
+    """
+
+    memory: Tensor
+    pointer: Tensor
+
+    def __init__(self, size: int, dim: int, start: Tensor | None = None) -> None:
+        """`start` (size, dim) is what it holds at first, if not random unit vectors."""
+        super().__init__()
+        self.register_buffer("memory", F.normalize(torch.randn(size, dim), dim=1) if start is None else start)
+        self.register_buffer("pointer", torch.zeros(1, dtype=torch.int64))
+        self.staged: list[Tensor] = []
+
+    def rows(self) -> Tensor:
+        """The queue's content (size, dim), in no order that matters."""
+        return self.memory
+
+    def push(self, rows: Tensor) -> None:
+        """Stages rows (B, dim) of every process to enter at `advance`."""
+        self.staged.append(distributed.gather_rows(rows.detach()))
+
+    @torch.no_grad()
+    def advance(self, leader: nn.Module) -> None:
+        """Writes the staged rows behind the pointer, wrapping at the end."""
+        if self.staged:
+            rows = torch.cat(self.staged).to(self.memory)
+            places = (self.pointer + torch.arange(len(rows), device=rows.device)) % len(self.memory)
+            self.memory[places[-len(self.memory) :]] = rows[-len(self.memory) :]
+            self.pointer.add_(len(rows)).remainder_(len(self.memory))
+            self.staged.clear()
+
+
+if TYPE_CHECKING:
+    pass
 
 MEMORY_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -42,21 +84,6 @@ class FeatureBank(Queue):
         """As a queue's, and counts the rows that were written."""
         self.written.add_(sum(map(len, self.staged))).clamp_(max=len(self.memory))
         super().advance(leader)
-
-
-class DropoutFreeMomentumEncoder(MomentumEncoder):
-    """A key encoder without dropout: in eval mode but for its batch norm, which uses the batch's statistics.
-
-    Those are the modes of CompRess's key student.
-    """
-
-    def train(self, mode: bool = True) -> "DropoutFreeMomentumEncoder":
-        """Only batch norm is set to `mode`."""
-        super().train(False)
-        for module in self.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                module.training = mode
-        return self
 
 
 class ClusterClassifier(nn.Module):

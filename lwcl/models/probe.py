@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from lwcl.errors import TrainingDivergedError
 from lwcl.losses import l2_normalise, upcast
 from lwcl.metrics.linear import feature_statistics
-from lwcl.models.encoder import Encoder, Net
+from lwcl.models.encoder import Encoder
+from lwcl.models.net import Net
 
 
 class LinearClassifier(nn.Module):

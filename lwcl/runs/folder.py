@@ -11,17 +11,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
+from lwcl.config.diff import settings_diff
 from lwcl.errors import UsageError
 from lwcl.formatting import json_text
-from lwcl.runs.guard import (
-    ResumeMode,
-    is_finished,
-    is_run,
-    read_settings,
-    require_run_or_empty,
-    settings_diff,
-    start_or_resume,
-)
+from lwcl.runs.guard import ResumeMode, is_finished, is_run, read_settings, require_run_or_empty, start_or_resume
 from lwcl.system.atomic_files import crash_point, explain_disk_errors, write_atomically
 from lwcl.system.environment import RUN_SPECIFIC_KEYS, describe_environment
 from lwcl.system.lock import folder_lock, is_locked

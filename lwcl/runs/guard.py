@@ -1,13 +1,12 @@
 """Whether a run may have a folder: begin in it, go on in it, replace what is there, or be refused with the reason."""
 
-import itertools
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 
+from lwcl.config.diff import json_compatible, settings_diff
 from lwcl.errors import StorageError, UsageError
 from lwcl.system.atomic_files import crash_point, remove_leftovers, remove_path, write_atomically
 
@@ -115,21 +114,3 @@ def read_settings(path: Path) -> dict[str, Any]:
     if not isinstance(settings, dict):
         raise UsageError(f"Cannot read {path / 'config.yaml'}.", reason, OVERWRITE_HINT)
     return settings
-
-
-def settings_diff(
-    old: Mapping[str, Any], new: Mapping[str, Any], ignore: frozenset[str] = frozenset()
-) -> dict[str, tuple[str, str]]:
-    """What differs between two sets of settings, as JSON: `name: (old, new)`, `absent` where one lacks it."""
-    before, after = json_compatible(old), json_compatible(new)
-    names = [name for name in dict.fromkeys(itertools.chain(before, after)) if name not in ignore]
-    written = {
-        name: tuple(json.dumps(side[name]) if name in side else "absent" for side in (before, after)) for name in names
-    }
-    return {name: (pair[0], pair[1]) for name, pair in written.items() if pair[0] != pair[1]}
-
-
-def json_compatible(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings as JSON and YAML hold them: tuples as lists, paths as text."""
-    kept: dict[str, Any] = json.loads(json.dumps(dict(settings), default=str))
-    return kept

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from lwcl.config.train_options import MachineOptions
-from lwcl.engine import Compute
 from lwcl.errors import UsageError
+from lwcl.system.compute import Compute
 
 MIN_CONVOLUTIONS = 4  # a net with fewer is a transformer with a patch embedding: channels_last does not help it
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 
 from lwcl import engine
-from lwcl.checkpoints.encoder_file import InputSpec, load_encoder
+from lwcl.checkpoints.encoder_file import load_encoder
 from lwcl.config.plan import Plan
 from lwcl.config.teacher_options import parse_teacher_cache
 from lwcl.config.train_options import TrainOptions
@@ -14,14 +14,16 @@ from lwcl.data.cache.open import CachedImages, open_cached_images
 from lwcl.data.cache.policy import CacheMode
 from lwcl.data.dataset import BrokenImage, ImageSet
 from lwcl.data.loader import Loader
-from lwcl.engine import Compute
 from lwcl.errors import UsageError
 from lwcl.kernels.depthwise import use_fast_depthwise
 from lwcl.kernels.pointwise import use_fast_pointwise
 from lwcl.models.backbone import zero_init_residuals
 from lwcl.models.check_forward import check_forward
-from lwcl.models.encoder import Encoder, Net
+from lwcl.models.encoder import Encoder
+from lwcl.models.loaded import InputSpec
+from lwcl.models.net import Net
 from lwcl.reporting.console import Screen
+from lwcl.system.compute import Compute
 from lwcl.system.device import choose_compute, set_matmul_precision
 from lwcl.training.state import TrainingState
 from lwcl.training.teacher import attach_teacher, cache_center_crops, load_teacher

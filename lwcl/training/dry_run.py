@@ -15,7 +15,7 @@ from lwcl.data.dataset import ImageSet
 from lwcl.data.loader import Loader
 from lwcl.formatting import duration
 from lwcl.metrics.cost import count_macs
-from lwcl.models.encoder import Queue
+from lwcl.models.memory import Queue
 from lwcl.reporting.console import Screen, print_json, print_table
 from lwcl.settings import auto_value
 from lwcl.training.build import build_training, stored_short_side

@@ -22,15 +22,15 @@ from torch import Tensor
 import lwcl
 from lwcl import engine
 from lwcl.config.recipes import Recipe
-from lwcl.engine import Compute
 from lwcl.errors import StorageError
 from lwcl.formatting import json_text
 from lwcl.kernels import bfloat16
 from lwcl.losses import l2_normalise
 from lwcl.methods.method import Batch, Method
-from lwcl.models.encoder import Net
+from lwcl.models.net import Net
 from lwcl.system import distributed
 from lwcl.system.atomic_files import cache_folder, write_atomically
+from lwcl.system.compute import Compute
 from lwcl.system.environment import cpu_name, package_version
 
 #: Architectures whose accuracy bfloat16 is known not to lower: the runs that show it.

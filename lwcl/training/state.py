@@ -8,15 +8,16 @@ from dataclasses import dataclass
 from torch.optim import Optimizer
 
 from lwcl.checkpoints import training_state
-from lwcl.checkpoints.encoder_file import InputSpec, LoadedEncoder
 from lwcl.checkpoints.optimizer_state import pack_optimizer, unpack_optimizer
 from lwcl.config.plan import Plan
 from lwcl.data.dataset import ImageSet
 from lwcl.data.loader import Loader
-from lwcl.engine import Compute, NonFiniteError
+from lwcl.engine import NonFiniteError
 from lwcl.errors import DataError, UsageError
-from lwcl.models.encoder import Net
+from lwcl.models.loaded import InputSpec, LoadedEncoder
+from lwcl.models.net import Net
 from lwcl.runs.folder import RunFolder
+from lwcl.system.compute import Compute
 from lwcl.training.teacher import OnlineTeacher
 
 MIN_SAVE_SECONDS = 10.0  # epochs shorter than this are not all saved

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lwcl.checkpoints.encoder_file import InputSpec, LoadedEncoder, load_encoder
+from lwcl.checkpoints.encoder_file import load_encoder
 from lwcl.config.plan import Plan
 from lwcl.config.teacher_options import parse_teacher_cache
 from lwcl.config.train_options import TrainOptions
@@ -24,6 +24,7 @@ from lwcl.data.loader import Loader
 from lwcl.errors import UsageError
 from lwcl.methods.method import Method
 from lwcl.models.check_forward import check_forward
+from lwcl.models.loaded import InputSpec, LoadedEncoder
 from lwcl.reporting.console import Screen
 from lwcl.system.device import choose_compute
 from lwcl.training.teacher_cache import ComputeOutputs, TeacherCache

@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lwcl.config.diff import settings_diff
 from lwcl.data.cache.disk import wait_for_lock
 from lwcl.errors import StorageError, TrainingDivergedError, UsageError
 from lwcl.formatting import json_text
-from lwcl.runs.guard import settings_diff
 from lwcl.system.atomic_files import cache_folder, explain_disk_errors, write_atomically
 from lwcl.system.chunk_file import ChunkFile
 

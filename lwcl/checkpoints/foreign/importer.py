@@ -7,13 +7,13 @@ import timm
 import torch
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from lwcl.checkpoints.encoder_file import InputSpec, LoadedEncoder
 from lwcl.checkpoints.foreign.heads import ImportedHead, find_head
 from lwcl.checkpoints.foreign.layouts import PLAIN, EncoderTensors, find_encoder_tensors
 from lwcl.checkpoints.foreign.matching import BATCH_COUNTER, ArchMatch, match_architecture
 from lwcl.checkpoints.foreign.safe_reading import read_untrusted, unreadable_file_error
 from lwcl.errors import UsageError
 from lwcl.models.encoder import Encoder
+from lwcl.models.loaded import InputSpec, LoadedEncoder
 
 DEFAULT_IMAGE_SIZE = 224  # of the images that the papers' encoders were trained on
 LITE_PREFIX = "tf_efficientnet_lite"  # trained with mean = std = 0.5, at a size of its own for each

@@ -1,0 +1,32 @@
+"""What methods use of torch, imported at first use: parsing a command line imports every method, and never torch.
+
+`Tensor`, `Encoder` and `Net` are for annotations alone; modules are made by `nets.Net`, `memory.Queue` and so on.
+"""
+
+from typing import TYPE_CHECKING
+
+from lwcl.lazy import Lazy
+
+if TYPE_CHECKING:
+    import torch
+    import torch.nn.functional as F
+    from torch import Tensor
+
+    from lwcl import losses
+    from lwcl.metrics import kmeans
+    from lwcl.models import encoder, memory, momentum_encoder
+    from lwcl.models import net as nets
+    from lwcl.models import probe as probe_net
+    from lwcl.models.encoder import Encoder
+    from lwcl.models.net import Net
+else:
+    torch, F, losses, kmeans = map(Lazy, ("torch", "torch.nn.functional", "lwcl.losses", "lwcl.metrics.kmeans"))
+    encoder, memory, momentum_encoder, nets, probe_net = (
+        Lazy(f"lwcl.models.{name}") for name in ("encoder", "memory", "momentum_encoder", "net", "probe")
+    )
+    Tensor = Encoder = Net = object
+
+__all__ = [
+    "Encoder", "F", "Net", "Tensor", "encoder", "kmeans", "losses", "memory", "momentum_encoder", "nets", "probe_net",
+    "torch",
+]  # fmt: skip

@@ -1,0 +1,36 @@
+"""On what and how a run computes: device, autocast, memory format."""
+
+import contextlib
+from typing import NamedTuple, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+N = TypeVar("N", bound=nn.Module)
+
+
+class Compute(NamedTuple):
+    """On what and how a run computes."""
+
+    device: torch.device
+    autocast: torch.dtype | None = None  # None: float32 throughout
+    channels_last: bool = False
+
+    def place(self, net: N) -> N:
+        """The net on the device, in the memory format; changed in place."""
+        net.to(self.device)
+        return net.to(memory_format=self.memory_format)
+
+    def send(self, tensor: Tensor) -> Tensor:
+        """The tensor on the device; a GPU takes it from pinned memory, while the CPU goes on."""
+        pinned = tensor.pin_memory() if self.device.type == "cuda" and tensor.device.type == "cpu" else tensor
+        return pinned.to(self.device, non_blocking=True)
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """The memory format of images and convolutions."""
+        return torch.channels_last if self.channels_last else torch.contiguous_format
+
+    def context(self) -> contextlib.AbstractContextManager[object]:
+        """The autocast that a forward pass runs under."""
+        return torch.autocast(self.device.type, self.autocast) if self.autocast else contextlib.nullcontext()
