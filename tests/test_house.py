@@ -37,41 +37,6 @@ SPEAKING = {
 EMPTY_NAMES = {"utils", "util", "common", "helper", "helpers", "base", "misc", "trainer", "manager"}
 PICKLES = {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve", "joblib"}
 
-#: Which modules (by the beginning of their names) must not import which, however far down.
-FORBIDDEN = {
-    "lwcl.losses": ("lwcl.",),  # pure functions of tensors
-    "lwcl.system.distributed": ("lwcl.",),
-    "lwcl.models.encoder": ("lwcl.engine", "lwcl.methods.method", "lwcl.data", "lwcl.system.atomic_files"),
-    "lwcl.engine": (
-        "lwcl.system.atomic_files",
-        "lwcl.reporting.console",
-        "lwcl.reporting.report",
-        "lwcl.runs.folder",
-        "lwcl.data.dataset",
-    ),
-    "lwcl.methods": ("lwcl.models.encoder", "lwcl.losses", "lwcl.engine", "lwcl.data"),
-    "lwcl.measures": (
-        "lwcl.models.encoder",
-        "lwcl.engine",
-        "lwcl.data",
-        "lwcl.system.atomic_files",
-        "lwcl.reporting.console",
-        "lwcl.reporting.report",
-    ),
-    "lwcl.data": (
-        "lwcl.reporting.console",
-        "lwcl.reporting.report",
-        "lwcl.runs.folder",
-        "lwcl.training.state",
-        "lwcl.evaluation.judge",
-        "lwcl.commands.train",
-    ),
-    "lwcl.system.atomic_files": ("lwcl.data", "lwcl.runs.folder", "lwcl.checkpoints.training_state"),
-    "lwcl.checkpoints.training_state": ("lwcl.models.encoder", "lwcl.engine", "lwcl.runs.folder"),
-    "lwcl.reporting.report": ("lwcl.engine", "lwcl.data", "lwcl.reporting.console"),
-    "lwcl.config.plan": ("lwcl.commands.train", "lwcl.cli.main"),
-}
-
 
 def at_import(body: list[ast.stmt]) -> Iterator[ast.Import | ast.ImportFrom]:
     """The imports that are made when a module is imported: not those in functions, nor those for type checkers."""
@@ -138,41 +103,50 @@ def test_imports_never_go_round_in_circles():
         assert module not in below
 
 
-@pytest.mark.parametrize("floor", FORBIDDEN)
-def test_imports_go_down_only(floor):
-    inside = within(set(MODULES), (floor,))
-    assert inside, f"{floor} is gone: change the rule"
-    for module in inside:
-        wrong = within(reached(module), FORBIDDEN[floor]) - inside
-        assert not wrong, f"{module} must not need {wrong}"
+def layers() -> list[tuple[set[str], bool]]:
+    """The rows of the picture in ARCHITECTURE.md, the highest first: names in `lwcl`, whether they need no torch."""
+    text = (PACKAGE.parent / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    rows = text.partition("## Layers")[2].partition("```text\n")[2].partition("```")[0].splitlines()
+    return [(set(row.partition("  ")[0].split()), row.endswith("no torch")) for row in rows]
 
 
-def floors() -> list[tuple[str, ...]]:
-    """The rows of the tables in ARCHITECTURE.md, the highest first: what each holds, as `lwcl.data.*`."""
-    text = (
-        (PACKAGE.parent / "ARCHITECTURE.md").read_text(encoding="utf-8").partition("## Floors")[2].partition("## ")[0]
-    )
-    rows = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]
-    return [tuple(f"lwcl.{name.replace('/', '.')}" for name in re.findall(r"`([^`]+)`", row)) for row in rows]
-
-
-def floor_of(module: str) -> int:
-    """The row that names a module, or else its folder."""
-    family = f"{module.rpartition('.')[0]}.*"
-    places = [number for name in (module, family) for number, row in enumerate(floors()) if name in row]
-    assert places, f"{module} needs a floor in ARCHITECTURE.md"
+def layer_of(module: str) -> int:
+    """The row that a module's folder, or the module at the top, stands in; `__main__` is the command line's."""
+    name = {"lwcl": "lwcl.errors", "lwcl.__main__": "lwcl.cli"}.get(module, module).split(".")[1]
+    places = [number for number, (names, _) in enumerate(layers()) if name in names]
+    assert places, f"{module} needs a layer in ARCHITECTURE.md"
     return places[0]
 
 
-def test_the_floors_of_the_architecture_hold():
-    modules = [name for name, path in MODULES.items() if path.name != "__init__.py"]
-    place = {name: floor_of(name) for name in modules}
-    named = {name for row in floors() for name in row if not name.endswith("*")}
-    assert named <= set(modules), "no floor holds what is not there"
-    upwards = [(a, b) for a in modules for b in IMPORTED[a] & set(modules) if place[b] < place[a]]
+def every_import(module: str) -> set[str]:
+    """What a module imports anywhere: in functions, for type checkers, at first use (`Lazy`)."""
+    names = names_imported(node for node in ast.walk(TREES[module]) if isinstance(node, ast.Import | ast.ImportFrom))
+    text = MODULES[module].read_text(encoding="utf-8")
+    return (names | set(re.findall(r'Lazy\(f?"(lwcl[\w.]*)', text))) & set(MODULES)
+
+
+def test_no_import_runs_up() -> None:
+    upwards = [(a, b) for a in MODULES for b in every_import(a) if b != "lwcl" and layer_of(b) < layer_of(a)]
     assert upwards == []
-    ground = next(number for number, row in enumerate(floors()) if "lwcl.reporting.console" in row)
-    for module in (name for name in modules if place[name] >= ground):
+    named = {name for names, _ in layers() for name in names}
+    assert named == {name.split(".")[1] for name in MODULES if "." in name} - {"__main__"}
+
+
+#: Names that several modules may define, and why.
+SHARED_NAMES: dict[str, str] = {}
+
+
+def test_no_public_name_is_defined_in_two_modules() -> None:
+    homes = collections.defaultdict(set)
+    for module, tree in TREES.items():
+        for node in tree.body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+                homes[node.name].add(module)
+    assert {name: places for name, places in homes.items() if len(places) > 1 and name not in SHARED_NAMES} == {}
+
+
+def test_layers_without_torch_need_none() -> None:
+    for module in (name for name in MODULES if layers()[layer_of(name)][1]):
         deeper = {name.partition(".")[0] for other in reached(module) for name in IMPORTED[other]}
         assert not deeper & {"torch", "torchvision", "timm"}, module
 
@@ -186,7 +160,7 @@ def test_what_parses_a_command_line_imports_nothing_heavy_by_its_source():
 
 def test_what_parses_a_command_line_imports_nothing_heavy_in_fact():
     program = (
-        "import sys; from lwcl import cli; from lwcl.config.plan import plan_pretrain; plan_pretrain({'epochs': '3'});"
+        "import sys; from lwcl.cli import main as cli; from lwcl.config.plan import plan_pretrain; plan_pretrain({'epochs': '3'});"
         "assert cli.main(['pretrain', '--help']) == 0; assert cli.main(['pretrain', '--epochs', 'x']) == 2;"
         f"print('heavy:', sorted(set(sys.modules) & {HEAVY!r}))"
     )

@@ -20,7 +20,6 @@ from lwcl.formatting import escape
 from lwcl.reporting.console import Screen
 from lwcl.rng import epoch_permutation
 from lwcl.system.cpu import usable_cpus
-from lwcl.system.device import choose_compute
 
 MIN_DIAGNOSIS_IMAGES = 8  # images: fewer have no clusters to speak of
 MIN_IMAGES_FOR_DECODE_WORKERS = 2000  # images are decoded sooner than worker processes start
@@ -56,9 +55,8 @@ class Study:
         `TrainingDivergedError`."""
         seen = self.views(subject, images)
         with self.screen.counting(f"{subject.loaded.name}: features", len(images)) as counting:
-            found = seen.features(
-                subject.loaded, choose_compute(subject.loaded.encoder, self.options), counting.advance
-            )
+            compute = choose_compute(subject.loaded.encoder, self.options.device, self.options.precision)
+            found = seen.features(subject.loaded, compute, counting.advance)
         return found, seen.boxes
 
     def examine(self, subject: Subject, scope: DiagnosisScope) -> tuple[EncoderMetrics, PictureData]:

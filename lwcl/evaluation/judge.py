@@ -153,7 +153,7 @@ def run_knn(encoders: list[str], options: KnnOptions, *, as_json: bool = False, 
     vote = neighbours.resolve_vote(options.preset, options.k, options.temperature, len(judge.bank))
 
     def compute_of(encoder: Any) -> Compute:
-        return choose_compute(encoder, options)
+        return choose_compute(encoder, options.device, options.precision)
 
     rows = knn_rows(judge, loaded, compute_of, vote, beside=options.random_init, seed=options.seed)
     report = knn_report(

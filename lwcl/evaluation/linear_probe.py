@@ -77,7 +77,13 @@ class ProbeSetup:
 
     def features(self, loaded: LoadedEncoder) -> FeaturePair | None:
         """The encoder's features, once for all shares of the labels; None where its weights are going to change."""
-        return None if self.finetunes else self.judge.features(loaded, choose_compute(loaded.encoder, self.options))
+        return (
+            None
+            if self.finetunes
+            else self.judge.features(
+                loaded, choose_compute(loaded.encoder, self.options.device, self.options.precision)
+            )
+        )
 
 
 def probe_encoder(bench: ProbeSetup, loaded: LoadedEncoder, rows: FeaturePair | None, kept: Tensor) -> ProbeResult:
@@ -121,7 +127,7 @@ def probe_features(
         epochs=recipe.epochs,
         batch_size=recipe.batch_size,
         seed=bench.options.seed,
-        device=choose_compute(loaded.encoder, bench.options).device,
+        device=choose_compute(loaded.encoder, bench.options.device, bench.options.precision).device,
     )
 
 
@@ -129,7 +135,7 @@ def probe_images(
     bench: ProbeSetup, plan: ProbePlan, loaded: LoadedEncoder, rows: FeaturePair | None, kept: Tensor
 ) -> FittedClassifier:
     """A published protocol: random views of the images, epoch after epoch, each judged on the queries."""
-    recipe, compute = plan.recipe, choose_compute(loaded.encoder, bench.options)
+    recipe, compute = plan.recipe, choose_compute(loaded.encoder, bench.options.device, bench.options.precision)
     assert recipe.epochs and recipe.lr and recipe.weight_decay is not None
     loader = build_probe_loader(bench, plan, loaded, compute, kept)
     net = build_probe_net(plan, loaded, compute, rows, kept)

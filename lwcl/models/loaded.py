@@ -1,17 +1,11 @@
 """An encoder with the images that it takes and what is known of its origin."""
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import timm
 
-from lwcl.lazy import Lazy
 from lwcl.models.encoder import Encoder
-
-if TYPE_CHECKING:
-    from lwcl.checkpoints.foreign import importer, safe_reading
-else:  # above this module: they make what it defines
-    importer, safe_reading = Lazy("lwcl.checkpoints.foreign.importer"), Lazy("lwcl.checkpoints.foreign.safe_reading")
 
 
 @dataclasses.dataclass(frozen=True)

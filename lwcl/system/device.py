@@ -6,7 +6,6 @@ import sys
 import torch
 from torch import nn
 
-from lwcl.config.train_options import MachineOptions
 from lwcl.errors import UsageError
 from lwcl.system.compute import Compute
 
@@ -28,10 +27,10 @@ def resolve_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def choose_compute(net: nn.Module, options: MachineOptions) -> Compute:
+def choose_compute(net: nn.Module, device_name: str, precision: str) -> Compute:
     """How to compute a net: `auto` is bfloat16 on CUDA and float32 elsewhere; channels_last for convolutional nets."""
-    device = resolve_device(options.device)
-    half = options.precision == "bf16" or (options.precision == "auto" and device.type == "cuda")
+    device = resolve_device(device_name)
+    half = precision == "bf16" or (precision == "auto" and device.type == "cuda")
     convolutions = sum(isinstance(module, nn.Conv2d) for module in net.modules())
     return Compute(device, torch.bfloat16 if half else None, convolutions >= MIN_CONVOLUTIONS)
 

@@ -52,7 +52,7 @@ def build_net(plan: Plan, options: TrainOptions, taught: int = 0) -> tuple[Net, 
     elif options.zero_residuals:
         zero_init_residuals(student.backbone)
     net = plan.method.build(student, taught)
-    compute = choose_compute(student, options)
+    compute = choose_compute(student, options.device, options.precision)
     compute.place(net)
     if compute.device.type == "cpu":
         use_fast_depthwise(net.student)

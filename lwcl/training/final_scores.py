@@ -41,7 +41,7 @@ def final_scores(training: TrainingState, folder: RunFolder, screen: Screen) -> 
     judge = Evaluator(bank, queries, batch_size=256, workers=0, screen=screen)
     trained = training.loaded(str(folder.path))
     fresh = untrained_like(trained, options.seed)
-    compute = choose_compute(trained.encoder, options)
+    compute = choose_compute(trained.encoder, options.device, options.precision)
     student, untrained = judge.score(trained, compute), judge.score(fresh, compute)
     rows = [
         encoder_result(trained, student, untrained, options.seed),

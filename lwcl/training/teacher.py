@@ -42,7 +42,7 @@ class OnlineTeacher:
     def __init__(self, loaded: LoadedEncoder, method: Method, options: TrainOptions) -> None:
         assert options.teacher_precision, "a rule settles it before a run"
         self.loaded, self.space = loaded, method.taught
-        self.compute = choose_compute(loaded.encoder, dataclasses.replace(options, precision=options.teacher_precision))
+        self.compute = choose_compute(loaded.encoder, options.device, options.teacher_precision)
         self.encoder = self.compute.place(loaded.encoder).requires_grad_(False).eval()
         self.dtype = self.compute.autocast or torch.float32
         if method.teacher_by_batch:
