@@ -160,7 +160,8 @@ def test_what_parses_a_command_line_imports_nothing_heavy_by_its_source():
 
 def test_what_parses_a_command_line_imports_nothing_heavy_in_fact():
     program = (
-        "import sys; from lwcl.cli import main as cli; from lwcl.config.plan import plan_pretrain; plan_pretrain({'epochs': '3'});"
+        "import sys; from lwcl.cli import main as cli; from lwcl.config.plan import plan_pretrain;"
+        "plan_pretrain({'epochs': '3'});"
         "assert cli.main(['pretrain', '--help']) == 0; assert cli.main(['pretrain', '--epochs', 'x']) == 2;"
         f"print('heavy:', sorted(set(sys.modules) & {HEAVY!r}))"
     )

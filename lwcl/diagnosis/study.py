@@ -20,6 +20,7 @@ from lwcl.formatting import escape
 from lwcl.reporting.console import Screen
 from lwcl.rng import epoch_permutation
 from lwcl.system.cpu import usable_cpus
+from lwcl.system.device import choose_compute
 
 MIN_DIAGNOSIS_IMAGES = 8  # images: fewer have no clusters to speak of
 MIN_IMAGES_FOR_DECODE_WORKERS = 2000  # images are decoded sooner than worker processes start
