@@ -35,7 +35,7 @@ from scipy.optimize import minimize
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
-from lwcl.checkpoints.encoder_file import load_encoder
+from lwcl.checkpoints.load import load_encoder
 from lwcl.config.eval_options import ProbeOptions
 from lwcl.data.label_fractions import open_probe_pair
 from lwcl.evaluation.linear_probe import ProbeSetup, probe_encoder
@@ -102,7 +102,7 @@ def measured(given: argparse.Namespace, loaded: LoadedEncoder) -> Iterator[tuple
         chosen = {"epochs": given.epochs} if protocol == given.protocol else {}
         bench = ProbeSetup(ProbeOptions(**settings, protocol=protocol, **chosen), bank, queries, Screen())
         if not bench.by_features:
-            bench.store(loaded.images.size, bench.plan(len(bank)).augmentation.crop_min)
+            bench.store(loaded.input_spec.size, bench.plan(len(bank)).augmentation.crop_min)
         answer, seconds = timed(lambda bench=bench: probe_encoder(bench, loaded, rows, torch.arange(len(bank))))  # type: ignore[misc]
         yield protocol, float(answer.score.top1.float().mean()), seconds
 
@@ -124,7 +124,7 @@ def main() -> None:
     result = {
         **{"benchmark": "probe", "date": f"{datetime.now(UTC):%Y-%m-%d}", "torch": torch.__version__},
         **{"capability": torch.backends.cpu.get_cpu_capability(), "load": os.getloadavg()[0]},
-        **{"architecture": loaded.encoder.arch, "pixels": loaded.images.size, "epochs": given.epochs},
+        **{"architecture": loaded.encoder.arch, "pixels": loaded.input_spec.size, "epochs": given.epochs},
     }
     for name, top1, seconds in measured(given, loaded):
         print(f"{name:>28}: {seconds:6.1f} s" + (f", {100 * top1:.1f} %" if top1 else ""), flush=True)

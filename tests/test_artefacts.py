@@ -13,7 +13,7 @@ import torch
 from crash import KILLED
 from test_crash import flip_a_bit
 
-from lwcl.checkpoints.encoder_file import load_encoder
+from lwcl.checkpoints.load import load_encoder
 from lwcl.reporting.knn import EncoderResult
 from lwcl.reporting.model_card import escape_markdown, render_model_card
 from lwcl.settings import recorded_value
@@ -38,11 +38,16 @@ def must_be_exported(folder: Path, spec: str) -> None:
     """Asserts that stock timm gives the features of an encoder, to the last bit, and takes the same images."""
     loaded = load_encoder(spec)
     model: Any = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
-    images = torch.randn(3, 3, loaded.images.size, loaded.images.size, generator=torch.Generator().manual_seed(1))
+    images = torch.randn(
+        3, 3, loaded.input_spec.size, loaded.input_spec.size, generator=torch.Generator().manual_seed(1)
+    )
     with torch.inference_mode():
         assert torch.equal(model(images), loaded.encoder.eval().features(images))
-    assert model.pretrained_cfg["input_size"] == (3, loaded.images.size, loaded.images.size)
-    assert [tuple(model.pretrained_cfg[name]) for name in ("mean", "std")] == [loaded.images.mean, loaded.images.std]
+    assert model.pretrained_cfg["input_size"] == (3, loaded.input_spec.size, loaded.input_spec.size)
+    assert [tuple(model.pretrained_cfg[name]) for name in ("mean", "std")] == [
+        loaded.input_spec.mean,
+        loaded.input_spec.std,
+    ]
 
 
 @pytest.mark.parametrize("kind", ["run", "file", "timm"])
@@ -192,7 +197,7 @@ def test_what_is_no_run_cannot_be_verified(tmp_path: Path, capsys: pytest.Captur
 
 def test_a_card_tells_method_data_scores_limits_and_settings(run: Path) -> None:
     text = (run / "export" / "README.md").read_text()
-    facts = load_encoder(str(run)).facts
+    facts = load_encoder(str(run)).metadata
     assert text.startswith("---\nlibrary_name: timm\n")
     assert text.splitlines()[4] == "# run"
     assert {f"* method: {facts['method']}", f"* data: {facts['data']}", "* images: 24"} <= set(text.splitlines())

@@ -93,7 +93,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
     data = made_images(folder / "images")
     (data / "007.png").write_bytes(b"no image")  # its stand-in must be the same every time
     teacher = folder / "teacher.safetensors"
-    save_encoder(teacher, Encoder("test_resnet", (8,)), InputSpec.of("test_resnet", 32), {"origin": "made"})
+    save_encoder(teacher, Encoder("test_resnet", (8,)), InputSpec.for_arch("test_resnet", 32), {"origin": "made"})
     found = Whole(data, teacher, {}, 0.0, collections.Counter())
     with pytest.MonkeyPatch.context() as patch, cache_at(folder / "cache"):
         for method in (*METHODS, TAUGHT):

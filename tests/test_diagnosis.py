@@ -10,7 +10,8 @@ import numpy
 import pytest
 import torch
 
-from lwcl.checkpoints.encoder_file import load_encoder, random_encoder, save_encoder
+from lwcl.checkpoints.encoder_file import save_encoder
+from lwcl.checkpoints.load import load_encoder
 from lwcl.commands import diagnose as diagnosis
 from lwcl.config.augmentation import MOCO_V2, Augmentation
 from lwcl.config.eval_options import DiagnoseOptions
@@ -22,7 +23,7 @@ from lwcl.diagnosis.three_views import ThreeViews, ViewsDataset
 from lwcl.diagnosis.thresholds import threshold_table as clustering_verdict_table
 from lwcl.diagnosis.verdict import VERDICT_MEANINGS
 from lwcl.errors import DataError, TrainingDivergedError, UsageError
-from lwcl.models.loaded import InputSpec
+from lwcl.models.loaded import InputSpec, random_encoder
 from lwcl.system.device import choose_compute
 from runs import cache_at, made_images
 

@@ -11,9 +11,9 @@ import torch
 import torchvision
 from torch import nn
 
-from lwcl.checkpoints.encoder_file import load_encoder
 from lwcl.checkpoints.foreign.importer import import_encoder
 from lwcl.checkpoints.foreign.matching import match_architecture
+from lwcl.checkpoints.load import load_encoder
 from lwcl.commands.convert import convert
 from lwcl.errors import UsageError
 from lwcl.models.encoder import Encoder
@@ -124,8 +124,8 @@ def test_lukemelas_efficientnets_keep_their_padding_epsilon_and_statistics(
     save(tmp_path / "lite0.pth", state | {"_fc.weight": torch.zeros(1000, 1280), "_fc.bias": torch.zeros(1000)})
     loaded = load_encoder(str(tmp_path / "lite0.pth"), image_size=size)
     assert loaded.encoder.arch == "tf_efficientnet_lite0"
-    assert (loaded.images.size, loaded.images.mean, loaded.images.std) == (pixels, (0.5,) * 3, (0.5,) * 3)
-    assert sorted(loaded.facts["unexpected"]) == ["_fc.bias", "_fc.weight"]
+    assert (loaded.input_spec.size, loaded.input_spec.mean, loaded.input_spec.std) == (pixels, (0.5,) * 3, (0.5,) * 3)
+    assert sorted(loaded.metadata["unexpected"]) == ["_fc.bias", "_fc.weight"]
     must_answer_alike(loaded.encoder, net, images)
 
 
@@ -149,7 +149,7 @@ def test_a_converted_file_embeds_as_the_checkpoint_did(name: str, tmp_path: Path
     assert sorted(path.name for path in tmp_path.iterdir()) == ["c.pth", "c.safetensors"]
     loaded = load_encoder(str(tmp_path / "c.safetensors"))
     must_answer_alike(loaded.encoder, case.net, images)
-    assert loaded.facts["layout"] == case.layout
+    assert loaded.metadata["layout"] == case.layout
 
 
 def test_convert_tells_what_it_found_and_writes_nothing_over(
@@ -176,7 +176,7 @@ def test_position_embeddings_follow_the_size_of_the_images(tmp_path: Path) -> No
     case = files.CASES["dino"]()
     files.save_pickled(tmp_path / "dino.pth", case.content)
     loaded = load_encoder(str(tmp_path / "dino.pth"), arch="test_vit", image_size=96)
-    assert (loaded.images.size, loaded.images.mean) == (96, IMAGENET)
+    assert (loaded.input_spec.size, loaded.input_spec.mean) == (96, IMAGENET)
     small = torch.randn(2, 3, 96, 96)
     found = answers(loaded.encoder, small)[0]
     case.net.backbone.set_input_size(img_size=96)
@@ -186,7 +186,7 @@ def test_position_embeddings_follow_the_size_of_the_images(tmp_path: Path) -> No
 def test_vision_transformers_of_another_size_keep_it(tmp_path: Path) -> None:
     net = files.Network(arch="test_vit", img_size=96)
     files.save_pickled(tmp_path / "vit.pth", net.state())
-    assert load_encoder(str(tmp_path / "vit.pth"), arch="test_vit").images.size == 96
+    assert load_encoder(str(tmp_path / "vit.pth"), arch="test_vit").input_spec.size == 96
 
 
 def test_loading_an_encoder_changes_no_other_draw(tmp_path: Path) -> None:
@@ -203,5 +203,5 @@ def test_loading_an_encoder_changes_no_other_draw(tmp_path: Path) -> None:
 def test_a_hash_in_the_name_of_a_file_is_no_part_of_it(tmp_path: Path) -> None:
     case = files.CASES["seed-teacher"]()
     files.save_pickled(tmp_path / "a#b.pth", case.content)
-    assert load_encoder(str(tmp_path / "a#b.pth"), arch=files.ARCH).facts["part"] == ""
-    assert load_encoder(f"{tmp_path / 'a#b.pth'}#teacher", arch=files.ARCH).facts["part"] == "teacher"
+    assert load_encoder(str(tmp_path / "a#b.pth"), arch=files.ARCH).metadata["part"] == ""
+    assert load_encoder(f"{tmp_path / 'a#b.pth'}#teacher", arch=files.ARCH).metadata["part"] == "teacher"

@@ -17,8 +17,9 @@ import safetensors.torch
 import timm
 import torch
 
-from lwcl.checkpoints.encoder_file import load_encoder, read_description
+from lwcl.checkpoints.encoder_file import read_description
 from lwcl.checkpoints.foreign.matching import match_architecture
+from lwcl.checkpoints.load import load_encoder
 from lwcl.errors import UsageError
 from lwcl.models.encoder import Encoder
 
@@ -50,7 +51,7 @@ def test_our_own_files_have_no_parts_and_need_no_architecture(tmp_path: Path) ->
     encoder = Encoder("test_efficientnet", (16, 8), norm=True)
     files.save_own(tmp_path / "own.safetensors", encoder, 64)
     loaded = load_encoder(str(tmp_path / "own.safetensors"))
-    assert (loaded.encoder.head_layers, loaded.images.size) == ((16, 8), 64)
+    assert (loaded.encoder.head_layers, loaded.input_spec.size) == ((16, 8), 64)
     assert loaded.encoder.state_dict().keys() == encoder.state_dict().keys()
     with pytest.raises(UsageError, match="one part only"):
         load_encoder(f"{tmp_path / 'own.safetensors'}#teacher")
@@ -67,8 +68,8 @@ def test_our_own_files_have_no_parts_and_need_no_architecture(tmp_path: Path) ->
         {"arch": "resnet81"},
         {"arguments": {"img_size": 10**6}},
         {"arguments": None},
-        {"images": {}},
-        {"images": {"size": "x", "mean": 1, "std": [], "crop_pct": None}},
+        {"input_spec": {}},
+        {"input_spec": {"size": "x", "mean": 1, "std": [], "crop_pct": None}},
     ],
 )
 def test_our_own_files_may_not_describe_what_they_do_not_hold(wrong: dict[str, Any], tmp_path: Path) -> None:

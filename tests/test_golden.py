@@ -100,7 +100,7 @@ def views_of_the_loader(folder: Path, augmentation: str) -> list[list[float]]:
         images=images,
         store=store,
         augmentation=Augmentation(**AUGMENTATIONS[augmentation]),
-        takes=InputSpec.of("test_efficientnet", SIZE),
+        takes=InputSpec.for_arch("test_efficientnet", SIZE),
         views=2,
         batch_size=BATCH,
         seed=0,

@@ -98,7 +98,7 @@ def test_the_same_seed_twice_gives_the_same_and_another_seed_another(tmp_path: P
 
 def test_an_encoder_stands_beside_an_untrained_one_and_the_teacher(colours: Path, tmp_path: Path) -> None:
     torch.manual_seed(5)
-    save_encoder(tmp_path / "mine.safetensors", Encoder(ARCH), InputSpec.of(ARCH, 32), {"origin": "test"})
+    save_encoder(tmp_path / "mine.safetensors", Encoder(ARCH), InputSpec.for_arch(ARCH, 32), {"origin": "test"})
     mine = str(tmp_path / "mine.safetensors")
     report = probed(colours, tmp_path, encoder=mine, teacher="random/test_convnext", fractions="10,100")
     rows = report["facts"]["encoders"]
@@ -255,7 +255,7 @@ def test_classes_of_another_folder_must_be_known(colours: Path, tmp_path: Path) 
 def test_damaged_weights_and_another_architecture_are_refused(colours: Path, tmp_path: Path) -> None:
     encoder, path = Encoder(ARCH), tmp_path / "sick.safetensors"
     encoder.state_dict()["backbone.conv_stem.weight"].view(-1)[3] = float("nan")
-    save_encoder(path, encoder, InputSpec.of(ARCH, 32), {})
+    save_encoder(path, encoder, InputSpec.for_arch(ARCH, 32), {})
     with pytest.raises(TrainingDivergedError, match=re.escape("not finite, first in backbone.conv_stem.weight")):
         probed(colours, encoder=str(path))
     with pytest.raises(UsageError, match="resnet18"):

@@ -20,7 +20,7 @@ from families import FAMILIES
 from torch import Tensor
 
 import lwcl
-from lwcl.checkpoints.encoder_file import load_encoder
+from lwcl.checkpoints.load import load_encoder
 from lwcl.config.recipes import RECIPES, TESTED_ARCHS, recipes_for
 from lwcl.data import decode_and_crop
 from lwcl.models.encoder import Encoder
@@ -196,8 +196,16 @@ def test_a_model_of_every_family_of_timm_is_trained_and_exported(arch: str, size
 
 def test_encoder_safetensors_says_what_it_is(finished: Finished) -> None:
     loaded = load_encoder(str(finished.out / "encoder.safetensors"))
-    assert (loaded.encoder.arch, loaded.encoder.head_widths, loaded.images.size) == ("test_efficientnet", (16, 8), 32)
-    assert (loaded.facts["origin"], loaded.facts["steps"], loaded.facts["images"]) == ("lwcl pretrain", STEPS, 48)
+    assert (loaded.encoder.arch, loaded.encoder.head_widths, loaded.input_spec.size) == (
+        "test_efficientnet",
+        (16, 8),
+        32,
+    )
+    assert (loaded.metadata["origin"], loaded.metadata["steps"], loaded.metadata["images"]) == (
+        "lwcl pretrain",
+        STEPS,
+        48,
+    )
     state = safetensors.torch.load_file(finished.out / "checkpoints" / "step-000012" / "net.safetensors")
     student = {name.removeprefix("student."): t for name, t in state.items() if name.startswith("student.")}
     assert all(torch.equal(tensor, student[name]) for name, tensor in loaded.encoder.state_dict().items())

@@ -17,7 +17,8 @@ from crash import KILLED
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from lwcl.checkpoints.encoder_file import load_encoder, save_encoder
+from lwcl.checkpoints.encoder_file import save_encoder
+from lwcl.checkpoints.load import load_encoder
 from lwcl.commands import train
 from lwcl.config.plan import plan_run
 from lwcl.data.dataset import ImageSet, open_images
@@ -201,9 +202,9 @@ def test_a_run_says_how_much_of_its_teachers_lead_it_has_taken_over(world: World
     assert [table["title"] for table in report["tables"]][:2] == ["kNN", "Student and teacher"]
     assert len(report["tables"][1]["rows"]) == 3
     assert all((out / picture["file"]).exists() for picture in report["pictures"])
-    assert told.facts["origin"] == f"lwcl {METHODS[method][0]}"
-    assert (told.facts["teacher"], told.facts["method"]) == (str(world.teacher), method)
-    assert told.facts["teacher weights"] == weights_hash(load_encoder(str(world.teacher)).encoder)
+    assert told.metadata["origin"] == f"lwcl {METHODS[method][0]}"
+    assert (told.metadata["teacher"], told.metadata["method"]) == (str(world.teacher), method)
+    assert told.metadata["teacher weights"] == weights_hash(load_encoder(str(world.teacher)).encoder)
     assert "teacher weights" in (out / "export" / "README.md").read_text()
 
 
@@ -363,7 +364,7 @@ def test_another_teacher_is_refused_when_a_run_goes_on(
     ]
     shutil.copy(world.teacher, own)
     assert ran(words) == 0
-    facts = [load_encoder(str(out)).facts.pop("teacher") for out in (tmp_path / "run", world.run("2q"))]
+    facts = [load_encoder(str(out)).metadata.pop("teacher") for out in (tmp_path / "run", world.run("2q"))]
     assert facts == [str(own), str(world.teacher)]
     assert losses(tmp_path / "run") == losses(world.run("2q"))
 
@@ -377,8 +378,8 @@ def test_init_starts_from_a_backbone_and_if_wanted_a_head(world: World) -> None:
         same = {name: torch.equal(tensor, first[name]) for name, tensor in begun.items()}
         assert all(equal for name, equal in same.items() if name.startswith("backbone."))
         assert [equal for name, equal in same.items() if name == "head.2.weight"] == [head]
-        assert training.loaded("it").facts["init"] == init
-    assert "init" not in load_encoder(init).facts
+        assert training.loaded("it").metadata["init"] == init
+    assert "init" not in load_encoder(init).metadata
 
 
 def two_stages(world: World, out: Path, *more: str) -> list[str]:
@@ -409,9 +410,13 @@ def staged(world: World) -> Staged:
 def test_one_command_trains_two_stages(world: World, staged: Staged) -> None:
     first, report = load_encoder(str(staged.out / "first")), report_of(staged.out)
     assert report_of(staged.out / "first")["kind"] == "distill"
-    assert (first.facts["method"], first.facts["epochs"], first.facts["teacher"]) == ("seed", 1, str(world.teacher))
+    assert (first.metadata["method"], first.metadata["epochs"], first.metadata["teacher"]) == (
+        "seed",
+        1,
+        str(world.teacher),
+    )
     assert report["settings"]["init"] == {"value": str(staged.out / "first"), "origin": "the first stage"}
-    told = load_encoder(str(staged.out)).facts
+    told = load_encoder(str(staged.out)).metadata
     assert (told["method"], told["epochs"], told["init"]) == ("moco", 2, str(staged.out / "first"))
     assert "gap" not in report["facts"], "the second stage has no teacher"
     assert yaml.safe_load((staged.out / "config.yaml").read_text())["init"] is None

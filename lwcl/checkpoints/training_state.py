@@ -17,6 +17,7 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
+from lwcl.checkpoints.tied_tensors import untied_tensors
 from lwcl.errors import StorageError
 from lwcl.system.atomic_files import (
     crash_point,
@@ -72,18 +73,6 @@ def checkpoint_files(step: int, tensors: TensorGroups, facts: Mapping[str, Any])
     yield "state.json", json.dumps({"step": step, "facts": dict(facts)}).encode()
     for name, group in tensors.items():
         yield f"{name}{TENSORS_SUFFIX}", safetensors.torch.save(untied_tensors(group))
-
-
-def untied_tensors(group: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors as safetensors takes them: contiguous, on the CPU, each with memory of its own (tied ones twice)."""
-    owners: set[int] = set()
-    own = {}
-    for name, tensor in group.items():
-        value = tensor.detach().cpu().contiguous()
-        memory = value.untyped_storage().data_ptr()
-        own[name] = value.clone() if memory in owners else value
-        owners.add(memory)
-    return own
 
 
 def write_folder(folder: Path, files: Iterable[tuple[str, bytes]]) -> None:

@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from lwcl.checkpoints.encoder_file import export_timm, load_encoder, resolve_encoder_file, save_encoder, timm_snippet
+from lwcl.checkpoints.encoder_file import export_timm, save_encoder, timm_snippet
+from lwcl.checkpoints.load import load_encoder, resolve_encoder_file
 from lwcl.errors import UsageError
 from lwcl.formatting import format_cell
 from lwcl.models.loaded import InputSpec, LoadedEncoder
@@ -27,13 +28,13 @@ def convert(
             raise UsageError(f"{place}: is there already.", remedy="Give another name, or remove it first.")
     loaded = load_encoder(source, arch=arch, image_size=image_size)
     facts = (
-        {**loaded.facts, "sha256": sha256_file(resolve_encoder_file(source)[0])}
-        if "file" in loaded.facts
-        else loaded.facts
+        {**loaded.metadata, "sha256": sha256_file(resolve_encoder_file(source)[0])}
+        if "file" in loaded.metadata
+        else loaded.metadata
     )
-    save_encoder(file, loaded.encoder, loaded.images, facts)
+    save_encoder(file, loaded.encoder, loaded.input_spec, facts)
     if export is not None:
-        export_timm(export, loaded.encoder, loaded.images)
+        export_timm(export, loaded.encoder, loaded.input_spec)
     told = conversion_summary(loaded) | {"encoder": str(file), "export": None if export is None else str(export)}
     if as_json:
         print_json({"schema_version": 1, **told})
@@ -51,7 +52,7 @@ def output_paths(out: Path) -> tuple[Path, Path | None]:
 
 def conversion_summary(loaded: LoadedEncoder) -> dict[str, Any]:
     """How an encoder was understood: what its file is, what was found in it, what it takes and gives."""
-    facts, encoder = loaded.facts, loaded.encoder
+    facts, encoder = loaded.metadata, loaded.encoder
     return {
         "source": loaded.name,
         "layout": facts.get("layout", facts.get("origin", "lwcl")),
@@ -62,7 +63,7 @@ def conversion_summary(loaded: LoadedEncoder) -> dict[str, Any]:
         "tensors left out": facts.get("unexpected", ()),
         "width": encoder.width,
         "head": encoder.head_layers,
-        "images": describe_input(loaded.images),
+        "images": describe_input(loaded.input_spec),
     }
 
 

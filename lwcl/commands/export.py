@@ -10,7 +10,8 @@ import timm
 import torch
 
 from lwcl.checkpoints import training_state
-from lwcl.checkpoints.encoder_file import export_timm, load_encoder, timm_snippet
+from lwcl.checkpoints.encoder_file import export_timm, timm_snippet
+from lwcl.checkpoints.load import load_encoder
 from lwcl.errors import LwclError, StorageError, UsageError
 from lwcl.formatting import escape, escape_lines
 from lwcl.models.loaded import LoadedEncoder
@@ -35,10 +36,10 @@ def export(encoder: str, out: str | None, arch: str | None, *, quiet: bool) -> i
         raise UsageError(f"{out} is there already, and no empty folder.", remedy="Give another --out.")
     loaded = load_encoder(encoder, arch=arch)
     told = render_model_card(
-        (folder if out else run.path).resolve().name, loaded.encoder.arch, loaded.facts, *report_scores(run)
+        (folder if out else run.path).resolve().name, loaded.encoder.arch, loaded.metadata, *report_scores(run)
     )
     with explain_disk_errors(folder):
-        export_timm(folder, loaded.encoder, loaded.images)
+        export_timm(folder, loaded.encoder, loaded.input_spec)
     write_atomically(folder / "README.md", told)
     Screen(quiet=quiet).say(f"Export: {folder}")
     write_line(escape_lines(timm_snippet(folder, loaded.encoder.width)), sys.stdout)
@@ -124,8 +125,8 @@ def verify_encoder(folder: RunFolder) -> Iterator[tuple[str, str]]:
 
 def timm_export_matches(export: Path, loaded: LoadedEncoder) -> bool:
     """Whether timm's model takes the same images as the encoder, and gives the same features to the last bit."""
-    model, size = timm.create_model(f"local-dir:{export}", pretrained=True).eval(), loaded.images.size
-    takes = (3, size, size), loaded.images.mean, loaded.images.std, loaded.images.crop_pct
+    model, size = timm.create_model(f"local-dir:{export}", pretrained=True).eval(), loaded.input_spec.size
+    takes = (3, size, size), loaded.input_spec.mean, loaded.input_spec.std, loaded.input_spec.crop_pct
     config: Any = model.pretrained_cfg
     told = [config[name] for name in ("input_size", "mean", "std", "crop_pct")]
     images = torch.rand(COMPARED_IMAGES, 3, size, size, generator=torch.Generator().manual_seed(0))

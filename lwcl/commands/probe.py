@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from lwcl.checkpoints.encoder_file import load_encoder
+from lwcl.checkpoints.load import load_encoder
 from lwcl.config.eval_options import ProbeOptions
 from lwcl.config.probe_protocols import protocol_named
 from lwcl.data.label_fractions import open_probe_pair, sample_label_fraction
@@ -38,12 +38,12 @@ class ProbedEncoder(NamedTuple):
     @property
     def kind(self) -> str:
         """What an untrained encoder to compare with must have in common with it."""
-        return f"{self.loaded.encoder.arch} {self.loaded.images} {self.loaded.encoder.arguments}"
+        return f"{self.loaded.encoder.arch} {self.loaded.input_spec} {self.loaded.encoder.arguments}"
 
     @property
     def untrained(self) -> bool:
         """Whether it is a random initialisation."""
-        return self.loaded.facts.get("origin") == "untrained"
+        return self.loaded.metadata.get("origin") == "untrained"
 
 
 def run_probe(encoders: list[str], options: ProbeOptions, *, as_json: bool = False, quiet: bool = False) -> int:
@@ -78,7 +78,7 @@ def load_probed_encoders(encoders: Sequence[str], options: ProbeOptions) -> Iter
     for name, arch, teacher in named:
         loaded = load_encoder(name, arch=arch, image_size=options.image_size, seed=options.seed)
         check_weights_finite(loaded.name, loaded.encoder)
-        check_forward(loaded.encoder, loaded.images.size)
+        check_forward(loaded.encoder, loaded.input_spec.size)
         yield ProbedEncoder(loaded, teacher)
 
 

@@ -39,7 +39,7 @@ class Study:
 
     def views(self, subject: Subject, images: ImageSet) -> ThreeViews:
         """The images as the subject sees them, shared with others that see them so."""
-        takes, options = subject.loaded.images, self.options
+        takes, options = subject.loaded.input_spec, self.options
         key = takes.size, takes.crop_pct, subject.augmentation, images is self.images
         if key not in self._views:
             workers = usable_cpus() if options.workers is None else options.workers
@@ -81,7 +81,7 @@ class Study:
     def album(self, first: Subject) -> ImageAlbum:
         """What the pictures need of the images; the sample views are those of the first subject."""
         labels = None if self.labels is None else self.labels.numpy()
-        samples = self.views(first, self.images).samples(first.loaded.images, SHOWN_SAMPLES)
+        samples = self.views(first, self.images).samples(first.loaded.input_spec, SHOWN_SAMPLES)
         return ImageAlbum(self.images.classes, labels, functools.cache(self.photo), samples, first.views)
 
 

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from lwcl.checkpoints.encoder_file import load_encoder
+from lwcl.checkpoints.load import load_encoder
 from lwcl.config.augmentation import AUGMENTATIONS, MOCO_V2, Augmentation
 from lwcl.config.eval_options import DiagnoseOptions
 from lwcl.evaluation.judge import untrained_like
@@ -24,7 +24,7 @@ class Subject(NamedTuple):
     @property
     def kind(self) -> tuple[object, ...]:
         """What it shares with the untrained encoder that it is compared with."""
-        return self.loaded.encoder.arch, str(self.loaded.encoder.arguments), self.loaded.images, self.augmentation
+        return self.loaded.encoder.arch, str(self.loaded.encoder.arguments), self.loaded.input_spec, self.augmentation
 
 
 def load_subjects(encoders: list[str], options: DiagnoseOptions) -> list[Subject]:
@@ -36,7 +36,7 @@ def load_subjects(encoders: list[str], options: DiagnoseOptions) -> list[Subject
     found: list[Subject] = []
     for spec in encoders:
         loaded = load_encoder(spec, arch=options.arch, image_size=options.image_size, seed=options.seed)
-        role = "untrained" if loaded.facts.get("origin") == "untrained" else "encoder"
+        role = "untrained" if loaded.metadata.get("origin") == "untrained" else "encoder"
         one = Subject(loaded, role, *views_for(loaded, options.views))
         kinds = {other.kind for other in found if other.role == "untrained"}
         found.append(one)
@@ -46,7 +46,7 @@ def load_subjects(encoders: list[str], options: DiagnoseOptions) -> list[Subject
         loaded = load_encoder(options.teacher, arch=options.teacher_arch, seed=options.seed)
         found.append(found[0]._replace(loaded=loaded, role="teacher"))
     for one in found:
-        check_forward(one.loaded.encoder, one.loaded.images.size)
+        check_forward(one.loaded.encoder, one.loaded.input_spec.size)
     return found
 
 
@@ -55,7 +55,7 @@ def views_for(loaded: LoadedEncoder, wanted: str) -> tuple[Augmentation, str]:
 
     `run`: those that its file says it was trained with; where it says none, those of `ssl-small`.
     """
-    if wanted == "run" and (told := loaded.facts.get("augmentation")):
+    if wanted == "run" and (told := loaded.metadata.get("augmentation")):
         return Augmentation(**told), "those of its run"
     if wanted in ("run", "ssl-small"):
         return Augmentation(**MOCO_V2), STATIC_VIEWS

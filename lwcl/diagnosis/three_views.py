@@ -151,7 +151,7 @@ class ThreeViews:
         found = ViewFeatures(*(torch.empty(len(self), encoder.width) for _ in ViewFeatures._fields))
         for seen in self.batches():
             unknown, count = torch.full_like(seen.places, -1), len(seen.places)
-            for rows, view in zip(found, self.as_seen(seen, loaded.images, compute), strict=True):
+            for rows, view in zip(found, self.as_seen(seen, loaded.input_spec, compute), strict=True):
                 rows[seen.places] = engine.embed(encoder, [Batch((view,), seen.places, unknown)], compute, count)
             advance(count)
         if not all(all_finite(rows) for rows in found):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lwcl import engine
-from lwcl.checkpoints.encoder_file import load_encoder, random_encoder
+from lwcl.checkpoints.load import load_encoder
 from lwcl.config.eval_options import KnnOptions
 from lwcl.config.train_options import DataOptions
 from lwcl.data.cache.policy import available_memory
@@ -23,7 +23,7 @@ from lwcl.metrics import knn as neighbours
 from lwcl.metrics.health import all_finite
 from lwcl.metrics.knn import KnnScore, Vote
 from lwcl.models.check_forward import check_forward
-from lwcl.models.loaded import InputSpec, LoadedEncoder
+from lwcl.models.loaded import InputSpec, LoadedEncoder, random_encoder
 from lwcl.reporting.console import Screen, print_json, print_table, write_line
 from lwcl.reporting.knn import EncoderResult, knn_report, knn_table
 from lwcl.runs.folder import RunFolder
@@ -52,8 +52,8 @@ class Evaluator:
         encoder = compute.place(loaded.encoder)
         for number, images in enumerate((self.bank, self.queries)):
             with self.screen.counting(f"{loaded.name}: features", len(images)) as counting:
-                pixels = self._pixels(number, images, loaded.images, counting.advance)
-                batches = eval_batches(pixels, images.labels, loaded.images, compute)
+                pixels = self._pixels(number, images, loaded.input_spec, counting.advance)
+                batches = eval_batches(pixels, images.labels, loaded.input_spec, compute)
                 found = engine.embed(encoder, batches, compute, len(images))
             if not all_finite(found):
                 raise TrainingDivergedError(
@@ -99,14 +99,14 @@ def encoder_result(loaded: LoadedEncoder, found: KnnScore, untrained: KnnScore |
         top5=float(found.top5.float().mean()),
         top5_interval=neighbours.bootstrap_interval(found.top5, seed),
         k=found.k,
-        untrained=loaded.facts.get("origin") == "untrained",
+        untrained=loaded.metadata.get("origin") == "untrained",
         gain=(gain[0], (gain[1], gain[2])) if gain else None,
     )
 
 
 def untrained_like(loaded: LoadedEncoder, seed: int) -> LoadedEncoder:
     """An untrained encoder of the same architecture for the same images."""
-    return random_encoder(loaded.encoder.arch, loaded.images, seed, loaded.encoder.arguments)
+    return random_encoder(loaded.encoder.arch, loaded.input_spec, seed, loaded.encoder.arguments)
 
 
 def knn_rows(
@@ -116,8 +116,8 @@ def knn_rows(
     rows: list[EncoderResult] = []
     known: dict[Any, KnnScore] = {}
     for loaded in encoders:
-        key = (loaded.encoder.arch, loaded.images, str(loaded.encoder.arguments))
-        trained = loaded.facts.get("origin") != "untrained"
+        key = (loaded.encoder.arch, loaded.input_spec, str(loaded.encoder.arguments))
+        trained = loaded.metadata.get("origin") != "untrained"
         found = judge.score(loaded, compute_of(loaded.encoder), vote)
         fresh = None
         if beside and trained and key not in known:
@@ -148,7 +148,7 @@ def run_knn(encoders: list[str], options: KnnOptions, *, as_json: bool = False, 
     ]
     torch.set_num_threads(options.threads or usable_cpus())
     for one in loaded:
-        check_forward(one.encoder, one.images.size)
+        check_forward(one.encoder, one.input_spec.size)
     judge = open_evaluator(options, options.batch_size, options.val, options.seed, screen)
     vote = neighbours.resolve_vote(options.preset, options.k, options.temperature, len(judge.bank))
 

@@ -177,7 +177,7 @@ def build_probe_loader(
     bench: ProbeSetup, plan: ProbePlan, loaded: LoadedEncoder, compute: Compute, kept: Tensor
 ) -> Loader:
     """Labelled training batches of the images `kept`. Raises `UsageError` where they are fewer than a batch."""
-    whole, size = bench.held(loaded.images.size, plan.augmentation.crop_min), plan.recipe.batch_size
+    whole, size = bench.held(loaded.input_spec.size, plan.augmentation.crop_min), plan.recipe.batch_size
     images = whole.images.subset(kept)
     assert size
     if len(images) < size:
@@ -194,7 +194,7 @@ def build_probe_loader(
         store=store,
         short_side=whole.short_side,
         augmentation=plan.augmentation,
-        takes=loaded.images,
+        takes=loaded.input_spec,
         views=plan.method.views,
         batch_size=size,
         seed=bench.options.seed,
@@ -209,6 +209,6 @@ def query_logits(
     bench: ProbeSetup, net: ProbeNet, loaded: LoadedEncoder, compute: Compute, rows: FeaturePair | None
 ) -> Tensor:
     """Logits (N, C) of the queries, on the CPU: of their features, computed anew where the encoder changes."""
-    now = LoadedEncoder(loaded.name, net.student, loaded.images, loaded.facts)
+    now = LoadedEncoder(loaded.name, net.student, loaded.input_spec, loaded.metadata)
     queries = bench.judge.features(now, compute)[1] if rows is None else rows[1]
     return torch.cat([net.logits(part.to(compute.device)).cpu() for part in torch.split(queries, LOGITS_CHUNK_ROWS)])

@@ -1,16 +1,17 @@
-"""An encoder with the images that it takes and what is known of its origin."""
+"""An encoder together with its input specification and its origin."""
 
 import dataclasses
 from typing import Any
 
 import timm
+import torch
 
 from lwcl.models.encoder import Encoder
 
 
 @dataclasses.dataclass(frozen=True)
 class InputSpec:
-    """The images an encoder takes: side in pixels, statistics to normalise by (on [0, 1]), share of the centre crop."""
+    """The input of an encoder, in timm's terms: side in pixels, mean and std (of values in [0, 1]), crop share."""
 
     size: int
     mean: tuple[float, ...]
@@ -18,8 +19,8 @@ class InputSpec:
     crop_pct: float = 0.875
 
     @classmethod
-    def of(cls, arch: str, size: int | None = None) -> "InputSpec":
-        """What timm records for an architecture, with another size if given."""
+    def for_arch(cls, arch: str, size: int | None = None) -> "InputSpec":
+        """timm's values for an architecture (ImageNet's where it has none), at another `size` if given."""
         known = timm.get_pretrained_cfg(arch)
         if known is None:
             return cls(size or 224, timm.data.IMAGENET_DEFAULT_MEAN, timm.data.IMAGENET_DEFAULT_STD)
@@ -28,9 +29,19 @@ class InputSpec:
 
 @dataclasses.dataclass(frozen=True)
 class LoadedEncoder:
-    """An encoder, the images it takes, and what is told of its origin."""
+    """An encoder, its input, and JSON metadata: `origin` (untrained, timm, foreign, ...) and how it was trained."""
 
     name: str
     encoder: Encoder
-    images: InputSpec
-    facts: dict[str, Any]
+    input_spec: InputSpec
+    metadata: dict[str, Any]
+
+
+def random_encoder(
+    arch: str, input_spec: InputSpec, seed: int, arguments: dict[str, Any] | None = None
+) -> LoadedEncoder:
+    """An untrained encoder, the baseline of every evaluation; its weights depend on `seed` alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        encoder = Encoder(arch, image_size=input_spec.size, output_stride=(arguments or {}).get("output_stride"))
+    return LoadedEncoder(f"random/{arch}", encoder, input_spec, {"origin": "untrained"})

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 
 from lwcl import engine
-from lwcl.checkpoints.encoder_file import load_encoder
+from lwcl.checkpoints.load import load_encoder
 from lwcl.config.plan import Plan
 from lwcl.config.teacher_options import parse_teacher_cache
 from lwcl.config.train_options import TrainOptions
@@ -59,7 +59,7 @@ def build_net(plan: Plan, options: TrainOptions, taught: int = 0) -> tuple[Net, 
         use_fast_pointwise(net)
     if options.compile:
         compile_backbones(net)
-    return net, compute, InputSpec.of(options.arch, options.image_size)
+    return net, compute, InputSpec.for_arch(options.arch, options.image_size)
 
 
 def compile_backbones(net: Net) -> None:

@@ -55,7 +55,7 @@ def final_scores(training: TrainingState, folder: RunFolder, screen: Screen) -> 
     found = gap_closed(student.top1, teacher.top1, untrained.top1, options.seed)
     spent = [
         measure_cost(
-            one.encoder.backbone, one.images.size, channels_last=how.channels_last, threads=options.threads or 1
+            one.encoder.backbone, one.input_spec.size, channels_last=how.channels_last, threads=options.threads or 1
         )
         for one, how in ((trained, compute), (loaded, training.teacher.compute))
     ]

@@ -31,11 +31,11 @@ def finalize_run(training: TrainingState, folder: RunFolder, screen: Screen, tim
     """Writes encoder, export and report, judges where labels allow, says where things are; gives the exit code."""
     student = training.net.student
     trained = training.loaded(str(folder.path))
-    save_encoder(folder.encoder, student, training.takes, trained.facts)
+    save_encoder(folder.encoder, student, training.takes, trained.metadata)
     export_timm(folder.export, student, training.takes)
     final = final_scores(training, folder, screen)
     rows = final.rows
-    facts = trained.facts | {
+    facts = trained.metadata | {
         "architecture": student.arch,
         "parameters of the backbone": sum(p.numel() for p in student.backbone.parameters()),
         "width of the features": student.width,
@@ -55,7 +55,7 @@ def finalize_run(training: TrainingState, folder: RunFolder, screen: Screen, tim
         samples=sample_views(training.loader),
     )
     report = add_scores(report, final)
-    made = render_model_card(folder.path.resolve().name, student.arch, trained.facts, rows, training.plan.settled)
+    made = render_model_card(folder.path.resolve().name, student.arch, trained.metadata, rows, training.plan.settled)
     write_atomically(folder.export / "README.md", made)
     report.write(folder.path)
     if as_json:

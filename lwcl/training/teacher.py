@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lwcl.checkpoints.encoder_file import load_encoder
+from lwcl.checkpoints.load import load_encoder
 from lwcl.config.plan import Plan
 from lwcl.config.teacher_options import parse_teacher_cache
 from lwcl.config.train_options import TrainOptions
@@ -58,7 +58,7 @@ class OnlineTeacher:
     @property
     def sees(self) -> InputSpec:
         """How it takes views."""
-        return self.loaded.images
+        return self.loaded.input_spec
 
     def answer(self, crop: int, index: Tensor, seen: Tensor | None) -> Tensor:
         """What it says of views (B, 3, size, size): (B, D) float32, rounded to what answers are kept in."""
@@ -88,7 +88,7 @@ def load_teacher(plan: Plan) -> OnlineTeacher | None:
     if options.teacher is None or not method.taught:
         return None
     loaded = load_encoder(options.teacher, arch=options.teacher_arch, image_size=options.teacher_size)
-    check_forward(loaded.encoder, loaded.images.size)
+    check_forward(loaded.encoder, loaded.input_spec.size)
     live = OnlineTeacher(loaded, method, options)
     if method.teacher_by_batch and parse_teacher_cache(options.teacher_cache).kind != "off":
         raise UsageError(

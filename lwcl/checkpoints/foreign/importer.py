@@ -74,7 +74,7 @@ def build_imported_encoder(path: Path, found: EncoderTensors, fit: ArchMatch) ->
 def input_spec_of(found: EncoderTensors, fit: ArchMatch, *, chosen: bool) -> InputSpec:
     """The images it takes: with ImageNet's statistics, but as timm has them for a plain file of a `chosen` arch."""
     if fit.arch.startswith(LITE_PREFIX) or (chosen and found.layout == PLAIN):
-        return InputSpec.of(fit.arch, fit.side)
+        return InputSpec.for_arch(fit.arch, fit.side)
     return InputSpec(fit.side or DEFAULT_IMAGE_SIZE, IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
 
 
@@ -109,4 +109,4 @@ def load_timm_encoder(name: str, image_size: int | None) -> LoadedEncoder:
             f"Fetch them into timm's cache once, or write random/{name} for an untrained one.",
         ) from error
     encoder.backbone.load_state_dict(pretrained.state_dict())
-    return LoadedEncoder(f"timm/{name}", encoder, InputSpec.of(name, image_size), {"origin": "timm"})
+    return LoadedEncoder(f"timm/{name}", encoder, InputSpec.for_arch(name, image_size), {"origin": "timm"})

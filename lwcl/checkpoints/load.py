@@ -1,0 +1,46 @@
+"""Loads the encoder that a user names: a run, an encoder file, a timm model or a third-party checkpoint."""
+
+import os
+from pathlib import Path
+
+from lwcl.checkpoints.encoder_file import read_encoder_file
+from lwcl.checkpoints.foreign.importer import import_encoder, load_timm_encoder
+from lwcl.checkpoints.foreign.safe_reading import is_lwcl_file
+from lwcl.errors import UsageError
+from lwcl.models.archs import suggest_encoder
+from lwcl.models.loaded import InputSpec, LoadedEncoder, random_encoder
+
+
+def load_encoder(spec: str, *, arch: str | None = None, image_size: int | None = None, seed: int = 0) -> LoadedEncoder:
+    """Load a run folder, an encoder file, `random/ARCH`, `timm/NAME` (from timm's cache) or a third-party checkpoint.
+
+    `FILE#teacher` selects one network of a third-party checkpoint, and `arch` overrides its detected architecture.
+    `image_size` overrides the input size. Raises `UsageError` if the encoder cannot be loaded.
+    """
+    kind, _, name = spec.partition("/")
+    if kind == "random" and name:
+        return random_encoder(name, InputSpec.for_arch(name, image_size), seed)
+    if kind == "timm" and name:
+        return load_timm_encoder(name, image_size)
+    path, part = resolve_encoder_file(spec)
+    if part or not is_lwcl_file(path):
+        return import_encoder(path, arch, image_size, part)[0]
+    return read_encoder_file(path, arch, image_size)
+
+
+def resolve_encoder_file(spec: str) -> tuple[Path, str]:
+    """The file that `spec` names, and the network selected in it ("": the default). Raises `UsageError`."""
+    whole, _, part = spec.rpartition("#")
+    path, part = (Path(spec), "") if os.path.lexists(spec) or not whole else (Path(whole), part)
+    if path.is_dir():
+        path = path / "encoder.safetensors"
+        if not path.exists():
+            raise UsageError(
+                f"{spec}: this folder has no encoder.safetensors.",
+                "It is not a run folder, or the run is not finished.",
+                "Give a finished run, or finish it with the command in its command.txt.",
+            )
+    if not os.path.lexists(path):
+        known = "Give a run folder, an encoder file, random/ARCH or timm/NAME."
+        raise UsageError(f"{spec}: no such encoder.", suggest_encoder(spec), known)
+    return path, part
