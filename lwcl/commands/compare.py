@@ -15,11 +15,11 @@ from lwcl.system.environment import describe_environment
 
 METRIC_CURVES = {
     "loss": "Loss (methods' losses are not on one scale)",
-    "monitor": "kNN of the monitor",
-    "rank": "Effective rank",
-    "spread": "Spread",
+    "knn_top1": "kNN top-1",
+    "effective_rank": "Effective rank",
+    "std": "Std of the embeddings",
     "alignment": "Alignment",
-    "found": "Keys found",
+    "top1": "Top-1",
     "agreement": "Agreement with the teacher",
 }
 
