@@ -2,7 +2,7 @@
 
 Claim: a step of batch 128 with channels_last and fast gradients takes 0.48-0.61 of the CPU time of torch's fp32 NCHW
 step; in bfloat16 0.39-0.44 for MobileNetV3 and 0.75 for EfficientNet-B0. In fp32 nearly all of it is channels_last: the
-fast gradients add 0-17 %. In bfloat16 they make it pay: 2.2-2.8x for MobileNetV3, 1.6x for EfficientNet-B0.
+fast gradients add 0-17%. In bfloat16 they make it pay: 2.2-2.8x for MobileNetV3, 1.6x for EfficientNet-B0.
 Machine: 2 AVX-512 cores (AMD Zen 5), torch 2.14.1. Date: 2026-11-22. Other work was running (load 4-6), hence CPU time
 and not the clock; medians of 4 steps; without the allocator's settings; NCHW is 1, more is faster:
 

@@ -13,7 +13,7 @@ exact neighbours take 0.30 of scikit-learn's time and 0.55 of its memory. Measur
     probe logistic: penalty chosen, solved again                     29.5       1.26                      0.97
     scikit-learn's LogisticRegression, one, untuned                   6.2       1.02                      0.98
 
-One untuned regression costs less than choosing a penalty, and finds less: 99.1 % right, fast 99.6, logistic 99.8.
+One untuned regression costs less than choosing a penalty, and finds less: 99.1% right, fast 99.6, logistic 99.8.
 
     python benchmarks/judging.py [--cases diagnosis knn ...] [--smoke]
 

@@ -1,7 +1,7 @@
 """k-means of lwcl, scikit-learn and, if it is installed, faiss, on the same made features; seeding included.
 
-Claim: at an inertia within 0.3 % of scikit-learn's, 2.6 times (k = 100) to 5.7 times (k = 400) as fast; faiss is 1.5
-and 1.1 times as fast as that, at an inertia 0.9 and 0.5 % above lwcl's. Measured 2026-11-22 on one thread of an AMD
+Claim: at an inertia within 0.3% of scikit-learn's, 2.6 times (k = 100) to 5.7 times (k = 400) as fast; faiss is 1.5
+and 1.1 times as fast as that, at an inertia 0.9 and 0.5% above lwcl's. Measured 2026-11-22 on one thread of an AMD
 EPYC (Zen 4) that other programs shared (load 7 to 8), torch 2.14.1, scikit-learn 1.9.1, faiss 1.15.1: 12,000 x 512,
 Euclidean, at most 20 iterations; CPU seconds, medians of three turns (least to most), and times as fast:
 

@@ -1,14 +1,14 @@
 """What a training step pays for health, progress, logging and checkpoints: shares of the step.
 
-Claim: together 0.3 % of a step of MobileNetV3-Large at 64 px, batch 128; the goal is 3 %. Measured 2026-11-22 on one
+Claim: together 0.3% of a step of MobileNetV3-Large at 64 px, batch 128; the goal is 3%. Measured 2026-11-22 on one
 core of an AMD EPYC (Zen 4) that other programs shared (load 7), torch 2.14.1, 31 steps of 1.7 s of CPU:
 
-    health and metrics  0.02 %
-    progress            0.02 %
-    live panel          0.19 %, on a terminal only
-    checkpoints         0.04 %, one in ten minutes
+    health and metrics  0.02%
+    progress            0.02%
+    live panel          0.19%, on a terminal only
+    checkpoints         0.04%, one in ten minutes
 
-A checkpoint takes 0.25 s of CPU. Where every epoch takes 10 s and so ends with one, that is 2.5 % of the time; the wait
+A checkpoint takes 0.25 s of CPU. Where every epoch takes 10 s and so ends with one, that is 2.5% of the time; the wait
 for the disk comes on top: 3.0 s by the clock in all, on that loaded machine.
 
 The real loop of `lwcl pretrain` trains light-moco on the drawn figures; `Watch.look` (health, a line of metrics.jsonl
@@ -126,10 +126,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         row = measure(arch, size, batch, told.steps, Path(folder))
     for name, share in row["shares"].items():
-        print(f"{name:20} {100 * share:6.2f} %")
-    print(f"{'together':20} {100 * row['total']:6.2f} % of a step of {row['step_s']:.3f} s")
+        print(f"{name:20} {100 * share:6.2f}%")
+    print(f"{'together':20} {100 * row['total']:6.2f}% of a step of {row['step_s']:.3f} s")
     print(f"a checkpoint: {row['save_cpu_s']:.2f} s of CPU, {row['save_s']:.2f} s by the clock", end="; ")
-    print(f"at the end of epochs of {MIN_SAVE_SECONDS:g} s: {100 * row['checkpoints_at_worst']:.1f} %")
+    print(f"at the end of epochs of {MIN_SAVE_SECONDS:g} s: {100 * row['checkpoints_at_worst']:.1f}%")
     if not told.smoke:
         with RESULTS.open("a") as file:
             file.write(json.dumps(row) + "\n")

@@ -1,6 +1,6 @@
 """Does it gain to make the next batch in a thread while a step runs? Whole pretraining from the store, both ways.
 
-Claim: no. A thread that makes one batch ahead costs 8 to 9 % where step and views share two cores: what it computes,
+Claim: no. A thread that makes one batch ahead costs 8 to 9% where step and views share two cores: what it computes,
 the step waits for. Measured 2026-11-27, two cores of an AMD EPYC (Zen 3, AVX2), torch 2.14.1, float32, views by OpenCV,
 batch 128, four turns of five steps; images a second, median (least to most), by `--sizes 64`:
 

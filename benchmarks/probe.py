@@ -8,11 +8,11 @@ of `lwcl pretrain`, Imagenette at 64 px, 4,000 images to train on and 1,000 to j
 
     way                                     CPU seconds  top-1
     features, once                                  9.9
-    fast: 40 classifiers, one trained again         3.4  39.1 %
-    logistic: penalty chosen, solved again          4.4  39.2 %
-    compress, 5 epochs of 40                       25.1  38.1 %
-    one solution by scikit-learn                    1.5  39.2 %
-    the same by torch and scipy                     3.7  39.2 %
+    fast: 40 classifiers, one trained again         3.4  39.1%
+    logistic: penalty chosen, solved again          4.4  39.2%
+    compress, 5 epochs of 40                       25.1  38.1%
+    one solution by scikit-learn                    1.5  39.2%
+    the same by torch and scipy                     3.7  39.2%
 
     python benchmarks/probe.py runs/mine --data labelled/ [--protocol compress] [--epochs 5] [--smoke]
 
@@ -127,7 +127,7 @@ def main() -> None:
         **{"architecture": loaded.encoder.arch, "pixels": loaded.input_spec.size, "epochs": given.epochs},
     }
     for name, top1, seconds in measured(given, loaded):
-        print(f"{name:>28}: {seconds:6.1f} s" + (f", {100 * top1:.1f} %" if top1 else ""), flush=True)
+        print(f"{name:>28}: {seconds:6.1f} s" + (f", {100 * top1:.1f}%" if top1 else ""), flush=True)
         result |= {f"{name}, seconds": seconds} | ({f"{name}, top1": top1} if top1 else {})
     if not given.smoke:
         with RESULTS.open("a") as file:

@@ -18,15 +18,15 @@ oneDNN's convolutions surpass it), 205 in bfloat16, 26.5 GB/s copied. Millisecon
         lwcl, float32   1947   1670                65           40              0         56
         lwcl, bfloat16  1047    879                52           38             17         60
 
-There 1 x 1 convolutions reach 45 to 50 % of the peak, batch norm a quarter to two fifths of a copy's speed. What
+There 1 x 1 convolutions reach 45 to 50% of the peak, batch norm a quarter to two fifths of a copy's speed. What
 remains of a step is Python, autograd, and the noise of two medians: 10 to 207 ms. Views were made by tensors.
 
 Without AVX-512 (2026-11-27, one thread of an AMD EPYC, Zen 3, beside other programs, 76 GFLOP/s, 12.2 GB/s copied,
 float32 only) a step of MobileNetV3-Large takes 2338 ms in the papers' way, 2281 with our allocator, 1249 as lwcl takes
 it, with 1 x 1 maps of up to 4 px as products; its views 307, 373 and 47 ms. Its dearest operations: matrix products
-299 ms at 68 % of the peak, batch norm 159 at 38 % of a copy's speed (it reads twice, for the variances), its backward
-pass 104 at 44 %, 1 x 1 convolutions' backward pass 82 at 41 %, forward 73 at 46 %. ResNet-18: 3586, 4875 and 3914 ms,
-93 % of ours in 3 x 3 convolutions, forward at 78 % of the peak, backward at 37 % (in the papers' way at 65 %: the same
+299 ms at 68% of the peak, batch norm 159 at 38% of a copy's speed (it reads twice, for the variances), its backward
+pass 104 at 44%, 1 x 1 convolutions' backward pass 82 at 41%, forward 73 at 46%. ResNet-18: 3586, 4875 and 3914 ms,
+93% of ours in 3 x 3 convolutions, forward at 78% of the peak, backward at 37% (in the papers' way at 65%: the same
 kernel, and the other programs); its views 465, 365 and 65 ms. `step_profile.svg` shows these.
 
 The papers' way computes on contiguous float32 tensors and clones its queue; views are made by Pillow, ours by OpenCV,

@@ -1,4 +1,4 @@
-"""How names, numbers and curves are written for people, and how text from strangers is made harmless."""
+"""Names, numbers, times and curves as text for people; escaping of text that comes from users."""
 
 import json
 import math
@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from typing import Any
 
 SPARK_BARS = "▁▂▃▄▅▆▇█"
-#: An escape in JSON text: two surrogates (one character), a lone surrogate (a byte that is no UTF-8), or any other.
+#: An escape in JSON text: a surrogate pair (one character), a lone surrogate (invalid UTF-8), or any other.
 JSON_ESCAPE = re.compile(r"\\(?:ud[89ab]..\\ud[c-f]..|(ud[89a-f]..)|.)")
 
 
 def escape(text: object) -> str:
-    """`text` on one line, what is not printable made visible: escapes, newlines, direction overrides, broken UTF-8.
+    """`text` on one line with unprintable characters as escapes: control codes, newlines, bidi overrides, bad UTF-8.
 
-    Names of files and classes come from strangers; this keeps them from steering a terminal or hiding what they are. It
-    leaves backslashes alone, so doing it twice is doing it once. Markup stays: whoever prints must not interpret any.
+    Names of files and classes are untrusted; this keeps them from controlling a terminal or disguising themselves.
+    Backslashes stay, so escaping is idempotent. Markup stays too: whoever prints must not interpret any.
     """
     text = str(text)
     if text.isprintable():
@@ -24,7 +24,7 @@ def escape(text: object) -> str:
 
 
 def escape_lines(text: str) -> str:
-    """`text` with its line breaks kept and each of its lines made harmless."""
+    """`text` with its line breaks kept and each line escaped."""
     return "\n".join(escape(line) for line in text.split("\n"))
 
 
@@ -43,12 +43,12 @@ def json_safe(value: Any) -> Any:
 
 
 def json_document(value: Any) -> str:
-    """`value` as indented ASCII JSON that strict parsers take: NaN becomes null, bytes that are no UTF-8 visible."""
+    """`value` as indented ASCII JSON that strict parsers take: NaN becomes null, invalid UTF-8 a visible escape."""
     return JSON_ESCAPE.sub(lambda match: "\\" + match[0] if match[1] else match[0], json_text(value, indent=2))
 
 
 def format_cell(value: object) -> str:
-    """A table's cell as text: numbers short, nothing as `-`, lists joined by commas, text harmless."""
+    """A table's cell as text: numbers short, nothing as `-`, lists joined by commas, text escaped."""
     if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
         return "-"
     if isinstance(value, bool):
@@ -63,21 +63,31 @@ def format_cell(value: object) -> str:
 
 
 def percent(share: float) -> str:
-    """A share of 1 in percent with one decimal: `45.2 %`."""
-    return f"{100 * share:.1f} %" if math.isfinite(share) else "-"
+    """A share of 1 in percent with one decimal: `45.2%`."""
+    return f"{100 * share:.1f}%" if math.isfinite(share) else "-"
+
+
+def plural(count: int, noun: str, nouns: str = "") -> str:
+    """A count with its noun: `1 image`, `2,000 images`, `3 classes` where `nouns` says `classes`."""
+    return f"{count:,} {noun if count == 1 else nouns or noun + 's'}"
+
+
+def clock(seconds: float) -> str:
+    """Seconds as minutes or hours: `0:42`, `2:42`, `1:02:03`, from 100 hours on `4.2 d`; `-` where unknown."""
+    if not math.isfinite(seconds):
+        return "-"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours >= 100:
+        return f"{seconds / 86_400:.1f} d"
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people read them: `0.4 s`, `42 s`, `2:42`, `1:02:03`, `2 d 3:00:00`; `-` where unknown."""
-    if not math.isfinite(seconds):
-        return "-"
-    if seconds < 60:
+    """Seconds as people read them: `0.4 s`, `42 s`, from a minute on as `clock`; `-` where unknown."""
+    if 0 <= seconds < 60:
         return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    days, hours = divmod(hours, 24)
-    clock = f"{hours}:{minutes:02}:{rest:02}" if hours or days else f"{minutes}:{rest:02}"
-    return f"{days} d {clock}" if days else clock
+    return clock(seconds)
 
 
 def sparkline(values: Sequence[float], width: int = 40) -> str:

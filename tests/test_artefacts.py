@@ -203,7 +203,7 @@ def test_a_card_tells_method_data_scores_limits_and_settings(run: Path) -> None:
     assert {f"* method: {facts['method']}", f"* data: {facts['data']}", "* images: 24"} <= set(text.splitlines())
     assert "## Limits\n\n* It knows what images show" in text
     rows = json.loads((run / "report.json").read_text())["facts"]["knn"]
-    assert f"| {100 * rows[0]['top1']:.1f} % |" in text
+    assert f"| {100 * rows[0]['top1']:.1f}% |" in text
     assert "| lr | 0.01 | flag |" in text
 
 

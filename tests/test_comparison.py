@@ -86,10 +86,10 @@ def test_the_better_run_is_named_and_whether_it_may_be_chance(
     near, far = (scored(runs[0], tmp_path / name, 0.8, (at, 0.9)) for name, at in (("near", 0.55), ("far", 0.65)))
     for best, told in ((near, "Their intervals overlap: it may be chance."), (far, "Their intervals do not touch.")):
         assert ran(["compare", str(low), str(best)]) == 0
-        wanted = f"{best} is best: 80.0 % by kNN, {low} 50.0 %. {told}"
+        wanted = f"{best} is best: 80.0% by kNN, {low} 50.0%. {told}"
         assert capsys.readouterr().out.splitlines()[-1] == wanted
     assert ran(["compare", str(low), str(low)]) == 0
-    assert "are equal: 50.0 % by kNN." in capsys.readouterr().out
+    assert "are equal: 50.0% by kNN." in capsys.readouterr().out
 
 
 def forget(report: dict[str, Any]) -> None:

@@ -45,7 +45,7 @@ def test_numbers_are_uniform():
     assert float(chi_square.max()) < 99 + 4 * math.sqrt(2 * 99)
     ordered = numbers.flatten().sort().values
     distance = (ordered - (torch.arange(ordered.numel()) + 0.5) / ordered.numel()).abs().max()
-    assert float(distance) * math.sqrt(ordered.numel()) < 1.63  # Kolmogorov-Smirnov at 1 %
+    assert float(distance) * math.sqrt(ordered.numel()) < 1.63  # Kolmogorov-Smirnov at 1%
 
 
 def test_neighbours_are_unrelated():

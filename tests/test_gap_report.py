@@ -96,7 +96,7 @@ SHARE = (0.63, (0.58, 0.68))
 
 def test_the_verdict_tells_the_share_and_what_is_saved() -> None:
     assert gap_verdict(rows(), SHARE) == (
-        "The student has taken over 63 % (58 to 68) of the teacher's lead over an untrained net, "
+        "The student has taken over 63% (58 to 68) of the teacher's lead over an untrained net, "
         "with 0.4x its parameters, 0.1x its MACs and 0.3x its latency."
     )
 
@@ -119,10 +119,10 @@ def test_the_verdict_tells_of_the_costs_that_are_known(small: Any, large: Any, e
 @pytest.mark.parametrize(
     ("share", "beginning"),
     [
-        ((1.2, (1.1, 1.3)), "The student is better than its teacher: it has 120 % (110 to 130) of the teacher's lead"),
-        ((0.98, (0.9, 1.1)), "The student has taken over 98 % (90 to 110) of"),
+        ((1.2, (1.1, 1.3)), "The student is better than its teacher: it has 120% (110 to 130) of the teacher's lead"),
+        ((0.98, (0.9, 1.1)), "The student has taken over 98% (90 to 110) of"),
         ((0.1, (-0.1, 0.3)), "That the student has learned from its teacher cannot be told"),
-        ((-0.2, (-0.3, -0.1)), "The student is worse than an untrained net: it has taken over -20 % (-30 to -10) of"),
+        ((-0.2, (-0.3, -0.1)), "The student is worse than an untrained net: it has taken over -20% (-30 to -10) of"),
     ],
 )
 def test_the_verdict_says_where_the_student_stands(share: Any, beginning: str) -> None:
@@ -131,15 +131,15 @@ def test_the_verdict_says_where_the_student_stands(share: Any, beginning: str) -
 
 def test_a_teacher_that_leads_nowhere_is_said_to() -> None:
     assert gap_verdict(rows(teacher=0.25), None) == (
-        "There is no gap to close: the teacher is no better than an untrained net (25.0 % against 30.0 %). "
-        "The student reaches 60.0 %."
+        "There is no gap to close: the teacher is no better than an untrained net (25.0% against 30.0%). "
+        "The student reaches 60.0%."
     )
-    assert "too small to measure a share of (31.0 % against 30.0 %)" in gap_verdict(rows(teacher=0.31), None)
+    assert "too small to measure a share of (31.0% against 30.0%)" in gap_verdict(rows(teacher=0.31), None)
 
 
 def test_the_table_has_a_row_for_each_with_scores_and_costs() -> None:
     table = gap_table(rows())
-    assert table.rows[0][:4] == ("my student", "student", "60.0 %", "59.0 to 61.0")
+    assert table.rows[0][:4] == ("my student", "student", "60.0%", "59.0 to 61.0")
     assert table.rows[1][4:] == (10.0, 2000.0, 40.0, 20.0, None, "arch")
     assert [table.numeric(column) for column in range(4, 9)] == [True] * 5
     assert "images of 224 px" in table.note

@@ -111,7 +111,7 @@ def test_an_encoder_stands_beside_an_untrained_one_and_the_teacher(colours: Path
     assert [(at["share"], at["images"]) for at in rows[0]["shares"]] == [(0.1, 18), (1.0, 168)]
     assert rows[0]["shares"][1]["top1"] == rows[0]["top1"]
     assert [picture["title"] for picture in report["pictures"]] == ["Right answers", "Epochs", "Fewer labels"]
-    assert f"{100 * rows[0]['top1']:.1f} %" in report["title"]
+    assert f"{100 * rows[0]['top1']:.1f}%" in report["title"]
     alone = probed(colours, tmp_path / "alone", encoder=mine, random_init=False)
     assert len(alone["facts"]["encoders"]) == 1
 
@@ -128,9 +128,9 @@ def test_the_verdict_tells_last_and_best_epoch_the_gain_and_the_teacher() -> Non
         ProbeRow(judged("big", 0.9), (0.9,), "", 1.0, 9, teacher=True),
     ]
     told = probe_verdict(rows, 1000)
-    assert told.startswith("mine is right for 60.0 % of 1,000 images (95 % interval 59.0 to 61.0), +20.0")
-    assert "training helped. That is after the last epoch; the best, 2 of 4, has 65.0 %." in told
-    assert told.endswith("The teacher big is right for 90.0 %.")
+    assert told.startswith("mine is right for 60.0% of 1,000 images (95% interval 59.0 to 61.0), +20.0")
+    assert "training helped. That is after the last epoch; the best, 2 of 4, has 65.0%." in told
+    assert told.endswith("The teacher big is right for 90.0%.")
 
 
 def labelled_batches(epochs: int) -> list[Batch]:
@@ -208,7 +208,7 @@ def split(folder: Path, train: dict[str, int], val: tuple[str, ...] = ("cat", "d
         ({"cat": 1, "dog": 1}, ("cat", "dog"), {}, DataError, "one image to train on"),
         ({"cat": 1, "dog": 1}, ("cat", "dog"), {"protocol": "logistic"}, DataError, "one image to train on"),
         ({"cat": 9, "dog": 9}, ("cat", "dog"), {"protocol": "semi:1%"}, DataError, "leave no image of 2 classes: cat"),
-        ({"cat": 9, "dog": 9}, ("cat", "dog"), {"fractions": "1,100"}, DataError, "1 % of the labels leave no image"),
+        ({"cat": 9, "dog": 9}, ("cat", "dog"), {"fractions": "1,100"}, DataError, "1% of the labels leave no image"),
         ({"cat": 9, "dog": 9}, ("cat", "emu"), {}, DataError, "not among those to train on: emu"),
         ({"cat": 9}, ("cat",), {}, DataError, "no labels"),
         ({"cat": 9, "dog": 9}, ("cat", "dog"), {"protocol": "mocco"}, UsageError, "moco"),

@@ -139,9 +139,9 @@ def test_plain_lines_have_no_escapes_and_come_every_five_seconds(
     assert captured.out == ""
     assert "\x1b" not in captured.err
     assert lines[0].startswith("step 1/200, epoch 0.10/20; loss 5.0000")
-    assert "320 images/s, 10.0 % waiting for data" in lines[0]
+    assert "320 images/s, 10.0% waiting for data" in lines[0]
     assert "spread 0.90 good" in lines[0]
-    assert "keys found 25.0 % fair" in lines[0]
+    assert "keys found 25.0% fair" in lines[0]
     assert lines[-1].startswith("step 200/200")
     assert len(lines) == 1 + 200 * 0.5 // 5
 
@@ -174,7 +174,7 @@ def test_on_a_terminal_the_log_is_plain_and_the_panel_shows_all(terminal: Termin
         screen.warn("above the panel")
     shown = visible(terminal.getvalue())
     wanted = ("pretrain moco", "1.00 of 2", "step 10 of 20", "640 images/s", "learning rate 0.03", "spread 0.90 good")
-    for text in (*wanted, "keys found 25.0 % fair", "kNN top-1 after epoch 1: 50.0 %", "Warning: above the panel"):
+    for text in (*wanted, "keys found 25.0% fair", "kNN top-1 after epoch 1: 50.0%", "Warning: above the panel"):
         assert text in shown
     assert "step 1/20" not in shown
     assert log[0].startswith("step 1/20")
@@ -231,8 +231,8 @@ def test_a_count_tells_in_plain_lines_how_far_it_is(
     with screen.counting("in no time", 3):
         pass
     lines = [
-        "filling: 50 of 100 (50.0 %), 5.0 s left",
-        "filling: 100 of 100 (100.0 %), 0.0 s left",
+        "filling: 50 of 100 (50.0%), 5.0 s left",
+        "filling: 100 of 100 (100.0%), 0.0 s left",
         "filling: 100 in 10 s",
     ]
     assert capsys.readouterr().err.splitlines() == lines
@@ -287,7 +287,7 @@ def test_a_sparkline_rises_and_falls_with_its_values() -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0.42, "0.4 s"), (42, "42 s"), (162, "2:42"), (3723, "1:02:03"), (183_600, "2 d 3:00:00"), (math.nan, "-")],
+    [(0.42, "0.4 s"), (42, "42 s"), (162, "2:42"), (3723, "1:02:03"), (183_600, "51:00:00"), (1e6, "11.6 d"), (math.nan, "-")],
 )
 def test_durations_read_like_a_clock(seconds: float, text: str) -> None:
     assert formatting.duration(seconds) == text
@@ -350,3 +350,8 @@ def test_importing_progress_costs_neither_torch_nor_rich() -> None:
     code = "import sys, lwcl.reporting.console; print([m for m in ('torch', 'rich', 'numpy') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_a_count_agrees_with_its_noun() -> None:
+    counts = [formatting.plural(1, "image"), formatting.plural(2000, "image"), formatting.plural(0, "class", "classes")]
+    assert counts == ["1 image", "2,000 images", "0 classes"]

@@ -261,7 +261,7 @@ def test_a_written_report_ends_with_its_json(tmp_path: Path, monkeypatch: pytest
 def test_the_verdict_of_a_training_tells_what_came_of_it() -> None:
     verdict = training().verdict
     assert "Trained for 10 epochs (100 steps) in 1:16:08; the loss was 6.95 at most and 2.23 at the end." in verdict
-    assert "from 25.0 % to 75.0 %" in verdict
+    assert "from 25.0% to 75.0%" in verdict
     assert "The embedding is healthy at the end: spread 0.90 good, effective rank 50.0 good." in verdict
     collapsed = [{**record, "spread": 0.01, "rank": 1.1} for record in METRICS]
     assert "The embedding looks collapsed" in training(collapsed).verdict
@@ -281,7 +281,7 @@ def test_a_training_without_a_record_has_a_report_too() -> None:
         ((0.231, (0.21, 0.25)), "+23.1 (+21.0 to +25.0) points above an untrained resnet18: training helped"),
         ((0.01, (-0.01, 0.03)), "that training helped cannot be told"),
         ((-0.05, (-0.07, -0.03)), "training hurt"),
-        (None, "is right for 50.0 % of 1,000 images (95 % interval 49.0 to 51.0)."),
+        (None, "is right for 50.0% of 1,000 images (95% interval 49.0 to 51.0)."),
     ],
 )
 def test_the_verdict_of_knn_says_whether_training_helped(gain: Any, words: str) -> None:
@@ -293,7 +293,7 @@ def test_the_verdict_of_knn_says_whether_training_helped(gain: Any, words: str) 
 def test_knn_tells_every_encoder_with_its_intervals() -> None:
     report = knn([judged("mine", 0.5, (0.2, (0.1, 0.3))), judged("random/resnet18", 0.3, untrained=True)])
     (table,) = report.tables
-    assert table.rows[0][:4] == ("mine", "50.0 %", "49.0 to 51.0", "+20.0 (+10.0 to +30.0)")
+    assert table.rows[0][:4] == ("mine", "50.0%", "49.0 to 51.0", "+20.0 (+10.0 to +30.0)")
     assert table.rows[1][3] is None
     assert "hatched: untrained" in report.pictures[0].caption
     assert report.document()["facts"]["encoders"][0]["top1"] == 0.5

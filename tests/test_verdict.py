@@ -157,7 +157,7 @@ def test_a_healthy_encoder_is_sure_of_it_beside_an_untrained_one() -> None:
     assert verdict()[0::3] == ("healthy", "high")
     assert clustering_verdict(TRAINED)[0::3] == ("healthy", "fair")
     assert verdict(same_class=0.47)[0::3] == ("healthy", "fair"), "near the limit"
-    assert any("random init 16.0 %" in reason for reason in verdict().reasons)
+    assert any("random init 16.0%" in reason for reason in verdict().reasons)
 
 
 def test_neighbours_that_random_init_has_too_are_no_merit() -> None:
@@ -172,7 +172,7 @@ def test_poor_neighbours_mean_over_clustering_once_the_pretext_is_solved() -> No
 
 def test_many_pure_clusters_mean_over_clustering_even_if_neighbours_agree() -> None:
     assert verdict(fine_purity=0.95).word == "over-clustered"
-    assert "160 clusters to 95.0 %" in verdict(fine_purity=0.95).reasons[0]
+    assert "160 clusters to 95.0%" in verdict(fine_purity=0.95).reasons[0]
 
 
 def test_a_teacher_raises_what_is_asked_for() -> None:

@@ -252,7 +252,7 @@ def test_boxes_spread_as_torchvisions_do():
         below = [torch.searchsorted(sample.sort().values, values, right=True) for sample in (a, b)]
         assert (
             float((below[0] - below[1]).abs().max()) / count < 1.63 * (2 / count) ** 0.5
-        )  # two-sample Kolmogorov-Smirnov at 1 %
+        )  # two-sample Kolmogorov-Smirnov at 1%
 
 
 @given(

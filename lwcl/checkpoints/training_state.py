@@ -1,6 +1,6 @@
 """A run's whole state in a folder of safetensors and JSON: written whole or not at all, verified when read, no pickle.
 
-safetensors has no checksum (97 % of random bit flips load silently), does not fsync and writes mode 0600. So a SHA-256
+safetensors has no checksum (97% of random bit flips load silently), does not fsync and writes mode 0600. So a SHA-256
 of each file stands in a manifest that holds its own, and `storage` writes the bytes.
 """
 

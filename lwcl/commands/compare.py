@@ -15,11 +15,11 @@ from lwcl.system.environment import describe_environment
 
 METRIC_CURVES = {
     "loss": "Loss (methods' losses are not on one scale)",
-    "monitor": "kNN of the monitor",
-    "rank": "Effective rank",
-    "spread": "Spread",
+    "knn_top1": "kNN top-1",
+    "effective_rank": "Effective rank",
+    "std": "Std of the embeddings",
     "alignment": "Alignment",
-    "found": "Keys found",
+    "top1": "Top-1",
     "agreement": "Agreement with the teacher",
 }
 
@@ -44,7 +44,7 @@ def compare_runs(runs: Sequence[str], *, out: str | None, as_json: bool, quiet: 
     left = [FinishedRun(name) for name in runs]
     tables = (
         Table(
-            "Runs", SCORE_COLUMNS, tuple(one.row() for one in left), "kNN with 95 % bootstrap intervals over images."
+            "Runs", SCORE_COLUMNS, tuple(one.row() for one in left), "kNN with 95% bootstrap intervals over images."
         ),
         differing_settings(left),
     )

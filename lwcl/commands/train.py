@@ -18,6 +18,7 @@ from lwcl.data.dataset import BrokenImage, ImageSet, open_images
 from lwcl.engine import NonFiniteError
 from lwcl.errors import DataError, TrainingDivergedError, UsageError
 from lwcl.reporting.console import Screen
+from lwcl.reporting.health_words import COLLAPSE_REMEDIES, known_metrics
 from lwcl.reporting.throughput import StepStats
 from lwcl.runs.folder import RunFolder, default_out
 from lwcl.runs.guard import ResumeMode, read_settings
@@ -28,7 +29,7 @@ from lwcl.system.signals import StopSignals
 from lwcl.training.build import build_training, prepare_method
 from lwcl.training.dry_run import print_dry_run
 from lwcl.training.finalize import Timing, finalize_run
-from lwcl.training.monitor import COLLAPSE_ADVICE, TrainingMonitor
+from lwcl.training.monitor import TrainingMonitor
 from lwcl.training.resolve import resolve_auto, resolve_precision, with_resumed_settings
 from lwcl.training.state import SaveSchedule, TrainingState
 
@@ -167,23 +168,27 @@ def train_loop(training: TrainingState, folder: RunFolder, screen: Screen, steps
         seed=plan.options.seed,
     )
     shape = {"start": training.done, "steps": steps, "steps_per_epoch": per_epoch, "batch_size": loader.batch_size}
-    with StopSignals() as interrupts, screen.training(f"{plan.method.name} {plan.options.arch}", **shape) as told:
+    metrics = ("std", "effective_rank", "top1", *(("knn_top1",) if plan.options.monitor else ()))
+    title = f"{plan.method.name} {plan.options.arch}"
+    with StopSignals() as interrupts, screen.training(title, **shape, metrics=metrics) as display:
         try:
             for step in fitted:
                 training.done = step.number
-                health = watch.look(step, last=step.number == steps, told=told)
+                health = watch.look(step, last=step.number == steps, display=display)
                 stride = StepStats(step.number, step.epoch, step.lr, step.parts["loss"], step.waited, step.seconds)
-                told.step(stride, health, step.parts.get("found"))
+                display.step(stride, known_metrics({**step.parts, **(health._asdict() if health else {})}))
                 if interrupts.received or saver.due(step.number) or step.number == steps:
                     training.save(folder)
                 if interrupts.received:
                     screen.say(f"Stopped after step {step.number:,}; all is saved. Go on with: {current_command()}")
-                    return interrupts.exit_code, told.timing()
+                    return interrupts.exit_code, display.timing()
         except NonFiniteError as error:
             training.dump(folder, error)
             raise
-    if plan.options.strict and watch.alarmed:
+    if plan.options.strict and watch.alarm.has_collapsed:
         raise TrainingDivergedError(
-            "The embedding collapsed.", COLLAPSE_ADVICE, f"Its curves are in {folder.metrics_jsonl}."
+            "The embedding collapsed.",
+            f"Its curves are in {folder.metrics_jsonl}.",
+            f"{COLLAPSE_REMEDIES.capitalize()}.",
         )
-    return 0, told.timing()
+    return 0, display.timing()

@@ -34,7 +34,7 @@ COMPRESS = "CompRess (arXiv 2010.14713), eval_linear.py"
 SWAV = "SwAV (arXiv 2006.09882), eval_linear.py, 32 images on each of 8 devices; DisCo's tests of SwAV"
 TRANSFER = "ssl-small (arXiv 2107.14762), commands of its CIFAR runs; 2 instead of 1.5 on Caltech-101"
 FINETUNE = "ssl-small (arXiv 2107.14762), commands of its finetuning runs"
-SEMI = "DisCo (arXiv 2104.09124), script for 1 % and 10 % of the labels"
+SEMI = "DisCo (arXiv 2104.09124), script for 1% and 10% of the labels"
 
 FINETUNING = cited_settings(
     FINETUNE,
@@ -116,7 +116,7 @@ PROTOCOLS: dict[str, Protocol] = {
         "ssl-small's finetuning: all weights are trained, batch norm in train mode in every epoch", FINETUNING
     ),
     **{
-        f"semi:{percent}%{kind}": Protocol(f"{percent} % of the labels: {about}", settings, share=percent / 100)
+        f"semi:{percent}%{kind}": Protocol(f"{percent}% of the labels: {about}", settings, share=percent / 100)
         for percent in (1, 10)
         for kind, about, settings in (
             ("", "DisCo's, the classifier alone", SEMI_LINEAR),

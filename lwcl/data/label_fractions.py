@@ -58,9 +58,9 @@ def sample_label_fraction(images: ImageSet, share: float, seed: int) -> Tensor:
     if scarce:
         least = 0.5 / int(counts[counts > 0].min())
         raise DataError(
-            f"{100 * share:g} % of the labels leave no image of {len(scarce)} classes: {shortened_list(scarce)}.",
+            f"{100 * share:g}% of the labels leave no image of {len(scarce)} classes: {shortened_list(scarce)}.",
             f"The smallest class has {int(counts[counts > 0].min())} images.",
-            f"Give a share of {100 * least:.2g} % or more, or more images.",
+            f"Give a share of {100 * least:.2g}% or more, or more images.",
         )
     return torch.from_numpy(stratified_holdout(images.names, images.labels.tolist(), share, seed)).nonzero()[:, 0]
 

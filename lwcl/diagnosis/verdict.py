@@ -36,7 +36,7 @@ class Evidence(NamedTuple):
     same_class: float | None = None  # share of the ten nearest that share the class
     chance: float | None = None  # that share if neighbours were drawn blindly
     alignment: float | None = None  # accuracy of as many clusters as classes, matched one to one
-    clusters_per_class: float | None = None  # how many of these hold 90 % of a class
+    clusters_per_class: float | None = None  # how many of these hold 90% of a class
     fine_purity: float | None = None  # share of images that the others of their cluster, of many, name rightly
 
 
@@ -184,5 +184,5 @@ def scattered_reasons(evidence: Evidence) -> tuple[str, ...]:
     told = f"As many clusters as classes match them to {few}, {evidence.fine_clusters} clusters to {many}."
     return (
         told,
-        f"90 % of a class are spread over {evidence.clusters_per_class or 0:.1f} of as many clusters as classes.",
+        f"90% of a class are spread over {evidence.clusters_per_class or 0:.1f} of as many clusters as classes.",
     )

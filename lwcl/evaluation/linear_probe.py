@@ -147,9 +147,9 @@ def probe_images(
         plan.method, net, batches, recipe, optimizer, compute, steps_per_epoch=per_epoch, start=0, seed=seed
     )
     shape = {"start": 0, "steps": steps, "steps_per_epoch": per_epoch, "batch_size": loader.batch_size}
-    with bench.screen.training(f"{bench.options.protocol} {loaded.name}", **shape) as told:
+    with bench.screen.training(f"{bench.options.protocol} {loaded.name}", **shape) as display:
         for step in fitted:
-            told.step(StepStats(step.number, step.epoch, step.lr, step.parts["loss"], step.waited, step.seconds))
+            display.step(StepStats(step.number, step.epoch, step.lr, step.parts["loss"], step.waited, step.seconds))
             if step.number % per_epoch == 0:
                 logits = query_logits(bench, net, loaded, compute, rows)
                 curve.append(float((logits.argmax(1) == bench.queries.labels).float().mean()))

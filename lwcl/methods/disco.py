@@ -78,7 +78,7 @@ class DisCo(MoCo):
             "loss": total.detach(),
             "contrast": contrast.detach(),
             "agreement": 1 - distance.detach() / 4,  # the mean cosine over both views
-            "found": torch.stack([loss.parts["found"] for loss in contrasts]).mean(),
+            "top1": torch.stack([loss.parts["top1"] for loss in contrasts]).mean(),
         }
         return Loss(total, parts, contrasts[0].pairs)
 
@@ -88,4 +88,4 @@ class DisCo(MoCo):
         similar, others = losses.positive_negative_cosines(queries, keys, net.queue.rows())
         net.queue.push(keys)
         found = (similar > others.amax(1)).float().mean()
-        return Loss(self.target_loss(similar, others, epoch), {"found": found}, (queries.detach(), keys))
+        return Loss(self.target_loss(similar, others, epoch), {"top1": found}, (queries.detach(), keys))

@@ -71,7 +71,7 @@ class MoCo(Method):
         net.queue.push(keys)
         total = self.target_loss(positive, negative, epoch)
         found = (positive.detach() > negative.detach().amax(1)).float().mean()
-        return Loss(total, {"loss": total.detach(), "found": found}, (queries.detach(), keys))
+        return Loss(total, {"loss": total.detach(), "top1": found}, (queries.detach(), keys))
 
     def target_loss(self, positive: Tensor, negative: Tensor, epoch: float) -> Tensor:
         """Cross-entropy with the positive as the one target; similarities (B,) and (B, K) before the temperature."""

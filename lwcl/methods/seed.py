@@ -61,7 +61,7 @@ class SEED(Method):
     def loss(self, net: Net, batch: Batch, epoch: float) -> Loss:
         """Cross-entropy with the teacher's softmax over [the own image, queue]; both see the same view.
 
-        `found`: the share of images whose embedding is nearer to the teacher's of that image than to any in the queue.
+        `top1`: the share of images whose embedding is nearer to the teacher's of that image than to any in the queue.
         """
         teacher, queue = losses.l2_normalise(batch.taught[0]), net.queue.rows()
         student = net.student(batch.views[0])
@@ -70,5 +70,5 @@ class SEED(Method):
         net.queue.push(teacher)
         total = losses.teacher_cross_entropy((positive, negative), said, self.temperature, self.teacher_temperature)
         found = (positive > negative.amax(1)).float().mean()
-        parts = {"loss": total.detach(), "agreement": positive.detach().mean(), "found": found}
+        parts = {"loss": total.detach(), "agreement": positive.detach().mean(), "top1": found}
         return Loss(total, parts, (student.detach(), teacher))

@@ -8,7 +8,7 @@ from torch import Tensor
 def gap_closed(
     student: Tensor, teacher: Tensor, untrained: Tensor, seed: int = 0, draws: int = 10_000
 ) -> tuple[float, float, float] | None:
-    """The share (student - untrained) / (teacher - untrained) of right answers (N,) bool, and its 95 % interval.
+    """The share (student - untrained) / (teacher - untrained) of right answers (N,) bool, and its 95% interval.
 
     1 is the teacher, 0 the untrained net. The bootstrap resamples images, so it is paired: only how many images each of
     the eight combinations of right and wrong has matters, and that is a multinomial draw. None where the teacher's lead

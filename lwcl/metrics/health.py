@@ -18,8 +18,8 @@ COLLAPSE_PATIENCE = 5
 class Health(NamedTuple):
     """Measures of B pairs of unit embeddings (B, D)."""
 
-    spread: float  # std x sqrt(D): 1 fills the sphere, 0 is one point
-    rank: float  # effective rank (RankMe), at most min(B, D)
+    std: float  # times sqrt(D): 1 fills the sphere, 0 is one point
+    effective_rank: float  # effective rank (RankMe), at most min(B, D)
     alignment: float  # mean squared distance of the two views of an image, 0 to 4
     uniformity: float  # log mean exp(-2 d^2), lower is more uniform
 
@@ -40,8 +40,8 @@ def is_collapsed(history: list[Health]) -> bool:
     latest = history[-COLLAPSE_PATIENCE:]
     if len(latest) < COLLAPSE_PATIENCE:
         return False
-    sick = all(h.spread < MIN_SPREAD or h.rank < MIN_RANK for h in latest)
-    return sick and latest[-1].spread < 1.2 * latest[0].spread
+    sick = all(h.std < MIN_SPREAD or h.effective_rank < MIN_RANK for h in latest)
+    return sick and latest[-1].std < 1.2 * latest[0].std
 
 
 def all_finite(rows: Tensor) -> bool:

@@ -120,7 +120,7 @@ def rank_classes(shares: Tensor, labels: Tensor, k: int) -> KnnScore:
 
 
 def bootstrap_interval(right: Tensor, seed: int = 0, draws: int = 10_000) -> tuple[float, float]:
-    """95 % bootstrap interval of the share of right answers (N,) over images.
+    """95% bootstrap interval of the share of right answers (N,) over images.
 
     Resampling N yes-or-no answers with replacement is a binomial draw, so that is what is drawn.
     """
@@ -131,7 +131,7 @@ def bootstrap_interval(right: Tensor, seed: int = 0, draws: int = 10_000) -> tup
 
 
 def paired_gain(right: Tensor, other: Tensor, seed: int = 0, draws: int = 10_000) -> tuple[float, float, float]:
-    """How much oftener one encoder is right than another on the same N images, its 95 % paired bootstrap interval."""
+    """How much oftener one encoder is right than another on the same N images, its 95% paired bootstrap interval."""
     generator = numpy.random.default_rng(seed)
     counts = [int((right & ~other).sum()), int((~right & other).sum())]
     total = len(right)

@@ -1,6 +1,7 @@
-"""What a run says while it runs, on stderr: a live panel on a terminal, else plain lines. Results go to stdout.
+"""What a command says while it runs, on stderr: messages, a table of progress, on a terminal a live panel.
 
-Names from users are made harmless, and no markup is interpreted. No thread draws, so workers can be forked at any time.
+Results go to stdout. Text that comes from users is escaped, and no markup is interpreted. No thread draws, so workers can be
+forked at any time.
 """
 
 import contextlib
@@ -11,20 +12,24 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from lwcl.formatting import escape, escape_lines, format_cell, json_document
 from lwcl.lazy import Lazy
+from lwcl.reporting.progress_table import ProgressTable
 from lwcl.reporting.throughput import CountProgress, RateLimiter, StepStats, TrainProgress
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from rich.console import Console, RenderableType
     from rich.live import Live
 
-    from lwcl.metrics.health import Health
     from lwcl.reporting import panel
 else:
     panel = Lazy("lwcl.reporting.panel")
 
-ROW_SECONDS = 5.0  # between two plain lines
-NEWS_SECONDS = 1.0  # the end of an epoch or of a count is told too, unless it took less than this
-FRAME_SECONDS = 0.5  # a frame costs some 6 ms
+ROW_SECONDS = 60.0  # between two rows within an epoch
+EPOCH_SECONDS = 1.0  # epochs shorter than this do not all get a row
+COUNT_SECONDS = 5.0  # between two lines of a count
+SUMMARY_SECONDS = 1.0  # a count that took less leaves no line
+FRAME_SECONDS = 0.5  # drawing a frame takes about 6 ms
 
 
 def is_terminal(stream: TextIO) -> bool:
@@ -39,30 +44,28 @@ def write_line(text: str, stream: TextIO) -> None:
 
 
 class Screen:
-    """Where a run speaks. Every sentence also goes to `log`, which may be set later, when the run's folder is known.
+    """Where a command writes messages and progress. All text also goes to `log`, which may be set later.
 
-    `quiet`: people see warnings only; the log gets everything.
+    `quiet`: only warnings are shown; the log gets everything.
     """
 
     def __init__(self, *, quiet: bool = False, log: Callable[[str], None] | None = None) -> None:
         self.quiet, self.log = quiet, log
-        self._console: Console | None = (
-            panel.rich_console(sys.stderr) if is_terminal(sys.stderr) and not quiet else None
-        )
+        self._console: Console | None = panel.rich_console(sys.stderr) if is_terminal(sys.stderr) and not quiet else None
         self._drawn: list[Callable[[], RenderableType]] = []
         self._live: Live | None = None
         self._frame = RateLimiter(FRAME_SECONDS)
 
     def say(self, text: str) -> None:
-        """A sentence, or several lines, for people."""
+        """Write a message of one or more lines."""
         self._put(escape_lines(text))
 
     def warn(self, text: str) -> None:
-        """A sentence that people must see, even when all else is quiet."""
+        """Write a warning, which is shown even when quiet."""
         self._put(f"Warning: {escape_lines(text)}", warning=True)
 
     def line(self, text: str) -> None:
-        """A line of progress: for the log, and for people who have no live panel."""
+        """Write a line of progress that a live display makes redundant: to the log, and where there is no terminal."""
         self._put(escape(text), live=False)
 
     def _put(self, text: str, *, warning: bool = False, live: bool = True) -> None:
@@ -76,32 +79,43 @@ class Screen:
 
     @contextlib.contextmanager
     def training(
-        self, title: str, *, start: int, steps: int, steps_per_epoch: int, batch_size: int
+        self,
+        title: str,
+        *,
+        start: int,
+        steps: int,
+        steps_per_epoch: int,
+        batch_size: int,
+        metrics: Sequence[str] = (),
     ) -> "Iterator[TrainingDisplay]":
-        """Tells of a training to step `steps` from step `start` on; call `step` of what it gives after each."""
-        training = TrainingDisplay(self, TrainProgress(escape(title), start, steps, steps_per_epoch, batch_size))
-        with self._drawing(lambda: panel.training_panel(training.done)):
+        """Shows a training from step `start` to `steps`: call `step` of what is returned after each step.
+
+        `metrics` have a column each, see `progress_table.METRIC_TITLES`.
+        """
+        progress = TrainProgress(escape(title), start, steps, steps_per_epoch, batch_size)
+        training = TrainingDisplay(self, progress, metrics)
+        with self._drawing(lambda: panel.training_panel(progress)):
             yield training
 
     @contextlib.contextmanager
     def counting(self, title: str, total: int | None = None) -> "Iterator[CountDisplay]":
-        """Tells of work on `total` items, if known; call `advance` of what it gives as they are done."""
+        """Shows work on `total` items, if known: call `advance` of what is returned as they are done."""
         counting = CountDisplay(self, CountProgress(escape(title), total))
-        with self._drawing(lambda: panel.count_bar(counting.done)):
+        with self._drawing(lambda: panel.count_bar(counting.progress)):
             yield counting
-        if counting.done.seconds() >= NEWS_SECONDS:
-            self.line(counting.done.summary())
+        if counting.progress.seconds() >= SUMMARY_SECONDS:
+            self.line(counting.progress.summary())
 
     @contextlib.contextmanager
     def _drawing(self, render: "Callable[[], RenderableType]") -> Iterator[None]:
-        """Shows what `render` gives, below what is already shown; the outermost stays on the screen when it ends."""
+        """Draws what `render` returns below what is already drawn; the outermost stays on the screen at the end."""
         if self._console is None:
             yield
             return
         self._drawn.append(render)
         self._live = self._live or panel.live_display(self._console, self._drawn)
         try:
-            self._live.start()  # does nothing when it has begun
+            self._live.start()  # does nothing if it has started
             yield
         finally:
             self._live.refresh()
@@ -111,59 +125,58 @@ class Screen:
             self._drawn.pop()
 
     def redraw(self) -> None:
-        """Draws what is live, if it was not drawn just now."""
+        """Draw the live display again, unless it was drawn just now."""
         if self._live and self._frame.due():
             self._live.refresh()
 
 
 class TrainingDisplay:
-    """What `Screen.training` gives."""
+    """The progress of a training as rows, one per epoch and at most one per minute within an epoch."""
 
-    def __init__(self, screen: Screen, done: TrainProgress) -> None:
-        self.screen, self.done = screen, done
-        self._line, self._epoch = RateLimiter(ROW_SECONDS), RateLimiter(NEWS_SECONDS)
+    def __init__(self, screen: Screen, progress: TrainProgress, metrics: Sequence[str] = ()) -> None:
+        self.screen, self.progress = screen, progress
+        self._table, self._has_header = ProgressTable(progress, metrics), False
+        self._row, self._epoch = RateLimiter(ROW_SECONDS, at_once=False), RateLimiter(EPOCH_SECONDS)
 
-    def step(self, step: StepStats, health: "Health | None" = None, found: float | None = None) -> None:
-        """Takes note of an optimiser step: microseconds, unless a line is due.
-
-        `found`: the share of queries that found their key. Measures that are not given stay as they were.
-        """
-        measures = {**(health._asdict() if health else {}), **({} if found is None else {"found": found})}
-        self.done.add(step, measures)
-        last, ends = step.number >= self.done.steps, step.number % self.done.steps_per_epoch == 0
-        if self._line.due() or last or (ends and self._epoch.due()):
-            self._line.restart()
+    def step(self, step: StepStats, metrics: "Mapping[str, float] | None" = None) -> None:
+        """Account for an optimiser step and the metrics measured in it; microseconds, unless a row is due."""
+        self.progress.add(step, metrics or {})
+        if not self._has_header:
+            self.screen.say(self._table.header())
+            self._has_header = True
+        epoch_ends = step.number % self.progress.steps_per_epoch == 0
+        if step.number >= self.progress.steps or (epoch_ends and self._epoch.due()) or self._row.due():
+            self._row.restart()
             self._epoch.restart()
-            self.screen.line(self.done.line())
+            self.screen.say(self._table.row())
         self.screen.redraw()
 
-    def monitored(self, epoch: float, accuracy: float) -> None:
-        """Takes note of the kNN top-1 on the labelled images after `epoch` epochs, a share of 1."""
-        self.done.scores.append((epoch, accuracy))
-        self.screen.line(f"kNN top-1 on the monitor's images {self.done.scored()}")
+    def knn(self, epoch: float, accuracy: float) -> None:
+        """Account for the kNN accuracy, a share of 1, after `epoch` epochs."""
+        self.progress.add_knn(epoch, accuracy)
 
     def timing(self) -> dict[str, float | None]:
-        """`images_per_second` (median over the steps), `seconds` in all, `waited` (share of the steps' time)."""
-        return self.done.timing()
+        """`images_per_second` (median over the steps), `seconds` in total, `waited` (share of the steps' time)."""
+        return self.progress.timing()
 
 
 class CountDisplay:
-    """What `Screen.counting` gives."""
+    """The progress of a count as lines, one every few seconds."""
 
-    def __init__(self, screen: Screen, done: CountProgress) -> None:
-        self.screen, self.done = screen, done
-        self._line = RateLimiter(ROW_SECONDS, at_once=False)
+    def __init__(self, screen: Screen, progress: CountProgress) -> None:
+        self.screen, self.progress = screen, progress
+        self._line = RateLimiter(COUNT_SECONDS, at_once=False)
 
     def advance(self, count: int = 1) -> None:
-        """`count` more items are done."""
-        self.done.count += count
+        """Account for `count` more items."""
+        self.progress.count += count
         if self._line.due():
-            self.screen.line(self.done.line())
+            self.screen.line(self.progress.line())
         self.screen.redraw()
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """A table on stdout: drawn on a terminal, else in plain aligned columns. Numbers stand to the right."""
+    """A table on stdout: drawn on a terminal, else plain aligned columns. Numbers are right-aligned."""
     if is_terminal(sys.stdout):
         panel.rich_console(sys.stdout).print(panel.rich_table(title, columns, rows))
         return

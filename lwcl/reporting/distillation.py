@@ -43,7 +43,7 @@ def cost_cells(cost: "Cost") -> tuple[float | None, ...]:
 
 def gap_note(rows: Sequence[DistillationRow]) -> str:
     """How the numbers of the table were measured."""
-    told = "kNN top-1 with 95 % bootstrap intervals over images."
+    told = "kNN top-1 with 95% bootstrap intervals over images."
     costs = [row.cost for row in rows if row.cost]
     if not costs:
         return told
@@ -65,7 +65,7 @@ def gap_verdict(rows: Sequence[DistillationRow], share: GapShare | None) -> str:
     if share is None:
         return no_gap_verdict(student.judged, teacher.judged, untrained.judged)
     value, (low, high) = share
-    told = f"{100 * value:.0f} % ({100 * low:.0f} to {100 * high:.0f})"
+    told = f"{100 * value:.0f}% ({100 * low:.0f} to {100 * high:.0f})"
     lead = "of the teacher's lead over an untrained net"
     if high < 0:
         sentence = f"The student is worse than an untrained net: it has taken over {told} {lead}"
@@ -113,7 +113,7 @@ def gap_pictures(rows: Sequence[DistillationRow]) -> tuple[Picture, ...]:
     drawn = [
         plots.Bar(f"{role}: {judged.name}", *top1_percent(judged), role == "untrained") for role, judged, _ in rows
     ]
-    told = "kNN top-1 in percent, with 95 % bootstrap intervals over images"
+    told = "kNN top-1 in percent, with 95% bootstrap intervals over images"
     pictures = [Picture("Student and teacher", f"{told}; hatched: untrained.", plots.bars_svg(drawn, "kNN top-1, %"))]
     dots = [
         plots.Dot(row.role, row.cost.macs / 1e6, *top1_percent(row.judged), row.role == "untrained")

@@ -1,9 +1,11 @@
-"""A word for each measure of an embedding's health, so that a number means something to who has not read the papers.
+"""The metrics of embedding health: names, normal ranges, and warnings when an embedding collapses.
 
-The limits are ours, rules of thumb for a batch of unit embeddings from contrastive training. Alignment and uniformity
-are those of arXiv 2005.10242, the effective rank is RankMe's (arXiv 2210.02885). The words explain and decide nothing.
+The ranges are rules of thumb for a batch of unit embeddings in contrastive training. Alignment and uniformity are those of
+arXiv 2005.10242; the effective rank is RankMe (arXiv 2210.02885).
 """
 
+import statistics
+from collections import deque
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -11,60 +13,73 @@ from lwcl.formatting import percent
 
 
 class HealthMetric(NamedTuple):
-    """How a measure is called and judged; `good` above `fair` says that more is better, below it that less is."""
+    """A metric: its name, the limit of its normal range, the word for a value beyond it, and what it measures."""
 
     title: str
-    good: float
-    fair: float
-    words: tuple[str, str, str]  # for good, fair, and worse
+    limit: float
+    beyond: str  # "low": values below the limit are out of range; "high": those above it
     meaning: str
 
 
 HEALTH_METRICS = {
-    "spread": HealthMetric(
-        "spread", 0.7, 0.3, ("good", "fair", "low"), "1: embeddings fill the sphere, 0: all are one point"
-    ),
-    "rank": HealthMetric("effective rank", 16, 6, ("good", "fair", "low"), "how many directions the embeddings use"),
-    "found": HealthMetric(
-        "keys found", 0.5, 0.1, ("good", "fair", "few"), "share of queries nearer to their key than to any other"
-    ),
-    "alignment": HealthMetric(
-        "alignment", 0.6, 1.2, ("close", "fair", "far"), "mean squared distance of two views of an image"
-    ),
-    "uniformity": HealthMetric(
-        "uniformity", -2.5, -1.0, ("even", "fair", "clumped"), "-4: spread evenly over the sphere, 0: one point"
-    ),
+    "std": HealthMetric("std", 0.3, "low", "std of the embeddings times √d; 1: spread over the sphere, 0: collapsed"),
+    "effective_rank": HealthMetric("effective rank", 6, "low", "number of dimensions the embeddings use (RankMe)"),
+    "top1": HealthMetric("top-1", 0.1, "low", "share of queries whose own key is nearer than all negatives"),
+    "alignment": HealthMetric("alignment", 1.2, "high", "mean squared distance between the views of an image"),
+    "uniformity": HealthMetric("uniformity", -1.0, "high", "-4: uniform on the sphere, 0: all embeddings equal"),
 }
-FULL_RANK_BATCH = 64  # the limits of the rank are for batches of at least this many images; fewer cannot reach them
+FULL_RANK_BATCH = 64  # the limit of the effective rank is for batches of at least this many images
+
+COLLAPSE = "collapse: the embeddings of all images are nearly equal"
+COLLAPSE_REMEDIES = "try a lower --lr, a longer --warmup, or a larger --batch-size"
+RANK_WINDOW = 3  # the rank is the median of this many measurements
+RANK_FALL, RANK_RECOVERY = 0.25, 0.5  # shares of the highest rank: fallen below the first, recovered above the second
+HIGH_RANK = 16  # a fall that ends above this rank is no dimensional collapse
 
 
-def known_metrics(measures: Mapping[str, float | None]) -> dict[str, float]:
-    """Those of `measures` that have a value and can be judged, in the order of `MEASURES`."""
-    return {name: value for name in HEALTH_METRICS if (value := measures.get(name)) is not None}
+class HealthAlarm:
+    """Follows the health of an embedding and words a warning when it collapses or its effective rank falls.
+
+    A collapse is reported once, a fall again after a recovery. `rank_remedies`: what to try when the rank falls.
+    """
+
+    def __init__(self, rank_remedies: str = "try a lower --lr or a larger --batch-size") -> None:
+        self.rank_remedies = rank_remedies
+        self.has_collapsed, self.rank_has_fallen = False, False
+        self._highest = 0.0
+        self._latest: deque[float] = deque(maxlen=RANK_WINDOW)
+
+    def update(self, rank: float, *, collapsed: bool) -> str:
+        """Takes the next effective rank, and whether the embedding has collapsed; gives a new warning, or nothing."""
+        self._latest.append(rank)
+        self._highest = max(self._highest, rank)
+        now, had_fallen, had_collapsed = statistics.median(self._latest), self.rank_has_fallen, self.has_collapsed
+        limit = RANK_RECOVERY * self._highest if had_fallen else min(RANK_FALL * self._highest, HIGH_RANK)
+        self.rank_has_fallen = now < limit and (had_fallen or len(self._latest) == RANK_WINDOW)
+        self.has_collapsed = collapsed or had_collapsed
+        if collapsed:
+            return "" if had_collapsed else f"{COLLAPSE}; {COLLAPSE_REMEDIES}"
+        return self.rank_fall() if self.rank_has_fallen and not had_fallen and not had_collapsed else ""
+
+    def rank_fall(self) -> str:
+        """The fall of the effective rank in words, and what to try."""
+        fall = f"effective rank fell from {self._highest:.0f} to {statistics.median(self._latest):.0f}"
+        return f"possible dimensional collapse: {fall}; {self.rank_remedies}"
 
 
-def severity(name: str, value: float, batch_size: int = FULL_RANK_BATCH) -> int:
-    """0 for good, 1 for fair, 2 for worse; a NaN is worse."""
-    measure = HEALTH_METRICS[name]
-    sign = 1 if measure.good > measure.fair else -1
-    scale = min(1.0, batch_size / FULL_RANK_BATCH) if name == "rank" else 1.0
-    return sum(not sign * value >= sign * scale * limit for limit in (measure.good, measure.fair))
+def known_metrics(measured: Mapping[str, float | None]) -> dict[str, float]:
+    """The health metrics that have a value, in the order of `HEALTH_METRICS`."""
+    return {name: value for name in HEALTH_METRICS if (value := measured.get(name)) is not None}
 
 
-def health_word(name: str, value: float, batch_size: int = FULL_RANK_BATCH) -> str:
-    """The word for a measure's value."""
-    return HEALTH_METRICS[name].words[severity(name, value, batch_size)]
+def out_of_range(name: str, value: float, batch_size: int = FULL_RANK_BATCH) -> str:
+    """`low` or `high` for a value out of its metric's normal range, else nothing; NaN is out of range."""
+    metric = HEALTH_METRICS[name]
+    scale = min(1.0, batch_size / FULL_RANK_BATCH) if name == "effective_rank" else 1.0
+    is_normal = value >= scale * metric.limit if metric.beyond == "low" else value <= metric.limit
+    return "" if is_normal else metric.beyond
 
 
 def format_metric(name: str, value: float) -> str:
-    """A measure's value as text."""
-    return percent(value) if name == "found" else f"{value:.1f}" if name == "rank" else f"{value:.2f}"
-
-
-def health_summary(measures: Mapping[str, float], batch_size: int = FULL_RANK_BATCH) -> str:
-    """All measures with their words on one line: `spread 0.93 good, effective rank 61.2 good`."""
-    told = (
-        (HEALTH_METRICS[name].title, format_metric(name, v), health_word(name, v, batch_size))
-        for name, v in measures.items()
-    )
-    return ", ".join(map(" ".join, told))
+    """A metric's value as text; also that of `knn_top1`."""
+    return percent(value) if name.endswith("top1") else f"{value:.{1 if name == 'effective_rank' else 2}f}"

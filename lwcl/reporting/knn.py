@@ -12,7 +12,7 @@ Interval = tuple[float, float]
 
 
 class EncoderResult(NamedTuple):
-    """How an encoder did; all scores are shares of 1 with 95 % bootstrap intervals over images."""
+    """How an encoder did; all scores are shares of 1 with 95% bootstrap intervals over images."""
 
     name: str
     arch: str
@@ -40,7 +40,7 @@ def knn_report(
         plots.Bar(row.name, 100 * row.top1, (100 * row.top1_interval[0], 100 * row.top1_interval[1]), row.untrained)
         for row in rows
     ]
-    caption = "kNN top-1 in percent; the thin lines are 95 % bootstrap intervals over images"
+    caption = "kNN top-1 in percent; the thin lines are 95% bootstrap intervals over images"
     if any(row.untrained for row in rows):
         caption += "; hatched: untrained encoders"
     return Report(
@@ -67,7 +67,7 @@ def knn_table(rows: Sequence[EncoderResult]) -> Table:
         )
         cells.append((row.name, *top1, format_gain(row.gain) if row.gain else None, *top5, row.k, row.arch))
     return Table(
-        "kNN", columns, tuple(cells), "95 % bootstrap intervals over images; the gain is paired, image by image."
+        "kNN", columns, tuple(cells), "95% bootstrap intervals over images; the gain is paired, image by image."
     )
 
 
@@ -85,7 +85,7 @@ def format_gain(gain: tuple[float, Interval]) -> str:
 def accuracy_verdict(rows: Sequence[EncoderResult], images: int) -> str:
     """How often the best trained encoder is right, and whether that is more than without training."""
     best = max(rows, key=lambda row: (not row.untrained, row.top1))
-    share = f"{percent(best.top1)} of {images:,} images (95 % interval {format_interval(best.top1_interval)})"
+    share = f"{percent(best.top1)} of {images:,} images (95% interval {format_interval(best.top1_interval)})"
     told = f"{best.name} is right for {share}"
     if best.gain is None:
         return f"{told}."

@@ -32,7 +32,7 @@ def render_model_card(
     lines += [f"* {escape_markdown(key)}: {escape_markdown(value)}" for key, value in told.items()]
     if rows:
         lines += ["", "## kNN on held-out images", ""]
-        lines += ["| encoder | top-1 | 95 % interval | above untrained |", "|---|---|---|---|"]
+        lines += ["| encoder | top-1 | 95% interval | above untrained |", "|---|---|---|---|"]
         for row in rows:
             gain = format_gain(row.gain) if row.gain else ""
             lines.append(

@@ -1,4 +1,4 @@
-"""What a terminal shows, drawn with rich: the panel of a training, a bar for a count, a table of results."""
+"""What a terminal shows, drawn with rich: the panel of a training, the bar of a count, tables of results."""
 
 from collections.abc import Callable, Sequence
 from typing import TextIO
@@ -12,20 +12,21 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from lwcl.formatting import duration, escape, format_cell, sparkline
-from lwcl.reporting import health_words
+from lwcl.formatting import clock, duration, escape, format_cell, percent, sparkline
+from lwcl.reporting.health_words import HEALTH_METRICS, format_metric, known_metrics, out_of_range
+from lwcl.reporting.progress_table import format_loss
 from lwcl.reporting.throughput import CountProgress, TrainProgress
 
-SEVERITY_COLOURS = ("green", "yellow", "red")  # for good, fair, worse; the word says the same
+MAX_PANEL_WIDTH = 100  # columns: longer lines are hard to read
 
 
 def rich_console(stream: TextIO) -> Console:
-    """A console that interprets no markup, emoji codes or numbers in what it is given; rich itself honours NO_COLOR."""
+    """A console that interprets no markup, emoji codes, or numbers; rich itself honours NO_COLOR."""
     return Console(file=stream, markup=False, emoji=False, highlight=False)
 
 
 def live_display(on: Console, drawn: Sequence[Callable[[], RenderableType]]) -> Live:
-    """A display, refreshed by hand, of what all of `drawn` give; what else goes to stderr appears above it."""
+    """A display, refreshed by hand, of what each of `drawn` returns; other output on stderr appears above it."""
 
     def render() -> RenderableType:
         return Group(*(draw() for draw in drawn))
@@ -33,69 +34,79 @@ def live_display(on: Console, drawn: Sequence[Callable[[], RenderableType]]) -> 
     return Live(console=on, auto_refresh=False, redirect_stdout=False, get_renderable=render)
 
 
-def progress_bar(done: float, total: float, told: str) -> Table:
-    """A progress bar over the width that is left beside what is told."""
+def progress_bar(done: float, total: float, text: str) -> Table:
+    """A progress bar over the width that is left beside `text`."""
     grid = Table.grid(expand=True, padding=(0, 1))
     grid.add_column(ratio=1)
     grid.add_column(no_wrap=True)
-    grid.add_row(ProgressBar(total=max(total, 1), completed=done, complete_style="blue"), Text(told))
+    grid.add_row(ProgressBar(total=max(total, 1), completed=done, complete_style="blue"), Text(text))
     return grid
 
 
-def training_panel(done: TrainProgress) -> Panel:
-    """The panel of a training."""
-    epochs = f"{done.epoch:.2f} of {done.epochs:g}   step {done.number:,} of {done.steps:,}"
-    rows: list[tuple[str, RenderableType]] = [("epoch", progress_bar(done.number, done.steps, epochs))]
-    if done.losses.points:
-        rows += [("speed", Text(done.pace())), ("loss", loss_text(done))]
-    if done.measures:
-        rows.append(("health", health_text(done)))
-    if done.scores:
-        curve = sparkline([score for _, score in done.scores], 20)
-        rows.append(("monitor", Text(f"kNN top-1 {done.scored()}   {curve}")))
+def training_panel(progress: TrainProgress) -> Panel:
+    """The panel of a training: at most eight lines."""
+    where = f"{progress.epoch:.2f}/{progress.epochs:g}   step {progress.step:,}/{progress.steps:,}"
+    rows: list[tuple[str, RenderableType]] = [("epoch", progress_bar(progress.step, progress.steps, where))]
+    if progress.losses.points:
+        rows += [("speed", speed_text(progress)), ("loss", loss_text(progress))]
+    if progress.metrics:
+        rows.append(("health", health_text(progress)))
+    if progress.knn:
+        rows.append(("kNN", knn_text(progress)))
     grid = Table.grid(expand=True, padding=(0, 2))
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column(ratio=1)
     for row in rows:
         grid.add_row(*row)
-    return Panel(grid, title=Text(done.title), title_align="left", box=ROUNDED, border_style="blue")
+    title, width = Text(progress.title), MAX_PANEL_WIDTH
+    return Panel(grid, title=title, title_align="left", box=ROUNDED, border_style="blue", width=width)
 
 
-def loss_text(done: TrainProgress) -> Text:
-    """The loss, its curve and the learning rate."""
-    return Text.assemble(
-        f"{done.loss:.4f}  ", (sparkline(done.losses.points), "cyan"), f"   learning rate {done.lr:.3g}"
-    )
+def speed_text(progress: TrainProgress) -> Text:
+    """The throughput, the share of waiting, and the remaining time."""
+    waiting = f"{100 * progress.waiting():.0f}% waiting for data"
+    return Text(f"{progress.speed():,.0f} images/s   {waiting}   {clock(progress.remaining())} left")
 
 
-def health_text(done: TrainProgress) -> Columns:
-    """Each measure of the embedding with its word, coloured by how good it is."""
-    told = []
-    for name, value in done.measures.items():
-        word = health_words.health_word(name, value, done.batch_size)
-        colour = SEVERITY_COLOURS[health_words.severity(name, value, done.batch_size)]
-        told.append(
-            Text.assemble(
-                f"{health_words.HEALTH_METRICS[name].title} {health_words.format_metric(name, value)} ", (word, colour)
-            )
-        )
-    return Columns(told, padding=(0, 3))
+def loss_text(progress: TrainProgress) -> Text:
+    """The loss, its curve, and the learning rate."""
+    curve = sparkline(progress.losses.points)
+    return Text.assemble(f"{format_loss(progress.loss)}  ", (curve, "cyan"), f"   lr {progress.lr:.1e}")
+
+
+def health_text(progress: TrainProgress) -> Columns:
+    """The latest metrics, a word beside those out of range, and the step that they were measured in."""
+    cells = []
+    for name, value in known_metrics(progress.metrics).items():
+        word = out_of_range(name, value, progress.batch_size)
+        text = f"{HEALTH_METRICS[name].title} {format_metric(name, value)}"
+        cells.append(Text.assemble(text, (f" {word}" if word else "", "yellow")))
+    return Columns([*cells, Text(f"(step {progress.measured_at:,})", "dim")], padding=(0, 3))
+
+
+def knn_text(progress: TrainProgress) -> Text:
+    """The latest kNN accuracy, the best if it was another, and the curve."""
+    epoch, latest = progress.knn[-1]
+    best_epoch, best = max(progress.knn, key=lambda score: score[1])
+    text = f"top-1 {percent(latest)} after epoch {epoch:g}"
+    text += "" if best <= latest else f" (best {percent(best)} after epoch {best_epoch:g})"
+    return Text(f"{text}   {sparkline([accuracy for _, accuracy in progress.knn], 20)}")
 
 
 def count_bar(done: CountProgress) -> RenderableType:
-    """A bar for a count, or the bare count where the end is not known."""
+    """A bar for a count, or the bare count where the total is not known."""
     if done.total is None:
         return Text(done.line())
     grid = Table.grid(expand=True, padding=(0, 2))
     grid.add_column(no_wrap=True, max_width=40)
     grid.add_column(ratio=1)
-    told = f"{done.count:,} of {done.total:,}   {duration(done.remaining())} left"
-    grid.add_row(Text(done.title), progress_bar(done.count, done.total, told))
+    text = f"{done.count:,}/{done.total:,}   {duration(done.remaining())} left"
+    grid.add_row(Text(done.title), progress_bar(done.count, done.total, text))
     return grid
 
 
 def rich_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:
-    """A table of results; numbers stand to the right."""
+    """A table of results; numbers are right-aligned."""
     heading = Text(escape(title), style="bold") if title else None
     drawn = Table(title=heading, title_justify="left", box=SIMPLE_HEAD)
     for i, column in enumerate(columns):

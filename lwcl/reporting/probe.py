@@ -84,7 +84,7 @@ def probe_table(rows: Sequence[ProbeRow], protocol: str) -> Table:
         )
         cells.append((name, *top1, percent(score.top5), epoch, row.chosen, round(row.seconds, 1)))
     note = (
-        "Top-1 and top-5 after the last epoch, with 95 % bootstrap intervals over images; the gain is paired, image by "
+        "Top-1 and top-5 after the last epoch, with 95% bootstrap intervals over images; the gain is paired, image by "
         "image. The best epoch was found on the images to judge by, so it flatters."
     )
     return Table(f"Linear probe, {protocol}", columns, tuple(cells), note)
@@ -94,12 +94,12 @@ def fraction_tables(rows: Sequence[ProbeRow]) -> Iterator[Table]:
     """Top-1 by the share of the labels, where several were probed with."""
     shares = [(share.share, share.images) for share in rows[0].shares]
     if shares:
-        columns = ("Encoder", *(f"{100 * share:g} % ({images:,} images)" for share, images in shares))
+        columns = ("Encoder", *(f"{100 * share:g}% ({images:,} images)" for share, images in shares))
         cells = [
             (row.score.name, *(f"{percent(at.top1)} ({format_interval(at.interval)})" for at in row.shares))
             for row in rows
         ]
-        yield Table("Top-1 by labels", columns, tuple(cells), "With 95 % bootstrap intervals.")
+        yield Table("Top-1 by labels", columns, tuple(cells), "With 95% bootstrap intervals.")
 
 
 def probe_pictures(rows: Sequence[ProbeRow]) -> Iterator[Picture]:
@@ -108,7 +108,7 @@ def probe_pictures(rows: Sequence[ProbeRow]) -> Iterator[Picture]:
     for row in rows:
         low, high = row.score.top1_interval
         bars.append(plots.Bar(row.score.name, 100 * row.score.top1, (100 * low, 100 * high), row.score.untrained))
-    caption = "Top-1 of the linear probe in percent, with 95 % bootstrap intervals over images"
+    caption = "Top-1 of the linear probe in percent, with 95% bootstrap intervals over images"
     hatched = "; hatched: untrained encoders" if any(row.score.untrained for row in rows) else ""
     yield Picture("Right answers", f"{caption}{hatched}.", plots.bars_svg(bars, "top-1, %"))
     ways = [

@@ -41,7 +41,7 @@ class FinishedRun:
     def row(self) -> tuple[Any, ...]:
         """The run as a row of the table of scores."""
         knn, timing, last = self.judged, self.facts.get("timing", {}), self.facts.get("last", {})
-        seconds, speed, rank = timing.get("seconds"), timing.get("images_per_second"), last.get("rank")
+        seconds, speed, rank = timing.get("seconds"), timing.get("images_per_second"), last.get("effective_rank")
         return (
             self.name,
             self.facts.get("method"),

@@ -1,4 +1,4 @@
-"""What is measured while a run trains: the embedding's health, the monitor's kNN; and an alarm when it collapses."""
+"""What is measured while a run trains: embedding health and kNN accuracy; warnings when the embedding collapses."""
 
 import dataclasses
 import math
@@ -6,20 +6,17 @@ from typing import Any
 
 from lwcl.engine import TrainStep
 from lwcl.evaluation.judge import open_evaluator
-from lwcl.metrics.health import Health, embedding_health, is_collapsed
-from lwcl.reporting.console import Screen
-from lwcl.reporting.console import TrainingDisplay as Told
+from lwcl.metrics.health import COLLAPSE_PATIENCE, Health, embedding_health, is_collapsed
+from lwcl.reporting.console import Screen, TrainingDisplay
+from lwcl.reporting.health_words import HealthAlarm
 from lwcl.runs.folder import RunFolder
 from lwcl.training.state import TrainingState
 
-COLLAPSE_ADVICE = (
-    "The embeddings of all images are nearly one point (collapse). "
-    "Try a lower --lr, a longer --warmup, or a larger --batch-size."
-)
+RANK_SETTINGS = {"head_norm": "--head-norm", "zero_residuals": "--zero-residuals"}  # they raise a low effective rank
 
 
 def float_or_nan(value: float | None) -> float:
-    """A measure as it was before it was written: JSON has null for NaN."""
+    """A metric as it was before it was written: JSON has null for NaN."""
     return math.nan if value is None else value
 
 
@@ -35,12 +32,16 @@ class TrainingMonitor:
             if options.monitor
             else None
         )
-        known = (record for record in folder.metrics() if "spread" in record)
+        known = (record for record in folder.metrics() if "std" in record)
         self.history = [Health(*(float_or_nan(record[name]) for name in Health._fields)) for record in known]
-        self.alarmed = is_collapsed(self.history)
+        values = training.plan.settled
+        flags = [flag for name, flag in RANK_SETTINGS.items() if name in values and not values[name].value]
+        self.alarm = HealthAlarm(f"try {', '.join(flags + ['a lower --lr'])}, or a larger --batch-size")
+        for end, health in enumerate(self.history, 1):
+            self.alarm.update(health.effective_rank, collapsed=is_collapsed(self.history[max(0, end - COLLAPSE_PATIENCE) : end]))
 
-    def look(self, step: TrainStep, *, last: bool, told: Told) -> Health | None:
-        """Measures and records a step if it is due; says so when the embedding has collapsed."""
+    def look(self, step: TrainStep, *, last: bool, display: TrainingDisplay) -> Health | None:
+        """Measures and records a step if it is due; warns when the embedding collapses or its effective rank falls."""
         due = step.number % self.every == 0 or step.number == 1 or last
         monitored = self.judge is not None and (step.number % self.epochs == 0 or last)
         if not due and not monitored:
@@ -56,13 +57,12 @@ class TrainingMonitor:
         if health:
             record |= health._asdict()
             self.history.append(health)
-            if is_collapsed(self.history) and not self.alarmed:
-                self.alarmed = True
-                self.screen.warn(COLLAPSE_ADVICE)
+            if warning := self.alarm.update(health.effective_rank, collapsed=is_collapsed(self.history)):
+                self.screen.warn(f"step {step.number:,}: {warning}")
         if monitored and self.judge:
             score = self.judge.score(self.training.loaded("monitor"), self.training.compute)
-            record["monitor"] = float(score.top1.float().mean())
-            told.monitored(step.epoch, record["monitor"])
+            record["knn_top1"] = float(score.top1.float().mean())
+            display.knn(step.epoch, record["knn_top1"])
             self.training.net.train()
         self.folder.append_metrics(record)
         return health

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 
 def kernel_radii(sigmas: Tensor) -> Tensor:
-    """The radius of each kernel in pixels: 3 sigma, rounded (n,); what lies beyond is under 0.3 % and is left out."""
+    """The radius of each kernel in pixels: 3 sigma, rounded (n,); what lies beyond is under 0.3% and is left out."""
     return torch.round(3 * sigmas).to(torch.int64)
 
 

@@ -113,7 +113,7 @@ def pca_pictures(one: EncoderPictures, album: ImageAlbum, seed: int) -> Iterator
     points, shares = maps.principal_components(one.sketch.points, 2)
     if points.shape[1] == 2:
         known, by = map_classes(one.sketch, album)
-        first, second = (f"{100 * share:.1f} % of the variance" for share in shares)
+        first, second = (f"{100 * share:.1f}% of the variance" for share in shares)
         caption = f"The two directions in which the same images differ most, {by}."
         yield Picture(picture_title("PCA", one), caption, maps.draw_map(points, known, (first, second)))
 
