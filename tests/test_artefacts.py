@@ -11,13 +11,13 @@ import pytest
 import timm
 import torch
 from crash import KILLED
+from runs import METHODS, cache_at, child, copied, made_images, pretrain, ran
 from test_crash import flip_a_bit
 
 from lwcl.checkpoints.load import load_encoder
 from lwcl.reporting.knn import EncoderResult
 from lwcl.reporting.model_card import escape_markdown, render_model_card
 from lwcl.settings import recorded_value
-from runs import METHODS, cache_at, child, copied, made_images, pretrain, ran
 
 KEPT = ("encoder.safetensors", "export/model.safetensors", "export/config.json")
 CHECKPOINTS = ("step-000003", "step-000006")

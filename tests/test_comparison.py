@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from runs import METHODS, cache_at, copied, made_images, pretrain, ran
 
 from lwcl.formatting import percent
 from lwcl.reporting.plots import shorten
-from runs import METHODS, cache_at, copied, made_images, pretrain, ran
 
 
 @pytest.fixture(scope="module")

@@ -15,14 +15,6 @@ import pytest
 import safetensors.torch
 import torch
 from crash import KILLED, ended
-
-from lwcl.checkpoints.encoder_file import save_encoder
-from lwcl.methods.method import Batch, Loss
-from lwcl.methods.moco import MoCo
-from lwcl.models.encoder import Encoder
-from lwcl.models.loaded import InputSpec
-from lwcl.models.net import Net
-from lwcl.system.atomic_files import FAULT_POINTS
 from runs import (
     METHODS,
     SAVE_EVERY,
@@ -37,6 +29,14 @@ from runs import (
     pretrain,
     ran,
 )
+
+from lwcl.checkpoints.encoder_file import save_encoder
+from lwcl.methods.method import Batch, Loss
+from lwcl.methods.moco import MoCo
+from lwcl.models.encoder import Encoder
+from lwcl.models.loaded import InputSpec
+from lwcl.models.net import Net
+from lwcl.system.atomic_files import FAULT_POINTS
 
 #: Points that a training from a folder does not pass, and why.
 UNREACHED = {

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy
 import pytest
 import torch
+from runs import cache_at, made_images
 
 from lwcl.checkpoints.encoder_file import save_encoder
 from lwcl.checkpoints.load import load_encoder
@@ -25,7 +26,6 @@ from lwcl.diagnosis.verdict import VERDICT_MEANINGS
 from lwcl.errors import DataError, TrainingDivergedError, UsageError
 from lwcl.models.loaded import InputSpec, random_encoder
 from lwcl.system.device import choose_compute
-from runs import cache_at, made_images
 
 CLASSES = ("cat", "dog", "<b>&amp;'\"")
 TAKES = InputSpec(32, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))

@@ -4,10 +4,10 @@ import re
 
 import numpy
 import pytest
+from runs import picture
 
 from lwcl.diagnosis.plots import heat, maps, thumbnails
 from lwcl.diagnosis.plots.pictures import points_per_map, queries_per_sheet
-from runs import picture
 
 
 def test_many_encoders_share_the_room_of_a_page() -> None:

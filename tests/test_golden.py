@@ -13,6 +13,7 @@ from typing import Any
 import numpy
 import pytest
 import torch
+from runs import made_images, picture
 from torch import Tensor
 
 from lwcl import engine
@@ -26,7 +27,6 @@ from lwcl.models.encoder import Encoder
 from lwcl.models.loaded import InputSpec
 from lwcl.system.compute import Compute
 from lwcl.system.environment import cpu_name, package_version
-from runs import made_images, picture
 
 GOLDEN = Path(__file__).parent / "golden" / "trajectories.json"
 SIZE, BATCH, STEPS = 32, 8, 5

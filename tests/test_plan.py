@@ -11,6 +11,7 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from runs import made_images, ran
 
 from lwcl.cli.app import read_config_flag
 from lwcl.config.augmentation import AUGMENTATIONS, Augmentation
@@ -24,7 +25,6 @@ from lwcl.errors import UsageError
 from lwcl.methods.method import METHODS, Method, method, methods
 from lwcl.models import archs
 from lwcl.settings import FLAG, Origin, OriginKind, SettingValue, auto_value, field_names, field_types, setting
-from runs import made_images, ran
 
 PRETRAIN = methods("pretrain")
 FIXED = {

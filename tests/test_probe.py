@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from runs import made_images
 from torch import Tensor
 
 from lwcl import engine
@@ -29,7 +30,6 @@ from lwcl.reporting.knn import EncoderResult
 from lwcl.reporting.probe import ProbeRow, probe_verdict
 from lwcl.settings import field_names
 from lwcl.system.compute import Compute
-from runs import made_images
 
 ARCH = "test_efficientnet"
 ENCODER = f"random/{ARCH}"

@@ -287,7 +287,15 @@ def test_a_sparkline_rises_and_falls_with_its_values() -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0.42, "0.4 s"), (42, "42 s"), (162, "2:42"), (3723, "1:02:03"), (183_600, "51:00:00"), (1e6, "11.6 d"), (math.nan, "-")],
+    [
+        (0.42, "0.4 s"),
+        (42, "42 s"),
+        (162, "2:42"),
+        (3723, "1:02:03"),
+        (183_600, "51:00:00"),
+        (1e6, "11.6 d"),
+        (math.nan, "-"),
+    ],
 )
 def test_durations_read_like_a_clock(seconds: float, text: str) -> None:
     assert formatting.duration(seconds) == text

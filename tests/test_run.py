@@ -17,6 +17,7 @@ import torch
 import yaml
 from crash import KILLED
 from families import FAMILIES
+from runs import METHODS, STEPS, cache_at, child, left_by, made_images, pretrain, ran
 from torch import Tensor
 
 import lwcl
@@ -26,7 +27,6 @@ from lwcl.data import decode_and_crop
 from lwcl.models.encoder import Encoder
 from lwcl.runs.folder import RunFolder
 from lwcl.training import build, resolve
-from runs import METHODS, STEPS, cache_at, child, left_by, made_images, pretrain, ran
 
 CLASSES = ("cat", "dog")
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
+from runs import METHODS, SAVE_EVERY, STEPS, child, made_images, picture, pretrain, ran
 
 from lwcl import engine
 from lwcl.checkpoints.encoder_file import read_description
 from lwcl.metrics import health
-from runs import METHODS, SAVE_EVERY, STEPS, child, made_images, picture, pretrain, ran
 
 
 def chunk(kind: bytes, data: bytes) -> bytes:

@@ -14,6 +14,7 @@ import pytest
 import torch
 import yaml
 from crash import KILLED
+from runs import cache_at, child, left_by, picture, ran
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -36,7 +37,6 @@ from lwcl.training.build import build_training
 from lwcl.training.resolve import resolve_auto
 from lwcl.training.state import TrainingState
 from lwcl.training.teacher import OnlineTeacher, weights_hash
-from runs import cache_at, child, left_by, picture, ran
 
 #: The command and the settings of each method that has a teacher.
 METHODS: dict[str, tuple[Any, dict[str, Any]]] = {

@@ -43,9 +43,7 @@ def compare_runs(runs: Sequence[str], *, out: str | None, as_json: bool, quiet: 
     reject_run_folder(out)
     left = [FinishedRun(name) for name in runs]
     tables = (
-        Table(
-            "Runs", SCORE_COLUMNS, tuple(one.row() for one in left), "kNN with 95% bootstrap intervals over images."
-        ),
+        Table("Runs", SCORE_COLUMNS, tuple(one.row() for one in left), "kNN with 95% bootstrap intervals over images."),
         differing_settings(left),
     )
     report = Report(

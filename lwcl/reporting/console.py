@@ -51,7 +51,9 @@ class Screen:
 
     def __init__(self, *, quiet: bool = False, log: Callable[[str], None] | None = None) -> None:
         self.quiet, self.log = quiet, log
-        self._console: Console | None = panel.rich_console(sys.stderr) if is_terminal(sys.stderr) and not quiet else None
+        self._console: Console | None = (
+            panel.rich_console(sys.stderr) if is_terminal(sys.stderr) and not quiet else None
+        )
         self._drawn: list[Callable[[], RenderableType]] = []
         self._live: Live | None = None
         self._frame = RateLimiter(FRAME_SECONDS)

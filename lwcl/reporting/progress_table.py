@@ -56,7 +56,9 @@ def counters(progress: TrainProgress, of_steps: str | None = None) -> list[Progr
     of_steps = f"/{progress.steps}" if of_steps is None else of_steps
     per_epoch, digits = progress.steps_per_epoch, len(str(progress.steps))
     return [
-        ProgressColumn("epoch", max(5, 2 * len(of_epochs) - 1), lambda p, _: f"{math.ceil(p.step / per_epoch)}{of_epochs}"),
+        ProgressColumn(
+            "epoch", max(5, 2 * len(of_epochs) - 1), lambda p, _: f"{math.ceil(p.step / per_epoch)}{of_epochs}"
+        ),
         ProgressColumn("step", max(5, digits + len(of_steps)), lambda p, _: f"{p.step}{of_steps}"),
     ]
 

@@ -38,7 +38,9 @@ class TrainingMonitor:
         flags = [flag for name, flag in RANK_SETTINGS.items() if name in values and not values[name].value]
         self.alarm = HealthAlarm(f"try {', '.join(flags + ['a lower --lr'])}, or a larger --batch-size")
         for end, health in enumerate(self.history, 1):
-            self.alarm.update(health.effective_rank, collapsed=is_collapsed(self.history[max(0, end - COLLAPSE_PATIENCE) : end]))
+            self.alarm.update(
+                health.effective_rank, collapsed=is_collapsed(self.history[max(0, end - COLLAPSE_PATIENCE) : end])
+            )
 
     def look(self, step: TrainStep, *, last: bool, display: TrainingDisplay) -> Health | None:
         """Measures and records a step if it is due; warns when the embedding collapses or its effective rank falls."""
