@@ -1,6 +1,7 @@
-"""What a run says: plain lines without escapes, one panel on a terminal, names that cannot steer either."""
+"""Progress and messages: a table that fits 80 columns, a panel on a terminal, names that control neither."""
 
 import io
+import itertools
 import json
 import math
 import os
@@ -8,7 +9,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,8 +19,8 @@ from hypothesis import strategies as st
 
 from lwcl import formatting
 from lwcl.metrics.health import Health
-from lwcl.reporting import console as progress
-from lwcl.reporting import health_words, panel, throughput
+from lwcl.reporting import console, health_words, panel, progress_table, throughput
+from lwcl.settings import FLAG, SettingValue
 
 HOSTILE = {
     "html": "<script>alert(1)</script>",
@@ -51,7 +52,7 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.delenv("NO_COLOR", raising=False)
-    monkeypatch.setattr(progress, "sys", SimpleNamespace(stdout=stream, stderr=stream))
+    monkeypatch.setattr(console, "sys", SimpleNamespace(stdout=stream, stderr=stream))
     return stream
 
 
@@ -67,13 +68,18 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     return move
 
 
+METRICS = {**HEALTHY._asdict(), "top1": 0.25}
+SHOWN = ("std", "effective_rank", "top1")
+
+
 def train(
-    screen: progress.Screen, title: str = "pretrain", steps: int = 20, each: Callable[[], None] = lambda: None
+    screen: console.Screen, title: str = "pretrain", steps: int = 20, each: Callable[[], None] = lambda: None
 ) -> Any:
-    with screen.training(title, start=0, steps=steps, steps_per_epoch=10, batch_size=32) as training:
+    shape = {"start": 0, "steps": steps, "steps_per_epoch": 10, "batch_size": 32}
+    with screen.training(title, **shape, metrics=SHOWN) as training:
         for number in range(1, steps + 1):
             each()
-            training.step(throughput.StepStats(number, number / 10, 0.03, 5.0 / number, 0.01, 0.1), HEALTHY, found=0.25)
+            training.step(throughput.StepStats(number, number / 10, 0.03, 5.0 / number, 0.01, 0.1), METRICS)
     return training
 
 
@@ -117,10 +123,10 @@ def test_json_has_no_nan() -> None:
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_terminal_shows_hostile_names_and_does_not_obey_them(terminal: Terminal, name: str) -> None:
-    screen = progress.Screen()
+    screen = console.Screen()
     screen.say(formatting.escape(HOSTILE[name]))
     train(screen, title=HOSTILE[name])
-    progress.print_table(HOSTILE[name], [HOSTILE[name]], [[HOSTILE[name]]])
+    console.print_table(HOSTILE[name], [HOSTILE[name]], [[HOSTILE[name]]])
     written = terminal.getvalue()
     shown = visible(written)
     for character in ("\x9b", "\u202e", "\udce9", "\x1b"):
@@ -130,90 +136,154 @@ def test_a_terminal_shows_hostile_names_and_does_not_obey_them(terminal: Termina
     assert not any(line.startswith("Warning") for line in shown.splitlines())
 
 
-def test_plain_lines_have_no_escapes_and_come_every_five_seconds(
+def test_progress_is_a_header_and_a_row_per_epoch_in_plain_text(
     capsys: pytest.CaptureFixture[str], clock: Callable[[float], None]
 ) -> None:
-    train(progress.Screen(), steps=200, each=lambda: clock(0.5))
+    train(console.Screen(), steps=50, each=lambda: clock(0.5))
     captured = capsys.readouterr()
-    lines = captured.err.splitlines()
-    assert captured.out == ""
-    assert "\x1b" not in captured.err
-    assert lines[0].startswith("step 1/200, epoch 0.10/20; loss 5.0000")
-    assert "320 images/s, 10.0% waiting for data" in lines[0]
-    assert "spread 0.90 good" in lines[0]
-    assert "keys found 25.0% fair" in lines[0]
-    assert lines[-1].startswith("step 200/200")
-    assert len(lines) == 1 + 200 * 0.5 // 5
+    header, *rows = captured.err.splitlines()
+    assert (captured.out, "\x1b" in captured.err) == ("", False)
+    assert header.split() == ["epoch", "step", "loss", "lr", "img/s", "wait", "eta", "std", "eff.rank", "top-1"]
+    assert rows[0].split() == ["1/5", "10/50", "1.464", "3.0e-02", "320", "10%", "0:20", "0.90", "60.0", "25.0%"]
+    assert [row.split()[0] for row in rows] == ["1/5", "2/5", "3/5", "4/5", "5/5"]
+    assert {len(row) for row in rows} == {len(header)}
 
 
-def test_plain_lines_are_few_however_short_the_epochs(
+def test_an_epoch_of_hours_has_a_row_a_minute(
     capsys: pytest.CaptureFixture[str], clock: Callable[[float], None]
 ) -> None:
-    train(progress.Screen(), steps=1000, each=lambda: clock(0.01))
-    assert len(capsys.readouterr().err.splitlines()) <= 12
+    with console.Screen().training("t", start=0, steps=2000, steps_per_epoch=1000, batch_size=32) as training:
+        for number in range(1, 601):
+            clock(1.0)
+            training.step(throughput.StepStats(number, number / 1000, 0.03, 5.0, 0.01, 0.1))
+    rows = capsys.readouterr().err.splitlines()[1:]
+    assert [row.split()[1] for row in rows] == [f"{60 * minute}/2000" for minute in range(1, 11)]
+
+
+def test_rows_are_few_however_short_the_epochs(
+    capsys: pytest.CaptureFixture[str], clock: Callable[[float], None]
+) -> None:
+    train(console.Screen(), steps=1000, each=lambda: clock(0.01))
+    assert len(capsys.readouterr().err.splitlines()) <= 13
+
+
+@pytest.mark.parametrize("epochs", [1, 12, 200, 1000])
+@pytest.mark.parametrize("steps_per_epoch", [1, 46, 5005, 9999])
+@pytest.mark.parametrize("metrics", [(), SHOWN, (*SHOWN, "knn_top1")])
+def test_a_row_fits_80_columns_and_stands_below_its_header(
+    epochs: int, steps_per_epoch: int, metrics: tuple[str, ...]
+) -> None:
+    steps = epochs * steps_per_epoch
+    progress = throughput.TrainProgress("t", 0, steps, steps_per_epoch, 4096)
+    table = progress_table.ProgressTable(progress, metrics)
+    values = {"std": 0.0, "effective_rank": 2048.0, "top1": 1.0}
+    progress.add(throughput.StepStats(steps, epochs, 1e-10, -12345.6, 1.0, 1.0), values)
+    progress.add_knn(epochs, 1.0)
+    header, row = table.header(), table.row()
+    assert len(row) == len(header) <= 80
+    assert len(row.split()) == len(header.split())
+
+
+def test_a_metric_is_shown_once_and_averaged_over_its_row() -> None:
+    progress = throughput.TrainProgress("t", 0, 20, 10, 32)
+    table = progress_table.ProgressTable(progress, SHOWN)
+    for number, metrics in enumerate([{"std": 0.8, "top1": 0.1}, {"top1": 0.3}], 1):
+        progress.add(throughput.StepStats(number, number / 10, 0.1, float(number), 0.0, 0.5), metrics)
+    columns = [slice(table.header().index(title), table.header().index(title) + len(title)) for title in ("std",)]
+    first = table.row()
+    progress.add(throughput.StepStats(3, 0.3, 0.1, 9.0, 0.0, 0.5), {"top1": 0.5})
+    second = table.row()
+    assert (first.split()[2], first.split()[-1], first[columns[0]].strip()) == ("1.500", "20.0%", ".80")
+    assert (second.split()[2], second.split()[-1], second[columns[0]].strip()) == ("9.000", "50.0%", "")
 
 
 def test_the_log_gets_every_sentence_and_quiet_people_only_warnings(capsys: pytest.CaptureFixture[str]) -> None:
     log: list[str] = []
-    screen = progress.Screen(quiet=True, log=log.append)
+    screen = console.Screen(quiet=True, log=log.append)
     screen.say("first\nsecond")
     screen.warn("beware")
     train(screen)
     assert capsys.readouterr().err == "Warning: beware\n"
     assert log[:2] == ["first\nsecond", "Warning: beware"]
-    assert log[-1].startswith("step 20/20")
+    assert log[-1].split()[:2] == ["2/2", "20/20"]
 
 
-def test_on_a_terminal_the_log_is_plain_and_the_panel_shows_all(terminal: Terminal) -> None:
+def test_on_a_terminal_rows_stand_above_a_panel_and_the_log_is_plain(terminal: Terminal) -> None:
     log: list[str] = []
-    screen = progress.Screen(log=log.append)
-    with screen.training("pretrain moco", start=0, steps=20, steps_per_epoch=10, batch_size=64) as training:
-        for number in range(1, 11):
-            training.step(throughput.StepStats(number, number / 10, 0.03, 5.0, 0.01, 0.1), HEALTHY, found=0.25)
-        training.monitored(1, 0.5)
+    screen = console.Screen(log=log.append)
+    shape = {"start": 0, "steps": 20, "steps_per_epoch": 10, "batch_size": 64}
+    with screen.training("pretrain moco", **shape, metrics=(*SHOWN, "knn_top1")) as training:
+        for number in range(1, 10):
+            training.step(throughput.StepStats(number, number / 10, 0.03, 5.0, 0.01, 0.1), METRICS)
+        training.knn(1, 0.5)
+        training.step(throughput.StepStats(10, 1.0, 0.03, 5.0, 0.01, 0.1), {**METRICS, "effective_rank": 2.0})
         screen.warn("above the panel")
     shown = visible(terminal.getvalue())
-    wanted = ("pretrain moco", "1.00 of 2", "step 10 of 20", "640 images/s", "learning rate 0.03", "spread 0.90 good")
-    for text in (*wanted, "keys found 25.0% fair", "kNN top-1 after epoch 1: 50.0%", "Warning: above the panel"):
+    wanted = (
+        "pretrain moco",
+        "1.00/2",
+        "step 10/20",
+        "640 images/s",
+        "lr 3.0e-02",
+        "std 0.90",
+        "top-1 25.0%",
+        "(step 10)",
+    )
+    for text in (*wanted, "effective rank 2.0 low", "top-1 50.0% after epoch 1", "Warning: above the panel"):
         assert text in shown
-    assert "step 1/20" not in shown
-    assert log[0].startswith("step 1/20")
+    assert log[1] in shown
+    assert log[1].split()[-2:] == ["25.0%", "50.0%"]
     assert "\x1b" not in "".join(log)
     assert terminal.getvalue().endswith("\x1b[?25h")  # the cursor is back
 
 
+@pytest.mark.parametrize("width", [80, 140])
+def test_the_panel_fits_a_small_terminal(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    progress = throughput.TrainProgress("light-moco mobilenetv3_large_100", 0, 552_000, 46, 64)
+    for number in range(1, 600):
+        progress.add(throughput.StepStats(number, number / 46, 0.03, 5.0 / number, 0.01, 0.1), METRICS)
+    progress.add_knn(1, 0.5)
+    progress.add_knn(2, 0.4)
+    stream = panel.rich_console(io.StringIO())
+    stream.print(panel.training_panel(progress))
+    lines = stream.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert max(map(len, lines)) <= width
+    assert len(lines) <= 10
+
+
 def test_no_color_is_honoured(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
-    train(progress.Screen())
+    train(console.Screen())
     assert re.search(r"\x1b\[[0-9;]*3[0-7]m", terminal.getvalue())
     terminal.truncate(0)
     monkeypatch.setenv("NO_COLOR", "1")
-    train(progress.Screen())
-    assert "step 20 of 20" in terminal.getvalue()
+    train(console.Screen())
+    assert "step 20/20" in terminal.getvalue()
     assert not re.search(r"\x1b\[[0-9;]*3[0-7]m", terminal.getvalue())
 
 
 def test_a_dumb_terminal_gets_plain_lines(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "dumb")
-    train(progress.Screen())
-    assert "step 20/20" in terminal.getvalue()
+    train(console.Screen())
+    assert "20/20" in terminal.getvalue()
     assert "\x1b" not in terminal.getvalue()
 
 
 def test_a_count_within_a_training_is_drawn_below_it_and_goes_away(terminal: Terminal) -> None:
-    screen = progress.Screen()
+    screen = console.Screen()
     with screen.training("outer", start=0, steps=1, steps_per_epoch=1, batch_size=2):
         with screen.counting("inner [b]x[/b]", 4) as counting:
             counting.advance(3)
         before = len(terminal.getvalue())
     assert "inner [b]x[/b]" in visible(terminal.getvalue()[:before])
-    assert "3 of 4" in visible(terminal.getvalue()[:before])
+    assert "3/4" in visible(terminal.getvalue()[:before])
     last = terminal.getvalue()[before:]
     assert "outer" in last
     assert "inner" not in last
 
 
 def test_the_screen_is_given_back_when_a_training_fails(terminal: Terminal) -> None:
-    screen, before = progress.Screen(), sys.stderr
+    screen, before = console.Screen(), sys.stderr
     with pytest.raises(KeyError), screen.training("t", start=0, steps=1, steps_per_epoch=1, batch_size=2):
         raise KeyError
     assert terminal.getvalue().endswith("\x1b[?25h")
@@ -223,7 +293,7 @@ def test_the_screen_is_given_back_when_a_training_fails(terminal: Terminal) -> N
 def test_a_count_tells_in_plain_lines_how_far_it_is(
     capsys: pytest.CaptureFixture[str], clock: Callable[[float], None]
 ) -> None:
-    screen = progress.Screen()
+    screen = console.Screen()
     with screen.counting("filling", 100) as counting:
         for _ in range(10):
             clock(1)
@@ -240,12 +310,12 @@ def test_a_count_tells_in_plain_lines_how_far_it_is(
 
 def test_a_step_that_draws_nothing_costs_less_than_a_millisecond(clock: Callable[[float], None]) -> None:
     begun = time.perf_counter()
-    train(progress.Screen(quiet=True), steps=2000)
+    train(console.Screen(quiet=True), steps=2000)
     assert time.perf_counter() - begun < 2
 
 
 def test_timing_is_the_median_speed_and_the_share_of_waiting(clock: Callable[[float], None]) -> None:
-    timing = train(progress.Screen(quiet=True), each=lambda: clock(0.1)).timing()
+    timing = train(console.Screen(quiet=True), each=lambda: clock(0.1)).timing()
     assert timing == {"images_per_second": 320.0, "seconds": pytest.approx(2.0), "waited": pytest.approx(0.1)}
 
 
@@ -256,13 +326,6 @@ def test_the_remaining_time_counts_what_happens_between_steps(clock: Callable[[f
         clock(2)
         done.add(throughput.StepStats(number, number / 10, 0.1, 1.0, 0.0, 0.5), {})
     assert done.remaining() == pytest.approx(14)
-
-
-def test_a_step_without_health_leaves_what_was_known() -> None:
-    done = throughput.TrainProgress("t", 0, 20, 10, 32)
-    done.add(throughput.StepStats(1, 0.1, 0.1, 1.0, 0.0, 0.5), {"found": 0.1, "spread": 0.5})
-    done.add(throughput.StepStats(2, 0.2, 0.1, 1.0, 0.0, 0.5), {"found": 0.2})
-    assert done.measures == {"spread": 0.5, "found": 0.2}
 
 
 @given(st.lists(st.floats(-100, 100), min_size=1, max_size=3 * throughput.MAX_CURVE_POINTS))
@@ -316,42 +379,70 @@ def test_cells_are_written_for_people() -> None:
     ]
 
 
-def test_every_measure_of_health_has_its_words() -> None:
+def test_every_health_metric_has_a_normal_range_and_a_word_beyond_it() -> None:
     assert set(Health._fields) < set(health_words.HEALTH_METRICS)
-    assert health_words.health_summary(HEALTHY._asdict()).count(" good") == 2
-    assert health_words.health_word("spread", 0.05) == "low"
-    assert health_words.health_word("spread", math.nan) == "low"
-    assert health_words.health_word("uniformity", -0.1) == "clumped"
-    assert [health_words.health_word("rank", 8, batch) for batch in (8, 16, 256)] == ["good", "good", "fair"]
+    assert [health_words.out_of_range(name, value) for name, value in METRICS.items()] == [""] * 5
+    beyond = {"std": 0.05, "effective_rank": 1.0, "top1": 0.0, "alignment": 1.9, "uniformity": -0.1}
+    words = [health_words.out_of_range(name, value) for name, value in beyond.items()]
+    assert words == ["low", "low", "low", "high", "high"]
+    assert health_words.out_of_range("std", math.nan) == "low"
+    assert [health_words.out_of_range("effective_rank", 2, batch) for batch in (8, 16, 256)] == ["", "", "low"]
+
+
+def alarms(ranks: Sequence[float], collapsed: Sequence[bool] = (), **settings: bool) -> list[str]:
+    """The warnings that measurements of the effective rank give."""
+    alarm = health_words.HealthAlarm({name: SettingValue(value, FLAG) for name, value in settings.items()})
+    warnings = (alarm.update(r, collapsed=c) for r, c in itertools.zip_longest(ranks, collapsed, fillvalue=False))
+    return [warning for warning in warnings if warning]
+
+
+def test_a_falling_effective_rank_is_a_warning_once_with_what_to_try() -> None:
+    fall = [50.0, 50.0, 37.0, 21.0, 9.0, 7.0, 6.0, 5.0, 6.0, 6.0]
+    (warning,) = alarms(fall, head_norm=False, zero_residuals=True)
+    assert warning.startswith("possible dimensional collapse: effective rank fell from 50 to 9; try --head-norm, ")
+    assert "--zero-residuals" not in warning
+    assert len(alarms([*fall, 40.0, 40.0, 40.0, *fall])) == 2, "after a recovery, a fall is news"
+
+
+@pytest.mark.parametrize(
+    "ranks", [[50.0, 2.0, 50.0, 50.0], [50.0, 30.0, 20.0, 15.0], [900.0, 120.0, 100.0, 100.0], [3.0]]
+)
+def test_a_rank_that_stays_high_or_falls_once_is_no_warning(ranks: list[float]) -> None:
+    assert alarms(ranks) == []
+
+
+def test_a_collapse_is_a_warning_once() -> None:
+    (warning,) = alarms([1.0] * 6, [False, False, False, False, True, True])
+    assert warning.startswith("collapse: the embeddings of all images are nearly equal; try a lower --lr")
 
 
 def test_a_plain_table_is_aligned_and_has_no_escapes(capsys: pytest.CaptureFixture[str]) -> None:
-    progress.print_table("kNN", ["encoder", "k"], [["a", 5], ["bcd\n", 1200]])
+    console.print_table("kNN", ["encoder", "k"], [["a", 5], ["bcd\n", 1200]])
     assert capsys.readouterr().out == "kNN\nencoder      k\na            5\nbcd\\n    1,200\n"
 
 
 def test_output_that_has_no_unicode_gets_backslashes(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
-    progress.write_line("Straße", stream)
+    console.write_line("Straße", stream)
     assert stream.buffer.getvalue() == b"Stra\\xdfe\n"  # type: ignore[attr-defined]
 
 
 def test_json_results_are_one_document_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:
-    progress.print_json({"a": [1, None]})
+    console.print_json({"a": [1, None]})
     assert json.loads(capsys.readouterr().out) == {"a": [1, None]}
 
 
 def test_a_table_on_a_terminal_shows_brackets(terminal: Terminal) -> None:
-    progress.print_table("t", ["a"], [["[bold]x[/bold]"]])
+    console.print_table("t", ["a"], [["[bold]x[/bold]"]])
     assert "[bold]x[/bold]" in visible(terminal.getvalue())
 
 
 def test_a_panel_before_the_first_step_has_no_numbers_yet() -> None:
-    console = panel.rich_console(io.StringIO())
-    console.print(panel.training_panel(throughput.TrainProgress("t", 0, 20, 10, 32)))
-    written = console.file.getvalue()  # type: ignore[attr-defined]
+    stream = panel.rich_console(io.StringIO())
+    stream.print(panel.training_panel(throughput.TrainProgress("t", 0, 20, 10, 32)))
+    written = stream.file.getvalue()  # type: ignore[attr-defined]
     assert "nan" not in written
-    assert "0.00 of 2" in written
+    assert "0.00/2" in written
 
 
 def test_importing_progress_costs_neither_torch_nor_rich() -> None:

@@ -108,6 +108,6 @@ def curve_pictures(left: Sequence[FinishedRun]) -> list[Picture]:
             told = health_words.HEALTH_METRICS.get(name)
             caption = f"{told.meaning[0].upper()}{told.meaning[1:]}." if told else "By epoch, each run its own curve."
             pictures.append(
-                Picture(title, caption, plots.curves_svg(series, "epoch", good=told.good if told else None))
+                Picture(title, caption, plots.curves_svg(series, "epoch", limit=told.limit if told else None))
             )
     return pictures

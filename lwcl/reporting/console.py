@@ -1,7 +1,7 @@
 """What a command says while it runs, on stderr: messages, a table of progress, on a terminal a live panel.
 
-Results go to stdout. Text that comes from users is escaped, and no markup is interpreted. No thread draws, so workers can be
-forked at any time.
+Results go to stdout. Text that comes from users is escaped, and no markup is interpreted. No thread draws, so workers
+can be forked at any time.
 """
 
 import contextlib

@@ -1,7 +1,7 @@
 """The metrics of embedding health: names, normal ranges, and warnings when an embedding collapses.
 
-The ranges are rules of thumb for a batch of unit embeddings in contrastive training. Alignment and uniformity are those of
-arXiv 2005.10242; the effective rank is RankMe (arXiv 2210.02885).
+The ranges are rules of thumb for a batch of unit embeddings in contrastive training. Alignment and uniformity are those
+of arXiv 2005.10242; the effective rank is RankMe (arXiv 2210.02885).
 """
 
 import statistics
@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from lwcl.formatting import percent
+from lwcl.settings import SettingValue, flag_name
 
 
 class HealthMetric(NamedTuple):
@@ -34,17 +35,18 @@ COLLAPSE = "collapse: the embeddings of all images are nearly equal"
 COLLAPSE_REMEDIES = "try a lower --lr, a longer --warmup, or a larger --batch-size"
 RANK_WINDOW = 3  # the rank is the median of this many measurements
 RANK_FALL, RANK_RECOVERY = 0.25, 0.5  # shares of the highest rank: fallen below the first, recovered above the second
+RANK_SETTINGS = ("head_norm", "zero_residuals")  # they raise a low effective rank, see docs/results.md
 HIGH_RANK = 16  # a fall that ends above this rank is no dimensional collapse
 
 
 class HealthAlarm:
     """Follows the health of an embedding and words a warning when it collapses or its effective rank falls.
 
-    A collapse is reported once, a fall again after a recovery. `rank_remedies`: what to try when the rank falls.
+    A collapse is reported once, a fall again after a recovery. What to try depends on the run's `settings`.
     """
 
-    def __init__(self, rank_remedies: str = "try a lower --lr or a larger --batch-size") -> None:
-        self.rank_remedies = rank_remedies
+    def __init__(self, settings: Mapping[str, SettingValue]) -> None:
+        self._remedies = rank_remedies(settings)
         self.has_collapsed, self.rank_has_fallen = False, False
         self._highest = 0.0
         self._latest: deque[float] = deque(maxlen=RANK_WINDOW)
@@ -64,7 +66,13 @@ class HealthAlarm:
     def rank_fall(self) -> str:
         """The fall of the effective rank in words, and what to try."""
         fall = f"effective rank fell from {self._highest:.0f} to {statistics.median(self._latest):.0f}"
-        return f"possible dimensional collapse: {fall}; {self.rank_remedies}"
+        return f"possible dimensional collapse: {fall}; {self._remedies}"
+
+
+def rank_remedies(settings: Mapping[str, SettingValue]) -> str:
+    """What to try when the effective rank falls: what raises it and is off in `settings`, then the usual."""
+    flags = [f"{flag_name(name)}" for name in RANK_SETTINGS if name in settings and not settings[name].value]
+    return f"try {', '.join([*flags, 'a lower --lr'])} or a larger --batch-size"
 
 
 def known_metrics(measured: Mapping[str, float | None]) -> dict[str, float]:

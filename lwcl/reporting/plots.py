@@ -76,8 +76,8 @@ def style_index(number: int) -> int:
     return (number + number // len(PALETTE)) % len(PALETTE)
 
 
-def curves_svg(series: Sequence[Series], x_label: str, *, markers: bool = False, good: float | None = None) -> str:
-    """Curves as SVG text; a legend where there are several, and a dotted line at `good` if it is in sight."""
+def curves_svg(series: Sequence[Series], x_label: str, *, markers: bool = False, limit: float | None = None) -> str:
+    """Curves as SVG text; a legend where there are several, and a dotted line at `limit` if it is in range."""
     import matplotlib
 
     with matplotlib.rc_context(MATPLOTLIB_RC):
@@ -91,8 +91,8 @@ def curves_svg(series: Sequence[Series], x_label: str, *, markers: bool = False,
                 x, y, color=PALETTE[i % 6], linestyle=LINE_STYLES[style_index(i)], label=shorten(one.name), **style
             )
         low, high = axes.get_ylim()
-        if good is not None and low <= good <= high:
-            axes.axhline(good, color=GREY, linestyle=":", linewidth=1.2)
+        if limit is not None and low <= limit <= high:
+            axes.axhline(limit, color=GREY, linestyle=":", linewidth=1.2)
         if len(series) > 1:
             axes.legend(frameon=False)
         axes.set_xlabel(shorten(x_label))

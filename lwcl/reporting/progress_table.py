@@ -68,7 +68,7 @@ def columns(metrics: Sequence[str]) -> list[ProgressColumn]:
     return [
         ProgressColumn("loss", 6, lambda _, averages: format_loss(averages["loss"])),
         ProgressColumn("lr", 7, lambda p, _: f"{p.lr:.1e}"),
-        ProgressColumn("img/s", 6, lambda p, _: f"{p.speed():.{0 if p.speed() >= 10 else 1}f}"),
+        ProgressColumn("img/s", 5, lambda p, _: f"{p.speed():.{0 if p.speed() >= 10 else 1}f}"),
         ProgressColumn("wait", 4, lambda p, _: f"{100 * p.waiting():.0f}%"),
         ProgressColumn("eta", 8, lambda p, _: clock(p.remaining())),
         *(metric_column(name, METRIC_TITLES[name]) for name in metrics),

@@ -134,7 +134,7 @@ class TrainProgress:
         return (self._ends[-1] - self._ends[0]) / known * (self.steps - self.step) if known else math.nan
 
     def timing(self) -> dict[str, float | None]:
-        """Median images per second over all steps, seconds in total, share of the steps' time spent waiting for data."""
+        """Median images per second over all steps, total seconds, share of the steps' time spent waiting for data."""
         total = sum(self._seconds)
         return {
             "images_per_second": self._images_per_second(self._seconds) if self._seconds else None,

@@ -1,11 +1,22 @@
-"""The report of a training: did it learn, is its embedding healthy, how fast was it, and how was it made."""
+"""The report of a training: its accuracy, the health of its embedding, its throughput, and its settings."""
 
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from lwcl.formatting import duration, percent
-from lwcl.reporting import health_words, plots
+from lwcl.formatting import duration, percent, plural
+from lwcl.reporting import plots
+from lwcl.reporting.health_words import (
+    COLLAPSE,
+    COLLAPSE_REMEDIES,
+    FULL_RANK_BATCH,
+    HEALTH_METRICS,
+    HealthAlarm,
+    format_metric,
+    known_metrics,
+    out_of_range,
+    rank_remedies,
+)
 from lwcl.reporting.report import Picture, Report, Table, flatten_facts
 from lwcl.settings import SettingValue
 
@@ -21,7 +32,7 @@ def training_report(
     title: str,
     metrics: MetricRecords,
     *,
-    settled: Mapping[str, SettingValue],
+    settings: Mapping[str, SettingValue],
     facts: Mapping[str, Any],
     environment: Mapping[str, Any],
     command: str,
@@ -30,25 +41,23 @@ def training_report(
 ) -> Report:
     """The report of the command `kind` on a training that left `metrics`, the records of metrics.jsonl.
 
-    A record has `step` and `epoch`, and any of `loss`, `lr`, `grad_norm`, `monitor` (kNN top-1, a share of 1) and the
-    names of `judgement.MEASURES`. `timing` is what `Training.timing` gave. `samples` are images as stored, then their
+    A record has `step` and `epoch`, and any of `loss`, `lr`, `grad_norm`, `knn_top1` (a share of 1) and the names of
+    `HEALTH_METRICS`. `timing` is what `TrainingDisplay.timing` returned. `samples` are images as stored, then their
     views: (images, 1 + views, height, width, 3) uint8.
     """
-    batch_size = settled["batch_size"].value if "batch_size" in settled else health_words.FULL_RANK_BATCH
-    told = Table("About the run", ("What", "Value"), tuple(flatten_facts(facts)))
-    tables = [final_values_table(metrics, batch_size), throughput_table(timing or {}), told]
+    batch_size = settings["batch_size"].value if "batch_size" in settings else FULL_RANK_BATCH
+    timing = timing or {}
+    run = Table("Run", ("Property", "Value"), tuple(flatten_facts(facts)))
+    tables = [final_values_table(metrics, batch_size), throughput_table(timing), run]
+    latest = {name: last_value(metrics, name) for name in metric_names(metrics)}
     return Report(
         kind=kind,
         title=title,
-        verdict=training_verdict(metrics, batch_size, (timing or {}).get("seconds")),
+        verdict=training_verdict(metrics, settings, batch_size, timing.get("seconds")),
         tables=tuple(table for table in tables if table.rows),
         pictures=(*training_curves(metrics), *sample_sheet(samples)),
-        facts={
-            **facts,
-            "timing": dict(timing or {}),
-            "last": {name: last_value(metrics, name) for name in metric_names(metrics)},
-        },
-        settings=settled,
+        facts={**facts, "timing": dict(timing), "last": latest},
+        settings=settings,
         environment=environment,
         command=command,
     )
@@ -71,79 +80,104 @@ def last_value(metrics: MetricRecords, name: str) -> Any:
 
 def final_health(metrics: MetricRecords) -> dict[str, float]:
     """The last known value of each measure of the embedding."""
-    return health_words.known_metrics({name: last_value(metrics, name) for name in health_words.HEALTH_METRICS})
+    return known_metrics({name: last_value(metrics, name) for name in HEALTH_METRICS})
 
 
-def training_verdict(metrics: MetricRecords, batch_size: int, seconds: float | None) -> str:
-    """What came out of it, in a few sentences."""
-    sentences = []
+def training_verdict(
+    metrics: MetricRecords, settings: Mapping[str, SettingValue], batch_size: int, seconds: float | None
+) -> str:
+    """What came of a training, a line each: the accuracy if it was monitored, the embedding's health, the effort."""
+    lines = []
+    if scores := metric_values(metrics, "knn_top1"):
+        lines.append(f"kNN top-1 while training: {percent(scores[0])} at first, {percent(scores[-1])} at the end.")
+    if final_health(metrics):
+        lines.append(health_verdict(metrics, settings, batch_size))
     if losses := metric_values(metrics, "loss"):
         took = f" in {duration(seconds)}" if seconds is not None else ""
-        epochs = f"{last_value(metrics, 'epoch') or 0:.4g} epochs ({last_value(metrics, 'step') or 0:,} steps)"
-        most, end = max(losses), statistics.fmean(losses[-max(1, len(losses) // 10) :])  # the first: a queue of noise
-        sentences.append(f"Trained for {epochs}{took}; the loss was {most:.3g} at most and {end:.3g} at the end.")
-    if scores := metric_values(metrics, "monitor"):
-        sentences.append(f"kNN top-1 on the monitor's images went from {percent(scores[0])} to {percent(scores[-1])}.")
-    found = final_health(metrics)
-    watched: dict[str, float] = {name: found[name] for name in ("spread", "rank") if name in found}
-    sick = [name for name, value in watched.items() if health_words.severity(name, value, batch_size) == 2]
-    if watched:
-        state = "looks collapsed" if len(sick) == len(watched) else "is thin" if sick else "is healthy"
-        sentences.append(f"The embedding {state} at the end: {health_words.health_summary(watched, batch_size)}.")
-    return " ".join(sentences) or "Nothing was measured: the run ended before its first record."
+        done = f"{last_value(metrics, 'epoch') or 0:.4g} epochs ({plural(last_value(metrics, 'step') or 0, 'step')})"
+        highest, end = max(losses), statistics.fmean(losses[-max(1, len(losses) // 10) :])
+        lines.append(f"Trained for {done}{took}; loss {highest:.3g} at its highest, {end:.3g} at the end.")
+    return "\n".join(lines) or "Nothing was measured: the run ended before its first record."
+
+
+def health_verdict(metrics: MetricRecords, settings: Mapping[str, SettingValue], batch_size: int) -> str:
+    """What is wrong with the embedding at the end of a training, and what to try; or that nothing is."""
+    final = final_health(metrics)
+    core = {name: final[name] for name in ("std", "effective_rank") if name in final}
+    values = ", ".join(f"{HEALTH_METRICS[name].title} {format_metric(name, value)}" for name, value in core.items())
+    low = [name for name, value in core.items() if out_of_range(name, value, batch_size)]
+    if core and len(low) == len(core):
+        return f"Problem: {COLLAPSE} ({values}); {COLLAPSE_REMEDIES}."
+    alarm = HealthAlarm(settings)
+    for rank in metric_values(metrics, "effective_rank"):
+        alarm.update(rank, collapsed=False)
+    if alarm.rank_has_fallen:
+        return f"Problem: {alarm.rank_fall()}."
+    if "effective_rank" in low:
+        return f"Problem: possible dimensional collapse: low effective rank ({values}); {rank_remedies(settings)}."
+    if low:
+        return f"Problem: the embeddings are close together ({values}); {COLLAPSE_REMEDIES}."
+    return f"Embedding health: no problem found ({values})."
 
 
 def final_values_table(metrics: MetricRecords, batch_size: int) -> Table:
-    """The last value of the loss, the monitor and each measure, with its word and its meaning."""
+    """The last value of the loss, the kNN accuracy and each health metric, a note where it is out of range."""
     rows: list[tuple[str, str, str, str]] = []
     if losses := metric_values(metrics, "loss"):
-        rows.append(("loss", f"{losses[-1]:.4f}", "", f"lowest {min(losses):.4f}"))
-    if scores := metric_values(metrics, "monitor"):
-        rows.append(("kNN top-1", percent(scores[-1]), "", f"best {percent(max(scores))}"))
+        rows.append(("loss", f"{losses[-1]:.4f}", "", f"lowest: {min(losses):.4f}"))
+    if scores := metric_values(metrics, "knn_top1"):
+        rows.append(("kNN top-1", percent(scores[-1]), "", f"best: {percent(max(scores))}"))
     for name, value in final_health(metrics).items():
-        one, told = health_words.HEALTH_METRICS[name], health_words.format_metric(name, value)
-        rows.append((one.title, told, health_words.health_word(name, value, batch_size), one.meaning))
-    return Table("At the end", ("Measure", "Value", "Reads as", "Meaning"), tuple(rows))
+        metric, note = HEALTH_METRICS[name], out_of_range(name, value, batch_size)
+        rows.append((metric.title, format_metric(name, value), note, metric.meaning))
+    return Table("Final metrics", ("Metric", "Value", "Out of range", "Meaning"), tuple(rows))
 
 
 def throughput_table(timing: Mapping[str, float | None]) -> Table:
     """How fast the training was."""
-    written = {
-        "images_per_second": ("images a second (median)", "{:,.0f}".format),
-        "seconds": ("time in all", duration),
-        "waited": ("share of the steps' time spent waiting for data", percent),
+    formats = {
+        "images_per_second": ("images per second (median)", "{:,.0f}".format),
+        "seconds": ("total time", duration),
+        "waited": ("share of the time spent waiting for data", percent),
     }
-    known = ((text, timing.get(name)) for name, text in written.items())
+    known = ((text, timing.get(name)) for name, text in formats.items())
     rows = ((title, as_text(value)) for (title, as_text), value in known if value is not None)
-    return Table("Speed", ("What", "Value"), tuple(rows))
+    return Table("Throughput", ("Quantity", "Value"), tuple(rows))
 
 
 def training_curves(metrics: MetricRecords) -> Iterator[Picture]:
-    """A picture for each curve that there is."""
-    shown = {
-        "loss": ("Loss", "The training loss. It may rise at first, while the queue fills with better keys.", None),
-        "monitor": ("kNN of the monitor", "kNN top-1 on the labelled images of --monitor, in percent.", None),
-        **{
-            name: (
-                one.title.capitalize(),
-                f"{one.meaning[0].upper()}{one.meaning[1:]}. Dotted: good from here.",
-                one.good,
-            )
-            for name, one in health_words.HEALTH_METRICS.items()
-        },
-        "lr": ("Learning rate", "The learning rate of each step.", None),
-        "grad_norm": ("Gradient norm", "The length of the gradient over all trained parameters.", None),
+    """A plot of each curve that there is."""
+    health = {
+        name: (
+            metric.title.capitalize(),
+            f"{capitalised(metric.meaning)}. Dotted: limit of the normal range.",
+            metric.limit,
+        )
+        for name, metric in HEALTH_METRICS.items()
     }
-    for name, (title, caption, good) in shown.items():
+    shown: dict[str, tuple[str, str, float | None]] = {
+        "loss": ("Loss", "Training loss. It may rise at first, while the queue fills with better keys.", None),
+        "knn_top1": ("kNN top-1", "kNN top-1 on the images of --monitor, in percent.", None),
+        **health,
+        "lr": ("Learning rate", "Learning rate per step.", None),
+        "grad_norm": ("Gradient norm", "Norm of the gradient over all trained parameters.", None),
+    }
+    for name, (title, caption, limit) in shown.items():
         records = [record for record in metrics if record.get(name) is not None]
         if records:
-            scale = 100 if name == "monitor" else 1
+            scale = 100 if name == "knn_top1" else 1
             series = plots.Series(title, [r["epoch"] for r in records], [scale * r[name] for r in records])
-            yield Picture(title, caption, plots.curves_svg([series], "epoch", markers=name == "monitor", good=good))
+            svg = plots.curves_svg([series], "epoch", markers=name == "knn_top1", limit=limit)
+            yield Picture(title, caption, svg)
+
+
+def capitalised(text: str) -> str:
+    """`text` with its first letter in upper case and the rest as it is."""
+    return text[:1].upper() + text[1:]
 
 
 def sample_sheet(samples: "NDArray[numpy.uint8] | None") -> Iterator[Picture]:
-    """The sheet of sample views, if there are any."""
+    """The sheet of augmented samples, if there are any."""
     if samples is not None and len(samples):
-        caption = "Each row is an image as it is stored, then its augmented views as the network sees them."
-        yield Picture("Sample views", caption, png=plots.sheet_png(samples))
+        caption = "Each row: an image as stored, then its augmented views as the network sees them."
+        yield Picture("Augmented samples", caption, png=plots.sheet_png(samples))

@@ -47,7 +47,7 @@ def finalize_run(training: TrainingState, folder: RunFolder, screen: Screen, tim
         training.plan.verb,
         f"{facts['method']} on {student.arch}",
         folder.metrics(),
-        settled=training.plan.settled,
+        settings=training.plan.settled,
         facts=facts | {"knn": [row._asdict() for row in rows]},
         environment=describe_environment(),
         command=current_command(),
@@ -64,25 +64,25 @@ def finalize_run(training: TrainingState, folder: RunFolder, screen: Screen, tim
         for table in report.tables[: bool(rows) + bool(final.standings)]:
             print_table(table.title, table.columns, table.rows)
     screen.say(
-        f"{escape(report.verdict)}\nReport: {escape(folder.report_html)}\nEncoder: {escape(folder.encoder)}\n"
+        f"{report.verdict}\nReport: {escape(folder.report_html)}\nEncoder: {escape(folder.encoder)}\n"
         f"Use it in plain timm:\n{timm_snippet(folder.export, student.width)}"
     )
     return 0
 
 
 def add_scores(report: Report, final: FinalScores) -> Report:
-    """The report with the scores of the encoders first, and a student's place beside its teacher."""
+    """The report with what was gained first: the accuracy of the encoders, and a student's beside its teacher's."""
     if not final.rows:
         return report
-    told = accuracy_verdict(final.rows[:1], final.images)
+    gained = escape(accuracy_verdict(final.rows[:1], final.images))
     report = dataclasses.replace(
-        report, verdict=f"{told} {report.verdict}", tables=(knn_table(final.rows), *report.tables)
+        report, verdict=f"{gained}\n{report.verdict}", tables=(knn_table(final.rows), *report.tables)
     )
     if not final.standings:
         return report
     return dataclasses.replace(
         report,
-        verdict=f"{gap_verdict(final.standings, final.share)} {report.verdict}",
+        verdict=f"{escape(gap_verdict(final.standings, final.share))}\n{report.verdict}",
         tables=(report.tables[0], gap_table(final.standings), *report.tables[1:]),
         pictures=(*gap_pictures(final.standings), *report.pictures),
         facts={**report.facts, **gap_facts(final.standings, final.share)},

@@ -12,8 +12,6 @@ from lwcl.reporting.health_words import HealthAlarm
 from lwcl.runs.folder import RunFolder
 from lwcl.training.state import TrainingState
 
-RANK_SETTINGS = {"head_norm": "--head-norm", "zero_residuals": "--zero-residuals"}  # they raise a low effective rank
-
 
 def float_or_nan(value: float | None) -> float:
     """A metric as it was before it was written: JSON has null for NaN."""
@@ -34,9 +32,7 @@ class TrainingMonitor:
         )
         known = (record for record in folder.metrics() if "std" in record)
         self.history = [Health(*(float_or_nan(record[name]) for name in Health._fields)) for record in known]
-        values = training.plan.settled
-        flags = [flag for name, flag in RANK_SETTINGS.items() if name in values and not values[name].value]
-        self.alarm = HealthAlarm(f"try {', '.join(flags + ['a lower --lr'])}, or a larger --batch-size")
+        self.alarm = HealthAlarm(training.plan.settled)
         for end, health in enumerate(self.history, 1):
             self.alarm.update(
                 health.effective_rank, collapsed=is_collapsed(self.history[max(0, end - COLLAPSE_PATIENCE) : end])
