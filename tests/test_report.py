@@ -30,11 +30,11 @@ HOSTILE = [
     "猫" * 80,
 ]
 METRICS: list[dict[str, Any]] = [
-    {"step": n, "epoch": n / 10, "loss": 7 - n / 20, "lr": 0.03, "spread": 0.9, "rank": 50.0, "found": n / 100}
+    {"step": n, "epoch": n / 10, "loss": 7 - n / 20, "lr": 0.03, "std": 0.9, "effective_rank": 50.0, "top1": n / 100}
     for n in range(1, 101)
 ]
-METRICS[50:50] = [{"step": 50, "epoch": 5, "monitor": 0.25}]
-METRICS += [{"step": 100, "epoch": 10, "monitor": 0.75, "loss": None}]
+METRICS[50:50] = [{"step": 50, "epoch": 5, "knn_top1": 0.25}]
+METRICS += [{"step": 100, "epoch": 10, "knn_top1": 0.75, "loss": None}]
 VOID = {"meta", "img", "path", "use", "br"}
 
 
@@ -72,7 +72,7 @@ class Page(HTMLParser):
 def training(metrics: list[dict[str, Any]] = METRICS, **changes: Any) -> Report:
     samples = numpy.random.default_rng(0).integers(0, 256, (2, 4, 40, 32, 3), dtype=numpy.uint8)
     given: dict[str, Any] = {
-        "settled": {"batch_size": SettingValue(64, FLAG), "lr": recorded_value(0.03, "recipe light")},
+        "settings": {"batch_size": SettingValue(64, FLAG), "lr": recorded_value(0.03, "recipe light")},
         "facts": {"images": 640, "bad_files": {"count": 1}},
         "environment": {"torch": "2.14.1"},
         "command": "lwcl pretrain --data photos/",
@@ -163,9 +163,9 @@ def test_a_training_report_with_samples_of_noise_is_below_three_megabytes() -> N
     assert len(training(long, samples=noise).to_html().encode()) < 3_000_000
 
 
-def test_the_verdict_comes_first_then_numbers_then_pictures_then_the_making() -> None:
+def test_the_verdict_comes_first_then_results_then_plots_then_the_configuration() -> None:
     html = training().to_html()
-    marks = ["was 6.95 at most", 'id="numbers"', 'id="pictures"', 'id="made"', "lwcl pretrain --data photos/"]
+    marks = ["loss 6.95 at its highest", "Results<", "Plots<", "Configuration<", "lwcl pretrain --data photos/"]
     places = [html.index(mark) for mark in marks]
     assert places == sorted(places)
 
@@ -253,19 +253,29 @@ def test_a_written_report_ends_with_its_json(tmp_path: Path, monkeypatch: pytest
     document = json.loads((tmp_path / "report.json").read_text())
     assert document["schema_version"] == 1
     assert document["settings"]["lr"] == {"value": 0.03, "origin": "recipe light"}
-    assert document["facts"]["last"]["monitor"] == 0.75
-    assert [picture["title"] for picture in document["pictures"]][:2] == ["Loss", "kNN of the monitor"]
+    assert document["facts"]["last"]["knn_top1"] == 0.75
+    assert [picture["title"] for picture in document["pictures"]][:2] == ["Loss", "kNN top-1"]
     assert all((tmp_path / picture["file"]).stat().st_size > 0 for picture in document["pictures"])
 
 
-def test_the_verdict_of_a_training_tells_what_came_of_it() -> None:
-    verdict = training().verdict
-    assert "Trained for 10 epochs (100 steps) in 1:16:08; the loss was 6.95 at most and 2.23 at the end." in verdict
-    assert "from 25.0% to 75.0%" in verdict
-    assert "The embedding is healthy at the end: spread 0.90 good, effective rank 50.0 good." in verdict
-    collapsed = [{**record, "spread": 0.01, "rank": 1.1} for record in METRICS]
-    assert "The embedding looks collapsed" in training(collapsed).verdict
-    assert "The embedding is thin" in training([{**record, "rank": 1.1} for record in METRICS]).verdict
+def test_the_verdict_of_a_training_is_its_accuracy_its_health_and_its_effort() -> None:
+    accuracy, health, effort = training().verdict.splitlines()
+    assert accuracy == "kNN top-1 while training: 25.0% at first, 75.0% at the end."
+    assert health == "Embedding health: no problem found (std 0.90, effective rank 50.0)."
+    assert effort == "Trained for 10 epochs (100 steps) in 1:16:08; loss 6.95 at its highest, 2.23 at the end."
+
+
+@pytest.mark.parametrize(
+    ("at_the_end", "words"),
+    [
+        ({"std": 0.01, "effective_rank": 1.1}, "Problem: collapse: .* (std 0.01, effective rank 1.1)"),
+        ({"effective_rank": 6.0}, "Problem: possible dimensional collapse: effective rank fell from 50 to 6; try"),
+        ({"std": 0.2}, "Problem: the embeddings are close together (std 0.20, effective rank 50.0)"),
+    ],
+)
+def test_the_verdict_names_what_is_wrong_at_the_end(at_the_end: dict[str, float], words: str) -> None:
+    metrics = [record | at_the_end if record["step"] > 90 else record for record in METRICS]
+    assert re.search(re.escape(words).replace(re.escape(".*"), ".*"), training(metrics).verdict)
 
 
 def test_a_training_without_a_record_has_a_report_too() -> None:

@@ -147,7 +147,7 @@ def probe_images(
         plan.method, net, batches, recipe, optimizer, compute, steps_per_epoch=per_epoch, start=0, seed=seed
     )
     shape = {"start": 0, "steps": steps, "steps_per_epoch": per_epoch, "batch_size": loader.batch_size}
-    with bench.screen.training(f"{bench.options.protocol} {loaded.name}", **shape) as display:
+    with bench.screen.training(f"{bench.options.protocol} {loaded.name}", **shape, metrics=()) as display:
         for step in fitted:
             display.step(StepStats(step.number, step.epoch, step.lr, step.parts["loss"], step.waited, step.seconds))
             if step.number % per_epoch == 0:

@@ -171,7 +171,11 @@ class CountDisplay:
 
     def advance(self, count: int = 1) -> None:
         """Account for `count` more items."""
-        self.progress.count += count
+        self.update(self.progress.count + count)
+
+    def update(self, done: int, _total: int | None = None) -> None:
+        """Account for `done` items so far."""
+        self.progress.count = done
         if self._line.due():
             self.screen.line(self.progress.line())
         self.screen.redraw()

@@ -1,4 +1,4 @@
-"""A report: the verdict of a run, its numbers and pictures, how it was made; as JSON and as an HTML page to keep."""
+"""A report: the verdict of a command, its tables and plots, and its configuration; as JSON and as an HTML page."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -27,13 +27,13 @@ class Table(NamedTuple):
     note: str = ""
 
     def numeric(self, column: int) -> bool:
-        """Whether a column holds numbers only, and so stands to the right."""
+        """Whether a column holds only numbers, and so is right-aligned."""
         known = [row[column] for row in self.rows if row[column] is not None]
         return bool(known) and all(isinstance(value, int | float) for value in known)
 
 
 class Picture(NamedTuple):
-    """A picture: SVG text of ours, or a PNG. The caption says in words what there is to see."""
+    """A plot or an image sheet: SVG text of our own, or a PNG. The caption says in words what it shows."""
 
     title: str
     caption: str
@@ -41,12 +41,12 @@ class Picture(NamedTuple):
     png: bytes = b""
 
     def file(self, number: int) -> str:
-        """Its path in the run's folder, where it is the `number`-th of its report."""
+        """Its path in the run folder if it is the `number`-th picture of its report."""
         words = re.sub(r"[^a-z0-9]+", "-", self.title.lower())[:50].strip("-")
         return f"plots/{number:02}-{words}.{'png' if self.png else 'svg'}"
 
     def embedded(self, number: int) -> "Markup":
-        """The picture as part of a page, where it is the `number`-th: identifiers must differ between pictures."""
+        """The picture as part of a page if it is the `number`-th: SVG identifiers must differ between pictures."""
         from markupsafe import Markup
 
         if self.png:
@@ -56,13 +56,13 @@ class Picture(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What a command found out. All texts may come from strangers, except a picture's SVG, which must be our own."""
+    """The results of a command. All text may be untrusted, except a picture's SVG, which must be our own."""
 
     SCHEMA_VERSION: ClassVar[int] = 1
 
     kind: str  # the command
     title: str
-    verdict: str  # one or two sentences
+    verdict: str  # a sentence a line, the result first
     tables: tuple[Table, ...] = ()
     pictures: tuple[Picture, ...] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)  # JSON
@@ -80,8 +80,8 @@ class Report:
             "facts": dict(self.facts),
             "tables": [table._asdict() for table in self.tables],
             "pictures": [
-                {"title": one.title, "caption": one.caption, "file": one.file(number)}
-                for number, one in enumerate(self.pictures, 1)
+                {"title": picture.title, "caption": picture.caption, "file": picture.file(number)}
+                for number, picture in enumerate(self.pictures, 1)
             ],
             "command": self.command,
             "settings": {name: settled.as_json() for name, settled in self.settings.items()},
@@ -93,7 +93,7 @@ class Report:
         return json_document(self.document()) + "\n"
 
     def to_html(self) -> str:
-        """One page that needs nothing else: no scripts, nothing loaded."""
+        """A self-contained page: no scripts, nothing loaded."""
         import jinja2
         from markupsafe import Markup
 
@@ -105,11 +105,11 @@ class Report:
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        made_with = Table("Machine and versions", ("What", "Value"), tuple(flatten_facts(self.environment)))
-        return environment.get_template("report.html.j2").render(report=self, machine=made_with)
+        machine = Table("Environment", ("Property", "Value"), tuple(flatten_facts(self.environment)))
+        return environment.get_template("report.html.j2").render(report=self, machine=machine)
 
     def write(self, folder: Path) -> None:
-        """Writes plots, report.html, and last report.json, whose presence says that the run is finished.
+        """Writes plots, report.html, and last report.json, whose presence marks a finished run.
 
         Raises `StorageError`.
         """
@@ -122,7 +122,7 @@ class Report:
 
 
 def flatten_facts(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    """Names in words and values, those of mappings within after the name of the mapping; no lists of mappings."""
+    """Names as words, with values; nested names follow the name of their mapping. Lists of mappings are left out."""
     for name, value in values.items():
         words = f"{above}{name}".replace("_", " ")
         if isinstance(value, Mapping):

@@ -156,7 +156,7 @@ def fill_teacher_cache(kept: TeacherCache, screen: Screen, compute: ComputeOutpu
     """Asks the teacher what it has not been asked yet."""
     rows = kept.shape[0] * kept.shape[1]
     with screen.counting("Asking the teacher", rows) as counting:
-        kept.fill(compute, CACHE_BATCH_SIZE, lambda done, count: counting.advance(done - counting.done.count))
+        kept.fill(compute, CACHE_BATCH_SIZE, counting.update)
 
 
 def use_batch_statistics(encoder: nn.Module) -> None:
