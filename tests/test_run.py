@@ -110,7 +110,7 @@ def test_every_step_is_recorded_with_the_health_of_the_embedding(finished: Finis
     records = [json.loads(line) for line in (finished.out / "metrics.jsonl").read_text().splitlines()]
     assert [record["step"] for record in records] == list(range(1, STEPS + 1))
     assert records[-1]["epoch"] == 2
-    for name in ("loss", "lr", "grad_norm", "found", "spread", "rank", "alignment", "uniformity"):
+    for name in ("loss", "lr", "grad_norm", "top1", "std", "effective_rank", "alignment", "uniformity"):
         assert all(numpy.isfinite(record[name]) for record in records)
 
 
@@ -317,10 +317,10 @@ def test_compiled_backbones_learn_as_plain_ones_do(finished: Finished, tmp_path:
 def test_the_monitor_scores_every_epoch_and_changes_no_bit(finished: Finished, tmp_path: Path) -> None:
     left = finished.again(tmp_path / "run", "--monitor", str(finished.data), "--quiet")
     records = [json.loads(line) for line in left.pop("metrics.jsonl").splitlines()]
-    assert [record["step"] for record in records if 0 <= record.get("monitor", -1) <= 1] == [6, 12]
+    assert [record["step"] for record in records if 0 <= record.get("knn_top1", -1) <= 1] == [6, 12]
     before = left_by(finished.out)
     assert before.pop("metrics.jsonl").splitlines() == [
-        json.dumps({name: value for name, value in record.items() if name != "monitor"}).encode() for record in records
+        json.dumps({name: value for name, value in record.items() if name != "knn_top1"}).encode() for record in records
     ]
     assert left == before
 

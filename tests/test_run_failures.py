@@ -338,23 +338,23 @@ def test_knn_of_weights_that_are_not_finite_is_refused(
 
 
 @pytest.mark.parametrize("strict", [True, False])
-def test_a_collapsing_run_says_so_and_with_strict_ends_as_sick(
+def test_a_collapsing_run_says_so_and_with_strict_ends_as_diverged(
     images: Path, strict: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(health.formulas, "spread", lambda x: torch.tensor(0.01))
+    monkeypatch.setattr(health.losses, "embedding_std", lambda x: torch.tensor(0.01))
     words = small(images, tmp_path / "run", "--epochs", "6", "--quiet")
     assert ran([*words, "--strict"] if strict else words) == 3 * strict
     warnings = [line for line in capsys.readouterr().err.splitlines() if line.startswith("Warning")]
     assert len(warnings) == 1, "once is enough"
-    assert "nearly one point (collapse)" in warnings[0]
+    assert "collapse" in warnings[0]
 
 
 def test_a_measure_that_is_not_finite_does_not_keep_a_run_from_going_on(images: Path, tmp_path: Path) -> None:
     def not_finite() -> None:
-        health.formulas.spread = lambda x: torch.tensor(torch.nan)
+        health.losses.embedding_std = lambda x: torch.tensor(torch.nan)
 
     words = small(images, tmp_path / "run", "--epochs", "6", "--cache", "ram")
     assert child(words, tmp_path / "cache", "metrics.append@10", before=not_finite) == -9
-    assert '"spread": null' in (tmp_path / "run" / "metrics.jsonl").read_text()
+    assert '"std": null' in (tmp_path / "run" / "metrics.jsonl").read_text()
     assert ran(words) == 0
     assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == STEPS

@@ -310,7 +310,7 @@ def test_disco_without_a_teachers_weight_is_moco_on_the_same_keys() -> None:
     batch = next(batches(0, 1))
     losses = [run.method.loss(run.net.train(), batch, 0.0).parts for run in (disco, moco)]
     assert float(losses[0]["loss"]) == pytest.approx(float(losses[1]["loss"]), rel=1e-5)
-    assert losses[0]["found"] == losses[1]["found"]
+    assert losses[0]["top1"] == losses[1]["top1"]
 
 
 def test_a_symmetric_disco_pushes_the_keys_of_both_views() -> None:

@@ -19,7 +19,7 @@ METRIC_CURVES = {
     "effective_rank": "Effective rank",
     "std": "Std of the embeddings",
     "alignment": "Alignment",
-    "top1": "Top-1",
+    "top1": "Contrastive top-1",
     "agreement": "Agreement with the teacher",
 }
 
