@@ -195,13 +195,13 @@ def test_what_is_no_run_cannot_be_verified(tmp_path: Path, capsys: pytest.Captur
     ]  # fmt: skip
 
 
-def test_a_card_tells_method_data_scores_limits_and_settings(run: Path) -> None:
+def test_a_card_has_method_data_scores_limitations_and_settings(run: Path) -> None:
     text = (run / "export" / "README.md").read_text()
     facts = load_encoder(str(run)).metadata
     assert text.startswith("---\nlibrary_name: timm\n")
     assert text.splitlines()[4] == "# run"
     assert {f"* method: {facts['method']}", f"* data: {facts['data']}", "* images: 24"} <= set(text.splitlines())
-    assert "## Limits\n\n* It knows what images show" in text
+    assert "\n## Limitations\n\n* The features" in text
     rows = json.loads((run / "report.json").read_text())["facts"]["knn"]
     assert f"| {100 * rows[0]['top1']:.1f}% |" in text
     assert "| lr | 0.01 | flag |" in text
@@ -217,7 +217,7 @@ def test_names_from_strangers_mean_nothing_in_a_card() -> None:
     )
     lines = text.splitlines()
     assert [line for line in lines if line.startswith("#")] == [
-        f"# {escape_markdown(HOSTILE)}", "## Training", "## kNN on held-out images", "## Limits", "## Settings"
+        f"# {escape_markdown(HOSTILE)}", "## Training", "## Evaluation", "## Limitations", "## Settings"
     ]  # fmt: skip
     assert text.isascii()
     for sign in ("<script", "](", "![", "://", "www.", "`f", "*g", "_h", "&lt"):

@@ -67,7 +67,7 @@ def finished_run(folder: Path, *words: str) -> Finished:
     command = [word for word in pretrain(data, out, *words) if word != "--quiet"]
     said, told = io.StringIO(), io.StringIO()
     with pytest.MonkeyPatch.context() as patch, cache_at(folder / "cache"):
-        patch.setattr(build, "built", watched)
+        patch.setattr(build, "build_net", watched)
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(told):
             assert ran(command) == 0
     return Finished(data, out, command, said.getvalue(), told.getvalue(), untrained)

@@ -17,7 +17,7 @@ from lwcl.reporting.health_words import HEALTH_METRICS, format_metric, known_met
 from lwcl.reporting.progress_table import format_loss
 from lwcl.reporting.throughput import CountProgress, TrainProgress
 
-MAX_PANEL_WIDTH = 100  # columns: longer lines are hard to read
+MAX_PANEL_WIDTH = 110  # columns: longer lines are hard to read
 
 
 def rich_console(stream: TextIO) -> Console:

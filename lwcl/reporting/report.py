@@ -65,6 +65,7 @@ class Report:
     verdict: str  # a sentence a line, the result first
     tables: tuple[Table, ...] = ()
     pictures: tuple[Picture, ...] = ()
+    details: tuple[Table, ...] = ()  # shown after the plots
     facts: Mapping[str, Any] = field(default_factory=dict)  # JSON
     settings: Mapping[str, SettingValue] = field(default_factory=dict)
     environment: Mapping[str, Any] = field(default_factory=dict)
@@ -78,7 +79,7 @@ class Report:
             "title": self.title,
             "verdict": self.verdict,
             "facts": dict(self.facts),
-            "tables": [table._asdict() for table in self.tables],
+            "tables": [table._asdict() for table in (*self.tables, *self.details)],
             "pictures": [
                 {"title": picture.title, "caption": picture.caption, "file": picture.file(number)}
                 for number, picture in enumerate(self.pictures, 1)

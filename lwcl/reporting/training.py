@@ -48,13 +48,14 @@ def training_report(
     batch_size = settings["batch_size"].value if "batch_size" in settings else FULL_RANK_BATCH
     timing = timing or {}
     run = Table("Run", ("Property", "Value"), tuple(flatten_facts(facts)))
-    tables = [final_values_table(metrics, batch_size), throughput_table(timing), run]
+    tables = [final_values_table(metrics, batch_size), throughput_table(timing)]
     latest = {name: last_value(metrics, name) for name in metric_names(metrics)}
     return Report(
         kind=kind,
         title=title,
         verdict=training_verdict(metrics, settings, batch_size, timing.get("seconds")),
         tables=tuple(table for table in tables if table.rows),
+        details=(run,) if run.rows else (),
         pictures=(*training_curves(metrics), *sample_sheet(samples)),
         facts={**facts, "timing": dict(timing), "last": latest},
         settings=settings,
@@ -121,16 +122,17 @@ def health_verdict(metrics: MetricRecords, settings: Mapping[str, SettingValue],
 
 
 def final_values_table(metrics: MetricRecords, batch_size: int) -> Table:
-    """The last value of the loss, the kNN accuracy and each health metric, a note where it is out of range."""
-    rows: list[tuple[str, str, str, str]] = []
+    """The last value of the loss, the kNN accuracy and each health metric, with a word where it is out of range."""
+    rows: list[tuple[str, str, str]] = []
     if losses := metric_values(metrics, "loss"):
-        rows.append(("loss", f"{losses[-1]:.4f}", "", f"lowest: {min(losses):.4f}"))
+        rows.append(("loss", f"{losses[-1]:.4f}", f"lowest: {min(losses):.4f}"))
     if scores := metric_values(metrics, "knn_top1"):
-        rows.append(("kNN top-1", percent(scores[-1]), "", f"best: {percent(max(scores))}"))
+        rows.append(("kNN top-1", percent(scores[-1]), f"best: {percent(max(scores))}"))
     for name, value in final_health(metrics).items():
-        metric, note = HEALTH_METRICS[name], out_of_range(name, value, batch_size)
-        rows.append((metric.title, format_metric(name, value), note, metric.meaning))
-    return Table("Final metrics", ("Metric", "Value", "Out of range", "Meaning"), tuple(rows))
+        word = out_of_range(name, value, batch_size)
+        text = format_metric(name, value) + (f" ({word})" if word else "")
+        rows.append((HEALTH_METRICS[name].title, text, HEALTH_METRICS[name].meaning))
+    return Table("Final metrics", ("Metric", "Value", "Meaning"), tuple(rows))
 
 
 def throughput_table(timing: Mapping[str, float | None]) -> Table:
