@@ -130,6 +130,11 @@ def test_hostile_names_are_text_and_nothing_else() -> None:
     html.encode("utf-8", "strict")
 
 
+def test_a_page_shows_where_each_setting_comes_from() -> None:
+    html = training().to_html()
+    assert all(f">{origin}</td>" in html for origin in ("flag", "recipe light"))
+
+
 def test_hostile_names_pass_json_and_come_back_as_they_were() -> None:
     text = hostile_report().to_json()
     assert text.isascii()
