@@ -68,7 +68,8 @@ def test_json_is_one_document_and_a_report_has_the_curves_of_all_runs(
     assert [table["title"] for table in document["tables"]] == ["Runs", "Settings that differ"]
     titles = [picture["title"] for picture in document["pictures"]]
     assert titles == [
-        *("Loss (methods' losses are not on one scale)", "Effective rank", "Std of the embeddings", "Alignment", "Contrastive top-1")
+        "Loss (methods' losses are not on one scale)",
+        *("Effective rank", "Std of the embeddings", "Alignment", "Contrastive top-1"),
     ]
     for picture in document["pictures"]:
         drawn = (tmp_path / "both" / picture["file"]).read_text()

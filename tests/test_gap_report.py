@@ -160,7 +160,7 @@ def test_the_pictures_show_scores_and_what_they_cost() -> None:
 
 
 def test_a_scatter_of_equal_costs_has_ticks_and_the_same_bytes_twice() -> None:
-    dots = [plots.Dot("a", 230, 50, (40, 60)), plots.Dot("b", 230, 30, (20, 40), plain=True)]
+    dots = [plots.Dot("a", 230, 50, (40, 60)), plots.Dot("b", 230, 30, (20, 40), baseline=True)]
     svg = plots.scatter_svg(dots, "x", "y")
     assert svg == plots.scatter_svg(dots, "x", "y")
     assert ">200<" in svg

@@ -110,7 +110,7 @@ class Screen:
 
     @contextlib.contextmanager
     def _drawing(self, render: "Callable[[], RenderableType]") -> Iterator[None]:
-        """Draws what `render` returns below what is already drawn; the outermost stays on the screen at the end."""
+        """Draw what `render` returns below what is already drawn; the outermost stays on the screen at the end."""
         if self._console is None:
             yield
             return

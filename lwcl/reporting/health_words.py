@@ -52,7 +52,7 @@ class HealthAlarm:
         self._latest: deque[float] = deque(maxlen=RANK_WINDOW)
 
     def update(self, rank: float, *, collapsed: bool) -> str:
-        """Takes the next effective rank, and whether the embedding has collapsed; gives a new warning, or nothing."""
+        """Account for the next effective rank, and whether the embedding has collapsed; returns a new warning."""
         self._latest.append(rank)
         self._highest = max(self._highest, rank)
         now, had_fallen, had_collapsed = statistics.median(self._latest), self.rank_has_fallen, self.has_collapsed

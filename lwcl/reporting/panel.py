@@ -25,13 +25,13 @@ def rich_console(stream: TextIO) -> Console:
     return Console(file=stream, markup=False, emoji=False, highlight=False)
 
 
-def live_display(on: Console, drawn: Sequence[Callable[[], RenderableType]]) -> Live:
-    """A display, refreshed by hand, of what each of `drawn` returns; other output on stderr appears above it."""
+def live_display(on: Console, renders: Sequence[Callable[[], RenderableType]]) -> Live:
+    """A display, refreshed by hand, of what each of `renders` returns; other output on stderr appears above it."""
 
-    def render() -> RenderableType:
-        return Group(*(draw() for draw in drawn))
+    def render_all() -> RenderableType:
+        return Group(*(render() for render in renders))
 
-    return Live(console=on, auto_refresh=False, redirect_stdout=False, get_renderable=render)
+    return Live(console=on, auto_refresh=False, redirect_stdout=False, get_renderable=render_all)
 
 
 def progress_bar(done: float, total: float, text: str) -> Table:
@@ -108,10 +108,10 @@ def count_bar(done: CountProgress) -> RenderableType:
 def rich_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:
     """A table of results; numbers are right-aligned."""
     heading = Text(escape(title), style="bold") if title else None
-    drawn = Table(title=heading, title_justify="left", box=SIMPLE_HEAD)
+    table = Table(title=heading, title_justify="left", box=SIMPLE_HEAD)
     for i, column in enumerate(columns):
         number = any(isinstance(row[i], int | float) for row in rows)
-        drawn.add_column(Text(escape(column)), justify="right" if number else "left", overflow="fold")
+        table.add_column(Text(escape(column)), justify="right" if number else "left", overflow="fold")
     for row in rows:
-        drawn.add_row(*(Text(format_cell(value)) for value in row))
-    return drawn
+        table.add_row(*(Text(format_cell(value)) for value in row))
+    return table

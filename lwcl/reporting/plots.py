@@ -1,7 +1,7 @@
-"""Pictures of a report: curves, bars with intervals and sheets of images, the same bytes for the same numbers.
+"""Plots of a report: curves, bars with intervals, scatter plots, image sheets. Equal numbers give equal bytes.
 
-Colours are Okabe and Ito's (jfly.uni-koeln.de/color), each with its own line style or marker, so that a print in grey
-can be read. Text stays text, in the reader's own font, and takes the colour of the page around it, light or dark.
+The palette is Okabe and Ito's (jfly.uni-koeln.de/color); each colour has its own line style and marker, so that plots
+are readable in greyscale. Text stays text, in the reader's font and in the text colour of the page, light or dark.
 """
 
 import base64
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 LINE_STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)))
 MARKERS = ("o", "s", "^", "D", "v", "P")
-INK, GREY = "#010203", "#8c8c8c"  # the first becomes the colour of the page's text
-FIGURE_WIDTH = 3.8  # inches: as wide as a phone, where a figure is shown at about this size
-MAX_PLOT_POINTS = 300  # of a curve: more are averaged, since no eye could tell them apart
-CELL, SHEET_ROWS = 96, 8  # pixels of an image on a sheet; images below each other
+INK, GREY = "#010203", "#8c8c8c"  # INK is replaced by the text colour of the page
+FIGURE_WIDTH = 3.8  # inches, about the width of a phone
+MAX_PLOT_POINTS = 300  # of a curve; more are averaged
+CELL_SIZE, SHEET_ROWS = 96, 8  # pixels of an image in a sheet; at most so many rows
 
 MATPLOTLIB_RC: dict[Any, Any] = {
-    "svg.hashsalt": "lwcl",  # identifiers, and so the bytes, follow from the content
+    "svg.hashsalt": "lwcl",  # identifiers, and so the bytes, depend on the content only
     "svg.fonttype": "none",
-    "text.parse_math": False,  # a name may hold dollars
+    "text.parse_math": False,  # names may contain dollar signs
     "font.size": 9,
     "axes.titlesize": 10,
     "axes.spines.top": False,
@@ -45,7 +45,7 @@ SVG_FONT = re.compile(r"font: ([^']*)'[^;\"]*")
 
 
 class Series(NamedTuple):
-    """A curve: its name in the legend, and its points; a None among `y` is a point that is not known."""
+    """A curve: its name in the legend and its points; None in `y` is a missing point."""
 
     name: str
     x: Sequence[float]
@@ -53,42 +53,42 @@ class Series(NamedTuple):
 
 
 class Bar(NamedTuple):
-    """A bar: its name, its value and its interval; `plain` for what the others are compared with."""
+    """A bar: its name, value, and interval; `baseline` marks what the others are compared with."""
 
     name: str
     value: float
     interval: tuple[float, float]
-    plain: bool = False
+    baseline: bool = False
 
 
 class Dot(NamedTuple):
-    """A dot of a scatter: its name, its place and the interval of `y`; `plain` for what others are compared with."""
+    """A point of a scatter plot: its name, position, and the interval of `y`; `baseline` as for a bar."""
 
     name: str
     x: float
     y: float
     interval: tuple[float, float]
-    plain: bool = False
+    baseline: bool = False
 
 
 def style_index(number: int) -> int:
-    """The place of the `number`-th in `STYLES` and `MARKERS`: the seventh, in the first's colour, has another."""
+    """The index of a curve in `LINE_STYLES` and `MARKERS`: the seventh repeats the first's colour, not its style."""
     return (number + number // len(PALETTE)) % len(PALETTE)
 
 
 def curves_svg(series: Sequence[Series], x_label: str, *, markers: bool = False, limit: float | None = None) -> str:
-    """Curves as SVG text; a legend where there are several, and a dotted line at `limit` if it is in range."""
+    """Curves as SVG text, with a legend if there are several and a dotted line at `limit` if it is in range."""
     import matplotlib
 
     with matplotlib.rc_context(MATPLOTLIB_RC):
         figure, axes = new_axes(2.1)
-        for i, one in enumerate(series):
-            x, y = downsample(one)
+        for i, curve in enumerate(series):
+            x, y = downsample(curve)
             style: dict[str, Any] = (
                 {"marker": MARKERS[style_index(i)], "markersize": 5} if markers or len(x) == 1 else {}
             )
             axes.plot(
-                x, y, color=PALETTE[i % 6], linestyle=LINE_STYLES[style_index(i)], label=shorten(one.name), **style
+                x, y, color=PALETTE[i % 6], linestyle=LINE_STYLES[style_index(i)], label=shorten(curve.name), **style
             )
         low, high = axes.get_ylim()
         if limit is not None and low <= limit <= high:
@@ -100,15 +100,17 @@ def curves_svg(series: Sequence[Series], x_label: str, *, markers: bool = False,
 
 
 def bars_svg(rows: Sequence[Bar], x_label: str) -> str:
-    """Horizontal bars with their intervals as SVG text, the name above each: long names need the whole width."""
+    """Horizontal bars with intervals as SVG text, each below its name, since long names need the whole width."""
     import matplotlib
 
     with matplotlib.rc_context(MATPLOTLIB_RC):
         figure, axes = new_axes(0.7 + 0.55 * len(rows), left=0.1)
         right = max((row.interval[1] for row in rows), default=1.0) or 1.0
         for i, row in enumerate(rows):
-            colour, hatch = (GREY, "//") if row.plain else (PALETTE[0], "")
-            axes.barh(i, row.value, height=0.36, color="none" if row.plain else colour, edgecolor=colour, hatch=hatch)
+            colour, hatch = (GREY, "//") if row.baseline else (PALETTE[0], "")
+            axes.barh(
+                i, row.value, height=0.36, color="none" if row.baseline else colour, edgecolor=colour, hatch=hatch
+            )
             axes.plot(row.interval, (i, i), color=INK, linewidth=1.4, marker="|", markersize=8)
             axes.text(0.01 * right, i - 0.23, shorten(row.name), va="bottom")
             axes.text(row.interval[1] + 0.02 * right, i, f"{row.value:.1f}", va="center")
@@ -118,15 +120,15 @@ def bars_svg(rows: Sequence[Bar], x_label: str) -> str:
 
 
 def scatter_svg(dots: Sequence[Dot], x_label: str, y_label: str) -> str:
-    """Dots with their intervals as SVG text, named in a legend; the axis of x, above zero, is logarithmic."""
+    """A scatter plot with intervals as SVG text, named in a legend; the x axis is logarithmic."""
     import matplotlib
     from matplotlib.ticker import LogLocator, NullLocator
 
     with matplotlib.rc_context(MATPLOTLIB_RC):
         figure, axes = new_axes(2.4)
         for i, dot in enumerate(dots):
-            colour = GREY if dot.plain else PALETTE[i % 6]
-            face = "none" if dot.plain else colour
+            colour = GREY if dot.baseline else PALETTE[i % 6]
+            face = "none" if dot.baseline else colour
             axes.plot((dot.x, dot.x), dot.interval, color=colour, linewidth=1.2)
             axes.plot(
                 dot.x,
@@ -148,7 +150,7 @@ def scatter_svg(dots: Sequence[Dot], x_label: str, y_label: str) -> str:
 
 
 def new_axes(height: float, left: float = 0.55) -> "tuple[Figure, Axes]":
-    """A figure `height` inches high, with axes that leave `left` inches to their numbers; apart from pyplot's state."""
+    """A figure `height` inches high, with `left` inches for the tick labels; independent of pyplot's state."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(FIGURE_WIDTH, height))
@@ -163,7 +165,7 @@ def new_axes(height: float, left: float = 0.55) -> "tuple[Figure, Axes]":
 
 
 def figure_svg(figure: "Figure") -> str:
-    """The figure as an `<svg>` element without metadata, its ink the colour of the text around it."""
+    """The figure as an `<svg>` element without metadata, drawn in the text colour around it."""
     written = io.StringIO()
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     with warnings.catch_warnings():
@@ -175,7 +177,7 @@ def figure_svg(figure: "Figure") -> str:
 
 
 def downsample(series: Series) -> tuple[list[float], list[float]]:
-    """The known points of a curve, averaged down to at most `POINTS`."""
+    """The known points of a curve, averaged down to at most `MAX_PLOT_POINTS`."""
     known = [(x, y) for x, y in zip(series.x, series.y, strict=True) if y is not None]
     count = min(MAX_PLOT_POINTS, len(known))
     parts = [known[len(known) * i // count : len(known) * (i + 1) // count] for i in range(count)]
@@ -184,7 +186,7 @@ def downsample(series: Series) -> tuple[list[float], list[float]]:
 
 
 def shorten(text: str, length: int = 48) -> str:
-    """`text`, harmless, with its middle left out where it is longer than `length`: the end of a path tells most."""
+    """`text`, escaped, without its middle if it is longer than `length`: the end of a path says the most."""
     text = escape(text)
     if len(text) <= length:
         return text
@@ -196,7 +198,7 @@ def sheet_png(images: "NDArray[numpy.uint8]") -> bytes:
     from PIL import Image
 
     rows, columns, height, width, _ = images[:SHEET_ROWS].shape
-    scale = CELL / max(height, width)
+    scale = CELL_SIZE / max(height, width)
     size = max(1, round(width * scale)), max(1, round(height * scale))
     gap = 4
     whole = Image.new("RGBA", (columns * (size[0] + gap) - gap, rows * (size[1] + gap) - gap))
@@ -211,5 +213,5 @@ def sheet_png(images: "NDArray[numpy.uint8]") -> bytes:
 
 
 def png_data_uri(png: bytes) -> str:
-    """A PNG as an address that holds the picture itself."""
+    """A PNG as a data URI."""
     return f"data:image/png;base64,{base64.b64encode(png).decode()}"

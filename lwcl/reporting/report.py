@@ -85,7 +85,7 @@ class Report:
                 for number, picture in enumerate(self.pictures, 1)
             ],
             "command": self.command,
-            "settings": {name: settled.as_json() for name, settled in self.settings.items()},
+            "settings": {name: setting.as_json() for name, setting in self.settings.items()},
             "environment": dict(self.environment),
         }
 
