@@ -102,7 +102,9 @@ def views_of_the_loader(folder: Path, augmentation: str) -> list[list[float]]:
         images=images,
         store=store,
         student=StudentViews(
-            (ViewSpec(),) * 2, Augmentation(**AUGMENTATIONS[augmentation]), InputSpec.for_arch("test_efficientnet", SIZE)
+            (ViewSpec(),) * 2,
+            Augmentation(**AUGMENTATIONS[augmentation]),
+            InputSpec.for_arch("test_efficientnet", SIZE),
         ),
         batch_size=BATCH,
         seed=0,

@@ -49,8 +49,8 @@ def parse_init_by(text: str) -> FirstStage:
 
 def check_cached_views(method: Method, cache: TeacherCacheSpec) -> None:
     """Raises `UsageError` where cached crops do not cover the views of the method, or groups of views would mix."""
-    views = len(method.view_specs())
-    grouped = len(method.view_groups()) > 1
+    specs = method.view_specs()
+    views, grouped = len(specs), any(spec != specs[0] for spec in specs)
     if not method.teacher_space or cache.kind != "views":
         return
     if cache.crops < views or (grouped and cache.crops % views):

@@ -46,7 +46,7 @@ def build_net(plan: Plan, options: TrainOptions, teacher_dim: int = 0) -> tuple[
         image_size=options.image_size,
         output_stride=options.output_stride,
     )
-    for size in {spec.pixels(options.image_size) for spec in plan.method.view_groups()}:
+    for size in {spec.pixels(options.image_size) for spec in plan.method.view_specs()}:
         check_forward(student, size)
     if options.init:
         init_from(student, options.init, head=options.init_head)

@@ -97,7 +97,7 @@ def load_teacher(plan: Plan) -> OnlineTeacher | None:
     if options.teacher is None or not method.teacher_space:
         return None
     loaded = load_encoder(options.teacher, arch=options.teacher_arch, image_size=options.teacher_size)
-    for size in {loaded.input_spec.size, *(spec.pixels(loaded.input_spec.size) for spec in method.view_groups())}:
+    for size in {loaded.input_spec.size, *(spec.pixels(loaded.input_spec.size) for spec in method.view_specs())}:
         check_forward(loaded.encoder, size)
     if method.teacher_by_batch and parse_teacher_cache(options.teacher_cache).kind != "off":
         raise UsageError(
@@ -167,7 +167,7 @@ def fill_teacher_cache(cache: TeacherCache, screen: Screen, compute: ComputeOutp
     """Computes the outputs that are missing in the cache."""
     rows = cache.shape[0] * cache.shape[1]
     with screen.counting("Computing teacher features", rows) as counting:
-        cache.fill(compute, CACHE_BATCH_SIZE, lambda done, count: counting.advance(done - counting.done.count))
+        cache.fill(compute, CACHE_BATCH_SIZE, lambda done, count: counting.advance(done - counting.progress.count))
 
 
 def use_batch_statistics(encoder: nn.Module) -> None:

@@ -37,7 +37,7 @@ def open_cached_images(
             short_side=short_side,
             workers=workers if len(images) > MIN_IMAGES_TO_START_WORKERS else 0,
             max_bad=max_bad,
-            tell=lambda done, count: counting.advance(done - counting.done.count),
+            tell=lambda done, count: counting.advance(done - counting.progress.count),
         )
         if cache.where == "jpeg":
             shrunk, bad = filling.shrunk()
