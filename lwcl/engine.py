@@ -1,13 +1,13 @@
-"""The two loops: `fit`, with gradients, trains a method; `embed`, without, gives features. And the learning rate.
+"""The two loops: `fit`, with gradients, trains a method; `embed`, without, computes features. And the learning rate.
 
-A run is a pure function of its settings and where it is: nothing here keeps a random generator or a counter of its own,
-so a run that goes on at step n equals one that never stopped.
+A step is a pure function of the settings and the position in the run: no random generator or counter lives here, so a
+run resumed at step n equals an unbroken one.
 """
 
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import timm.optim
 import torch
@@ -17,23 +17,21 @@ from torch.optim import Optimizer
 from lwcl.config.recipes import Recipe
 from lwcl.errors import TrainingDivergedError
 from lwcl.losses import upcast
-from lwcl.methods.method import Batch, Loss, Method
+from lwcl.methods.method import Batch, Loss, Method, Progress
 from lwcl.models.encoder import Encoder
 from lwcl.models.net import Net
 from lwcl.rng import step_seed
 from lwcl.system import distributed
 from lwcl.system.compute import Compute
 
-N = TypeVar("N", bound=nn.Module)
-
 
 class TrainStep(NamedTuple):
-    """What one optimiser step did; `number` counts from 1."""
+    """The result of one optimiser step; `number` counts from 1."""
 
     number: int
     epoch: float  # epochs done after this step
     lr: float
-    parts: dict[str, float]  # the method's scalars, means over the parts of an accumulated batch
+    metrics: dict[str, float]  # the method's scalars, means over micro-batches
     grad_norm: float
     pairs: tuple[Tensor, Tensor] | None
     waited: float  # seconds spent waiting for data
@@ -41,23 +39,23 @@ class TrainStep(NamedTuple):
 
 
 class NonFiniteError(TrainingDivergedError):
-    """The loss or the gradient of a step is not finite; raised before the optimiser moves anything."""
+    """The loss or the gradient of a step is not finite; raised before the weights are updated."""
 
     def __init__(self, step: int, what: str, value: float, index: Tensor) -> None:
         super().__init__(
-            f"The {what} is {value} at step {step}: stopped before the weights were changed.",
-            "Mostly the learning rate is too high, or the images hold something unusual.",
+            f"The {what} is {value} at step {step}; the weights were not updated.",
+            "Usually the learning rate is too high, or a batch contains unusual images.",
             "Try a lower --lr, a longer --warmup, or --precision fp32.",
         )
         self.step, self.index = step, index
 
 
 def learning_rate(epoch: float, recipe: Recipe, epochs: int, lr: float, warmup: float) -> float:
-    """The rate at a (fractional) epoch of `epochs`, counted from 0.
+    """The learning rate at a (fractional) epoch of `epochs`, counted from 0.
 
-    `cosine` is MoCo's; a warm-up of w epochs multiplies it by (e + 1) / (w + 1) before epoch w while the cosine runs on
+    `cosine` is MoCo's; a warm-up of w epochs multiplies it by (e + 1) / (w + 1) before epoch w while the cosine takes
     (e - w) / (E - w), as light-moco's code does; `step` multiplies by `step_factor` after each of the `milestones`
-    (shares of E).
+    (fractions of E).
     """
     epoch = math.floor(epoch) if recipe.per_epoch else epoch
     ramp = min(1.0, (epoch + 1) / (warmup + 1))
@@ -69,10 +67,10 @@ def learning_rate(epoch: float, recipe: Recipe, epochs: int, lr: float, warmup: 
 
 
 def build_optimizer(net: nn.Module, recipe: Recipe, lr: float, weight_decay: float) -> Optimizer:
-    """timm's optimiser for what requires a gradient; weight decay on all parameters, as the papers' code has it.
+    """timm's optimiser for all parameters with a gradient; weight decay on all of them, as in the papers' code.
 
-    LARS adapts the rate of matrices only, and treats biases and norms as SGD without decay does (light-moco,
-    `main_lincls_lars.py`); timm's own default adapts all parameters, but none without weight decay.
+    LARS adapts the learning rate of matrices only; biases and norms are optimised as by SGD without weight decay
+    (light-moco, `main_lincls_lars.py`). timm's default adapts all parameters that have weight decay.
     """
     name = {"sgd": "momentum"}.get(recipe.optimizer, recipe.optimizer)
     more: dict[str, Any] = {"fused": True} if name in ("momentum", "adamw") else {}
@@ -98,53 +96,57 @@ def fit(
 ) -> Iterator[TrainStep]:
     """Trains `net` on `batches` from step `start` on, yielding after each step; the caller saves, reports, stops.
 
-    The order of a step: keys without gradient -> student -> logits against the queue without this batch -> loss ->
-    backward -> optimiser -> key encoder follows -> queue takes the keys. Raises `NonFiniteError` before a bad update.
+    Raises `NonFiniteError` before an update by a loss or gradient that is not finite.
     """
     assert recipe.epochs and recipe.lr and recipe.warmup is not None, "rules settle these before a run"
     trained = [p for p in net.parameters() if p.requires_grad]
     net.train()
     done, stream = start, iter(batches)
     while True:
+        # 1. The next batch. Time spent here is time that the loader is too slow.
         begun = time.perf_counter()
         batch = next(stream, None)
         if batch is None:
             return
         waited = time.perf_counter() - begun
+        # 2. Learning rate and dropout depend on the position in the run, so resuming needs no state of either.
         epoch = done / steps_per_epoch
         lr = learning_rate(epoch, recipe, recipe.epochs, recipe.lr, recipe.warmup)
         for group in optimizer.param_groups:
             group["lr"] = lr
         torch.manual_seed(step_seed(seed, done))
+        # 3. Loss and gradient, a micro-batch at a time. Memories still hold earlier batches only.
         optimizer.zero_grad(set_to_none=True)
         losses = []
-        for part in split_microbatches(batch, recipe.accumulate):
+        for microbatch in split_microbatches(batch, recipe.accumulate):
             with compute.context():
-                loss = method.loss(net, part, epoch)
+                loss = method.loss(net, microbatch, epoch)
             (loss.total / recipe.accumulate).backward()  # type: ignore[no-untyped-call]
             losses.append(loss)
         distributed.average_gradients(trained)
         norm = nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
-        total, length, parts = read_scalars(losses, norm)
-        check_step_finite({"loss": total, "gradient": length}, done + 1, batch)
+        # 4. Check before the update, so that the weights stay usable.
+        total, grad_norm, metrics = read_scalars(losses, norm)
+        check_step_finite({"loss": total, "gradient": grad_norm}, done + 1, batch)
         optimizer.step()
         done += 1
-        net.advance()
+        # 5. What has no gradient: momentum encoders are updated, queues take this batch's keys.
+        method.after_step(net, Progress(done, done / steps_per_epoch, recipe.epochs))
         seconds = time.perf_counter() - begun
-        yield TrainStep(done, done / steps_per_epoch, lr, parts, length, losses[-1].pairs, waited, seconds)
+        yield TrainStep(done, done / steps_per_epoch, lr, metrics, grad_norm, losses[-1].pairs, waited, seconds)
 
 
 def read_scalars(losses: list[Loss], norm: Tensor) -> tuple[float, float, dict[str, float]]:
-    """The sum of the losses, the norm, and the means of the losses' parts, in one read: a GPU is waited for once."""
-    names = list(losses[0].parts)
-    scalars = [norm, *(x for loss in losses for x in (loss.total, *(loss.parts[name] for name in names)))]
-    length, *values = torch.stack([upcast(x.detach()) for x in scalars]).tolist()
-    total, *parts = (sum(values[place :: 1 + len(names)]) for place in range(1 + len(names)))
-    return total, length, {name: part / len(losses) for name, part in zip(names, parts, strict=True)}
+    """The sum of the losses, the gradient's norm, and the means of the metrics, with one synchronisation of a GPU."""
+    names = list(losses[0].metrics)
+    scalars = [norm, *(x for loss in losses for x in (loss.total, *(loss.metrics[name] for name in names)))]
+    grad_norm, *values = torch.stack([upcast(x.detach()) for x in scalars]).tolist()
+    total, *sums = (sum(values[column :: 1 + len(names)]) for column in range(1 + len(names)))
+    return total, grad_norm, {name: value / len(losses) for name, value in zip(names, sums, strict=True)}
 
 
 def check_step_finite(values: dict[str, float], step: int, batch: Batch) -> None:
-    """Raises `NonFiniteError` unless every process's values are finite: all stop together, before an update."""
+    """Raises `NonFiniteError` unless the values of every process are finite: all processes stop together."""
     for what, value in values.items():
         if distributed.any_process(not math.isfinite(value)):
             raise NonFiniteError(step, what, value, batch.index)
@@ -152,16 +154,16 @@ def check_step_finite(values: dict[str, float], step: int, batch: Batch) -> None
 
 def split_microbatches(batch: Batch, count: int) -> Iterator[Batch]:
     """`count` equal parts of a batch, in order."""
-    tensors, seen = (batch.index, batch.labels, *batch.views, *batch.taught), len(batch.views)
+    tensors, views = (batch.index, batch.labels, *batch.views, *batch.teacher_output), len(batch.views)
     for index, labels, *others in zip(*(x.tensor_split(count) for x in tensors), strict=True):
-        yield Batch(tuple(others[:seen]), index, labels, tuple(others[seen:]))
+        yield Batch(tuple(others[:views]), index, labels, tuple(others[views:]))
 
 
 @torch.inference_mode()
 def embed(encoder: Encoder, batches: Iterable[Batch], compute: Compute, count: int) -> Tensor:
-    """The backbone's features of `count` images, in their order: (count, width) float32 on the CPU.
+    """The backbone's features of `count` images, in order: (count, width) float32 on the CPU. Sets eval mode meanwhile.
 
-    Each batch's are written where they stay: joining takes their memory twice. The encoder is in eval mode meanwhile.
+    They are written into one tensor batch by batch: concatenating would need twice the memory.
     """
     training, rows, done = encoder.training, torch.empty(count, encoder.width), 0
     encoder.eval()
@@ -171,5 +173,5 @@ def embed(encoder: Encoder, batches: Iterable[Batch], compute: Compute, count: i
             rows[here] = encoder.features(batch.views[0])
         done = here.stop
     encoder.train(training)
-    assert done == count, "as many images as were promised"
+    assert done == count, "the batches have `count` images"
     return rows

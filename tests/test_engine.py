@@ -64,7 +64,7 @@ class Run:
         torch.manual_seed(0)
         taught = SAID.shape[1]
         self.net: Net = self.method.build(Encoder(ARCH, self.method.head(width, taught)), taught)
-        self.method.prepare(self.net, SAID, 0)
+        self.method.initialise(self.net, SAID, 0)
         self.optimizer = engine.build_optimizer(self.net, recipe, 0.01, 1e-4)
 
     def go(self, start: int, stop: int) -> list[TrainStep]:
@@ -100,7 +100,7 @@ def test_a_run_resumed_in_mid_epoch_equals_an_unbroken_one(name: str) -> None:
     unpack_optimizer(resumed.optimizer, *packed)
     again = resumed.go(4, 7)
     assert same(unbroken.state(), resumed.state())
-    assert [(r.parts, r.lr, r.grad_norm) for r in records[4:]] == [(r.parts, r.lr, r.grad_norm) for r in again]
+    assert [(r.metrics, r.lr, r.grad_norm) for r in records[4:]] == [(r.metrics, r.lr, r.grad_norm) for r in again]
 
 
 @pytest.mark.parametrize("name", every_method())

@@ -21,8 +21,8 @@ from lwcl.config.augmentation import AUGMENTATIONS, Augmentation
 from lwcl.config.recipes import Recipe
 from lwcl.data.cache.pixels import PixelStore
 from lwcl.data.dataset import open_images
-from lwcl.data.loader import Loader
-from lwcl.methods.method import Batch, methods
+from lwcl.data.loader import Loader, StudentViews
+from lwcl.methods.method import Batch, ViewSpec, methods
 from lwcl.models.encoder import Encoder
 from lwcl.models.loaded import InputSpec
 from lwcl.system.compute import Compute
@@ -72,22 +72,24 @@ def trajectory(name: str, settings: dict[str, Any]) -> list[tuple[float, float]]
     method = kind(**{key: value for key, value in SMALL.items() if key in kind.__dataclass_fields__} | settings)
     teacher = Encoder("test_resnet", (12,))
     with_drawn_weights(teacher.eval().requires_grad_(False), 1000)
-    say = teacher.features if kind.taught == "features" else teacher
-    views = [drawn((kind.views, BATCH, 3, SIZE, SIZE), 2000 + step) for step in range(STEPS)]
-    said = [tuple(say(view) for view in pair) if kind.taught else () for pair in views]
-    width = said[0][0].shape[1] if kind.taught else 0
-    student = Encoder("test_efficientnet", method.head(Encoder("test_efficientnet").width, width), norm=method.norm)
+    say = teacher.features if kind.teacher_space == "features" else teacher
+    views = [drawn((len(method.view_specs()), BATCH, 3, SIZE, SIZE), 2000 + step) for step in range(STEPS)]
+    said = [tuple(say(view) for view in pair) if kind.teacher_space else () for pair in views]
+    width = said[0][0].shape[1] if kind.teacher_space else 0
+    student = Encoder(
+        "test_efficientnet", method.head(Encoder("test_efficientnet").width, width), norm=method.head_norm
+    )
     net = method.build(student, width)
     with_drawn_weights(net, 0)
-    if kind.prepares:
-        method.prepare(net, torch.cat([answer for pair in said for answer in pair]).float(), 0)
+    if kind.needs_teacher_features:
+        method.initialise(net, torch.cat([answer for pair in said for answer in pair]).float(), 0)
         net.double()
     nobody = torch.full((BATCH,), -1)
     batches = [Batch(tuple(pair), nobody, nobody, answers) for pair, answers in zip(views, said, strict=True)]
     recipe = Recipe(epochs=3, batch_size=BATCH, lr=0.01, weight_decay=1e-4, warmup=1.0)
     optimizer = engine.build_optimizer(net, recipe, 0.01, 1e-4)
     steps = engine.fit(method, net, batches, recipe, optimizer, CPU, steps_per_epoch=2, start=0, seed=0)
-    return [(step.parts["loss"], step.grad_norm) for step in steps]
+    return [(step.metrics["loss"], step.grad_norm) for step in steps]
 
 
 def views_of_the_loader(folder: Path, augmentation: str) -> list[list[float]]:
@@ -99,13 +101,15 @@ def views_of_the_loader(folder: Path, augmentation: str) -> list[list[float]]:
     loader = Loader(
         images=images,
         store=store,
-        augmentation=Augmentation(**AUGMENTATIONS[augmentation]),
-        takes=InputSpec.for_arch("test_efficientnet", SIZE),
-        views=2,
+        student=StudentViews(
+            (ViewSpec(),) * 2,
+            Augmentation(**AUGMENTATIONS[augmentation]),
+            InputSpec.for_arch("test_efficientnet", SIZE),
+        ),
         batch_size=BATCH,
         seed=0,
         compute=CPU,
-        broken=lambda bad: pytest.fail(str(bad)),
+        on_broken=lambda bad: pytest.fail(str(bad)),
     )
     return [[float(view.double().sum()) for view in batch.views] for batch in loader.batches(0, 2)]
 

@@ -44,7 +44,7 @@ def test_standardised_features_equal_the_published_code() -> None:
     assert found[0].tolist() == pytest.approx([-1.115048, 0.751533, 0.553445, -0.343561], abs=1e-6)
     assert float(found.norm()) == pytest.approx(4.898786, abs=1e-6)
     classifier = LinearClassifier(4, 2, "standard")
-    classifier.standardise_by(rows)
+    classifier.fit_statistics(rows)
     assert torch.allclose(classifier(rows.float()), classifier.linear(found.float()), atol=1e-5)
 
 

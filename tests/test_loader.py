@@ -13,14 +13,16 @@ from torch.utils.data import Dataset
 from lwcl.config.augmentation import AUGMENTATIONS, Augmentation
 from lwcl.data.dataset import BrokenImage, ImageSet, open_images
 from lwcl.data.decode_and_crop import CropDataset
-from lwcl.data.loader import Loader
+from lwcl.data.loader import Crops, Loader, StudentViews
 from lwcl.data.workers import load_in_workers
 from lwcl.errors import DataError
+from lwcl.methods.method import ViewSpec
 from lwcl.models.loaded import InputSpec
 from lwcl.system.compute import Compute
 
 COUNT, SIDE = 12, 160
-TAKES = InputSpec(16, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+INPUT = InputSpec(16, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+AUGMENTATION = Augmentation(**AUGMENTATIONS["moco-v2"])
 
 
 @pytest.fixture
@@ -38,13 +40,13 @@ def photos(tmp_path: Path) -> ImageSet:
 def loader(images: ImageSet, **more: object) -> Loader:
     """Batches of four, two views each."""
     settings: dict[str, object] = {
-        **{"images": images, "store": None, "augmentation": Augmentation(**AUGMENTATIONS["moco-v2"]), "takes": TAKES},
-        **{"views": 2, "batch_size": 4, "seed": 0, "compute": Compute(torch.device("cpu")), "broken": unbroken},
+        **{"images": images, "store": None, "student": StudentViews((ViewSpec(),) * 2, AUGMENTATION, INPUT)},
+        **{"batch_size": 4, "seed": 0, "compute": Compute(torch.device("cpu")), "on_broken": fail_on_broken},
     }
     return Loader(**settings | more)  # type: ignore[arg-type]
 
 
-def unbroken(bad: BrokenImage) -> None:
+def fail_on_broken(bad: BrokenImage) -> None:
     """All images are good."""
     raise AssertionError(bad)
 
@@ -54,9 +56,9 @@ def test_photos_are_decoded_at_a_part_of_their_size_but_not_below_what_views_nee
     photos: ImageSet, short_side: int | None, height: int
 ) -> None:
     own = loader(photos, short_side=short_side)
-    (cut,) = own.cuts([TAKES], [[([0, 1], index) for index in range(COUNT)]], 0)
+    (cut,) = own.decoded(iter([Crops((0, 1), torch.arange(COUNT))]), {16: [0, 1]}, 0)
     assert set(cut.heights.tolist()) == {height}
-    assert cut.crops[0].shape == (2, COUNT, 3, 16, 16)
+    assert cut.crops[16].shape == (2, COUNT, 3, 16, 16)
 
 
 def test_views_of_photos_decoded_small_are_near_those_of_whole_ones(photos: ImageSet) -> None:
@@ -71,14 +73,14 @@ def test_a_long_run_of_decoded_images_is_not_listed_before_its_first_batch(
     photos: ImageSet, workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = itertools.count()
-    places = Loader.places
+    crops = Loader.crops
 
     def counted(self: Loader, start: int, stop: int) -> object:
-        for place in places(self, start, stop):
+        for batch in crops(self, start, stop):
             assert next(asked) < 20, "further ahead than anyone needs"
-            yield place
+            yield batch
 
-    monkeypatch.setattr(Loader, "places", counted)
+    monkeypatch.setattr(Loader, "crops", counted)
     batches = loader(photos, workers=workers).batches(0, 1000)
     assert [len(next(batches).index) for _ in range(4)] == [4] * 4
     batches.close()
@@ -94,7 +96,7 @@ def test_crops_hold_no_more_pixels_than_they_may(photos: ImageSet, monkeypatch: 
 
     monkeypatch.setattr(CropDataset, "cut", counted)
     monkeypatch.setattr("lwcl.data.decode_and_crop.MAX_PENDING_PIXELS", 3 * SIDE * (SIDE + 40))
-    (whole,) = loader(photos).cuts([TAKES], [[([0], index) for index in range(COUNT)]], 0)
+    (whole,) = loader(photos).decoded(iter([Crops((0,), torch.arange(COUNT))]), {16: [0]}, 0)
     assert (cuts, len(whole.heights)) == ([3, 3, 3, 3], COUNT)
 
 

@@ -20,7 +20,7 @@ def test_a_queue_holds_the_latest_rows_of_a_plain_list(size: int, batches: list[
     for number, count in enumerate(batches):
         rows = torch.full((count, 2), float(number)) + torch.arange(count)[:, None] / 100
         queue.push(rows)
-        queue.advance(leader)
+        queue.after_step(leader)
         plain += rows.tolist()
     latest = plain[-size:]
     held = queue.rows().tolist()
@@ -33,7 +33,7 @@ def test_rows_enter_a_queue_only_after_the_step() -> None:
     before = queue.rows().clone()
     queue.push(torch.ones(2, 2))
     assert torch.equal(queue.rows(), before)
-    queue.advance(torch.nn.Identity())
+    queue.after_step(torch.nn.Identity())
     assert torch.equal(queue.rows()[:2], torch.ones(2, 2))
     assert torch.equal(queue.rows()[2:], before[2:])
 
@@ -53,7 +53,7 @@ def test_a_key_encoder_is_an_exponential_average_of_its_leader() -> None:
         with torch.no_grad():
             for parameter in leader.parameters():
                 parameter.fill_(value)
-        follower.advance(leader)
+        follower.after_step(leader)
         seen.append(float(next(follower.parameters()).flatten()[0]))
     assert seen == pytest.approx([1.001, 1.002999, 1.005996001], rel=1e-12)
 
@@ -65,7 +65,7 @@ def test_a_key_encoder_without_momentum_copies_parameters_and_keeps_its_own_buff
     with torch.no_grad():
         for parameter in leader.parameters():
             parameter.add_(1.0)
-    follower.advance(leader)
+    follower.after_step(leader)
     assert all(torch.equal(a, b) for a, b in zip(leader.parameters(), follower.parameters(), strict=True))
     changed = [not torch.equal(a, b) for a, b in zip(leader.buffers(), follower.buffers(), strict=True)]
     assert any(changed)

@@ -126,7 +126,7 @@ def test_a_batch_in_parts_is_timed_in_parts(net: Net) -> None:
 
 def test_a_teacher_answers_for_every_view() -> None:
     batch = precision.noise_batch(METHOD, CPU, SIZE, 7, 4)
-    assert [tuple(answer.shape) for answer in batch.taught] == [(4, 7)] * METHOD.views
-    assert [tuple(view.shape) for view in batch.views] == [(4, 3, SIZE, SIZE)] * METHOD.views
+    assert [tuple(answer.shape) for answer in batch.teacher_output] == [(4, 7)] * len(METHOD.view_specs())
+    assert [tuple(view.shape) for view in batch.views] == [(4, 3, SIZE, SIZE)] * len(METHOD.view_specs())
     assert all(view.is_contiguous(memory_format=torch.channels_last) for view in batch.views)
-    assert precision.noise_batch(METHOD, CPU, SIZE, 0, 4).taught == ()
+    assert precision.noise_batch(METHOD, CPU, SIZE, 0, 4).teacher_output == ()

@@ -23,9 +23,9 @@ from lwcl.data.label_fractions import sample_label_fraction, selection_mask
 from lwcl.errors import DataError, LwclError, TrainingDivergedError, UsageError
 from lwcl.methods.method import Batch
 from lwcl.methods.probe import Linear
-from lwcl.models.encoder import Encoder
+from lwcl.models.encoder import Encoder, weights_hash
 from lwcl.models.loaded import InputSpec
-from lwcl.models.probe import ProbeNet, check_weights_unchanged, weights_hash
+from lwcl.models.probe import ProbeNet, check_weights_unchanged
 from lwcl.reporting.knn import EncoderResult
 from lwcl.reporting.probe import ProbeRow, probe_verdict
 from lwcl.settings import field_names

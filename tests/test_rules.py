@@ -20,10 +20,10 @@ def settled(images: int, side: int = 224, *, accelerated: bool = False, **chosen
 @given(images=st.integers(2, 10_000_000), side=st.integers(1, 5000), accelerated=st.booleans())
 def test_every_rule_gives_a_valid_plan_for_any_data(name: str, images: int, side: int, accelerated: bool) -> None:
     kind = methods()[RECIPES[name].method]
-    plan = plan_run(kind.verb, {"recipe": name, "teacher": "random/resnet18" if kind.taught else None})
+    plan = plan_run(kind.verb, {"recipe": name, "teacher": "random/resnet18" if kind.teacher_space else None})
     values = {name: setting.value for name, setting in plan.settled.items()}
     done = plan.with_rules(apply_rules(values, RunFacts(images, side, 4, accelerated)))
-    asked = [name for name in AUTO_SETTINGS if kind.taught or name != "teacher_precision"]
+    asked = [name for name in AUTO_SETTINGS if kind.teacher_space or name != "teacher_precision"]
     ruled = [done.settled[name] for name in asked if name in done.settled]
     assert all(setting.value is not None and setting.origin.detail for setting in ruled)
     for longer in ("queue_size", "anchors"):

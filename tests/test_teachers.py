@@ -27,7 +27,7 @@ from lwcl.data.eval_loader import CenterCropDataset
 from lwcl.losses import l2_normalise
 from lwcl.methods.method import methods
 from lwcl.metrics import cost
-from lwcl.models.encoder import Encoder
+from lwcl.models.encoder import Encoder, weights_hash
 from lwcl.models.loaded import InputSpec
 from lwcl.reporting import plots
 from lwcl.reporting.console import Screen
@@ -36,7 +36,7 @@ from lwcl.training import teacher_cache
 from lwcl.training.build import build_training
 from lwcl.training.resolve import resolve_auto
 from lwcl.training.state import TrainingState
-from lwcl.training.teacher import OnlineTeacher, weights_hash
+from lwcl.training.teacher import OnlineTeacher
 
 #: The command and the settings of each method that has a teacher.
 METHODS: dict[str, tuple[Any, dict[str, Any]]] = {
@@ -143,9 +143,9 @@ class World:
 def _small() -> Iterator[None]:
     """Nothing is drawn, costs take one pass, and a teacher is asked about as many images as a batch has."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plots, "as_svg", lambda figure: "<svg/>")
-        patch.setattr(cost, "SECONDS", 0)
-        patch.setattr(teachers, "ASKED", SMALL["batch_size"])
+        patch.setattr(plots, "figure_svg", lambda figure: "<svg/>")
+        patch.setattr(cost, "TIMING_SECONDS", 0)
+        patch.setattr(teachers, "CACHE_BATCH_SIZE", SMALL["batch_size"])
         yield
 
 
@@ -158,18 +158,17 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, Tensor, Tensor]]:
-    """What teachers were asked from here on: the crop, which images, and what they saw."""
-    found: list[tuple[int, Tensor, Tensor]] = []
-    answer = OnlineTeacher.answer
+def shown(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
+    """The views (B, 3, size, size) for which teachers computed outputs from here on."""
+    views: list[Tensor] = []
+    output = OnlineTeacher.output
 
-    def noted(self: OnlineTeacher, crop: int, index: Tensor, seen: Tensor | None) -> Tensor:
-        assert seen is not None
-        found.append((crop, index.clone(), seen.clone()))
-        return answer(self, crop, index, seen)
+    def noted(self: OnlineTeacher, view: Tensor) -> Tensor:
+        views.append(view.clone())
+        return output(self, view)
 
-    monkeypatch.setattr(OnlineTeacher, "answer", noted)
-    return found
+    monkeypatch.setattr(OnlineTeacher, "output", noted)
+    return views
 
 
 def report_of(out: Path) -> dict[str, Any]:
@@ -182,7 +181,7 @@ def losses(out: Path) -> list[float]:
 
 
 def test_these_are_all_methods_that_have_a_teacher() -> None:
-    assert {name: kind.verb for name, kind in methods().items() if kind.taught} == {
+    assert {name: kind.verb for name, kind in methods().items() if kind.teacher_space} == {
         name: verb for name, (verb, _) in METHODS.items()
     }
 
@@ -218,44 +217,44 @@ def test_a_teacher_without_a_head_teaches_its_features(world: World, method: str
     assert load_encoder(str(out)).encoder.head_widths == heads.get(method, ())
 
 
-def test_a_teacher_sees_each_crop_by_its_own_statistics_at_its_own_size(
-    world: World, asked: list[tuple[int, Tensor, Tensor]]
-) -> None:
+def test_a_teacher_sees_each_crop_by_its_own_statistics_at_its_own_size(world: World, shown: list[Tensor]) -> None:
     training = world.training("disco")
     loader = training.loader
-    assert [(takes.size, takes.mean) for takes in loader.taken] == [(32, (0.485, 0.456, 0.406)), (48, (0.5, 0.5, 0.5))]
+    sizes = [(spec.size, spec.mean) for spec in loader.input_specs]
+    assert sizes == [(32, (0.485, 0.456, 0.406)), (48, (0.5, 0.5, 0.5))]
     batch = next(loader.batches(7, 8))
-    assert [crop for crop, _, _ in asked] == [2, 3], "views 0 and 1 of epoch 1"
-    for place, (crop, index, seen) in enumerate(asked):
-        assert torch.equal(index, batch.index)
-        raw = [loader.stored_view(crop, index, InputSpec(size, (0, 0, 0), (1, 1, 1))) for size in (32, 48)]
+    for place, (crop, seen) in enumerate(zip((2, 3), shown, strict=True)):  # views 0 and 1 of epoch 1
+        raw = [loader.view(crop, batch.index, InputSpec(size, (0, 0, 0), (1, 1, 1))) for size in (32, 48)]
         assert torch.allclose(seen, (raw[1] - 0.5) / 0.5, atol=1e-6)
-        mean, std = (torch.tensor(value)[:, None, None] for value in (loader.takes.mean, loader.takes.std))
+        mean, std = (
+            torch.tensor(value)[:, None, None]
+            for value in (loader.student.input_spec.mean, loader.student.input_spec.std)
+        )
         assert torch.allclose(batch.views[place], (raw[0] - mean) / std, atol=1e-5)
         assert float((interpolate(raw[1], (32, 32), mode="area") - raw[0]).abs().mean()) < 0.03, "the same crop"
         with torch.inference_mode():
             said = load_encoder(str(world.teacher)).encoder.eval()(seen)
-        assert torch.allclose(batch.taught[place], said, atol=1e-5)
+        assert torch.allclose(batch.teacher_output[place], said, atol=1e-5)
 
 
 def test_answers_are_rounded_to_what_they_are_kept_in_asked_now_or_before(world: World) -> None:
     for cache in ("off", "views:2", "center"):
         loader = world.training("seed", teacher_precision="bf16", teacher_cache=cache).loader
-        taught = next(loader.batches(0, 1)).taught[0]
+        taught = next(loader.batches(0, 1)).teacher_output[0]
         assert taught.dtype == torch.float32
         assert torch.equal(taught, taught.bfloat16().float())
-    exact = next(world.training("seed").loader.batches(0, 1)).taught[0]
+    exact = next(world.training("seed").loader.batches(0, 1)).teacher_output[0]
     assert not torch.equal(exact, exact.bfloat16().float())
 
 
 def test_so_many_crops_are_all_there_are(world: World) -> None:
-    def crops(method: str, kept: int) -> list[list[int]]:
+    def crops(method: str, kept: int) -> list[tuple[int, ...]]:
         loader = world.training(method, teacher_cache=f"views:{kept}").loader
-        return [crops for crops, _ in loader.places(0, 3 * PER_EPOCH)][::PER_EPOCH]
+        return [crops.numbers for crops in loader.crops(0, 3 * PER_EPOCH)][::PER_EPOCH]
 
-    assert crops("seed", 2) == [[0], [1], [0]]
-    assert crops("disco", 2) == [[0, 1]] * 3
-    assert crops("disco", 3) == [[0, 1], [2, 0], [1, 2]]
+    assert crops("seed", 2) == [(0,), (1,), (0,)]
+    assert crops("disco", 2) == [(0, 1)] * 3
+    assert crops("disco", 3) == [(0, 1), (2, 0), (1, 2)]
     loader = world.training("seed", teacher_cache="views:2").loader
     epochs = [list(loader.batches(PER_EPOCH * epoch, PER_EPOCH * (epoch + 1))) for epoch in range(3)]
     first, second, third = ({int(i): b.views[0][n] for b in e for n, i in enumerate(b.index)} for e in epochs)
@@ -270,9 +269,9 @@ def test_the_answer_to_the_central_square_is_the_same_in_every_view(world: World
     with torch.inference_mode():
         features = load_encoder(str(world.teacher)).encoder.eval().features((squares - 0.5) / 0.5)
     for batch in loader.batches(PER_EPOCH - 1, PER_EPOCH + 2):
-        assert torch.allclose(batch.taught[0], features[batch.index], atol=1e-4)
-    crops = [crops for crops, _ in loader.places(0, 3 * PER_EPOCH)][::PER_EPOCH]
-    assert crops == [[0], [1], [2]], "the student sees new crops"
+        assert torch.allclose(batch.teacher_output[0], features[batch.index], atol=1e-4)
+    crops = [crops.numbers for crops in loader.crops(0, 3 * PER_EPOCH)][::PER_EPOCH]
+    assert crops == [(0,), (1,), (2,)], "the student sees new crops"
 
 
 @pytest.mark.parametrize("cache", ["off", "views:4", "center"])
@@ -285,7 +284,7 @@ def test_images_decoded_anew_teach_what_stored_ones_teach(world: World, cache: s
         assert torch.equal(one.index, other.index)
         for seen, again in zip(one.views, other.views, strict=True):
             assert float((seen - again).abs().max()) < 2 / 255 / 0.22
-        for taught, again in zip(one.taught, other.taught, strict=True):
+        for taught, again in zip(one.teacher_output, other.teacher_output, strict=True):
             assert torch.allclose(taught, again, atol=0.02)
 
 
@@ -299,26 +298,25 @@ def test_kept_answers_train_the_student_that_live_ones_do(world: World, method: 
 def test_kept_answers_are_the_live_ones_but_for_the_last_bits(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(teachers, "ASKED", 128)
+    monkeypatch.setattr(teachers, "CACHE_BATCH_SIZE", 128)
     live, kept = (list(world.training("1q", teacher_cache=c).loader.batches(0, 12)) for c in ("off", "views:2"))
     for one, other in zip(live, kept, strict=True):
         assert torch.equal(one.views[0], other.views[0])
-        assert torch.allclose(one.taught[0], other.taught[0], rtol=1e-4, atol=1e-5)
+        assert torch.allclose(one.teacher_output[0], other.teacher_output[0], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
     ("point", "left"),
-    [("chunk.noted@2", {2, 3}), pytest.param("chunk.written@2", {1, 2, 3}, marks=pytest.mark.slow)],
+    [("chunk.noted@2", 2), pytest.param("chunk.written@2", 3, marks=pytest.mark.slow)],
 )
 def test_a_killed_fill_goes_on_and_nothing_is_asked_twice(
-    world: World, point: str, left: set[int], tmp_path: Path, asked: list[tuple[int, Tensor, Tensor]], own_cache: Path
+    world: World, point: str, left: int, tmp_path: Path, shown: list[Tensor], own_cache: Path
 ) -> None:
     words = world.words("disco", tmp_path / "run", teacher_cache="views:4")
     assert child(words, own_cache, point) == KILLED
     assert not (tmp_path / "run" / "checkpoints").exists()
     assert ran(words) == 0
-    assert {crop for crop, _, _ in asked} == left
-    assert sum(len(index) for _, index, _ in asked) == TRAINED * len(left)
+    assert sum(map(len, shown)) == TRAINED * left, "nothing is computed twice"
     assert left_by(tmp_path / "run") == left_by(world.run("disco", teacher_cache="views:4"))
 
 
@@ -427,7 +425,7 @@ def test_a_first_stage_cut_short_is_not_taken_for_a_whole_one(
 ) -> None:
     words = two_stages(world, tmp_path / "run")
     with monkeypatch.context() as patch:
-        patch.setattr(train, "trained", stopped_in_the_second(train.train_in_folder))
+        patch.setattr(train, "train_in_folder", stopped_in_the_second(train.train_in_folder))
         assert ran([*words, "--fast-dev-run", "1"]) == 130
     assert ran(words) == 2
     assert "of 1 epochs, by --fast-dev-run. Give --overwrite" in " ".join(capsys.readouterr().err.split())
@@ -505,18 +503,18 @@ def test_a_dry_run_tells_what_answers_will_take_and_keeps_none(
 def test_a_teachers_answers_take_what_was_told(world: World) -> None:
     training = world.training("seed", teacher_cache="views:3")
     assert training.teacher
-    told = teacher_cache.teacher_cache_bytes(3, TRAINED, training.teacher.width, training.teacher.dtype)
+    told = teacher_cache.teacher_cache_bytes(3, TRAINED, training.teacher.dim, training.teacher.dtype)
     sizes = {file.stat().st_size for file in Path(os.environ["LWCL_CACHE"]).rglob("rows.bin")}
     assert sizes == {told} == {3 * TRAINED * 8 * 4}
 
 
 def test_a_teacher_by_the_batch_answers_by_it_and_learns_nothing(world: World) -> None:
-    index, views = torch.arange(8), torch.randn(8, 3, 48, 48)
+    views = torch.randn(8, 3, 48, 48)
     for mode in ("eval", "train"):
         live = world.training("disco", teacher_bn=mode).teacher
         assert live
         before = {name: t.clone() for name, t in live.encoder.state_dict().items() if "running" in name}
-        alone, among = live.answer(0, index[:4], views[:4]), live.answer(0, index, views)[:4]
+        alone, among = live.output(views[:4]), live.output(views)[:4]
         assert torch.allclose(alone, among, atol=1e-5) is (mode == "eval")
         assert all(torch.equal(t, live.encoder.state_dict()[name]) for name, t in before.items())
 
@@ -532,17 +530,11 @@ REFUSED = {
     "pretrain --teacher T --init-by seed:1 --init T": ("--init and --init-by both say", "Give one of them."),
     "distill --teacher T --teacher-cache sometimes": ("--teacher-cache: got 'sometimes'.", "views:8"),
     "distill --teacher T --teacher-cache views:0": ("--teacher-cache: got 'views:0'.", "views:8"),
-    "distill --teacher T --teacher-cache views:1": ("disco sees 2 crops of an image at once.", "Give views:2 or more."),
-    "pretrain --teacher T --init-by disco:1 --teacher-cache views:1": ("disco sees 2 crops", "Give views:2"),
-    "distill --teacher T --teacher-bn train --teacher-cache center": (
-        "so its answers cannot be kept.",
-        "--teacher-bn eval",
-    ),
-    "distill --teacher T --teacher-bn train --teacher-cache views:2": (
-        "so its answers cannot be kept.",
-        "--teacher-bn",
-    ),
-    "distill --teacher T --dim 5": ("--dim: got 5, and the teacher's embedding has 8.", "--dim 8"),
+    "distill --teacher T --teacher-cache views:1": ("--teacher-cache", "views:2"),
+    "pretrain --teacher T --init-by disco:1 --teacher-cache views:1": ("--teacher-cache", "views:2"),
+    "distill --teacher T --teacher-bn train --teacher-cache center": ("--teacher-cache", "--teacher-bn eval"),
+    "distill --teacher T --teacher-bn train --teacher-cache views:2": ("--teacher-cache", "--teacher-bn eval"),
+    "distill --teacher T --dim 5": ("--dim 5", "--dim 8"),
     "distill --teacher nowhere": ("nowhere: no such encoder.", "Give a run folder"),
     "distill --teacher resnet_18": ("resnet_18: no such encoder.", "Did you mean random/resnet18 or timm/resnet18?"),
     "distill --teacher timm/resnet5": ("Unknown architecture: 'resnet5'.", "Did you mean resnet50"),

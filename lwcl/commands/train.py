@@ -175,8 +175,8 @@ def train_loop(training: TrainingState, folder: RunFolder, screen: Screen, steps
             for step in fitted:
                 training.done = step.number
                 health = watch.look(step, last=step.number == steps, display=display)
-                stride = StepStats(step.number, step.epoch, step.lr, step.parts["loss"], step.waited, step.seconds)
-                display.step(stride, known_metrics({**step.parts, **(health._asdict() if health else {})}))
+                stride = StepStats(step.number, step.epoch, step.lr, step.metrics["loss"], step.waited, step.seconds)
+                display.step(stride, known_metrics({**step.metrics, **(health._asdict() if health else {})}))
                 if interrupts.received or saver.due(step.number) or step.number == steps:
                     training.save(folder)
                 if interrupts.received:

@@ -47,25 +47,35 @@ def parse_init_by(text: str) -> FirstStage:
     return FirstStage(name, int(epochs))
 
 
+def check_cached_views(method: Method, cache: TeacherCacheSpec) -> None:
+    """Raises `UsageError` where cached crops do not cover the views of the method, or groups of views would mix."""
+    specs = method.view_specs()
+    views, grouped = len(specs), any(spec != specs[0] for spec in specs)
+    if not method.teacher_space or cache.kind != "views":
+        return
+    if cache.crops < views or (grouped and cache.crops % views):
+        raise UsageError(
+            f"--teacher-cache views:{cache.crops} does not fit {method.name}, which uses {views} views of each image.",
+            "Cached crops are used in turn, so each must belong to one group of views." if grouped else "",
+            f"Give views:{views} or {'a multiple of it' if grouped else 'more'}.",
+        )
+
+
 def check_teacher_options(options: "TrainOptions", method: Method) -> None:
     """Raises `UsageError` where a teacher is needed and not named, or named and of no use."""
     cache, first = parse_teacher_cache(options.teacher_cache), getattr(options, "init_by", None)
-    learner = methods()[parse_init_by(first).method] if first else method
-    if learner.taught and cache.kind == "views" and cache.crops < learner.views:
-        raise UsageError(
-            f"--teacher-cache {options.teacher_cache}: {learner.name} sees {learner.views} crops of an image at once.",
-            remedy=f"Give views:{learner.views} or more.",
-        )
+    learner = methods()[parse_init_by(first).method]() if first else method
+    check_cached_views(learner, cache)
     if options.init_head and not options.init:
         raise UsageError("--init-head takes over the head of --init, and none is named.", remedy="Give --init ENCODER.")
     if first and options.init:
         raise UsageError("--init and --init-by both say where to start from.", remedy="Give one of them.")
-    if options.teacher is None and (method.taught or first):
+    if options.teacher is None and (method.teacher_space or first):
         raise UsageError(
             f"{f'--init-by {first}' if first else method.name} learns from a teacher, and none is named.",
             remedy="Give --teacher ENCODER: a run folder, a checkpoint, or timm/NAME.",
         )
-    if options.teacher is not None and not method.taught and not first:
+    if options.teacher is not None and not method.teacher_space and not first:
         raise UsageError(
             f"{method.name} has no teacher.",
             "It learns from the images alone.",

@@ -1,5 +1,6 @@
 """Crops of images that are decoded each time they are needed, cut in worker processes, a batch at a time."""
 
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -12,71 +13,79 @@ from lwcl.data.augment.apply import AugmentParams
 from lwcl.data.augment.crops import crop_with_pillow
 from lwcl.data.dataset import BrokenImage, ImageSet
 
-MAX_PENDING_PIXELS = 1 << 24  # pixels of images that are decoded and not yet cut, after which they are: 48 MiB
+MAX_PENDING_PIXELS = 1 << 24  # of images that are decoded and not yet cropped: 48 MiB
+
+Request = tuple[Sequence[int], int]  # numbers of crops, and the position of an image in the data set
 
 
 class ParamSampler(Protocol):
-    """What happens to the images at `index` (B,), of these sides (B,), in a crop."""
+    """The augmentation parameters of a crop of the images at `index` (B,), of these sides (B,)."""
 
     def __call__(self, crop: int, index: Tensor, heights: Tensor, widths: Tensor) -> AugmentParams: ...
 
 
 class DecodedImage(NamedTuple):
-    """One image in RGB, where it is in the set, and the broken images that it stands for."""
+    """An image in RGB, its position in the data set, and the broken images that it replaces."""
 
-    place: int
+    position: int
     image: Image.Image
     broken: list[BrokenImage]
 
 
 class CropBatch(NamedTuple):
-    """The crops of a batch's images, uint8 (crops, B, 3, size, size) for each size; the images' sides; the broken.
+    """The crops of a batch of images, uint8, channels last in memory; sides of the images; broken images."""
 
-    Channels are last in memory.
-    """
-
-    crops: list[Tensor]
+    crops: dict[int, Tensor]  # by size: (views cut at this size, B, 3, size, size)
+    views: Mapping[int, Sequence[int]]  # by size: these views
     heights: Tensor  # (B,)
     widths: Tensor
     broken: list[BrokenImage]
 
+    def of_view(self, view: int, size: int) -> Tensor:
+        """The crops of a view at a size: (B, 3, size, size)."""
+        return self.crops[size][self.views[size].index(view)]
+
 
 class CropDataset(Dataset[CropBatch]):
-    """A batch of items (numbers of crops, index): these crops of the images, the same of each, at each of `sizes`.
+    """Crops of a batch of requests, which all ask for the same crops; `views` lists, by size, which are cut at it.
 
-    JPEG files are decoded at a half, a quarter or an eighth of their size if their short side stays `short_side` pixels
-    long or more; None: whole.
-
-    A batch is cut as a whole: drawing what happens costs as much for one image as for many, and so does sending it.
+    JPEG files are decoded at 1/2, 1/4 or 1/8 of their size if their short side stays at least `short_side` pixels;
+    None: at full size. A batch is processed as a whole: sampling parameters costs as much for one image as for many,
+    and so does sending the result.
     """
 
-    def __init__(self, images: ImageSet, draw: ParamSampler, sizes: list[int], short_side: int | None) -> None:
-        self.images, self.draw, self.sizes, self.short_side = images, draw, sizes, short_side
+    def __init__(
+        self, images: ImageSet, params: ParamSampler, views: Mapping[int, Sequence[int]], short_side: int | None
+    ) -> None:
+        self.images, self.params, self.views, self.short_side = images, params, views, short_side
 
-    def __getitems__(self, places: list[tuple[list[int], int]]) -> CropBatch:
+    def __getitems__(self, requests: list[Request]) -> CropBatch:
         done: list[CropBatch] = []
-        waiting: list[DecodedImage] = []
-        held = 0
-        for number, (crops, index) in enumerate(places, 1):
-            waiting.append(DecodedImage(index, *self.images.good_image(index, self.short_side)))
-            held += waiting[-1].image.height * waiting[-1].image.width
-            if held >= MAX_PENDING_PIXELS or number == len(places):
-                done.append(self.cut(crops, waiting))
-                waiting, held = [], 0
-        sides = zip(*(cut.crops for cut in done), strict=True)
-        crops_of = [torch.cat([crops.movedim(2, 4) for crops in same], 1).movedim(4, 2) for same in sides]
-        heights, widths = torch.cat([cut.heights for cut in done]), torch.cat([cut.widths for cut in done])
-        return CropBatch(crops_of, heights, widths, [bad for cut in done for bad in cut.broken])
+        pending: list[DecodedImage] = []
+        pixels = 0
+        for count, (crops, position) in enumerate(requests, 1):
+            pending.append(DecodedImage(position, *self.images.good_image(position, self.short_side)))
+            pixels += pending[-1].image.height * pending[-1].image.width
+            if pixels >= MAX_PENDING_PIXELS or count == len(requests):
+                done.append(self.cut(crops, pending))
+                pending, pixels = [], 0
+        crops_by_size = {
+            size: torch.cat([batch.crops[size].movedim(2, 4) for batch in done], 1).movedim(4, 2) for size in self.views
+        }
+        heights, widths = torch.cat([batch.heights for batch in done]), torch.cat([batch.widths for batch in done])
+        return CropBatch(crops_by_size, self.views, heights, widths, [broken for b in done for broken in b.broken])
 
-    def cut(self, crops: list[int], found: list[DecodedImage]) -> CropBatch:
-        """These crops of a few images."""
-        index, heights, widths = torch.tensor([(each.place, each.image.height, each.image.width) for each in found]).T
-        draws = [self.draw(crop, index, heights, widths) for crop in crops]
-        boxes = [list(zip(draw.boxes.tolist(), draw.flip.tolist(), strict=True)) for draw in draws]
-        sides = []
-        for size in self.sizes:
-            pixels = np.empty((len(crops), len(found), size, size, 3), np.uint8)
-            for crop, place in np.ndindex(pixels.shape[:2]):
-                pixels[crop, place] = crop_with_pillow(found[place].image, *boxes[crop][place], size)
-            sides.append(torch.from_numpy(pixels).movedim(4, 2))
-        return CropBatch(sides, heights, widths, [bad for each in found for bad in each.broken])
+    def cut(self, crops: Sequence[int], images: list[DecodedImage]) -> CropBatch:
+        """The crops of a few images."""
+        rows = [(decoded.position, decoded.image.height, decoded.image.width) for decoded in images]
+        index, heights, widths = torch.tensor(rows).T
+        sampled = [self.params(crop, index, heights, widths) for crop in crops]
+        boxes = [list(zip(params.boxes.tolist(), params.flip.tolist(), strict=True)) for params in sampled]
+        crops_by_size = {}
+        for size, views in self.views.items():
+            pixels = np.empty((len(views), len(images), size, size, 3), np.uint8)
+            for row, place in np.ndindex(pixels.shape[:2]):
+                pixels[row, place] = crop_with_pillow(images[place].image, *boxes[views[row]][place], size)
+            crops_by_size[size] = torch.from_numpy(pixels).movedim(4, 2)
+        broken = [broken for decoded in images for broken in decoded.broken]
+        return CropBatch(crops_by_size, self.views, heights, widths, broken)

@@ -1,14 +1,15 @@
-"""Batches: which images, in which order, seen how; all follows from (seed, epoch, index), so they begin at any step.
+"""Training batches: which images, in which order, as which views.
 
-Decoded images come from a `Store`; without one, worker processes decode and crop, and only colour and blur are done
-on whole batches here. Where there is a teacher, what it says of each view comes with the batch.
+Everything follows from (seed, epoch, index), so batches can start at any step. Decoded images come from a `PixelStore`;
+without one, worker processes decode and crop, and only colour and blur are computed here, on whole batches. A teacher's
+outputs come with the batch, whether they are computed now or read from a cache, so a method cannot tell the difference.
 """
 
 import functools
 import itertools
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from typing import Protocol, TypedDict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import NamedTuple, Protocol, TypedDict
 
 from torch import Tensor
 
@@ -19,150 +20,204 @@ from lwcl.data.cache.pixels import PixelStore
 from lwcl.data.dataset import BrokenImage, ImageSet
 from lwcl.data.decode_and_crop import CropBatch, CropDataset
 from lwcl.data.workers import load_in_workers
-from lwcl.methods.method import Batch
+from lwcl.methods.method import Batch, ViewSpec
 from lwcl.models.loaded import InputSpec
 from lwcl.rng import epoch_permutation
 from lwcl.system import distributed
 from lwcl.system.compute import Compute
 
 
+class Crops(NamedTuple):
+    """The crops of a batch: view v of epoch e is crop number e x views + v of each image."""
+
+    numbers: tuple[int, ...]  # one for each view
+    index: Tensor  # type: ignore[assignment]  # (B,) positions of the images in the data set
+
+
+Renderer = Callable[[int, InputSpec], Tensor]  # the n-th crop as a network takes it: (B, 3, size, size)
+
+
+@dataclass(frozen=True)
+class StudentViews:
+    """The views of each image: how each is augmented, and its size for a network."""
+
+    specs: tuple[ViewSpec, ...]  # one for each view
+    augmentation: Augmentation  # the run's; a spec may change it
+    input_spec: InputSpec  # of the student
+
+    @functools.cached_property
+    def augmentations(self) -> tuple[Augmentation, ...]:
+        """The augmentation of each view. Raises `UsageError` where a spec has values out of range."""
+        return tuple(augmentation_of(spec, self.augmentation) for spec in self.specs)
+
+    def pixels(self, crop: int, input_spec: InputSpec) -> int:
+        """The side of a crop as a network of this input size sees it."""
+        return self.specs[crop % len(self.specs)].pixels(input_spec.size)
+
+    def params(
+        self, crop: int, index: Tensor, heights: Tensor, widths: Tensor, *, seed: int, input_spec: InputSpec
+    ) -> AugmentParams:
+        """The augmentation parameters of a crop of the images at `index` (B,), of these sides (B,)."""
+        epoch, view = divmod(crop, len(self.specs))
+        size = self.pixels(crop, input_spec)
+        return sample_augment_params(
+            self.augmentations[view], size=size, seed=seed, epoch=epoch, view=view, index=index, heights=heights,
+            widths=widths,
+        )  # fmt: skip
+
+
+def augmentation_of(spec: ViewSpec, augmentation: Augmentation) -> Augmentation:
+    """The augmentation of a group of views: the run's with the changes of the group."""
+    scale = dict(zip(("crop_min", "crop_max"), spec.crop_scale or (), strict=False))
+    return replace(augmentation, **scale, **spec.augmentation) if scale or spec.augmentation else augmentation
+
+
+class TeacherViews(NamedTuple):
+    """What a teacher needs to be shown."""
+
+    input_spec: InputSpec | None = None  # how it takes the student's crops; None: it needs none, outputs are cached
+    cached_crops: int | None = None  # crops of an image that have a cached output, used in turn; None: new ones
+
+
 class Teacher(Protocol):
-    """Who says what each view shows; see `lwcl.training.teacher`."""
+    """A source of teacher outputs; see `lwcl.training.teacher`."""
 
     @property
-    def crops(self) -> int:
-        """So many crops of an image are all there are; 0: every epoch has new ones."""
+    def views(self) -> TeacherViews:
+        """What it is shown."""
 
-    @property
-    def sees(self) -> InputSpec | None:
-        """How it takes views; None where its answers are stored, or do not depend on the view."""
+    def outputs(self, crops: Crops, views: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Its output (B, D) float32 for each crop; `views` are the crops as it takes them, if it takes any."""
 
-    def answer(self, crop: int, index: Tensor, seen: Tensor | None) -> Tensor:
-        """What it says of the `crop`-th crop of the images at `index` (B,), `seen` as it takes them: (B, D) float32."""
+
+class RenderedCrops(NamedTuple):
+    """Crops as views of the student and of the teacher, (B, 3, size, size) each."""
+
+    crops: Crops
+    student: tuple[Tensor, ...]
+    teacher: tuple[Tensor, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Loader:
-    """Training batches: `views` random views of each image, in a new order every epoch; no last, short batch.
-
-    The views are crops, numbered over all epochs: view v of epoch e is crop e x views + v.
-    """
+    """Training batches of random views, in a new order every epoch; a last incomplete batch is dropped."""
 
     images: ImageSet
-    store: PixelStore | None  # None: images are decoded each time they are needed
-    short_side: int | None = (
-        None  # pixels below which an image that is decoded anew must not come; None: it comes whole
-    )
-    augmentation: Augmentation
-    takes: InputSpec  # side and statistics of the views
-    views: int
+    store: PixelStore | None  # decoded images; None: they are decoded each time they are needed
+    short_side: int | None = None  # minimum short side when decoding, in pixels; None: full size
+    student: StudentViews
+    teacher: Teacher | None = None
     batch_size: int  # over all processes
     seed: int
     compute: Compute
     workers: int = 0
-    broken: Callable[[BrokenImage], None]  # hears of images that had to be replaced
-    teacher: Teacher | None = None
+    on_broken: Callable[[BrokenImage], None]  # called for each image that had to be replaced
     views_by: str = "tensor"  # or "opencv"; see `make_views`
 
     @property
     def steps_per_epoch(self) -> int:
-        """Whole batches in an epoch."""
+        """Full batches in an epoch."""
         return len(self.images) // self.batch_size
 
     def batches(self, start: int, stop: int) -> Iterator[Batch]:
         """The batches of steps `start` to `stop` (counted over all epochs); this process's share of each."""
-        for crops, index, sides in self.from_store(start, stop) if self.store else self.decoded(start, stop):
-            taught = []
-            for place, crop in enumerate(crops if self.teacher else ()):
-                assert self.teacher
-                taught.append(self.teacher.answer(crop, index, sides[1][place] if self.teacher.sees else None))
-            yield Batch(tuple(sides[0]), index, self.images.labels[index], tuple(taught))
+        for crops, student, teacher in self.from_store(start, stop) if self.store else self.from_files(start, stop):
+            outputs = self.teacher.outputs(crops, teacher) if self.teacher else ()
+            yield Batch(student, crops.index, self.images.labels[crops.index], outputs)
 
-    def places(self, start: int, stop: int) -> Iterator[tuple[list[int], Tensor]]:
-        """For each step the numbers of its crops, and the positions of its images in the set."""
+    def crops(self, start: int, stop: int) -> Iterator[Crops]:
+        """The crops of each step."""
+        views = len(self.student.specs)
+        cycle = self.teacher.views.cached_crops if self.teacher else None
         for step in range(start, stop):
             epoch, place = divmod(step, self.steps_per_epoch)
             if place == 0 or step == start:
                 order = epoch_permutation(len(self.images), self.seed, epoch)
-            share = order[place * self.batch_size : (place + 1) * self.batch_size]
-            most = self.teacher.crops if self.teacher else 0
-            crops = [epoch * self.views + view for view in range(self.views)]
-            yield (
-                [crop % most if most else crop for crop in crops],
-                share.tensor_split(distributed.world_size())[distributed.rank()],
+            batch = order[place * self.batch_size : (place + 1) * self.batch_size]
+            numbers = range(epoch * views, (epoch + 1) * views)
+            yield Crops(
+                tuple(number % cycle if cycle else number for number in numbers),
+                batch.tensor_split(distributed.world_size())[distributed.rank()],
             )
 
+    def from_store(self, start: int, stop: int) -> Iterator[RenderedCrops]:
+        """Views of stored images."""
+        for crops in self.crops(start, stop):
+            yield self.rendered(crops, self.stored(crops))
+
+    def from_files(self, start: int, stop: int) -> Iterator[RenderedCrops]:
+        """Views of images that worker processes decode and crop."""
+        sizes: dict[int, list[int]] = {}
+        for view, spec in enumerate(self.student.specs):
+            for size in {spec.pixels(input_spec.size) for input_spec in self.input_specs}:
+                sizes.setdefault(size, []).append(view)
+        now, ahead = itertools.tee(self.crops(start, stop))  # workers are a few batches ahead
+        for crops, batch in zip(now, self.decoded(ahead, sizes, self.workers), strict=True):
+            yield self.rendered(crops, self.cropped(crops, batch))
+
     @property
-    def taken(self) -> list[InputSpec]:
-        """Who takes each crop: the student, and the teacher where it is asked."""
-        sees = self.teacher.sees if self.teacher else None
-        return [self.takes, sees] if sees else [self.takes]
+    def input_specs(self) -> list[InputSpec]:
+        """How views are taken by the student, and by a teacher that is shown any."""
+        teacher = self.teacher.views.input_spec if self.teacher else None
+        return [self.student.input_spec, *([teacher] if teacher else [])]
 
-    def from_store(self, start: int, stop: int) -> Iterator[tuple[list[int], Tensor, list[list[Tensor]]]]:
-        """Crops made of stored images: their numbers, the images' positions, and for each who takes them, the views."""
-        for crops, index in self.places(start, stop):
-            yield crops, index, [[self.stored_view(crop, index, takes) for crop in crops] for takes in self.taken]
+    def rendered(self, crops: Crops, render: Renderer) -> RenderedCrops:
+        """The crops as views of the student, and of a teacher that is shown any."""
+        views = range(len(crops.numbers))
+        return RenderedCrops(crops, *(tuple(render(view, spec) for view in views) for spec in self.input_specs))
 
-    def stored_view(self, crop: int, index: Tensor, takes: InputSpec) -> Tensor:
-        """The `crop`-th crop of the stored images at `index` (B,) as views (B, 3, size, size)."""
+    def stored(self, crops: Crops) -> Renderer:
+        """Renders views of stored images."""
         assert self.store is not None
-        images, heights, widths = self.store.batch(index)
-        draw = self.draw(crop, index, heights, widths, takes.size)
-        return make_views(self.compute.send(images), draw, takes.size, **self.finish(takes))
+        images, heights, widths = self.store.batch(crops.index)
+        pixels = self.compute.send(images)
 
-    def decoded(self, start: int, stop: int) -> Iterator[tuple[list[int], Tensor, list[list[Tensor]]]]:
-        """As `from_store`, of crops that worker processes cut from images that they decode."""
-        taken, (places, ahead) = self.taken, itertools.tee(self.places(start, stop))  # workers are a few batches ahead
-        batches = ([(crops, int(i)) for i in index] for crops, index in ahead)
-        for (crops, index), cut in zip(places, self.cuts(taken, batches, self.workers), strict=True):
-            yield crops, index, [self.cut_views(crops, index, cut, side, takes) for side, takes in enumerate(taken)]
+        def render(view: int, input_spec: InputSpec) -> Tensor:
+            params = self.params(crops.numbers[view], crops.index, heights, widths, input_spec=input_spec)
+            size = self.student.pixels(crops.numbers[view], input_spec)
+            return make_views(pixels, params, size, **self.view_format(input_spec))
 
-    def cuts(
-        self, taken: list[InputSpec], batches: Iterable[list[tuple[list[int], int]]], workers: int
-    ) -> Iterator[CropBatch]:
-        """The crops that these take of the images of each batch, which are decoded now; broken ones are told."""
-        draw = functools.partial(self.draw, size=self.takes.size)
-        for cut in load_in_workers(
-            CropDataset(self.images, draw, [takes.size for takes in taken], self.short_side), batches, workers
-        ):
-            for bad in cut.broken:
-                self.broken(bad)
-            yield cut
+        return render
 
-    def cut_views(self, crops: list[int], index: Tensor, cut: CropBatch, side: int, takes: InputSpec) -> list[Tensor]:
-        """The views (B, 3, size, size) of crops that were cut at the size of the `side`-th who takes them."""
-        views = []
-        for crop, pixels in zip(crops, cut.crops[side], strict=True):
-            draw = self.draw(crop, index, cut.heights, cut.widths, takes.size)
-            views.append(make_views_from_crops(self.compute.send(pixels), draw, **self.finish(takes)))
-        return views
+    def cropped(self, crops: Crops, batch: CropBatch) -> Renderer:
+        """Renders views of crops that were cut by worker processes."""
 
-    def view(self, crop: int, index: Tensor, takes: InputSpec) -> Tensor:
-        """The `crop`-th crop of the images at `index` (B,), stored or decoded now: (B, 3, size, size)."""
+        def render(view: int, input_spec: InputSpec) -> Tensor:
+            params = self.params(crops.numbers[view], crops.index, batch.heights, batch.widths, input_spec=input_spec)
+            pixels = batch.of_view(view, self.student.pixels(crops.numbers[view], input_spec))
+            return make_views_from_crops(self.compute.send(pixels), params, **self.view_format(input_spec))
+
+        return render
+
+    def decoded(self, crops: Iterator[Crops], sizes: dict[int, list[int]], workers: int) -> Iterator[CropBatch]:
+        """Images decoded now and cropped, each view at the sizes that name it; broken images are reported."""
+        params = functools.partial(self.student.params, seed=self.seed, input_spec=self.student.input_spec)
+        dataset = CropDataset(self.images, params, sizes, self.short_side)
+        requests = ([(numbers, int(i)) for i in index] for numbers, index in crops)
+        for batch in load_in_workers(dataset, requests, workers):
+            for broken in batch.broken:
+                self.on_broken(broken)
+            yield batch
+
+    def view(self, crop: int, index: Tensor, input_spec: InputSpec) -> Tensor:
+        """One crop of the images at `index` (B,) as a network takes it: (B, 3, size, size)."""
+        crops = Crops((crop,), index)
         if self.store:
-            return self.stored_view(crop, index, takes)
-        cut = next(self.cuts([takes], [[([crop], int(i)) for i in index]], 0))
-        return self.cut_views([crop], index, cut, 0, takes)[0]
+            return self.stored(crops)(0, input_spec)
+        batch = next(self.decoded(iter([crops]), {self.student.pixels(crop, input_spec): [0]}, 0))
+        return self.cropped(crops, batch)(0, input_spec)
 
-    def draw(self, crop: int, index: Tensor, heights: Tensor, widths: Tensor, size: int) -> AugmentParams:
-        """What happens to the images at `index` in their `crop`-th crop, seen at `size` pixels."""
-        epoch, view = divmod(crop, self.views)
-        return sample_augment_params(
-            self.augmentation,
-            size=size,
-            seed=self.seed,
-            epoch=epoch,
-            view=view,
-            index=index,
-            heights=heights,
-            widths=widths,
-        )
+    def params(
+        self, crop: int, index: Tensor, heights: Tensor, widths: Tensor, *, input_spec: InputSpec
+    ) -> AugmentParams:
+        """The augmentation parameters of a crop; see `StudentViews.params`."""
+        return self.student.params(crop, index, heights, widths, seed=self.seed, input_spec=input_spec)
 
-    def finish(self, takes: InputSpec) -> "ViewFormat":
-        """How views are normalised and laid out."""
+    def view_format(self, input_spec: InputSpec) -> "ViewFormat":
+        """How views are normalised and laid out in memory, and by what they are made."""
         return {
-            "mean": takes.mean,
-            "std": takes.std,
+            "mean": input_spec.mean,
+            "std": input_spec.std,
             "channels_last": self.compute.channels_last,
             "by": self.views_by,
             "threads": max(1, self.workers),
@@ -170,7 +225,7 @@ class Loader:
 
 
 class ViewFormat(TypedDict):
-    """How views are normalised and laid out."""
+    """How views are normalised and laid out in memory, and by what they are made; see `make_views`."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]

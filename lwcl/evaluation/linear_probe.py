@@ -14,15 +14,16 @@ from lwcl.data.cache.open import MIN_IMAGES_TO_START_WORKERS, CachedImages, open
 from lwcl.data.cache.pixels import PixelStore
 from lwcl.data.dataset import ImageSet
 from lwcl.data.label_fractions import selection_mask
-from lwcl.data.loader import Loader
+from lwcl.data.loader import Loader, StudentViews
 from lwcl.errors import UsageError
 from lwcl.evaluation.judge import Evaluator
 from lwcl.kernels.depthwise import use_fast_depthwise
 from lwcl.kernels.pointwise import use_fast_pointwise
 from lwcl.metrics.knn import KnnScore, rank_classes
 from lwcl.metrics.linear import LEARNING_RATES, FittedClassifier, fast_probe, logistic_probe
+from lwcl.models.encoder import weights_hash
 from lwcl.models.loaded import LoadedEncoder
-from lwcl.models.probe import ProbeNet, check_weights_unchanged, weights_hash
+from lwcl.models.probe import ProbeNet, check_weights_unchanged
 from lwcl.reporting.console import Screen
 from lwcl.reporting.throughput import StepStats
 from lwcl.system.compute import Compute
@@ -149,7 +150,7 @@ def probe_images(
     shape = {"start": 0, "steps": steps, "steps_per_epoch": per_epoch, "batch_size": loader.batch_size}
     with bench.screen.training(f"{bench.options.protocol} {loaded.name}", **shape, metrics=()) as display:
         for step in fitted:
-            display.step(StepStats(step.number, step.epoch, step.lr, step.parts["loss"], step.waited, step.seconds))
+            display.step(StepStats(step.number, step.epoch, step.lr, step.metrics["loss"], step.waited, step.seconds))
             if step.number % per_epoch == 0:
                 logits = query_logits(bench, net, loaded, compute, rows)
                 curve.append(float((logits.argmax(1) == bench.queries.labels).float().mean()))
@@ -169,7 +170,7 @@ def build_probe_net(
         use_fast_depthwise(net.student)
         use_fast_pointwise(net)
     if plan.method.form == "standard" and rows is not None:
-        net.classifier.standardise_by(rows[0][kept])
+        net.classifier.fit_statistics(rows[0][kept])
     return net
 
 
@@ -193,14 +194,12 @@ def build_probe_loader(
         images=images,
         store=store,
         short_side=whole.short_side,
-        augmentation=plan.augmentation,
-        takes=loaded.input_spec,
-        views=plan.method.views,
+        student=StudentViews(plan.method.view_specs(), plan.augmentation, loaded.input_spec),
         batch_size=size,
         seed=bench.options.seed,
         compute=compute,
         workers=bench.workers,
-        broken=bench.judge.broken.add,
+        on_broken=bench.judge.broken.add,
     )
 
 

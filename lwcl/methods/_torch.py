@@ -1,6 +1,6 @@
-"""What methods use of torch, imported at first use: parsing a command line imports every method, and never torch.
+"""What methods use of torch, imported at first use: parsing a command line imports every method, but never torch.
 
-`Tensor`, `Encoder` and `Net` are for annotations alone; modules are made by `nets.Net`, `memory.Queue` and so on.
+Classes are for annotations only; modules are built by `nets.Net`, `memory.Queue` and so on.
 """
 
 from typing import TYPE_CHECKING
@@ -18,15 +18,18 @@ if TYPE_CHECKING:
     from lwcl.models import net as nets
     from lwcl.models import probe as probe_net
     from lwcl.models.encoder import Encoder
+    from lwcl.models.memory import ClusterClassifier, FeatureBank, Queue
+    from lwcl.models.momentum_encoder import MomentumEncoder
     from lwcl.models.net import Net
+    from lwcl.models.probe import ProbeNet
 else:
     torch, F, losses, kmeans = map(Lazy, ("torch", "torch.nn.functional", "lwcl.losses", "lwcl.metrics.kmeans"))
     encoder, memory, momentum_encoder, nets, probe_net = (
         Lazy(f"lwcl.models.{name}") for name in ("encoder", "memory", "momentum_encoder", "net", "probe")
     )
-    Tensor = Encoder = Net = object
+    Tensor = Encoder = Net = MomentumEncoder = Queue = FeatureBank = ClusterClassifier = ProbeNet = object
 
 __all__ = [
-    "Encoder", "F", "Net", "Tensor", "encoder", "kmeans", "losses", "memory", "momentum_encoder", "nets", "probe_net",
-    "torch",
+    "ClusterClassifier", "Encoder", "F", "FeatureBank", "MomentumEncoder", "Net", "ProbeNet", "Queue", "Tensor",
+    "encoder", "kmeans", "losses", "memory", "momentum_encoder", "nets", "probe_net", "torch",
 ]  # fmt: skip

@@ -1,52 +1,60 @@
-"""MoCo v2 (arXiv 2003.04297), the baseline, and the ground of ssl-small (2107.14762) and light-moco (2212.07158)."""
+"""MoCo v2 (arXiv 2003.04297): the baseline, and the base of ssl-small (2107.14762) and light-moco (2212.07158)."""
 
-from lwcl.methods._torch import Encoder, Net, Tensor, encoder, losses, memory, momentum_encoder, nets, torch
+from typing import Protocol
+
+from lwcl.methods._torch import (
+    Encoder,
+    MomentumEncoder,
+    Net,
+    Queue,
+    Tensor,
+    encoder,
+    losses,
+    memory,
+    momentum_encoder,
+    nets,
+    torch,
+)  # fmt: skip
 from lwcl.methods.method import Batch, Loss, Method, method
 from lwcl.settings import setting
 
 
+class MoCoNet(Protocol):
+    """The modules of MoCo."""
+
+    student: Encoder
+    key: MomentumEncoder
+    queue: Queue
+
+
 @method("pretrain", "moco")
 class MoCo(Method):
-    """Find the other view of an image among a queue of keys from a slowly following encoder."""
+    """Contrast two views of an image with a queue of keys from a momentum encoder."""
 
-    temperature: float = setting(0.2, "softmax temperature of the contrast", above=0, group="Method")
+    temperature: float = setting(0.2, "softmax temperature of the contrastive loss", above=0, group="Method")
     queue_size: int | None = setting(
-        None, "keys to contrast with [settled from the number of images]", at_least=1, group="Method"
+        None, "negative keys in the queue [auto: from the number of images]", at_least=1, group="Method"
     )
     key_momentum: float | None = setting(
-        None,
-        "share that the key encoder keeps of itself a step [settled from the steps]",
-        at_least=0,
-        below=1,
-        group="Method",
+        None, "EMA momentum of the key encoder [auto: from the number of steps]", at_least=0, below=1, group="Method"
     )
     hidden: str = setting(
-        "1x", "hidden width of the head: 1x or 2x the backbone's, a number, or 0 for a linear head", group="Method"
+        "1x", "hidden width of the projection head: 1x or 2x the backbone's, a number, or 0: linear", group="Method"
     )
-    dim: int = setting(128, "width of the embedding that is contrasted", at_least=2, group="Method")
-    head_norm: bool = setting(False, "batch norm after the head's layers, as in MoCo v3", group="Method")
-    symmetric: bool = setting(False, "each view is query and key: the sum of both losses", group="Method")
+    dim: int = setting(128, "width of the embedding", at_least=2, group="Method")
+    head_norm: bool = setting(False, "batch norm in the projection head, as in MoCo v3", group="Method")
+    symmetric: bool = setting(False, "use each view as query and as key: the sum of both losses", group="Method")
     bn_splits: int = setting(
-        1, "batch-normalise this many parts of a batch apart, as on many devices", at_least=1, group="Method"
+        1, "parts of a batch that are batch-normalised separately, as on several GPUs", at_least=1, group="Method"
     )
 
-    @property
-    def norm(self) -> bool:
-        """As `head_norm` says."""
-        return self.head_norm
-
-    @property
-    def splits(self) -> int:
-        """As `bn_splits` says."""
-        return self.bn_splits
-
-    def head(self, width: int, taught: int = 0) -> tuple[int, ...]:
+    def head(self, width: int, teacher_dim: int = 0) -> tuple[int, ...]:
         """Widths of the projection head on a backbone of `width` features: hidden (if any), then `dim`."""
         hidden = encoder.hidden_width(self.hidden, width)
         return (hidden, self.dim) if hidden else (self.dim,)
 
-    def build(self, student: Encoder, taught: int = 0) -> Net:
-        """The student, the key encoder that follows it, and the queue of keys."""
+    def build(self, student: Encoder, teacher_dim: int = 0) -> Net:
+        """The student, its momentum encoder, and the queue of keys."""
         assert self.queue_size is not None and self.key_momentum is not None, "rules settle both before a run"
         return nets.Net(
             student=student,
@@ -54,25 +62,27 @@ class MoCo(Method):
             queue=memory.Queue(self.queue_size, self.dim),
         )
 
-    def loss(self, net: Net, batch: Batch, epoch: float) -> Loss:
-        """InfoNCE of view 1 against the keys of view 2 (papers: MoCo, eq. 1), and the other way too if symmetric."""
-        first, second = batch.views
-        ways = [(first, second), (second, first)] if self.symmetric else [(first, second)]
-        contrasts = [self.contrast(net, query_view, key_view, epoch) for query_view, key_view in ways]
+    def loss(self, net: MoCoNet, batch: Batch, epoch: float) -> Loss:
+        """InfoNCE of view 1 with the keys of view 2 (MoCo, eq. 1), and of view 2 with those of view 1 if symmetric."""
+        contrasts = []
+        for query_view, key_view in [batch.views, batch.views[::-1]][: 2 if self.symmetric else 1]:
+            keys = net.key(key_view, splits=self.bn_splits)
+            queries = net.student(query_view, splits=self.bn_splits)
+            contrasts.append(self.contrast(net, queries, keys, epoch))
         total = sum((loss.total for loss in contrasts[1:]), contrasts[0].total)
-        parts = {name: torch.stack([loss.parts[name] for loss in contrasts]).mean() for name in contrasts[0].parts}
-        return Loss(total, parts, contrasts[0].pairs)
+        metrics = {
+            name: torch.stack([loss.metrics[name] for loss in contrasts]).mean() for name in contrasts[0].metrics
+        }
+        return Loss(total, metrics, contrasts[0].pairs)
 
-    def contrast(self, net: Net, query_view: Tensor, key_view: Tensor, epoch: float) -> Loss:
-        """One way: queries (B, dim) against their keys and the queue; the keys then wait to enter the queue."""
-        keys = net.key(key_view, splits=self.bn_splits)
-        queries = net.student(query_view, splits=self.bn_splits)
+    def contrast(self, net: MoCoNet, queries: Tensor, keys: Tensor, epoch: float) -> Loss:
+        """Queries (B, dim) against their keys (B, dim) and the queue, which the keys enter after the step."""
         positive, negative = losses.positive_negative_cosines(queries, keys, net.queue.rows())
         net.queue.push(keys)
         total = self.target_loss(positive, negative, epoch)
-        found = (positive.detach() > negative.detach().amax(1)).float().mean()
-        return Loss(total, {"loss": total.detach(), "top1": found}, (queries.detach(), keys))
+        top1 = (positive.detach() > negative.detach().amax(1)).float().mean()
+        return Loss(total, {"loss": total.detach(), "top1": top1}, (queries.detach(), keys))
 
     def target_loss(self, positive: Tensor, negative: Tensor, epoch: float) -> Tensor:
-        """Cross-entropy with the positive as the one target; similarities (B,) and (B, K) before the temperature."""
+        """Cross-entropy with the positive key as the target; cosines (B,) and (B, K), before the temperature."""
         return losses.info_nce(positive, negative, self.temperature)

@@ -1,21 +1,19 @@
-"""Everything with state: the trained encoder, the key encoder that follows it, the queue of keys, the net of all."""
+"""The encoder: a backbone of timm and a projection head."""
 
+import hashlib
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lwcl.errors import UsageError
+from lwcl.losses import l2_normalise
 from lwcl.models.backbone import build_backbone
-
-if TYPE_CHECKING:
-    pass
 
 
 def hidden_width(hidden: str, width: int) -> int:
-    """A hidden width as written: `2x` of `width`, a number, or 0 for none. Raises `UsageError`."""
+    """The hidden width of a head: `2x` of the backbone's `width`, a number, or 0: none. Raises `UsageError`."""
     text = hidden.strip().lower()
     try:
         number = round(float(text[:-1]) * width) if text.endswith("x") else int(text)
@@ -23,7 +21,7 @@ def hidden_width(hidden: str, width: int) -> int:
         number = -1
     if number < 0:
         raise UsageError(
-            f"--hidden: got {hidden!r}.",
+            f"--hidden: invalid width {hidden!r}.",
             remedy="Give a multiple of the backbone's width (1x, 2x), a number, or 0 for no hidden layer.",
         )
     return number
@@ -32,14 +30,14 @@ def hidden_width(hidden: str, width: int) -> int:
 class Encoder(nn.Module):
     """A timm backbone and a projection head; images (B, 3, H, W) -> unit embeddings (B, dim).
 
-    `features` gives the backbone's own (B, width). Head: see `mlp`. `bn_eps`: the epsilon of the backbone's batch
-    norms, for weights that were trained with another than timm's (MobileNets and EfficientNets: others cannot be told).
+    Head: see `mlp`. `bn_eps`: the epsilon of the backbone's batch norms, for weights that were trained with another
+    one than timm's (MobileNets and EfficientNets: for others it is unknown).
     """
 
     def __init__(
         self,
         arch: str,
-        head: Sequence[int | str] | Callable[[int], Sequence[int]] = (),
+        head: Sequence[int | str] | Callable[[int], Sequence[int | str]] = (),
         *,
         norm: bool = False,
         image_size: int | None = None,
@@ -60,35 +58,33 @@ class Encoder(nn.Module):
         self.head_widths = tuple(layer.out_features for layer in self.head if isinstance(layer, nn.Linear))
 
     def features(self, images: Tensor) -> Tensor:
-        """What a device will use: the backbone's pooled features (B, width)."""
+        """The pooled features (B, width) of the backbone, which are what is deployed."""
         return cast(Tensor, self.backbone(images))
 
     def forward(self, images: Tensor, splits: int = 1, interleaved: bool = False) -> Tensor:
         """Unit embeddings (B, dim), at least float32.
 
-        With `splits` the batch passes in so many parts, each with its own batch statistics, as it would on so many
-        devices (MoCo's ShuffleBN needs that): contiguous parts, or `interleaved` ones, in which no two images were
-        together in a contiguous part.
+        With `splits` the batch is computed in that many parts, each with its own batch statistics, as on several GPUs:
+        contiguous parts, or `interleaved` ones, where no two images share a contiguous part (MoCo's ShuffleBN).
         """
         if splits > 1:
             order = torch.arange(len(images), device=images.device)
             order = torch.cat([order[i::splits] for i in range(splits)]) if interleaved else order
             parts = [self(images[part]) for part in order.tensor_split(splits)]
             return torch.cat(parts)[order.argsort()]
-        embedding = self.head(self.features(images))
-        return F.normalize(embedding if embedding.dtype == torch.float64 else embedding.float(), dim=1)
+        return l2_normalise(self.head(self.features(images)))
 
 
 def mlp(width: int, head: Sequence[int | str], norm: bool = False) -> nn.Sequential:
-    """A projection head on features (B, width); no layers at all leave them as they are.
+    """A projection head on features (B, width); without layers, the identity.
 
-    `head`: widths of linear layers with ReLU between; with `norm`, batch norm after every one, the last without scale
-    and shift (MoCo v3, arXiv 2104.02057). Or every layer in words, for the heads of other code: `linear 128`,
+    `head`: widths of linear layers with ReLU between; with `norm`, batch norm after each, the last without scale and
+    shift (MoCo v3, arXiv 2104.02057). Or every layer by name, as other code has them: `linear 128`,
     `linear 128 unbiased`, `norm`, `norm plain` (without scale and shift), `relu`, `gelu`.
     """
     layers: list[nn.Module] = []
-    for word in head if all(isinstance(one, str) for one in head) else layer_specs(head, norm):
-        kind, *more = str(word).split()
+    for spec in head if all(isinstance(layer, str) for layer in head) else layer_specs(head, norm):
+        kind, *more = str(spec).split()
         if kind == "linear":
             layers.append(nn.Linear(width, width := int(more[0]), bias="unbiased" not in more))
         elif kind == "norm":
@@ -99,10 +95,19 @@ def mlp(width: int, head: Sequence[int | str], norm: bool = False) -> nn.Sequent
 
 
 def layer_specs(widths: Sequence[int | str], norm: bool) -> list[str]:
-    """The layers of a head that is given by its widths; see `mlp`."""
-    words: list[str] = []
+    """The layers of a head given by its widths; see `mlp`."""
+    specs: list[str] = []
     for number, width in enumerate(widths, 1):
-        words += ["relu"] if words else []
-        words += [f"linear {width} unbiased", "norm" if number < len(widths) else "norm plain"] if norm else []
-        words += [] if norm else [f"linear {width}"]
-    return words
+        specs += ["relu"] if specs else []
+        specs += [f"linear {width} unbiased", "norm" if number < len(widths) else "norm plain"] if norm else []
+        specs += [] if norm else [f"linear {width}"]
+    return specs
+
+
+def weights_hash(module: nn.Module) -> str:
+    """SHA-256 (hex) of all parameters and buffers."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()

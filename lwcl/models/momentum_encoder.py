@@ -1,27 +1,25 @@
-"""Key encoders: exponential moving averages of the student (MoCo, arXiv 1911.05722, eq. 2)."""
+"""Momentum encoders: exponential moving averages of the student (MoCo, arXiv 1911.05722, eq. 2)."""
 
 import copy
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    pass
 from lwcl.models.encoder import Encoder
+from lwcl.models.net import AfterStep
 
-pass
 
+class MomentumEncoder(AfterStep):
+    """A key or target encoder: a copy of the student without gradient, an exponential moving average of its weights.
 
-class MomentumEncoder(nn.Module):
-    """A key encoder: a copy of its leader without gradient, whose parameters follow the leader's slowly.
-
-    It stays in train mode, as MoCo's does: its batch norm uses the batch's statistics. Buffers are its own.
+    It stays in train mode, as MoCo's does: batch norm uses the statistics of the batch, and buffers are its own.
+    `momentum` may change from step to step (`Method.after_step`).
     """
 
-    def __init__(self, leader: Encoder, momentum: float) -> None:
+    def __init__(self, student: Encoder, momentum: float) -> None:
         super().__init__()
-        self.encoder = copy.deepcopy(leader).requires_grad_(False)
+        self.encoder = copy.deepcopy(student).requires_grad_(False)
         self.momentum = momentum
 
     @torch.no_grad()
@@ -30,19 +28,19 @@ class MomentumEncoder(nn.Module):
         return cast(Tensor, self.encoder(images, splits, interleaved=True))
 
     @torch.no_grad()
-    def advance(self, leader: nn.Module) -> None:
-        """Each parameter becomes momentum x itself + (1 - momentum) x the leader's (MoCo, eq. 2)."""
-        torch._foreach_lerp_(list(self.encoder.parameters()), list(leader.parameters()), 1 - self.momentum)
+    def after_step(self, student: nn.Module) -> None:
+        """Each parameter becomes momentum x itself + (1 - momentum) x the student's."""
+        torch._foreach_lerp_(list(self.encoder.parameters()), list(student.parameters()), 1 - self.momentum)
 
 
 class DropoutFreeMomentumEncoder(MomentumEncoder):
-    """A key encoder without dropout: in eval mode but for its batch norm, which uses the batch's statistics.
+    """A momentum encoder without dropout: in eval mode except for batch norm, which uses batch statistics.
 
-    Those are the modes of CompRess's key student.
+    So is the key student of CompRess (arXiv 2010.14713).
     """
 
     def train(self, mode: bool = True) -> "DropoutFreeMomentumEncoder":
-        """Only batch norm is set to `mode`."""
+        """Sets only batch norm to `mode`."""
         super().train(False)
         for module in self.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):

@@ -1,34 +1,32 @@
-"""A method's modules by name: the trained student and whatever goes with it."""
-
-from typing import TYPE_CHECKING
+"""A method's modules: the trained student and whatever else has state."""
 
 from torch import nn
 
-if TYPE_CHECKING:
-    from lwcl.models.memory import ClusterClassifier, FeatureBank
 from lwcl.models.encoder import Encoder
-from lwcl.models.memory import Queue
-from lwcl.models.momentum_encoder import MomentumEncoder
+
+
+class AfterStep(nn.Module):
+    """A module that changes after each optimiser step, without a gradient."""
+
+    def after_step(self, student: nn.Module) -> None:
+        """Called with the updated student."""
+        raise NotImplementedError
 
 
 class Net(nn.Module):
-    """A method's modules by name: the trained `student` and whatever goes with it."""
+    """A method's modules by name: the trained `student` and others, which a method declares itself.
 
-    student: Encoder
-    key: MomentumEncoder
-    queue: Queue
-    anchors: "FeatureBank"
-    clusters: "ClusterClassifier"
+    Those with a gradient are trained, all are saved in checkpoints.
+    """
 
-    def __init__(self, student: Encoder, **parts: nn.Module) -> None:
+    def __init__(self, student: Encoder, **modules: nn.Module) -> None:
         super().__init__()
         self.student = student
-        for name, part in parts.items():
-            self.add_module(name, part)
+        for name, module in modules.items():
+            self.add_module(name, module)
 
-    def advance(self) -> None:
-        """What happens after an optimiser step: key encoders follow, then queues take the step's keys."""
-        for kind in (MomentumEncoder, Queue):
-            for part in self.children():
-                if isinstance(part, kind):
-                    part.advance(self.student)
+    def after_step(self) -> None:
+        """Lets its modules follow an optimiser step: momentum encoders are updated, queues take the step's keys."""
+        for module in self.children():
+            if isinstance(module, AfterStep):
+                module.after_step(self.student)

@@ -13,7 +13,7 @@ from lwcl.config.train_options import TrainOptions
 from lwcl.data.cache.open import CachedImages, open_cached_images
 from lwcl.data.cache.policy import CacheMode
 from lwcl.data.dataset import BrokenImage, ImageSet
-from lwcl.data.loader import Loader
+from lwcl.data.loader import Loader, StudentViews
 from lwcl.errors import UsageError
 from lwcl.kernels.depthwise import use_fast_depthwise
 from lwcl.kernels.pointwise import use_fast_pointwise
@@ -32,8 +32,8 @@ from lwcl.training.teacher import attach_teacher, cache_center_crops, load_teach
 STORED_SIDE_RATIO = 1.75
 
 
-def build_net(plan: Plan, options: TrainOptions, taught: int = 0) -> tuple[Net, Compute, InputSpec]:
-    """The net of a plan, how it computes, and the images it takes; `taught` is the width of the teacher's answers.
+def build_net(plan: Plan, options: TrainOptions, teacher_dim: int = 0) -> tuple[Net, Compute, InputSpec]:
+    """The net of a plan, how it computes, and the images it takes; `teacher_dim`: width of the teacher's outputs.
 
     Weights are those of `--init`, or follow from the seed.
     """
@@ -41,17 +41,18 @@ def build_net(plan: Plan, options: TrainOptions, taught: int = 0) -> tuple[Net, 
     torch.manual_seed(options.seed)
     student = Encoder(
         options.arch,
-        functools.partial(plan.method.head, taught=taught),
-        norm=plan.method.norm,
+        functools.partial(plan.method.head, teacher_dim=teacher_dim),
+        norm=plan.method.head_norm,
         image_size=options.image_size,
         output_stride=options.output_stride,
     )
-    check_forward(student, options.image_size)
+    for size in {spec.pixels(options.image_size) for spec in plan.method.view_specs()}:
+        check_forward(student, size)
     if options.init:
         init_from(student, options.init, head=options.init_head)
     elif options.zero_residuals:
         zero_init_residuals(student.backbone)
-    net = plan.method.build(student, taught)
+    net = plan.method.build(student, teacher_dim)
     compute = choose_compute(student, options.device, options.precision)
     compute.place(net)
     if compute.device.type == "cpu":
@@ -98,7 +99,7 @@ def check_batch_size(plan: Plan, images: int) -> None:
             f"A batch of {recipe.batch_size} has no {recipe.accumulate} equal parts.",
             remedy="Give an --accumulate that divides --batch-size.",
         )
-    parts = recipe.accumulate * plan.method.splits
+    parts = recipe.accumulate * plan.method.bn_splits
     if recipe.batch_size // parts < 2:
         raise UsageError(
             f"A batch of {recipe.batch_size} in {parts} parts (--accumulate x --bn-splits) "
@@ -138,9 +139,9 @@ def build_training(
     )
     check_batch_size(plan, len(images))
     live = load_teacher(plan)
-    net, compute, takes = build_net(plan, options, live.width if live else 0)
+    net, compute, takes = build_net(plan, options, live.dim if live else 0)
     set_matmul_precision(compute)
-    largest = live.sees.size if live and parse_teacher_cache(options.teacher_cache).kind != "center" else 0
+    largest = live.input_spec.size if live and parse_teacher_cache(options.teacher_cache).kind != "center" else 0
     found = open_image_cache(images, largest, options, screen)
     for bad in found.broken:
         broken(bad)
@@ -148,14 +149,12 @@ def build_training(
         images=found.images,
         store=found.store,
         short_side=found.short_side,
-        augmentation=plan.augmentation,
-        takes=takes,
-        views=plan.method.views,
+        student=StudentViews(plan.method.view_specs(), plan.augmentation, takes),
         batch_size=recipe.batch_size,
         seed=options.seed,
         compute=compute,
         workers=options.workers,
-        broken=broken,
+        on_broken=broken,
         views_by=options.views_by,
     )
     loader = attach_teacher(loader, live, plan, images, screen) if live else loader
@@ -166,6 +165,6 @@ def build_training(
 def prepare_method(training: TrainingState, screen: Screen) -> None:
     """What a method needs before its first step: what the teacher says of all images, where it learns from that."""
     method, live, loader = training.plan.method, training.teacher, training.loader
-    if live and method.prepares:
+    if live and method.needs_teacher_features:
         said = cache_center_crops(live, training.images, loader.workers, screen)
-        method.prepare(training.net, said.whole(0), training.plan.options.seed)
+        method.initialise(training.net, said.whole(0), training.plan.options.seed)

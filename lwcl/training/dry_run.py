@@ -74,9 +74,7 @@ def cached_outputs_cost(plan: Plan, training: TrainingState, images: int) -> dic
     cache, live = parse_teacher_cache(plan.options.teacher_cache), training.teacher
     if live is None or cache.kind == "off":
         return {}
-    return {
-        "teacher's answers on disk, bytes": teacher_cache_bytes(max(1, cache.crops), images, live.width, live.dtype)
-    }
+    return {"teacher's answers on disk, bytes": teacher_cache_bytes(max(1, cache.crops), images, live.dim, live.dtype)}
 
 
 def median_step_seconds(plan: Plan, training: TrainingState) -> float:
@@ -93,11 +91,14 @@ def median_step_seconds(plan: Plan, training: TrainingState) -> float:
 
 def sample_views(loader: Loader) -> NDArray[numpy.uint8]:
     """Some images as stored and their views: (images, 1 + views, size, size, 3) uint8."""
-    size = loader.takes.size
+    size = loader.student.input_spec.size
     count = min(SAMPLE_IMAGES, len(loader.images))
-    shown = dataclasses.replace(loader, teacher=None, views=SAMPLE_VIEWS, batch_size=count, workers=0)
+    views = dataclasses.replace(loader.student, specs=loader.student.specs[:1] * SAMPLE_VIEWS)
+    shown = dataclasses.replace(loader, teacher=None, student=views, batch_size=count, workers=0)
     batch = next(shown.batches(0, 1))
-    mean, std = (torch.tensor(value)[:, None, None] for value in (loader.takes.mean, loader.takes.std))
+    mean, std = (
+        torch.tensor(value)[:, None, None] for value in (loader.student.input_spec.mean, loader.student.input_spec.std)
+    )
     columns = [torch.stack([stored_image(loader, index, size) for index in batch.index.tolist()])]
     columns += [(view.float().cpu() * std + mean).clamp(0, 1).mul(255).round().to(torch.uint8) for view in batch.views]
     return torch.stack(columns, 1).permute(0, 1, 3, 4, 2).contiguous().numpy()

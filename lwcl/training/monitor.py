@@ -48,7 +48,7 @@ class TrainingMonitor:
             "step": step.number,
             "epoch": step.epoch,
             "lr": step.lr,
-            **step.parts,
+            **step.metrics,
             "grad_norm": step.grad_norm,
         }
         health = embedding_health(step.pairs) if step.pairs else None

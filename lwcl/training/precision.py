@@ -56,11 +56,11 @@ class PrecisionChoice(NamedTuple):
 
 
 def choose_precision(
-    method: Method, net: Net, recipe: Recipe, compute: Compute, size: int, taught: int = 0
+    method: Method, net: Net, recipe: Recipe, compute: Compute, size: int, teacher_dim: int = 0
 ) -> PrecisionChoice:
     """The precision for training `net`, which is placed as `compute` says, on a CPU by views of `size` pixels.
 
-    `recipe` is settled; `taught` is the width of what a teacher says, 0 without one. What was timed is kept in the
+    `recipe` is settled; `teacher_dim` is the width of what a teacher says, 0 without one. What was timed is kept in the
     cache folder for the next run of the same net on the same machine. `net` is left as it is.
     """
     if without := precision_without_timing(net.student.arch):
@@ -68,10 +68,10 @@ def choose_precision(
     if distributed.world_size() > 1:
         return PrecisionChoice("fp32", "precisions are not timed in several processes", {})
     assert recipe.batch_size
-    key = timing_key(method, net, recipe, compute, size, taught)
+    key = timing_key(method, net, recipe, compute, size, teacher_dim)
     known = load_timings()
     if key not in known:
-        known[key] = time_precisions(method, net, recipe, compute, size, taught)
+        known[key] = time_precisions(method, net, recipe, compute, size, teacher_dim)
         with suppress(StorageError):
             write_atomically(timings_file(), json_text(known, indent=1))
     return faster_precision(known[key])
@@ -92,7 +92,7 @@ def faster_precision(table: dict[str, float]) -> PrecisionChoice:
     return PrecisionChoice("bf16" if gain >= MIN_SPEEDUP else "fp32", reason, table)
 
 
-def timing_key(method: Method, net: Net, recipe: Recipe, compute: Compute, size: int, taught: int) -> str:
+def timing_key(method: Method, net: Net, recipe: Recipe, compute: Compute, size: int, teacher_dim: int) -> str:
     """A digest of what the times depend on: machine, net, method, size and batch, versions."""
     facts = {
         "cpu": cpu_name(),
@@ -101,7 +101,7 @@ def timing_key(method: Method, net: Net, recipe: Recipe, compute: Compute, size:
         "arguments": net.student.arguments,
         "head": net.student.head_widths,
         "channels_last": compute.channels_last,
-        "method": [method.name, str(method), taught],
+        "method": [method.name, str(method), teacher_dim],
         "size": size,
         "batch": [recipe.batch_size, recipe.accumulate, recipe.optimizer],
         "versions": [lwcl.__version__, *map(package_version, ("torch", "timm"))],
@@ -124,19 +124,19 @@ def load_timings() -> dict[str, dict[str, float]]:
 
 
 def time_precisions(
-    method: Method, net: Net, recipe: Recipe, compute: Compute, size: int, taught: int
+    method: Method, net: Net, recipe: Recipe, compute: Compute, size: int, teacher_dim: int
 ) -> dict[str, float]:
     """Seconds of a training step in each precision: the least of `ROUNDS`, scaled to a whole batch; they take turns."""
     assert recipe.batch_size
-    fewest = max(MIN_TIMED_IMAGES, 2 * recipe.accumulate * method.splits)
+    fewest = max(MIN_TIMED_IMAGES, 2 * recipe.accumulate * method.bn_splits)
     least = min(recipe.batch_size, fewest)
     with torch.random.fork_rng(devices=[]):
-        trial = timing_runs(method, net, recipe, compute, size, taught, least)
+        trial = timing_runs(method, net, recipe, compute, size, teacher_dim, least)
         time_round(trial)  # the first steps are slow: memory is taken and kernels are made
         first = sum(time_round(trial).values())
         affordable = int(least * TIMING_BUDGET_SECONDS / ((TIMED_ROUNDS + 1) * first))
         count = max(least, min(recipe.batch_size, affordable - affordable % fewest))
-        running = timing_runs(method, net, recipe, compute, size, taught, count)
+        running = timing_runs(method, net, recipe, compute, size, teacher_dim, count)
         time_round(running)
         rounds = [time_round(running) for _ in range(TIMED_ROUNDS)]
     return {name: min(each[name] for each in rounds) * recipe.batch_size / count for name in AUTOCAST_DTYPES}
@@ -153,11 +153,11 @@ def time_round(running: dict[str, Iterator[engine.TrainStep]]) -> dict[str, floa
 
 
 def timing_runs(
-    method: Method, net: Net, recipe: Recipe, compute: Compute, size: int, taught: int, count: int
+    method: Method, net: Net, recipe: Recipe, compute: Compute, size: int, teacher_dim: int, count: int
 ) -> dict[str, Iterator[engine.TrainStep]]:
     """A training in each precision of a copy of `net` on `count` random images, ready to take steps."""
     calm = dataclasses.replace(recipe, lr=1e-6, warmup=0.0, batch_size=count)
-    batch = noise_batch(method, compute, size, taught, count)
+    batch = noise_batch(method, compute, size, teacher_dim, count)
     running = {}
     for name, precision in AUTOCAST_DTYPES.items():
         own = copy.deepcopy(net)
@@ -169,14 +169,13 @@ def timing_runs(
     return running
 
 
-def noise_batch(method: Method, compute: Compute, size: int, taught: int, count: int) -> Batch:
-    """`count` images of noise in all their views, with a teacher's answers of noise."""
+def noise_batch(method: Method, compute: Compute, size: int, teacher_dim: int, count: int) -> Batch:
+    """`count` images of noise in all their views, with teacher outputs of noise."""
 
     def noise(*shape: int) -> Tensor:
         return torch.randn(*shape)
 
-    views = tuple(
-        noise(count, 3, size, size).contiguous(memory_format=compute.memory_format) for _ in range(method.views)
-    )
-    answers = tuple(l2_normalise(noise(count, taught)) for _ in range(method.views if taught else 0))
-    return Batch(views, torch.arange(count), torch.full((count,), -1), answers)
+    sizes = [spec.pixels(size) for spec in method.view_specs()]
+    views = tuple(noise(count, 3, side, side).contiguous(memory_format=compute.memory_format) for side in sizes)
+    outputs = tuple(l2_normalise(noise(count, teacher_dim)) for _ in (sizes if teacher_dim else ()))
+    return Batch(views, torch.arange(count), torch.full((count,), -1), outputs)

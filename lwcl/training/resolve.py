@@ -102,7 +102,7 @@ def resolve_precision(plan: Plan, screen: Screen) -> Plan:
     choice = precision_without_timing(options.arch)
     if choice is None:
         live = load_teacher(plan)
-        net, compute, takes = build_net(plan, options, live.width if live else 0)
-        taught = live.width if live else 0
-        choice = choose_precision(plan.method, net, plan.recipe, compute, takes.size, taught)
+        net, compute, takes = build_net(plan, options, live.dim if live else 0)
+        teacher_dim = live.dim if live else 0
+        choice = choose_precision(plan.method, net, plan.recipe, compute, takes.size, teacher_dim)
     return plan.with_precision(choice.name, choice.reason)
