@@ -48,7 +48,9 @@ def collect_metrics(
     classes = None if labels is None else len(torch.unique(labels[labels >= 0]))
     mean = l2_normalise(original).mean(0)
     x, *views = (
-        l2_normalise(l2_normalise(features).sub_(mean)) for features in (original, first, second) if features is not None
+        l2_normalise(l2_normalise(features).sub_(mean))
+        for features in (original, first, second)
+        if features is not None
     )
     counts = clusters.cluster_counts(len(x), classes)
     few = min(counts, key=lambda k: abs(k - (classes or COARSE_CLUSTERS)))

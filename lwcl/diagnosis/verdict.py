@@ -1,8 +1,8 @@
 """The verdict on an encoder's clusters: rules on measured evidence, with reasons, confidence and what to try.
 
-Over-clustering is ssl-small's finding (arXiv 2107.14762): small encoders solve the pretext task, but the images of a class
-form many tight clusters. The thresholds are in `thresholds`. Intra-class alignment is no evidence: in the paper's own
-figures the better encoders have the worse one.
+Over-clustering is ssl-small's finding (arXiv 2107.14762): small encoders solve the pretext task, but the images of a
+class form many tight clusters. The thresholds are in `thresholds`. Intra-class alignment is no evidence: in the paper's
+own figures the better encoders have the worse one.
 """
 
 from typing import NamedTuple
@@ -14,8 +14,8 @@ from lwcl.formatting import percent
 class Evidence(NamedTuple):
     """Metrics of N images and of one or two views of each, as `diagnosis.evidence` computes them. None: not measured.
 
-    From `effective_rank` on, of mean-centred unit features. "Few" clusters: as many as classes (or about ten); "many": 16 times as
-    many (or what the number of images allows).
+    From `effective_rank` on, of mean-centred unit features. "Few" clusters: as many as classes (or about ten); "many":
+    16 times as many (or what the number of images allows).
     """
 
     images: int
@@ -129,8 +129,8 @@ def low_rank_rule(evidence: Evidence, random: Evidence | None) -> RuleFinding | 
         return None
     baseline = f"; random init: {random.participation:.1f}" if random else ""
     reason = (
-        f"Low effective rank ({evidence.effective_rank:.1f}) or participation ratio ({evidence.participation:.1f}{baseline}): "
-        "possible dimensional collapse."
+        f"Low effective rank ({evidence.effective_rank:.1f}) or participation ratio ({evidence.participation:.1f}"
+        f"{baseline}): possible dimensional collapse."
     )
     doubts = int(random is None) + near_threshold(evidence.participation, "participation")
     return RuleFinding("partly-collapsed", (reason,), doubts)
@@ -185,8 +185,9 @@ def neighbour_reason(evidence: Evidence, random: Evidence | None, teacher: Evide
 def purity_reasons(evidence: Evidence) -> tuple[str, str]:
     """The reasons given by classes that are split into many clusters."""
     alignment, purity = percent(evidence.alignment or 0), percent(evidence.fine_purity or 0)
+    spread = f"{evidence.clusters_per_class or 0:.1f}"
     return (
         f"With as many clusters as classes, matching reaches {alignment}; the purity of {evidence.fine_clusters} "
         f"clusters is {purity}.",
-        f"With as many clusters as classes, 90% of a class spreads over {evidence.clusters_per_class or 0:.1f} of them.",
+        f"With as many clusters as classes, 90% of a class spreads over {spread} of them.",
     )

@@ -1,4 +1,4 @@
-"""Top-1 and top-5 accuracy of N queries, with bootstrap intervals over images and the paired gain over another encoder."""
+"""Top-1 and top-5 accuracy of N queries, bootstrap intervals over images, gains over another encoder."""
 
 from typing import NamedTuple
 

@@ -35,7 +35,7 @@ def cluster_alignment(
     cost: str = "precision",
     iterations: int = 20,
 ) -> float:
-    """CompRess's protocol: cluster a bank, as many clusters as classes, match these to classes; the queries' accuracy."""
+    """CompRess's protocol: k clusters of a bank (k: classes), matched to classes; the accuracy on queries."""
     classes = int(max(bank_labels.max(), query_labels.max())) + 1
     found = kmeans(bank, k or classes, seed=seed, iterations=iterations)
     mapping = align_clusters(contingency_matrix(found.labels, bank_labels, len(found.centroids), classes), cost=cost)
@@ -89,7 +89,7 @@ def mean_pairwise_ari(found: Sequence[KMeans]) -> float:
 
 
 class ClusterRow(NamedTuple):
-    """k-means with k clusters: the best run, the stability over runs, and agreement with classes where there are labels."""
+    """k-means with k clusters: the best run, the stability over runs, and agreement with classes if known."""
 
     k: int
     inertia: float  # mean squared distance to the own centroid

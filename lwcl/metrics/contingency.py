@@ -12,7 +12,7 @@ COVERED_SHARE = 0.9  # of a class or cluster, that the largest parts must hold t
 
 
 def contingency_matrix(labels: Tensor, classes: Tensor, k: int | None = None, count: int | None = None) -> Tensor:
-    """Counts of images by cluster and class, int64 (k, C), from cluster labels and classes (N,); sizes as seen or given."""
+    """Counts of images by cluster and class, int64 (k, C), from labels and classes (N,); k, C as seen or given."""
     known = classes >= 0
     k, count = k or int(labels.max()) + 1, count or int(classes.max()) + 1
     return (labels[known] * count + classes[known]).bincount(minlength=k * count).reshape(k, count)
@@ -47,8 +47,8 @@ def cluster_purity(counts: Tensor) -> float:
 def held_out_purity(counts: Tensor) -> float:
     """Leave-one-out purity: the majority of the other images in the cluster predicts an image's class.
 
-    So small clusters gain nothing by chance. A tie counts by its share, so an image alone counts 1 / C. Only the largest
-    class of a cluster can be right: n of its images against m of the second, which must stay below n - 1.
+    So small clusters gain nothing by chance. A tie counts by its share, so an image alone counts 1 / C. Only the
+    largest class of a cluster can be right: n of its images against m of the second, which must stay below n - 1.
     """
     if counts.shape[1] < 2:
         return 1.0

@@ -29,7 +29,7 @@ class Cost(NamedTuple):
 
 
 def measure_cost(backbone: nn.Module, size: int, *, channels_last: bool = False, threads: int = 1) -> Cost:
-    """The cost of a backbone for images (B, 3, size, size), in float32 on this machine's CPU; takes less than 3 seconds.
+    """The cost of a backbone for images (B, 3, size, size), in float32 on this machine's CPU; takes below 3 seconds.
 
     Leaves the backbone unchanged. One thread compares best between machines.
     """

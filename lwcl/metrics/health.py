@@ -7,8 +7,8 @@ from torch import Tensor
 
 from lwcl import losses
 
-#: Below this std the embeddings of different images are practically one point. An untrained encoder may start there, and
-#: healthy runs leave within some dozen steps: `COLLAPSE_PATIENCE` measurements in a row, not clearly rising, are collapse.
+#: Below this std the embeddings of different images are practically one point. An untrained encoder may start
+#: there, and healthy runs leave within some dozen steps: collapse is `COLLAPSE_PATIENCE` measurements that do not rise.
 MIN_STD = 0.1
 MIN_EFFECTIVE_RANK = 2.0
 COLLAPSE_PATIENCE = 5

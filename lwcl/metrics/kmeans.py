@@ -61,7 +61,7 @@ def kmeans(x: Tensor, k: int, *, seed: int, spherical: bool = True, iterations: 
 
 
 def assign_clusters(x: Tensor, centroids: Tensor, *, spherical: bool = True) -> tuple[Tensor, Tensor]:
-    """Nearest of k centroids (k, D) to each row (N, D), L2-normalised first if `spherical`: labels, squared distances."""
+    """The nearest centroid (k, D) of each row (N, D), L2-normalised if `spherical`: labels, squared distances."""
     mean = centroids.new_zeros(centroids.shape[1]) if spherical else centroids.mean(0)
     rows = l2_normalise(x).float() if spherical else x.float() - mean
     return nearest_centroids(KMeansRows.of(rows), centroids - mean)
@@ -149,7 +149,7 @@ def greedy_kmeans_plus_plus(data: KMeansRows, weight: Tensor, k: int, generator:
 
 
 def dot_product_lookup(rows: Tensor) -> Callable[[Tensor], Tensor]:
-    """A function of row indices: their dot products with all rows (M, D), from the Gram matrix where it fits a chunk."""
+    """A function from row indices to dot products with all rows (M, D); the Gram matrix where it fits a chunk."""
     if 4 * len(rows) ** 2 <= METRIC_CHUNK_BYTES:
         gram = rows @ rows.T
         return lambda index: gram[index]

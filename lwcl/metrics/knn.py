@@ -24,7 +24,7 @@ class KnnScore(NamedTuple):
 
 
 def nearest_by_distance(queries: Tensor, bank: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k nearest rows of the bank (M, D) to each query (N, D): minus the Euclidean distances, and indices, (N, k)."""
+    """The k nearest rows of the bank (M, D) to each query (N, D): minus the distances, and indices, (N, k)."""
     bank_rows = max(1, METRIC_CHUNK_BYTES // (bank.element_size() * bank.shape[1]))  # cdist copies what it is given
     query_rows = max(1, METRIC_CHUNK_BYTES // (bank.element_size() * min(bank_rows, len(bank))))
     chunks = [_nearest_in_chunks(some, torch.split(bank, bank_rows), k) for some in torch.split(queries, query_rows)]

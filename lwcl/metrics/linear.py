@@ -1,7 +1,7 @@
 """Linear classifiers on precomputed features: a hyper-parameter grid trained at once, or logistic regression.
 
 `fast` trains every point of the grid with one matrix product a step. It is a training loop of its own beside
-`engine.fit`, with the gradient of softmax cross-entropy written out, since autograd has no use for G heads side by side.
+`engine.fit`, with the gradient of softmax cross-entropy written out by hand.
 `logistic` is scikit-learn's solver, 2.5 times as fast as an L-BFGS of our own (benchmarks/probe.py). Both select
 hyper-parameters by the mean loss on held-out training images: accuracy jumps, the loss does not. Test images select
 nothing.
@@ -24,7 +24,17 @@ VARIANCE_EPSILON = 1e-5  # added to a variance; CompRess, arXiv 2010.14713, `eva
 FEATURE_FORMS = ("unit", "standard")
 LEARNING_RATES = (1e-3, 3e-3, 0.01, 0.03, 0.1)  # for features of mean square 1
 WEIGHT_DECAYS = (0.0, 0.01, 0.1, 1.0)
-L2_PENALTIES = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.001, 1e-4)  # on half the squared weights, added to the mean loss
+L2_PENALTIES = (
+    10.0,
+    3.0,
+    1.0,
+    0.3,
+    0.1,
+    0.03,
+    0.01,
+    0.001,
+    1e-4,
+)  # on half the squared weights, added to the mean loss
 SGD_MOMENTUM = 0.9
 LOGIT_CHUNK = 2**24  # logits at a time
 MAX_LBFGS_STEPS = 1000

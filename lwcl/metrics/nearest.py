@@ -1,11 +1,11 @@
 """Exact nearest neighbours by cosine: searched in bfloat16 where that pays, verified, and ranked in float64.
 
-A product in bfloat16 finds more candidates than are asked for. Its error is bounded: for unit queries q and rows b of the
-bank, which rounding makes q + e and b + f, |(q + e)(b + f) - q b| <= |f| + |e| (|b| + |f|), where |e|, |f| and |b| are
-measured; to that come the rounding of the sum of D products in float32 (Higham, Accuracy and Stability of Numerical
-Algorithms, 2002, section 3.1) and of the result. If the last candidate must lie below the k-th, no other row can belong.
-Queries for which that is not proven are searched in float32, and if that proves nothing either, in float64; more than
-`SPARE_CANDIDATES` ties in float64 are broken arbitrarily.
+A product in bfloat16 finds more candidates than are asked for. Its error is bounded: for unit queries q and rows b of
+the bank, which rounding makes q + e and b + f, |(q + e)(b + f) - q b| <= |f| + |e| (|b| + |f|), where |e|, |f| and |b|
+are measured; to that come the rounding of the sum of D products in float32 (Higham, Accuracy and Stability of Numerical
+Algorithms, 2002, section 3.1) and of the result. If the last candidate must lie below the k-th, no other row can
+belong. Queries for which that is not proven are searched in float32, and if that proves nothing either, in float64;
+more than `SPARE_CANDIDATES` ties in float64 are broken arbitrarily.
 
 The bank's mean is subtracted: that shifts all similarities of a query alike and makes |b|, and so the bound, smaller
 where all features point in a similar direction. 1.7 times as fast as scikit-learn where the CPU multiplies bfloat16,

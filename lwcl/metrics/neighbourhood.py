@@ -133,7 +133,13 @@ def precision_by_similarity(x: Tensor, labels: Tensor) -> SimilarityPrecision:
 def bin_indices(similarity: Tensor) -> Tensor:
     """The bin of each similarity, int32; `SIMILARITY_BINS` for duplicates. Overwrites the similarities."""
     duplicates = similarity >= DUPLICATE_COSINE
-    return similarity.add_(1).div_(BIN_WIDTH).int().clamp_(0, SIMILARITY_BINS - 1).masked_fill_(duplicates, SIMILARITY_BINS)
+    return (
+        similarity.add_(1)
+        .div_(BIN_WIDTH)
+        .int()
+        .clamp_(0, SIMILARITY_BINS - 1)
+        .masked_fill_(duplicates, SIMILARITY_BINS)
+    )
 
 
 def class_bin_counts(cell: Tensor, labels: Tensor, classes: int) -> Tensor:

@@ -68,7 +68,7 @@ def singular_values(gram: Tensor, most: int) -> Tensor:
 
 
 def std_and_mean_cosine(x: Tensor) -> tuple[float, float]:
-    """`losses.embedding_std` of the unit rows of x (N, D) and the mean cosine of different rows, streamed in float64."""
+    """`losses.embedding_std` of the unit rows of x (N, D), mean cosine of different rows; streamed in float64."""
     count, width = x.shape
     chunks = torch.split(x, max(1, METRIC_CHUNK_BYTES // (16 * width)))
     total = torch.stack([l2_normalise(chunk).double().sum(0) for chunk in chunks]).sum(0)

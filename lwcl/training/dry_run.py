@@ -10,6 +10,7 @@ from torch import Tensor
 from lwcl import engine
 from lwcl.config.plan import Plan
 from lwcl.config.teacher_options import parse_teacher_cache
+from lwcl.data.augment.views import denormalise_images
 from lwcl.data.cache.policy import CacheChoice, CacheMode, SampledEstimate, choose_cache
 from lwcl.data.dataset import ImageSet
 from lwcl.data.loader import Loader
@@ -97,9 +98,8 @@ def sample_views(loader: Loader) -> NDArray[numpy.uint8]:
     count = min(SAMPLE_IMAGES, len(loader.images))
     shown = dataclasses.replace(loader, teacher=None, views=SAMPLE_VIEWS, batch_size=count, workers=0)
     batch = next(shown.batches(0, 1))
-    mean, std = (torch.tensor(value)[:, None, None] for value in (loader.takes.mean, loader.takes.std))
     columns = [torch.stack([stored_image(loader, index, size) for index in batch.index.tolist()])]
-    columns += [(view.float().cpu() * std + mean).clamp(0, 1).mul(255).round().to(torch.uint8) for view in batch.views]
+    columns += [denormalise_images(view, mean=loader.takes.mean, std=loader.takes.std) for view in batch.views]
     return torch.stack(columns, 1).permute(0, 1, 3, 4, 2).contiguous().numpy()
 
 
