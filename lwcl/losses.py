@@ -173,10 +173,13 @@ def embedding_std(x: Tensor) -> Tensor:
 
 
 def effective_rank(x: Tensor) -> Tensor:
-    """exp of the entropy of the normed singular values of (N, D) (RankMe, arXiv 2210.02885); () in [1, min(N, D)]."""
-    values: Tensor = torch.linalg.svdvals(upcast(x))
-    p = values / values.sum().clamp_min(1e-12)
-    entropy: Tensor = torch.special.entr(p).sum()
+    """Effective rank of (N, D): RankMe (arXiv 2210.02885); () in [1, min(N, D)]."""
+    return entropy_rank(torch.linalg.svdvals(upcast(x)))
+
+
+def entropy_rank(values: Tensor) -> Tensor:
+    """exp of the entropy of singular values, normalised to sum to 1; (), 1 if all are 0."""
+    entropy: Tensor = torch.special.entr(values / values.sum().clamp_min(1e-12)).sum()
     return entropy.exp()
 
 

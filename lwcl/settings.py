@@ -89,6 +89,11 @@ def recorded_value(value: Any, origin: str = "") -> SettingValue:
     return SettingValue(value, Origin(OriginKind.RECORDED, origin))
 
 
+def recorded_settings(settings: Any) -> dict[str, SettingValue]:
+    """All values of a settings object, for a report."""
+    return {field.name: recorded_value(getattr(settings, field.name)) for field in dataclasses.fields(settings)}
+
+
 def setting(
     default: Any,
     help: str,

@@ -55,7 +55,7 @@ def test_runs_stand_side_by_side_with_the_settings_that_differ(
         assert re.split(r"\s{2,}", line)[:5] == told
     assert lines[4] == "Settings that differ"
     assert [line.split() for line in lines[5:7]] == [["Setting", *names(runs)], ["lr", "0.01", "0.02"]]
-    assert lines[7].endswith(("Their intervals overlap: it may be chance.", "Their intervals do not touch."))
+    assert lines[7].endswith(("overlap: it may be chance.", "do not overlap."))
     assert len(lines) == 8
 
 
@@ -68,7 +68,7 @@ def test_json_is_one_document_and_a_report_has_the_curves_of_all_runs(
     assert [table["title"] for table in document["tables"]] == ["Runs", "Settings that differ"]
     titles = [picture["title"] for picture in document["pictures"]]
     assert titles == [
-        "Loss (methods' losses are not on one scale)",
+        "Loss (not comparable between methods)",
         *("Effective rank", "Std of the embeddings", "Alignment", "Contrastive top-1"),
     ]
     for picture in document["pictures"]:
@@ -85,12 +85,12 @@ def test_the_better_run_is_named_and_whether_it_may_be_chance(
 ) -> None:
     low = scored(runs[0], tmp_path / "low", 0.5, (0.4, 0.6))
     near, far = (scored(runs[0], tmp_path / name, 0.8, (at, 0.9)) for name, at in (("near", 0.55), ("far", 0.65)))
-    for best, told in ((near, "Their intervals overlap: it may be chance."), (far, "Their intervals do not touch.")):
+    for best, told in ((near, "overlap: it may be chance."), (far, "do not overlap.")):
         assert ran(["compare", str(low), str(best)]) == 0
-        wanted = f"{best} is best: 80.0% by kNN, {low} 50.0%. {told}"
+        wanted = f"Highest kNN top-1: {best} 80.0%; next: {low} 50.0%. Their 95% intervals {told}"
         assert capsys.readouterr().out.splitlines()[-1] == wanted
     assert ran(["compare", str(low), str(low)]) == 0
-    assert "are equal: 50.0% by kNN." in capsys.readouterr().out
+    assert "equal kNN top-1 50.0%." in capsys.readouterr().out
 
 
 def forget(report: dict[str, Any]) -> None:
@@ -108,9 +108,9 @@ def judge_elsewhere(report: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (forget, "Fewer than two of the runs have a kNN score"),
-        (move, "The runs were trained or judged on different images: their scores cannot be compared."),
-        (judge_elsewhere, "The runs were trained or judged on different images: their scores cannot be compared."),
+        (forget, "Fewer than two of the runs have a kNN accuracy"),
+        (move, "different images: their accuracies are not comparable."),
+        (judge_elsewhere, "different images: their accuracies are not comparable."),
     ],
 )
 def test_what_cannot_be_compared_is_told(
@@ -147,7 +147,7 @@ def test_what_is_no_finished_run_is_refused(
     harm(other)
     assert ran(["compare", str(runs[1]), str(other)]) == 2
     said = capsys.readouterr()
-    assert said.err.startswith(f"{other} is no finished run: its report.json cannot be read.\n")
+    assert said.err.startswith(f"{other} is not a finished run: its report.json cannot be read.\n")
     assert said.err.endswith("Give folders of finished runs.\n")
     assert said.out == ""
 

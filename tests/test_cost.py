@@ -14,7 +14,7 @@ from lwcl.models.backbone import build_backbone
 
 @pytest.fixture(autouse=True)
 def little_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(costs, "SECONDS", 0.05)
+    monkeypatch.setattr(costs, "TIMING_SECONDS", 0.05)
 
 
 def small_net() -> nn.Module:
@@ -88,7 +88,7 @@ class Timed(nn.Module):
 def times(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Timed]:
     """Makes a net that takes these seconds, one after the other, the last of them for ever."""
     monkeypatch.setattr(costs, "time", SimpleNamespace(perf_counter=lambda: Timed.now))
-    monkeypatch.setattr(costs, "SECONDS", 0.7)
+    monkeypatch.setattr(costs, "TIMING_SECONDS", 0.7)
 
     def made(for_one: list[float], for_many: list[float]) -> Timed:
         left = {1: for_one.copy(), 32: for_many.copy()}
@@ -139,7 +139,7 @@ def test_convolutions_are_timed_in_the_memory_format_that_is_asked_for(monkeypat
         seen.extend(formats)
         return 0.0
 
-    monkeypatch.setattr(costs, "timed", noted)
+    monkeypatch.setattr(costs, "median_latency", noted)
     measure_cost(small_net(), 16, channels_last=True)
     assert all(seen)
     seen.clear()

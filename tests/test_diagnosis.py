@@ -25,6 +25,7 @@ from lwcl.diagnosis.thresholds import threshold_table as clustering_verdict_tabl
 from lwcl.diagnosis.verdict import VERDICT_MEANINGS
 from lwcl.errors import DataError, TrainingDivergedError, UsageError
 from lwcl.models.loaded import InputSpec, random_encoder
+from lwcl.runs.folder import report_folder
 from lwcl.system.device import choose_compute
 
 CLASSES = ("cat", "dog", "<b>&amp;'\"")
@@ -75,15 +76,15 @@ def page_of(place: Path) -> str:
 
 
 def test_a_report_goes_where_it_is_wanted_or_beside_the_first_run(place: Path) -> None:
-    assert diagnosis.diagnosis_report_folder(None, ["random/resnet18", str(place / "run")]) == place / "run/diagnosis"
-    assert diagnosis.diagnosis_report_folder("there", [str(place / "run")]) == Path("there")
-    assert diagnosis.diagnosis_report_folder(None, ["random/resnet18"]) is None
+    assert report_folder(None, ["random/resnet18", str(place / "run")], "diagnosis") == place / "run/diagnosis"
+    assert report_folder("there", [str(place / "run")], "diagnosis") == Path("there")
+    assert report_folder(None, ["random/resnet18"], "diagnosis") is None
 
 
 def test_the_untrained_encoder_stands_beside_and_has_no_verdict(told: dict) -> None:
     trained, untrained = told["facts"]["encoders"]
     assert [trained["role"], untrained["role"]] == ["encoder", "untrained"]
-    assert trained["verdict"]["word"] in told["verdict"] and trained["verdict"]["reasons"]
+    assert trained["verdict"]["diagnosis"] in told["verdict"] and trained["verdict"]["reasons"]
     assert untrained["verdict"] is None
     assert untrained["arch"] == "test_efficientnet" and trained["views"] == "those of its run"
     assert told["facts"]["images"] == 45 and told["facts"]["held-out images"] == 9
@@ -91,7 +92,7 @@ def test_the_untrained_encoder_stands_beside_and_has_no_verdict(told: dict) -> N
 
 def test_every_measure_is_told_for_every_encoder(told: dict) -> None:
     for one in told["facts"]["encoders"]:
-        numbers = one["numbers"]
+        numbers = one["metrics"]
         assert 0 <= numbers["pairs"]["d_sd"][0] <= numbers["pairs"]["d_sd"][4] <= 1
         assert {"nmi", "clusters_per_class", "held_out_purity"} <= set(numbers["clusters"][0])
         assert any(row["k"] == len(CLASSES) for row in numbers["clusters"])
@@ -102,7 +103,7 @@ def test_every_measure_is_told_for_every_encoder(told: dict) -> None:
 
 def test_the_page_shows_every_kind_of_picture_and_runs_nothing(told: dict, place: Path) -> None:
     titles = " ".join(one["title"] for one in told["pictures"])
-    for kind in ("t-SNE", "PCA", "Spectrum", "Similarities", "Clusters and classes", "Nearest neighbours", "Sample"):
+    for kind in ("t-SNE", "PCA", "Singular values", "Similarities", "Clusters and classes", "Nearest neighbours", "Sample"):
         assert kind in titles
     page = page_of(place)
     assert "<script" not in page and not re.search(r"(src|href)=\"(?!data:|#)", page)
@@ -130,9 +131,9 @@ def test_without_labels_what_needs_them_is_left_out(place: Path, tmp_path: Path,
     assert diagnosis.run_diagnosis([str(place / "run")], parse_options(DiagnoseOptions, options), as_json=True) == 0
     said = capfd.readouterr()
     (one,) = (told := json.loads(said.out))["facts"]["encoders"]
-    assert "no labels" in said.err and one["views"] == "crop-flip"
-    assert [row["k"] for row in one["numbers"]["clusters"]] == [4, 5]
-    assert one["numbers"]["pairs"]["intra_d"] is None and not one["numbers"]["held_out"]
+    assert "No labels" in said.err and one["views"] == "crop-flip"
+    assert [row["k"] for row in one["metrics"]["clusters"]] == [4, 5]
+    assert one["metrics"]["pairs"]["intra_d"] is None and not one["metrics"]["held_out"]
     shown = next(table for table in told["tables"] if table["title"] == "Clusters")
     assert "NMI" not in shown["columns"] and "d-sd, %" in shown["columns"]
     assert not any("classes" in picture["title"] for picture in told["pictures"])
@@ -142,8 +143,8 @@ def test_without_labels_what_needs_them_is_left_out(place: Path, tmp_path: Path,
     ("count", "chosen", "error", "words"),
     [
         (1, {}, DataError, "too few"),
-        (20, {"images": 3}, UsageError, "--images: 3 are too few"),
-        (20, {"k": (21,)}, UsageError, "21 clusters"),
+        (20, {"images": 3}, UsageError, "--images 3"),
+        (20, {"k": (21,)}, UsageError, "--k 21"),
         (20, {"views": "mocov2"}, UsageError, "moco-v2"),
         (20, {"val": ("EMPTY",)}, DataError, "No images"),
         (20, {"teacher": "nowhere"}, UsageError, "nowhere"),
@@ -198,7 +199,7 @@ def test_views_do_not_depend_on_batches_or_on_being_kept(place: Path) -> None:
     def features(batch_size: int) -> ThreeViews:
         return ThreeViews(sights, batch_size=batch_size, workers=0, broken=lambda broken: None)
 
-    compute = choose_compute(loaded.encoder, parse_options(DiagnoseOptions, HEAD))
+    compute = choose_compute(loaded.encoder, "cpu", "fp32")
     seen = features(16)
     first = seen.features(loaded, compute, lambda count: None)
     kept = seen.features(loaded, compute, lambda count: None)
@@ -224,7 +225,7 @@ def test_a_plain_view_of_no_augmentation_equals_its_views(place: Path) -> None:
 def test_overlap_is_told_by_bands() -> None:
     boxes = torch.tensor([[[0, 0, 10, 10]] * 3, [[0, 0, 10, 10], [0, 9, 10, 10], [20, 20, 5, 5]]])
     rows = torch.eye(3)
-    found = {row["band"]: row["pairs"] for row in alignment_by_overlap(rows, rows, boxes)}
+    found = {row.band: row.pairs for row in alignment_by_overlap(rows, rows, boxes)}
     assert found == {"super-hard": 0, "hard": 1, "easy": 1}
 
 
@@ -244,7 +245,7 @@ def test_the_page_of_the_diagnosis_tells_the_limits_of_the_verdict() -> None:
     path = Path(__file__).parents[1] / "docs/diagnosis.md"
     rows = "".join(f"| {' | '.join(row)} |\n" for row in clustering_verdict_table())
     words = "".join(f"* **{word}**: {meaning}\n" for word, meaning in VERDICT_MEANINGS.items())
-    made = f"\n{words}\n| Word | Measure | Limit | |\n|---|---|---|---|\n{rows}\n"
+    made = f"\n{words}\n| Diagnosis | Metric | Threshold | Condition |\n|---|---|---|---|\n{rows}\n"
     before, begin, rest = path.read_text(encoding="utf-8").partition("<!-- made: verdicts -->\n")
     old, end, after = rest.partition("<!-- end: verdicts -->")
     if os.environ.get("LWCL_UPDATE_GOLDEN"):

@@ -96,7 +96,7 @@ SHARE = (0.63, (0.58, 0.68))
 
 def test_the_verdict_tells_the_share_and_what_is_saved() -> None:
     assert gap_verdict(rows(), SHARE) == (
-        "The student has taken over 63% (58 to 68) of the teacher's lead over an untrained net, "
+        "The student closes 63% (95% interval 58 to 68) of the gap between an untrained encoder and the teacher, "
         "with 0.4x its parameters, 0.1x its MACs and 0.3x its latency."
     )
 
@@ -104,12 +104,12 @@ def test_the_verdict_tells_the_share_and_what_is_saved() -> None:
 @pytest.mark.parametrize(
     ("small", "large", "ending"),
     [
-        (None, LARGE, "untrained net."),
-        (SMALL, None, "untrained net."),
+        (None, LARGE, "the teacher."),
+        (SMALL, None, "the teacher."),
         (SMALL, LARGE._replace(latency_1=None), "with 0.4x its parameters and 0.1x its MACs."),
         (SMALL, LARGE._replace(threads=2), "with 0.4x its parameters and 0.1x its MACs."),
         (LARGE, SMALL, "with 2.5x its parameters, 10x its MACs and 3.3x its latency."),
-        (SMALL, SMALL._replace(latency_1=5.0), "untrained net, at the same cost."),
+        (SMALL, SMALL._replace(latency_1=5.0), "the teacher, at the same cost."),
     ],
 )
 def test_the_verdict_tells_of_the_costs_that_are_known(small: Any, large: Any, ending: str) -> None:
@@ -119,10 +119,10 @@ def test_the_verdict_tells_of_the_costs_that_are_known(small: Any, large: Any, e
 @pytest.mark.parametrize(
     ("share", "beginning"),
     [
-        ((1.2, (1.1, 1.3)), "The student is better than its teacher: it has 120% (110 to 130) of the teacher's lead"),
-        ((0.98, (0.9, 1.1)), "The student has taken over 98% (90 to 110) of"),
-        ((0.1, (-0.1, 0.3)), "That the student has learned from its teacher cannot be told"),
-        ((-0.2, (-0.3, -0.1)), "The student is worse than an untrained net: it has taken over -20% (-30 to -10) of"),
+        ((1.2, (1.1, 1.3)), "The student is better than its teacher: it closes 120% (95% interval 110 to 130) of"),
+        ((0.98, (0.9, 1.1)), "The student closes 98% (95% interval 90 to 110) of"),
+        ((0.1, (-0.1, 0.3)), "No significant effect of distillation"),
+        ((-0.2, (-0.3, -0.1)), "The student is worse than an untrained encoder: it closes -20% (95% interval -30 to -10) of"),
     ],
 )
 def test_the_verdict_says_where_the_student_stands(share: Any, beginning: str) -> None:
@@ -130,11 +130,10 @@ def test_the_verdict_says_where_the_student_stands(share: Any, beginning: str) -
 
 
 def test_a_teacher_that_leads_nowhere_is_said_to() -> None:
-    assert gap_verdict(rows(teacher=0.25), None) == (
-        "There is no gap to close: the teacher is no better than an untrained net (25.0% against 30.0%). "
-        "The student reaches 60.0%."
-    )
-    assert "too small to measure a share of (31.0% against 30.0%)" in gap_verdict(rows(teacher=0.31), None)
+    none = gap_verdict(rows(teacher=0.25), None)
+    assert none.startswith("No gap to close")
+    assert "25.0% vs. 30.0%; student: 60.0%" in none
+    assert "too small to measure a share of (31.0% vs. 30.0%" in gap_verdict(rows(teacher=0.31), None)
 
 
 def test_the_table_has_a_row_for_each_with_scores_and_costs() -> None:
@@ -142,8 +141,8 @@ def test_the_table_has_a_row_for_each_with_scores_and_costs() -> None:
     assert table.rows[0][:4] == ("my student", "student", "60.0%", "59.0 to 61.0")
     assert table.rows[1][4:] == (10.0, 2000.0, 40.0, 20.0, None, "arch")
     assert [table.numeric(column) for column in range(4, 9)] == [True] * 5
-    assert "images of 224 px" in table.note
-    assert "with 1 thread," in table.note
+    assert "at 224 px" in table.note
+    assert "with 1 thread;" in table.note
     bare = gap_table(rows(small=None, large=None))
     assert bare.rows[0][4:9] == (None,) * 5
     assert "CPU" not in bare.note
@@ -154,7 +153,7 @@ def test_the_pictures_show_scores_and_what_they_cost() -> None:
     first, second = gap_pictures(rows())
     assert first.title == "Student and teacher"
     texts = [one.text for one in ElementTree.fromstring(second.svg).iter() if one.tag.endswith("text")]  # noqa: S314
-    assert {"student", "teacher", "untrained", "200", "2000", "MACs of an image, millions"} <= set(texts)
+    assert {"student", "teacher", "untrained", "200", "2000", "MACs per image, millions"} <= set(texts)
     assert not any("$" in (text or "") for text in texts)
     assert len(gap_pictures(rows(small=None))) == 1, "one dot is no picture"
 
@@ -177,4 +176,4 @@ def test_the_facts_are_json_and_all_of_it_makes_a_page() -> None:
         kind="distill", title="t", verdict=gap_verdict(rows(), SHARE), tables=(gap_table(rows()),),
         pictures=gap_pictures(rows()), facts=facts,
     )  # fmt: skip
-    assert "the teacher&#39;s lead" in report.to_html()
+    assert "and the teacher, with" in report.to_html()

@@ -118,7 +118,7 @@ def test_the_queries_answers_change_nothing_but_the_curve() -> None:
         for answers in (ANSWERS, 2 - ANSWERS)
     ]
     assert torch.equal(told[0].logits, told[1].logits)
-    assert told[0].chosen == told[1].chosen
+    assert told[0].selected == told[1].selected
     assert told[0].curve != told[1].curve
     assert told[0].curve[-1] == pytest.approx(float((told[0].logits.argmax(1) == ANSWERS).float().mean()))
 
@@ -142,7 +142,7 @@ def test_both_ways_tell_separate_classes_apart() -> None:
 
 def test_logistic_regression_is_that_of_scikit_learn() -> None:
     found = linear.logistic_probe(BANK, LABELS, QUERIES, OUT, classes=3)
-    penalty = float(found.chosen.split()[1].rstrip(","))
+    penalty = float(found.selected.split()[2].rstrip(","))
     rows, asked = linear.normalise_features("standard", BANK, QUERIES)
     model = LogisticRegression(C=1 / (penalty * 90), max_iter=1000, tol=1e-6).fit(rows.numpy(), LABELS.numpy())
     expected = torch.from_numpy(model.predict_proba(asked.numpy())).float()

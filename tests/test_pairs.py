@@ -1,7 +1,5 @@
 """ssl-small's measures against golden values of its own code, and what is defined otherwise here."""
 
-import math
-
 import numpy
 import pytest
 import torch
@@ -46,7 +44,7 @@ def test_without_a_second_view_or_classes_what_needs_them_is_missing() -> None:
 
 def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = pairs.pair_metrics(*golden(), seed=0)
-    monkeypatch.setattr(neighbourhood, "CHUNK_BYTES", 4 * 12 * 5)
+    monkeypatch.setattr(neighbourhood, "METRIC_CHUNK_BYTES", 4 * 12 * 5)
     parts = pairs.pair_metrics(*golden(), seed=0)
     assert (parts.d_sd, parts.sd_sd) == (whole.d_sd, whole.sd_sd)
     assert parts.exact_uniformity_d == pytest.approx(whole.exact_uniformity_d)
@@ -80,40 +78,6 @@ def test_a_class_of_one_image_has_no_intra_class_alignment() -> None:
     x = l2_normalise(torch.randn(5, 3, generator=torch.Generator().manual_seed(0)))
     expected = float((x[0] - x[1]).square().sum())
     assert pairs.intra_class_alignment(x, torch.tensor([0, 0, 1, -1, -1])) == pytest.approx(expected, rel=1e-5)
-
-
-SPACES = {
-    "original": [0.75, 2 / 3, 11 / 12, 11 / 12, 0.75],
-    "norm": [0.75, 0.75, 10 / 12, 0.75, 0.75],
-    "shift-norm": [2 / 3, 7 / 12, 0.75, 10 / 12, 0.75],
-}
-
-
-@pytest.mark.parametrize("space", SPACES)
-def test_the_best_nearest_neighbours_in_each_space_equal_the_published_code(space: str) -> None:
-    stream = numpy.random.RandomState(8)
-    centres = 0.6 * stream.standard_normal((3, 5))
-    bank_labels, labels = numpy.arange(30) % 3, numpy.arange(12) % 3
-    bank, queries = (1 + centres[y] + stream.standard_normal((len(y), 5)) for y in (bank_labels, labels))
-    told = [torch.from_numpy(x) for x in (queries, labels, bank, bank_labels)]
-    found = [float(score.top1.double().mean()) for score in pairs.nn_sweep(*told, space=space)]
-    assert found[:5] == pytest.approx(SPACES[space])
-    assert float(pairs.best_nn(*told, space=space).top1.double().mean()) == max(found)
-
-
-def test_an_unknown_space_is_refused() -> None:
-    with pytest.raises(ValueError, match="original, norm, shift-norm"):
-        pairs.transform_features(torch.eye(2), "shifted-norm")
-
-
-def test_histograms_count_every_pair_once_where_it_lies() -> None:
-    first = torch.tensor([[1.0, 0], [1, 0], [1, 0]])
-    second = torch.tensor([[1.0, 0], [0, 1], [-1, 0]])
-    cosine, euclidean = pairs.distance_histograms(first, second, bins=20)
-    assert cosine.counts.nonzero().flatten().tolist() == [0, 10, 19]
-    assert euclidean.counts.nonzero().flatten().tolist() == [0, 14, 19]
-    assert float(euclidean.edges[14]) <= math.sqrt(2) < float(euclidean.edges[15])
-    assert pairs.distance_histograms(first, second)[0].edges.shape == (501,)
 
 
 @pytest.mark.parametrize(

@@ -108,9 +108,9 @@ def test_an_encoder_stands_beside_an_untrained_one_and_the_teacher(colours: Path
         ("random/test_convnext", True, True),
     ]
     assert rows[0]["gain"] is not None and rows[1]["gain"] is None
-    assert [(at["share"], at["images"]) for at in rows[0]["shares"]] == [(0.1, 18), (1.0, 168)]
-    assert rows[0]["shares"][1]["top1"] == rows[0]["top1"]
-    assert [picture["title"] for picture in report["pictures"]] == ["Right answers", "Epochs", "Fewer labels"]
+    assert [(at["fraction"], at["images"]) for at in rows[0]["fractions"]] == [(0.1, 18), (1.0, 168)]
+    assert rows[0]["fractions"][1]["top1"] == rows[0]["top1"]
+    assert [picture["title"] for picture in report["pictures"]] == ["Top-1", "Top-1 by epoch", "Top-1 by fraction"]
     assert f"{100 * rows[0]['top1']:.1f}%" in report["title"]
     alone = probed(colours, tmp_path / "alone", encoder=mine, random_init=False)
     assert len(alone["facts"]["encoders"]) == 1
@@ -118,7 +118,7 @@ def test_an_encoder_stands_beside_an_untrained_one_and_the_teacher(colours: Path
 
 def judged(name: str, top1: float, **more: Any) -> EncoderResult:
     """A row with an interval of two points."""
-    return EncoderResult(name, ARCH, top1, (top1 - 0.01, top1 + 0.01), 1.0, (1.0, 1.0), 0, **more)
+    return EncoderResult(name, ARCH, top1, (top1 - 0.01, top1 + 0.01), 1.0, (1.0, 1.0), **more)
 
 
 def test_the_verdict_tells_last_and_best_epoch_the_gain_and_the_teacher() -> None:
@@ -128,9 +128,10 @@ def test_the_verdict_tells_last_and_best_epoch_the_gain_and_the_teacher() -> Non
         ProbeRow(judged("big", 0.9), (0.9,), "", 1.0, 9, teacher=True),
     ]
     told = probe_verdict(rows, 1000)
-    assert told.startswith("mine is right for 60.0% of 1,000 images (95% interval 59.0 to 61.0), +20.0")
-    assert "training helped. That is after the last epoch; the best, 2 of 4, has 65.0%." in told
-    assert told.endswith("The teacher big is right for 90.0%.")
+    assert told.startswith("mine: linear probe top-1 60.0% on 1,000 images (95% interval 59.0 to 61.0), significantly")
+    assert "better than" in told and "+20.0 points" in told
+    assert "Best epoch: 2 of 4, 65.0%." in told
+    assert told.endswith("Teacher big: 90.0%.")
 
 
 def labelled_batches(epochs: int) -> list[Batch]:

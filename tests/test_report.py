@@ -89,8 +89,7 @@ def judged(
 
 
 def knn(rows: list[EncoderResult], **changes: Any) -> Report:
-    given: dict[str, Any] = {"settled": {}, "facts": {}, "environment": {}, "command": "lwcl knn"}
-    return knn_report(rows, title="kNN", images=1000, **{**given, **changes})
+    return knn_report(rows, images=1000, **{"settings": {}, "facts": {}, **changes})
 
 
 def hostile_report() -> Report:
@@ -293,15 +292,15 @@ def test_a_training_without_a_record_has_a_report_too() -> None:
 @pytest.mark.parametrize(
     ("gain", "words"),
     [
-        ((0.231, (0.21, 0.25)), "+23.1 (+21.0 to +25.0) points above an untrained resnet18: training helped"),
-        ((0.01, (-0.01, 0.03)), "that training helped cannot be told"),
-        ((-0.05, (-0.07, -0.03)), "training hurt"),
-        (None, "is right for 50.0% of 1,000 images (95% interval 49.0 to 51.0)."),
+        ((0.231, (0.21, 0.25)), "significantly better than an untrained resnet18 (+23.1 points, 95% interval +21.0 to +25.0)"),
+        ((0.01, (-0.01, 0.03)), "no significant difference from an untrained resnet18"),
+        ((-0.05, (-0.07, -0.03)), "significantly worse than"),
+        (None, "kNN top-1 50.0% on 1,000 images (95% interval 49.0 to 51.0)."),
     ],
 )
 def test_the_verdict_of_knn_says_whether_training_helped(gain: Any, words: str) -> None:
     report = knn([judged("mine", 0.5, gain), judged("random/resnet18", 0.6, untrained=True)])
-    assert report.verdict.startswith("mine ")
+    assert report.verdict.startswith("mine: ")
     assert words in report.verdict
 
 

@@ -86,7 +86,7 @@ def words(kind: str, seeds: range, labelled: bool) -> collections.Counter[str]:
     made = {seed: getattr(Made(seed), kind)() for seed in seeds}
     told = LABELS if labelled else None
     return collections.Counter(
-        clustering_verdict(collect_metrics(*views, labels=told, seed=seed)).word for seed, views in made.items()
+        clustering_verdict(collect_metrics(*views, labels=told, seed=seed)).diagnosis for seed, views in made.items()
     )
 
 
@@ -106,11 +106,11 @@ def test_a_second_view_and_a_sweep_that_is_there_change_little() -> None:
     original, view = Made(0).groups()
     alone = collect_metrics(original, view, labels=LABELS)
     rows = clusters.cluster_sweep(centre_features(original), LABELS, clusters.cluster_counts(IMAGES, CLASSES), 0)
-    full = collect_metrics(original, view, view, LABELS, rows=rows)
+    full = collect_metrics(original, view, view, LABELS, sweep=rows)
     assert full.instances == alone.instances
     assert full.fine_clusters == alone.fine_clusters == 75
     assert full.fine_purity == pytest.approx(alone.fine_purity, abs=0.1)
-    assert clustering_verdict(full).word == clustering_verdict(alone).word
+    assert clustering_verdict(full).diagnosis == clustering_verdict(alone).diagnosis
 
 
 def test_lengths_and_a_shared_direction_do_not_count() -> None:
@@ -132,11 +132,11 @@ def test_unknown_labels_are_no_labels() -> None:
 
 
 TRAINED = Evidence(
-    images=1000, spread=0.8, rank=200, participation=20, instances=0.5, classes=10,
+    images=1000, std=0.8, effective_rank=200, participation=20, instances=0.5, classes=10,
     same_class=0.6, chance=0.1, alignment=0.5, clusters_per_class=3, fine_purity=0.6, fine_clusters=160,
 )  # fmt: skip
 UNTRAINED = TRAINED._replace(
-    spread=0.2, rank=100, participation=4, instances=0.07, same_class=0.16, alignment=0.18, fine_purity=0.2
+    std=0.2, effective_rank=100, participation=4, instances=0.07, same_class=0.16, alignment=0.18, fine_purity=0.2
 )
 
 
@@ -146,46 +146,46 @@ def verdict(**changes: float) -> Verdict:
 
 
 def test_an_untrained_encoder_is_under_trained_and_nothing_worse() -> None:
-    assert clustering_verdict(UNTRAINED).word == "under-trained"
-    assert clustering_verdict(UNTRAINED, random=UNTRAINED).word == "under-trained"
-    poor = UNTRAINED._replace(spread=0.05, participation=1.5)
-    assert clustering_verdict(poor, random=poor).word == "under-trained", "it began so"
-    assert clustering_verdict(poor, random=UNTRAINED).word == "collapsed", "training brought it there"
+    assert clustering_verdict(UNTRAINED).diagnosis == "under-trained"
+    assert clustering_verdict(UNTRAINED, random=UNTRAINED).diagnosis == "under-trained"
+    poor = UNTRAINED._replace(std=0.05, participation=1.5)
+    assert clustering_verdict(poor, random=poor).diagnosis == "under-trained", "it began so"
+    assert clustering_verdict(poor, random=UNTRAINED).diagnosis == "collapsed", "training brought it there"
 
 
 def test_a_healthy_encoder_is_sure_of_it_beside_an_untrained_one() -> None:
     assert verdict()[0::3] == ("healthy", "high")
-    assert clustering_verdict(TRAINED)[0::3] == ("healthy", "fair")
-    assert verdict(same_class=0.47)[0::3] == ("healthy", "fair"), "near the limit"
-    assert any("random init 16.0%" in reason for reason in verdict().reasons)
+    assert clustering_verdict(TRAINED)[0::3] == ("healthy", "medium")
+    assert verdict(same_class=0.47)[0::3] == ("healthy", "medium"), "near the limit"
+    assert any("random init: 16.0%" in reason for reason in verdict().reasons)
 
 
 def test_neighbours_that_random_init_has_too_are_no_merit() -> None:
     rich = UNTRAINED._replace(same_class=0.58)
-    assert clustering_verdict(TRAINED, random=rich).word == "under-trained"
+    assert clustering_verdict(TRAINED, random=rich).diagnosis == "under-trained"
 
 
 def test_poor_neighbours_mean_over_clustering_once_the_pretext_is_solved() -> None:
-    assert verdict(same_class=0.3, instances=0.9, fine_purity=0.5).word == "over-clustered"
-    assert verdict(same_class=0.3, instances=0.3, fine_purity=0.5).word == "under-trained"
+    assert verdict(same_class=0.3, instances=0.9, fine_purity=0.5).diagnosis == "over-clustered"
+    assert verdict(same_class=0.3, instances=0.3, fine_purity=0.5).diagnosis == "under-trained"
 
 
 def test_many_pure_clusters_mean_over_clustering_even_if_neighbours_agree() -> None:
-    assert verdict(fine_purity=0.95).word == "over-clustered"
-    assert "160 clusters to 95.0%" in verdict(fine_purity=0.95).reasons[0]
+    assert verdict(fine_purity=0.95).diagnosis == "over-clustered"
+    assert "160 clusters is 95.0%" in verdict(fine_purity=0.95).reasons[0]
 
 
 def test_a_teacher_raises_what_is_asked_for() -> None:
     teacher = TRAINED._replace(same_class=0.98)
     enough, solved = TRAINED._replace(same_class=0.48), TRAINED._replace(same_class=0.48, instances=0.9)
-    assert clustering_verdict(enough, random=UNTRAINED).word == "healthy"
-    assert clustering_verdict(enough, random=UNTRAINED, teacher=teacher).word == "under-trained"
-    assert clustering_verdict(solved, random=UNTRAINED, teacher=teacher).word == "over-clustered"
+    assert clustering_verdict(enough, random=UNTRAINED).diagnosis == "healthy"
+    assert clustering_verdict(enough, random=UNTRAINED, teacher=teacher).diagnosis == "under-trained"
+    assert clustering_verdict(solved, random=UNTRAINED, teacher=teacher).diagnosis == "over-clustered"
 
 
 def test_few_directions_are_an_illness_unless_classes_are_found_in_them() -> None:
-    assert verdict(participation=1.5, same_class=0.2, fine_purity=0.5).word == "partly-collapsed"
-    assert verdict(participation=1.5).word == "healthy"
+    assert verdict(participation=1.5, same_class=0.2, fine_purity=0.5).diagnosis == "partly-collapsed"
+    assert verdict(participation=1.5).diagnosis == "healthy"
 
 
 def test_without_labels_no_verdict_on_structure_is_sure() -> None:
@@ -194,16 +194,16 @@ def test_without_labels_no_verdict_on_structure_is_sure() -> None:
     assert clustering_verdict(solved)[0::3] == ("healthy", "low")
     assert clustering_verdict(solved._replace(neighbour_cosine=0.3))[0::3] == ("over-clustered", "low")
     assert clustering_verdict(solved._replace(fine_silhouette=0.7))[0::3] == ("over-clustered", "low")
-    assert clustering_verdict(blind._replace(instances=0.2))[0::3] == ("under-trained", "fair")
+    assert clustering_verdict(blind._replace(instances=0.2))[0::3] == ("under-trained", "medium")
 
 
 def test_every_word_is_explained_and_every_illness_has_advice_with_a_source() -> None:
     assert set(VERDICT_MEANINGS) == set(VERDICT_ADVICE) == set(RIGHT.values())
-    assert {one.word for one in THRESHOLDS.values()} <= set(VERDICT_MEANINGS)
+    assert {one.diagnosis for one in THRESHOLDS.values()} <= set(VERDICT_MEANINGS)
     assert all(advice.source and advice.why for word in VERDICT_MEANINGS for advice in VERDICT_ADVICE[word])
     assert all(VERDICT_ADVICE[word] for word in VERDICT_MEANINGS if word != "healthy")
-    assert verdict().sureness in CONFIDENCE_LEVELS
-    assert ("collapsed", "spread", "0.1") in [row[:3] for row in threshold_table()]
+    assert verdict().confidence in CONFIDENCE_LEVELS
+    assert ("collapsed", "embedding std", "0.1") in [row[:3] for row in threshold_table()]
 
 
 def test_a_verdict_needs_no_torch() -> None:

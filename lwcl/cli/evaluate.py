@@ -40,16 +40,16 @@ def register_evaluation(name: str, kind: type[Settings], module: str, function: 
 
 
 register_evaluation(
-    "knn", KnnOptions, "evaluation.judge", "knn", "Judge encoders by the labels of their nearest neighbours."
+    "knn", KnnOptions, "commands.knn", "run_knn", "Judge encoders by the labels of their nearest neighbours."
 )
 register_evaluation(
-    "probe", ProbeOptions, "commands.probe", "probe", "Judge encoders by a linear classifier of their features."
+    "probe", ProbeOptions, "commands.probe", "run_probe", "Judge encoders by a linear classifier of their features."
 )
 register_evaluation(
     "diagnose-clustering",
     DiagnoseOptions,
     "commands.diagnose",
-    "diagnose",
+    "run_diagnosis",
     "Examine how encoders cluster images, and what to try: collapsed, over-clustered, under-trained or healthy.\n\n"
     "Labels are not needed; with them more can be told.",
 )

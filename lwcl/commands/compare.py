@@ -1,20 +1,19 @@
-"""`lwcl compare`: runs side by side, from what they left: scores, cost, settings that differ, curves."""
+"""`lwcl compare`: finished runs side by side: accuracy, cost, settings that differ, curves."""
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from lwcl.formatting import escape, percent
-from lwcl.reporting import health_words, plots
-from lwcl.reporting.console import Screen, print_json, print_table, write_line
+from lwcl.evaluation.publish import publish
+from lwcl.formatting import percent
+from lwcl.reporting import plots
+from lwcl.reporting.console import Screen
+from lwcl.reporting.health_words import HEALTH_METRICS
 from lwcl.reporting.report import Picture, Report, Table
-from lwcl.runs.finished import FinishedRun
+from lwcl.runs.finished import SCORE_COLUMNS, FinishedRun
 from lwcl.runs.guard import reject_run_folder
-from lwcl.system.device import current_command
-from lwcl.system.environment import describe_environment
 
 METRIC_CURVES = {
-    "loss": "Loss (methods' losses are not on one scale)",
+    "loss": "Loss (not comparable between methods)",
     "knn_top1": "kNN top-1",
     "effective_rank": "Effective rank",
     "std": "Std of the embeddings",
@@ -24,90 +23,65 @@ METRIC_CURVES = {
 }
 
 
-SCORE_COLUMNS = (
-    "Run",
-    "Method",
-    "Architecture",
-    "Epochs",
-    "kNN top-1",
-    "Interval",
-    "Above untrained",
-    "Rank",
-    "Images/s",
-    "Time",
-)
-
-
-def compare_runs(runs: Sequence[str], *, out: str | None, as_json: bool, quiet: bool) -> int:
-    """Prints the runs side by side and, with `out`, writes a report there; gives the exit code."""
+def compare_runs(names: Sequence[str], *, out: str | None, as_json: bool, quiet: bool) -> int:
+    """Prints the runs side by side and, with `out`, writes a report there; returns the exit code."""
     reject_run_folder(out)
-    left = [FinishedRun(name) for name in runs]
-    tables = (
-        Table("Runs", SCORE_COLUMNS, tuple(one.row() for one in left), "kNN with 95% bootstrap intervals over images."),
-        differing_settings(left),
-    )
+    runs = [FinishedRun(name) for name in names]
+    scores = tuple(run.row() for run in runs)
+    tables = Table("Runs", SCORE_COLUMNS, scores, "kNN with 95% bootstrap intervals."), differing_settings(runs)
     report = Report(
         kind="compare",
-        title=" and ".join(Path(one.name).name for one in left),
-        verdict=comparison_verdict(left),
+        title=" and ".join(Path(run.name).name for run in runs),
+        verdict=comparison_verdict(runs),
         tables=tuple(table for table in tables if table.rows),
-        pictures=tuple(curve_pictures(left)),
-        facts={"runs": [one.name for one in left]},
-        environment=describe_environment(),
-        command=current_command(),
+        pictures=tuple(curve_pictures(runs)),
+        facts={"runs": [run.name for run in runs]},
     )
-    if as_json:
-        print_json(report.document())
-    else:
-        for table in report.tables:
-            print_table(table.title, table.columns, table.rows)
-        write_line(escape(report.verdict), sys.stdout)
-    if out:
-        report.write(Path(out))
-        Screen(quiet=quiet).say(f"Report: {Path(out) / 'report.html'}")
+    folder = Path(out) if out else None
+    publish(report, Screen(quiet=quiet), folder, tables=report.tables, lines=[report.verdict], as_json=as_json)
     return 0
 
 
-def differing_settings(left: Sequence[FinishedRun]) -> Table:
+def differing_settings(runs: Sequence[FinishedRun]) -> Table:
     """The settings that are not the same in all runs."""
-    names = list(dict.fromkeys(name for one in left for name in one.settings))
-    rows = []
-    for name in names:
-        values = [one.settings.get(name) for one in left]
-        if name != "out" and any(value != values[0] for value in values):
-            rows.append((name, *values))
-    return Table("Settings that differ", ("Setting", *(one.name for one in left)), tuple(rows))
+    names = dict.fromkeys(name for run in runs for name in run.settings if name != "out")
+    values = [(name, *(run.settings.get(name) for run in runs)) for name in names]
+    rows = tuple(row for row in values if any(value != row[1] for value in row[1:]))
+    return Table("Settings that differ", ("Setting", *(run.name for run in runs)), rows)
 
 
-def comparison_verdict(left: Sequence[FinishedRun]) -> str:
-    """Which run is best by kNN, and whether the images judged can tell it from the next."""
-    images = {(one.facts.get("data"), str(one.settings.get("monitor"))) for one in left}
+def comparison_verdict(runs: Sequence[FinishedRun]) -> str:
+    """Which run has the highest kNN accuracy, and whether the intervals of the two best overlap."""
+    images = {(run.facts.get("data"), str(run.settings.get("monitor"))) for run in runs}
     if len(images) > 1:
-        return "The runs were trained or judged on different images: their scores cannot be compared."
-    scored = sorted(((one.judged, one.name) for one in left if one.judged), key=lambda pair: -pair[0].top1)
+        return "The runs were trained or evaluated on different images: their accuracies are not comparable."
+    scored = sorted(((run.knn, run.name) for run in runs if run.knn), key=lambda pair: -pair[0].top1)
     if len(scored) < 2:
-        return "Fewer than two of the runs have a kNN score: give runs with labels, or judge them with `lwcl knn`."
+        return (
+            "Fewer than two of the runs have a kNN accuracy: give runs with labels, or evaluate them with `lwcl knn`."
+        )
     (best, name), (second, other) = scored[:2]
-    told = f"{name} is best: {percent(best.top1)} by kNN, {other} {percent(second.top1)}."
     if best.top1 == second.top1:
-        told = f"{name} and {other} are equal: {percent(best.top1)} by kNN."
+        verdict = f"{name} and {other}: equal kNN top-1 {percent(best.top1)}."
+    else:
+        verdict = f"Highest kNN top-1: {name} {percent(best.top1)}; next: {other} {percent(second.top1)}."
     apart = best.top1_interval[0] > second.top1_interval[1]
-    return f"{told} " + ("Their intervals do not touch." if apart else "Their intervals overlap: it may be chance.")
+    return f"{verdict} Their 95% intervals " + ("do not overlap." if apart else "overlap: it may be chance.")
 
 
-def curve_pictures(left: Sequence[FinishedRun]) -> list[Picture]:
-    """The curves of all runs that have them, in one picture each."""
+def curve_pictures(runs: Sequence[FinishedRun]) -> list[Picture]:
+    """Each metric by epoch, a curve for each run that recorded it."""
     pictures = []
     for name, title in METRIC_CURVES.items():
         series = []
-        for one in left:
-            known = [record for record in one.metrics if record.get(name) is not None]
-            if known:
-                series.append(plots.Series(one.name, [r["epoch"] for r in known], [r[name] for r in known]))
+        for run in runs:
+            records = [record for record in run.metrics if record.get(name) is not None]
+            if records:
+                epochs, values = [record["epoch"] for record in records], [record[name] for record in records]
+                series.append(plots.Series(run.name, epochs, values))
         if series:
-            told = health_words.HEALTH_METRICS.get(name)
-            caption = f"{told.meaning[0].upper()}{told.meaning[1:]}." if told else "By epoch, each run its own curve."
-            pictures.append(
-                Picture(title, caption, plots.curves_svg(series, "epoch", limit=told.limit if told else None))
-            )
+            metric = HEALTH_METRICS.get(name)
+            caption = f"{metric.meaning[0].upper()}{metric.meaning[1:]}." if metric else "By epoch."
+            svg = plots.curves_svg(series, "epoch", limit=metric.limit if metric else None)
+            pictures.append(Picture(title, caption, svg))
     return pictures

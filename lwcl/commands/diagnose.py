@@ -1,8 +1,6 @@
 """`lwcl diagnose-clustering`: whether encoders over-cluster or collapse, why, and what to try; labels are optional."""
 
-import dataclasses
-import sys
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 
 import torch
 
@@ -15,109 +13,95 @@ from lwcl.diagnosis.plots.pictures import (
     points_per_map,
     queries_per_sheet,
 )
-from lwcl.diagnosis.report import diagnosis_report, unhealthy_findings, verdict_lines
+from lwcl.diagnosis.report import diagnosis_report, unhealthy_diagnoses, verdict_lines
+from lwcl.diagnosis.results import EncoderFinding, EncoderMetrics
 from lwcl.diagnosis.study import Study, open_study
-from lwcl.diagnosis.subjects import Subject, load_subjects
-from lwcl.diagnosis.tables import EncoderFinding, EncoderMetrics, overview_table
-from lwcl.diagnosis.verdict import Evidence
-from lwcl.diagnosis.verdict import clustering_verdict as verdict_on
+from lwcl.diagnosis.subjects import DiagnosisSubject, load_subjects
+from lwcl.diagnosis.tables import overview_table
+from lwcl.diagnosis.verdict import clustering_verdict
 from lwcl.errors import TrainingDivergedError
-from lwcl.formatting import escape
-from lwcl.reporting.console import Screen, print_json, print_table, write_line
+from lwcl.evaluation.publish import publish
+from lwcl.evaluation.subjects import baselines
+from lwcl.reporting.console import Screen
 from lwcl.reporting.report import Report
-from lwcl.settings import recorded_value
+from lwcl.runs.folder import report_folder
+from lwcl.settings import recorded_settings
 from lwcl.system.cpu import usable_cpus
-from lwcl.system.device import current_command
-from lwcl.system.environment import describe_environment
 
 
 def run_diagnosis(encoders: list[str], options: DiagnoseOptions, *, as_json: bool = False, quiet: bool = False) -> int:
-    """Examines the encoders, prints a table and verdicts or JSON, writes a report; gives the exit code.
+    """Examines the encoders, prints a table and verdicts or JSON, writes a report; returns the exit code.
 
-    Raises `TrainingDivergedError` under `--strict` if one of them is sick, when all is said and written.
+    Raises `TrainingDivergedError` under `--strict` if one of them is unhealthy, after the report is written.
     """
     screen = Screen(quiet=quiet)
     torch.set_num_threads(options.threads or usable_cpus())
     subjects = load_subjects(encoders, options)
-    if len({one.augmentation for one in subjects}) > 1:
-        screen.warn("The encoders are seen in different views, each in its run's: --views ssl-small compares them.")
+    if len({subject.augmentation for subject in subjects}) > 1:
+        screen.warn(
+            "Each encoder is examined in the views of its own run, so metrics are not comparable: "
+            "use --views ssl-small."
+        )
     study = open_study(options, screen)
     scope = DiagnosisScope(options.seed, options.k, points_per_map(len(subjects)), queries_per_sheet(len(subjects)))
-    told = [study.examine(one, scope) for one in subjects]
-    findings = build_findings(subjects, [numbers for numbers, _ in told])
-    report = build_diagnosis_report(study, subjects, findings, [sketch for _, sketch in told])
-    print_diagnosis(report, findings, study, as_json=as_json)
-    if place := diagnosis_report_folder(options.out, encoders):
-        report.write(place)
-        screen.say(f"Report: {escape(place / 'report.html')}")
-    if options.strict and (ill := unhealthy_findings(findings)):
-        names = ", ".join(f"{one.name} is {one.verdict.word}" for one in ill if one.verdict)
+    metrics, picture_data = zip(*(study.examine(subject, scope) for subject in subjects), strict=True)
+    findings = list(build_findings(subjects, metrics))
+    report = build_report(study, subjects, findings, picture_data)
+    publish(
+        report,
+        screen,
+        report_folder(options.out, encoders, "diagnosis"),
+        tables=[overview_table(findings)],
+        lines=verdict_lines(findings),
+        as_json=as_json,
+        broken=study.broken,
+    )
+    if options.strict and (unhealthy := unhealthy_diagnoses(findings)):
         raise TrainingDivergedError(
-            f"{names}.", "The reasons are above and in the report.", "Leave --strict out to end with 0."
+            f"{', '.join(unhealthy)}.",
+            "The reasons are above and in the report.",
+            "Without --strict the exit code is 0.",
         )
     return 0
 
 
-def build_findings(subjects: list[Subject], numbers: list[EncoderMetrics]) -> list[EncoderFinding]:
-    """The verdict on each, beside the untrained encoder of its kind and the teacher."""
-    untrained: dict[object, Evidence] = {}
-    teacher = None
-    for subject, found in zip(subjects, numbers, strict=True):
-        if subject.role == "untrained":
-            untrained.setdefault(subject.kind, found.evidence)
-        teacher = found.evidence if subject.role == "teacher" else teacher
-    findings = []
-    for subject, found in zip(subjects, numbers, strict=True):
-        beside = {"random": untrained.get(subject.kind), "teacher": teacher if subject.role == "encoder" else None}
-        verdict = None if subject.role == "untrained" else verdict_on(found.evidence, **beside)
-        arch = subject.loaded.encoder.arch
-        findings.append(EncoderFinding(subject.loaded.name, arch, subject.role, subject.views, found, verdict))
-    return findings
+def build_findings(subjects: Sequence[DiagnosisSubject], metrics: Sequence[EncoderMetrics]) -> Iterator[EncoderFinding]:
+    """The verdict on each encoder, compared with its untrained baseline and the teacher."""
+    evidence = [one.evidence for one in metrics]
+    teacher = next((known for subject, known in zip(subjects, evidence, strict=True) if subject.is_teacher), None)
+    for subject, one, random in zip(subjects, metrics, baselines(subjects, evidence), strict=True):
+        compared = teacher if subject.role == "encoder" else None
+        verdict = clustering_verdict(one.evidence, random=random, teacher=compared)
+        yield EncoderFinding(
+            subject.loaded.name,
+            subject.loaded.encoder.arch,
+            subject.role,
+            subject.views,
+            one,
+            None if subject.role == "untrained" else verdict,
+        )
 
 
-def build_diagnosis_report(
-    study: Study, subjects: list[Subject], findings: list[EncoderFinding], sketches: list[PictureData]
+def build_report(
+    study: Study,
+    subjects: Sequence[DiagnosisSubject],
+    findings: Sequence[EncoderFinding],
+    picture_data: Sequence[PictureData],
 ) -> Report:
-    """The report of what was found."""
+    """The report of a diagnosis."""
     shown = [
-        EncoderPictures(one.name, sketch, one.numbers.clusters) for one, sketch in zip(findings, sketches, strict=True)
+        EncoderPictures(one.name, data, one.metrics.clusters) for one, data in zip(findings, picture_data, strict=True)
     ]
-    with study.screen.counting("Pictures") as counting:
-        drawn = []
+    pictures = []
+    with study.screen.counting("Plots") as counting:
         for picture in diagnosis_pictures(shown, study.album(subjects[0]), study.options.seed):
-            drawn.append(picture)
+            pictures.append(picture)
             counting.advance()
-    settings = dataclasses.asdict(study.options)
-    return diagnosis_report(
-        findings,
-        drawn,
-        facts={
-            "images": len(study.images),
-            "held-out images": len(study.held) if study.held else 0,
-            "classes": len(study.images.classes) if study.labels is not None else 0,
-            "broken images": len(study.broken),
-            "data": study.images.fingerprint,
-        },
-        settled={name: recorded_value(value) for name, value in settings.items()},
-        environment=describe_environment(),
-        command=current_command(),
-    )
-
-
-def print_diagnosis(report: Report, findings: list[EncoderFinding], study: Study, *, as_json: bool) -> None:
-    """Prints what was found on stdout."""
-    if study.broken:
-        study.screen.warn(f"Broken images, replaced by the next good ones: {len(study.broken)}.")
-    if as_json:
-        print_json(report.document())
-        return
-    shown = overview_table(findings)
-    print_table(shown.title, shown.columns, shown.rows)
-    for line in verdict_lines(findings):
-        write_line(escape(line), sys.stdout)
-
-
-def diagnosis_report_folder(out: str | None, encoders: list[str]) -> Path | None:
-    """Where the report goes: `--out`, else `diagnosis/` in the first run folder that is examined, else nowhere."""
-    runs = [Path(name) for name in encoders if (Path(name) / "config.yaml").exists()]
-    return Path(out) if out else runs[0] / "diagnosis" if runs else None
+    facts = {
+        "images": len(study.images),
+        "held-out images": len(study.held_out) if study.held_out else 0,
+        "classes": len(study.images.classes) if study.labels is not None else 0,
+        "broken images": len(study.broken),
+        "data": study.images.fingerprint,
+    }
+    return diagnosis_report(findings, pictures, facts=facts, settings=recorded_settings(study.options))

@@ -1,85 +1,69 @@
-"""`lwcl probe`: what encoders are worth to a linear classifier of their features, beside untrained ones."""
+"""`lwcl probe`: linear evaluation of encoders, with untrained encoders as baselines."""
 
-import dataclasses
-import sys
-from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Sequence
 
 import torch
 
-from lwcl.checkpoints.load import load_encoder
 from lwcl.config.eval_options import ProbeOptions
 from lwcl.config.probe_protocols import protocol_named
 from lwcl.data.label_fractions import open_probe_pair, sample_label_fraction
 from lwcl.errors import UsageError
-from lwcl.evaluation.judge import encoder_result, untrained_like
+from lwcl.evaluation.judge import encoder_result
 from lwcl.evaluation.linear_probe import ProbeResult, ProbeSetup, probe_encoder
-from lwcl.formatting import escape
-from lwcl.metrics.knn import bootstrap_interval
-from lwcl.models.check_forward import check_forward
-from lwcl.models.loaded import LoadedEncoder
-from lwcl.models.probe import check_weights_finite
-from lwcl.reporting.console import Screen, print_json, print_table, write_line
+from lwcl.evaluation.publish import publish
+from lwcl.evaluation.subjects import Subject, baselines, load_subject, with_untrained
+from lwcl.formatting import plural
+from lwcl.metrics.bootstrap import bootstrap_interval, mean_top1
+from lwcl.reporting.console import Screen
 from lwcl.reporting.probe import FractionResult, ProbeRow, probe_report, probe_table, probe_time
 from lwcl.reporting.report import Report
-from lwcl.settings import Origin, OriginKind, recorded_value
+from lwcl.runs.folder import report_folder
+from lwcl.settings import Origin, OriginKind, recorded_settings
 from lwcl.system.cpu import usable_cpus
-from lwcl.system.device import current_command
-from lwcl.system.environment import describe_environment
-
-
-class ProbedEncoder(NamedTuple):
-    """An encoder that is probed."""
-
-    loaded: LoadedEncoder
-    teacher: bool = False
-
-    @property
-    def kind(self) -> str:
-        """What an untrained encoder to compare with must have in common with it."""
-        return f"{self.loaded.encoder.arch} {self.loaded.input_spec} {self.loaded.encoder.arguments}"
-
-    @property
-    def untrained(self) -> bool:
-        """Whether it is a random initialisation."""
-        return self.loaded.metadata.get("origin") == "untrained"
 
 
 def run_probe(encoders: list[str], options: ProbeOptions, *, as_json: bool = False, quiet: bool = False) -> int:
-    """Probes the encoders, prints a table or JSON, writes a report; gives the exit code."""
+    """Probes the encoders, prints a table or JSON, writes a report; returns the exit code."""
     screen, protocol = Screen(quiet=quiet), protocol_named(options.protocol)
-    shares = parse_fractions(options.fractions)
-    if shares and protocol.share < 1:
+    fractions = parse_fractions(options.fractions)
+    if fractions and protocol.share < 1:
         raise UsageError(
-            f"--fractions does not go with the protocol {options.protocol}, which has a share of its own.",
-            remedy="Leave one of them away.",
+            f"--fractions cannot be combined with --protocol {options.protocol}, which has a fraction of its own.",
+            remedy="Leave one of them out.",
         )
     torch.set_num_threads(options.threads or usable_cpus())
-    subjects = list(load_probed_encoders(encoders, options))
+    subjects = load_probe_subjects(encoders, options)
     bank, queries = open_probe_pair(options.data, options.val, seed=options.seed, download=options.download)
-    screen.say(f"{len(bank):,} images of {len(bank.classes)} classes to train on, {len(queries):,} to judge by.")
-    bench = ProbeSetup(options, bank, queries, screen)
-    rows = probe_rows(bench, subjects, protocol.share, shares)
-    report = build_probe_report(bench, rows)
+    classes = plural(len(bank.classes), "class", "classes")
+    screen.say(f"Training images: {len(bank):,} of {classes}; test images: {len(queries):,}")
+    setup = ProbeSetup(options, bank, queries, screen)
+    results = [probe_at_fractions(setup, subject, {protocol.share, *fractions}) for subject in subjects]
+    final = [result[protocol.share] for result in results]
+    rows = [
+        probe_row(setup, subject, result[protocol.share], baseline, {share: result[share] for share in fractions})
+        for subject, result, baseline in zip(subjects, results, baselines(subjects, final), strict=True)
+    ]
+    report = build_probe_report(setup, rows)
     screen.say(probe_time(rows))
-    print_probe_report(report, rows, bench, as_json=as_json)
-    place = probe_report_folder(options.out, encoders)
-    if place:
-        report.write(place)
-        screen.say(f"Report: {place / 'report.html'}")
+    publish(
+        report,
+        screen,
+        report_folder(options.out, encoders, "probe"),
+        tables=[probe_table(rows, options.protocol)],
+        lines=[report.verdict],
+        as_json=as_json,
+        broken=setup.evaluator.broken,
+    )
     return 0
 
 
-def load_probed_encoders(encoders: Sequence[str], options: ProbeOptions) -> Iterator[ProbedEncoder]:
-    """The encoders named, and the teacher. Raises `UsageError` or `TrainingDivergedError` where one cannot be used."""
-    named = [(name, options.arch, False) for name in encoders]
-    named += [(options.teacher, None, True)] if options.teacher else []
-    for name, arch, teacher in named:
-        loaded = load_encoder(name, arch=arch, image_size=options.image_size, seed=options.seed)
-        check_weights_finite(loaded.name, loaded.encoder)
-        check_forward(loaded.encoder, loaded.input_spec.size)
-        yield ProbedEncoder(loaded, teacher)
+def load_probe_subjects(encoders: Sequence[str], options: ProbeOptions) -> list[Subject]:
+    """The encoders named, the teacher, and their baselines. Raises as `load_subject`."""
+    size, seed = options.image_size, options.seed
+    subjects = [load_subject(name, arch=options.arch, image_size=size, seed=seed) for name in encoders]
+    if options.teacher:
+        subjects.append(load_subject(options.teacher, image_size=size, seed=seed, is_teacher=True))
+    return list(with_untrained(subjects, seed)) if options.random_init else subjects
 
 
 def parse_fractions(fractions: str) -> tuple[float, ...]:
@@ -90,105 +74,63 @@ def parse_fractions(fractions: str) -> tuple[float, ...]:
         shares = [0.0]
     if any(not 0 < share <= 1 for share in shares):
         raise UsageError(
-            f"--fractions: got {fractions!r}.", remedy="Give percentages above 0, at most 100, as 1,5,10,100."
+            f"--fractions: got {fractions!r}.", remedy="Give percentages above 0, at most 100, such as 1,5,10,100."
         )
     return tuple(shares)
 
 
-def probe_rows(
-    bench: ProbeSetup, subjects: Sequence[ProbedEncoder], share: float, shares: Sequence[float]
-) -> list[ProbeRow]:
-    """All encoders' rows, each followed by the untrained one of its architecture and images, once."""
-    rows: list[ProbeRow] = []
-    untrained: dict[str, ProbeResult] = {}
-    for subject in subjects:
-        fresh = None
-        mine, curve = probe_at_fractions(bench, subject.loaded, share, shares)
-        if bench.options.random_init and not subject.untrained and subject.kind not in untrained:
-            fresh = untrained_like(subject.loaded, bench.options.seed)
-            theirs, their_curve = probe_at_fractions(bench, fresh, share, shares)
-            untrained[subject.kind] = theirs
-        rows.append(probe_row(bench, subject, mine, None if subject.untrained else untrained.get(subject.kind), curve))
-        if fresh:
-            rows.append(probe_row(bench, ProbedEncoder(fresh), theirs, None, their_curve))
-    return rows
-
-
-def probe_at_fractions(
-    bench: ProbeSetup, loaded: LoadedEncoder, share: float, shares: Sequence[float]
-) -> tuple[ProbeResult, tuple[FractionResult, ...]]:
-    """How an encoder did with the protocol's share of the labels, and with each of `shares`."""
-    features, seed = bench.features(loaded), bench.options.seed
-    found = {
-        part: probe_encoder(bench, loaded, features, sample_label_fraction(bench.bank, part, seed))
-        for part in {share, *shares}
+def probe_at_fractions(setup: ProbeSetup, subject: Subject, fractions: set[float]) -> dict[float, ProbeResult]:
+    """The result of an encoder with each fraction of the labels."""
+    loaded, seed = subject.loaded, setup.options.seed
+    features = setup.features(loaded)
+    return {
+        share: probe_encoder(setup, loaded, features, sample_label_fraction(setup.bank, share, seed))
+        for share in fractions
     }
-    curve = []
-    for part in shares:
-        right = found[part].score.top1
-        curve.append(
-            FractionResult(part, found[part].images, float(right.float().mean()), bootstrap_interval(right, seed))
-        )
-    return found[share], tuple(curve)
 
 
 def probe_row(
-    bench: ProbeSetup,
-    subject: ProbedEncoder,
-    found: ProbeResult,
-    untrained: ProbeResult | None,
-    shares: tuple[FractionResult, ...],
+    setup: ProbeSetup,
+    subject: Subject,
+    result: ProbeResult,
+    baseline: ProbeResult | None,
+    fractions: dict[float, ProbeResult],
 ) -> ProbeRow:
     """A row of the table."""
-    score = encoder_result(subject.loaded, found.score, untrained.score if untrained else None, bench.options.seed)
-    return ProbeRow(score, found.curve, found.chosen, found.seconds, found.images, subject.teacher, shares)
+    seed = setup.options.seed
+    curve = [
+        FractionResult(share, at.images, mean_top1(at.accuracy), bootstrap_interval(at.accuracy.top1, seed))
+        for share, at in fractions.items()
+    ]
+    return ProbeRow(
+        encoder_result(subject, result.accuracy, baseline.accuracy if baseline else None, seed),
+        result.curve,
+        result.selected,
+        result.seconds,
+        result.images,
+        subject.is_teacher,
+        tuple(curve),
+    )
 
 
-def sourced(origin: Origin, source: str) -> Origin:
+def with_source(origin: Origin, source: str) -> Origin:
     """The origin of a setting, a protocol's with the source of its number."""
     return origin._replace(detail=f"{origin.detail}: {source}") if origin.kind is OriginKind.PROTOCOL else origin
 
 
-def build_probe_report(bench: ProbeSetup, rows: Sequence[ProbeRow]) -> Report:
-    """The report of what was found, with the protocol as it was settled."""
-    options, plan = bench.options, bench.plan(rows[0].images)
-    cited = {name: entry.source for name, entry in plan.protocol.settings.items()}
-    settled = {name: recorded_value(getattr(options, name)) for name in (f.name for f in dataclasses.fields(options))}
-    settled |= {
-        name: one._replace(origin=sourced(one.origin, cited.get(name, "")))
-        for name, one in plan.settled.items()
+def build_probe_report(setup: ProbeSetup, rows: Sequence[ProbeRow]) -> Report:
+    """The report of the probes, with the resolved settings of the protocol."""
+    plan, bank = setup.plan(rows[0].images), setup.bank
+    sources = {name: entry.source for name, entry in plan.protocol.settings.items()}
+    settings = recorded_settings(setup.options) | {
+        name: value._replace(origin=with_source(value.origin, sources.get(name, "")))
+        for name, value in plan.settled.items()
         if plan.protocol.way == "images" or (name in ("batch_size", "epochs") and plan.protocol.way == "fast")
     }
-    facts: dict[str, Any] = {
+    facts = {
         "training images": rows[0].images,
-        "classes": len(bench.bank.classes),
-        "broken images": len(bench.judge.broken),
-        "data": bench.bank.fingerprint,
+        "classes": len(bank.classes),
+        "broken images": len(setup.evaluator.broken),
+        "data": bank.fingerprint,
     }
-    return probe_report(
-        rows,
-        options.protocol,
-        images=len(bench.queries),
-        settled=settled,
-        facts=facts,
-        environment=describe_environment(),
-        command=current_command(),
-    )
-
-
-def print_probe_report(report: Report, rows: Sequence[ProbeRow], bench: ProbeSetup, *, as_json: bool) -> None:
-    """Prints what was found on stdout."""
-    if bench.judge.broken:
-        bench.screen.warn(f"{len(bench.judge.broken)} broken images were replaced by their neighbours in the list.")
-    if as_json:
-        print_json(report.document())
-        return
-    shown = probe_table(rows, bench.options.protocol)
-    print_table(shown.title, shown.columns, shown.rows)
-    write_line(escape(report.verdict), sys.stdout)
-
-
-def probe_report_folder(out: str | None, encoders: Sequence[str]) -> Path | None:
-    """Where the report goes: `--out`, else `probe/` in the first run folder that is probed, else nowhere."""
-    runs = [Path(name) for name in encoders if (Path(name) / "config.yaml").exists()]
-    return Path(out) if out else next((run / "probe" for run in runs), None)
+    return probe_report(rows, setup.options.protocol, images=len(setup.queries), settings=settings, facts=facts)

@@ -1,5 +1,6 @@
 """What each command that judges encoders can be told: `knn`, `probe`, `diagnose-clustering`."""
 
+from lwcl.config.knn_presets import KNN_PRESETS, describe_presets
 from lwcl.config.train_options import DataOptions, MachineOptions
 from lwcl.settings import setting
 
@@ -16,8 +17,8 @@ class KnnOptions(DataOptions, MachineOptions):
     )
     preset: str = setting(
         "weighted",
-        "weighted (k=20, T=0.07), 1nn, monitor (k=200, T=0.1) or best",
-        choices=("weighted", "1nn", "monitor", "best"),
+        describe_presets(),
+        choices=tuple(KNN_PRESETS),
         group="What",
     )
     k: int | None = setting(None, "neighbours that vote [the preset's]", at_least=1, group="What")

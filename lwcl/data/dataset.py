@@ -18,6 +18,7 @@ from lwcl.data.sources import torchvision
 from lwcl.data.sources.source import ImageReader, ImageSource, source_from_files
 from lwcl.data.sources.splits import Split, has_splits, positions_of_split, stratified_holdout
 from lwcl.errors import DataError, UsageError
+from lwcl.rng import epoch_permutation
 
 IndexArray = npt.NDArray[np.int64]
 
@@ -159,3 +160,10 @@ def split_holdout(images: ImageSet, fraction: float, seed: int) -> tuple[ImageSe
         raise UsageError(f"The share to hold out is {fraction}.", remedy="Give a share between 0 and 1.")
     out = stratified_holdout(images.names, images.labels.tolist(), fraction, seed)
     return images.subset(np.flatnonzero(~out)), images.subset(np.flatnonzero(out))
+
+
+def random_subset(images: ImageSet, most: int, seed: int) -> ImageSet:
+    """At most `most` of the images, sampled by the seed, in their order."""
+    if len(images) <= most:
+        return images
+    return images.subset(epoch_permutation(len(images), seed, 0)[:most].sort().values)

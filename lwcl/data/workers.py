@@ -7,8 +7,15 @@ from typing import Any
 from torch.utils.data import DataLoader, Dataset
 
 from lwcl.errors import DataError, LwclError
+from lwcl.system.cpu import usable_cpus
 
 WORKER_TIMEOUT = 120.0  # seconds after which a worker counts as hung
+MIN_IMAGES_FOR_WORKERS = 2000  # up to so many are decoded sooner than worker processes start
+
+
+def worker_count(workers: int | None, images: int) -> int:
+    """How many worker processes decode so many images: `workers`, or one per usable CPU; 0 for few images."""
+    return (usable_cpus() if workers is None else workers) if images > MIN_IMAGES_FOR_WORKERS else 0
 
 
 def load_in_workers(dataset: Dataset[Any], batches: Iterable[list[Any]], workers: int) -> Iterator[Any]:

@@ -1,7 +1,7 @@
-"""From features of images and of their views to the `Evidence` that a verdict is made of: defined here, judged there.
+"""The metrics that the clustering verdict rests on, computed from features of images and of their views.
 
-Spread is that of the unit features as they are. All else is measured on unit features less their mean: an untrained net
-gives all images nearly one direction, and what it knows is in the rest. N images, features of width D.
+The std is that of the raw unit features. All else is measured on mean-centred unit features: an untrained network maps
+all images to nearly one direction, and what it discriminates is in the rest. N images, features of width D.
 """
 
 import statistics
@@ -17,13 +17,13 @@ from lwcl.metrics.clusters import ClusterRow
 from lwcl.metrics.neighbourhood import Neighbours
 from lwcl.metrics.spectrum import spectrum
 
-COARSE_CLUSTERS = 10  # clusters, about, that stand for structure where no classes are known
+COARSE_CLUSTERS = 10  # "few" clusters, about, where there are no labels
 EVIDENCE_NEIGHBOURS = 10  # or half the images of a class, if that is fewer
-KMEANS_RUNS = 2  # of k-means, where a sweep has to be made for the verdict alone
+KMEANS_RUNS = 2  # where the sweep is made for the verdict alone
 
 
 def centre_features(x: Tensor) -> Tensor:
-    """Unit features (N, D) less their mean, and unit again: lengths, and a direction that all share, do not count."""
+    """Unit features (N, D) minus their mean, L2-normalised again: norms and a shared direction do not count."""
     rows = l2_normalise(x)
     return l2_normalise(rows.sub_(rows.mean(0)))
 
@@ -35,37 +35,41 @@ def collect_metrics(
     labels: Tensor | None = None,
     *,
     seed: int = 0,
-    rows: Sequence[ClusterRow] | None = None,
+    sweep: Sequence[ClusterRow] | None = None,
     near: Neighbours | None = None,
 ) -> Evidence:
-    """The evidence of an encoder's features (N, D) of N >= 8 images, and of one or two augmented views of each.
+    """The evidence from features (N, D) of N >= 8 images, and of one or two augmented views of each.
 
-    Classes (N,) below 0 are unknown. `rows` may be a sweep of `centred(original)` over `cluster_counts`, and `near`
-    its `NEIGHBOURS` neighbours, if they are there already.
+    Labels (N,) below 0 are unknown. `sweep`: that of `centre_features(original)` over `cluster_counts`, and `near`: its
+    `EVIDENCE_NEIGHBOURS` neighbours, where they were computed before.
     """
     if labels is not None and not bool((labels >= 0).any()):
         labels = None
     classes = None if labels is None else len(torch.unique(labels[labels >= 0]))
     mean = l2_normalise(original).mean(0)
-    x, *views = (l2_normalise(l2_normalise(one).sub_(mean)) for one in (original, first, second) if one is not None)
-    numbers = clusters.cluster_counts(len(x), classes)
-    wanted = min(numbers, key=lambda k: abs(k - (classes or COARSE_CLUSTERS)))
-    rows = rows or clusters.cluster_sweep(x, labels, sorted({wanted, numbers[-1]}), seed, KMEANS_RUNS)
-    coarse, fine = min(rows, key=lambda row: abs(row.k - wanted)), max(rows, key=lambda row: row.k)
-    count = min(EVIDENCE_NEIGHBOURS, max(1, len(x) // (2 * (classes or 1))))
-    found = near.nearest(count) if near else neighbourhood.nearest_neighbours(x, count)
-    graph = neighbourhood.neighbourhood_metrics(found, labels)
-    shape, directions = spectrum(original), spectrum(x)
+    x, *views = (
+        l2_normalise(l2_normalise(features).sub_(mean))
+        for features in (original, first, second)
+        if features is not None
+    )
+    counts = clusters.cluster_counts(len(x), classes)
+    few = min(counts, key=lambda k: abs(k - (classes or COARSE_CLUSTERS)))
+    sweep = sweep or clusters.cluster_sweep(x, labels, sorted({few, counts[-1]}), seed, KMEANS_RUNS)
+    coarse, fine = min(sweep, key=lambda row: abs(row.k - few)), max(sweep, key=lambda row: row.k)
+    k = min(EVIDENCE_NEIGHBOURS, max(1, len(x) // (2 * (classes or 1))))
+    near = near.nearest(k) if near else neighbourhood.nearest_neighbours(x, k)
+    graph = neighbourhood.neighbourhood_metrics(near, labels)
+    (raw, _), (centred, _) = spectrum(original), spectrum(x)
     return Evidence(
         images=len(x),
         classes=classes,
-        spread=shape.spread,
-        mean_cosine=shape.mean_cosine,
-        rank=directions.centred_rank,
-        participation=directions.participation,
-        instances=statistics.fmean(pairs.instance_discrimination(x, view, (1,), found)[0] for view in views),
+        std=raw.std,
+        mean_cosine=raw.mean_cosine,
+        effective_rank=centred.centred_rank,
+        participation=centred.participation,
+        instances=statistics.fmean(pairs.instance_discrimination(x, view, (1,), near)[0] for view in views),
         view_cosine=statistics.fmean(float((x * view).sum(1).mean()) for view in views),
-        neighbour_cosine=float(found.similarity[:, 0].mean()),
+        neighbour_cosine=float(near.similarity[:, 0].mean()),
         duplicates=graph.duplicates,
         stability=coarse.stability,
         silhouette=coarse.silhouette,

@@ -1,7 +1,6 @@
-"""What is found out about one encoder from its features of three views: every measure, and what the pictures show."""
+"""All metrics of one encoder from its features of three views, and the data of its plots."""
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy
 import torch
@@ -12,30 +11,32 @@ from lwcl.data.dataset import ImageSet
 from lwcl.diagnosis import evidence
 from lwcl.diagnosis.plots.curves import Histogram
 from lwcl.diagnosis.plots.pictures import PictureData
-from lwcl.diagnosis.tables import EncoderMetrics
+from lwcl.diagnosis.results import EncoderMetrics, HeldOutMetrics, OverlapRow
 from lwcl.diagnosis.three_views import ViewFeatures
 from lwcl.losses import alignment, l2_normalise
 from lwcl.metrics import clusters, contingency, neighbourhood, pairs
+from lwcl.metrics.bootstrap import mean_top1
 from lwcl.metrics.kmeans import kmeans
+from lwcl.metrics.knn import best_knn
 from lwcl.metrics.spectrum import spectrum
 from lwcl.rng import epoch_permutation
 
 SHEET_NEIGHBOURS = 8
-SAMPLED_PAIRS = 20_000  # of images, drawn for the histograms of similarities
+SAMPLED_PAIRS = 20_000  # of images, for the histograms of similarities
 HISTOGRAM_BINS = 60
-QUERY_POOL = 2000  # images that queries of a sheet are chosen among
+QUERY_POOL = 2000  # images that the queries of a sheet are selected from
 
 
 def known_labels(images: ImageSet) -> Tensor | None:
-    """The labels (N,) of images, or None where they say nothing: fewer than two classes."""
+    """The labels (N,) of images, or None where there are fewer than two classes."""
     return images.labels if len(set(images.labels.tolist()) - {-1}) > 1 else None
 
 
 class DiagnosisScope(NamedTuple):
-    """How to examine: numbers of clusters to try beside the usual ones, points of a map, queries of a sheet."""
+    """How to examine: extra numbers of clusters, points of a map, queries of a sheet of neighbours."""
 
     seed: int
-    extra: tuple[int, ...] = ()
+    extra_ks: tuple[int, ...] = ()
     points: int = 1000
     queries: int = 5
 
@@ -43,75 +44,81 @@ class DiagnosisScope(NamedTuple):
 def diagnose_features(
     features: ViewFeatures, labels: Tensor | None, boxes: Tensor, scope: DiagnosisScope
 ) -> tuple[EncoderMetrics, PictureData]:
-    """All about the features of N images with labels (N,), their random views cut from boxes (2, N, 4)."""
+    """All metrics of features of N images with labels (N,), their random views cropped to boxes (2, N, 4)."""
     plain, first, second = features
     centred, seed = evidence.centre_features(plain), scope.seed
-    usual = clusters.cluster_counts(len(plain), class_count(labels))
-    rows = clusters.cluster_sweep(centred, labels, sorted({*usual, *scope.extra}), seed)
-    near, directions = neighbourhood.nearest_neighbours(centred, evidence.EVIDENCE_NEIGHBOURS), spectrum(plain)
-    told = evidence.collect_metrics(
-        plain, first, second, labels, seed=seed, rows=[row for row in rows if row.k in usual], near=near
-    )
-    found = EncoderMetrics(
+    ks = clusters.cluster_counts(len(plain), class_count(labels))
+    sweep = clusters.cluster_sweep(centred, labels, sorted({*ks, *scope.extra_ks}), seed)
+    near = neighbourhood.nearest_neighbours(centred, evidence.EVIDENCE_NEIGHBOURS)
+    spectrum_metrics, singular_values = spectrum(plain)
+    metrics = EncoderMetrics(
         classes=class_count(labels),
-        evidence=told,
-        pairs=pairs.pair_metrics(plain, first, second, labels, seed=seed)._asdict(),
-        clusters=tuple(row._asdict() for row in rows),
-        spectrum={name: value for name, value in directions._asdict().items() if name != "values"},
-        neighbourhood=neighbourhood.neighbourhood_metrics(near, labels)._asdict(),
+        evidence=evidence.collect_metrics(
+            plain, first, second, labels, seed=seed, sweep=[row for row in sweep if row.k in ks], near=near
+        ),
+        pairs=pairs.pair_metrics(plain, first, second, labels, seed=seed),
+        clusters=tuple(sweep),
+        spectrum=spectrum_metrics,
+        neighbourhood=neighbourhood.neighbourhood_metrics(near, labels),
         overlap=alignment_by_overlap(l2_normalise(first), l2_normalise(second), boxes),
-        held_out={},
     )
     order = epoch_permutation(len(plain), seed, 0)
-    chosen, queries = order[: scope.points], select_queries(order[:QUERY_POOL], labels, scope.queries)
+    points, queries = order[: scope.points], select_queries(order[:QUERY_POOL], labels, scope.queries)
     counts, mapping = (None, None) if labels is None else matched_contingency(centred, labels, seed)
-    precise = None if labels is None else neighbourhood.precision_by_similarity(plain, labels)
-    return found, PictureData(
-        points=centred[chosen].numpy(),
-        labels=None if labels is None else labels[chosen].numpy(),
-        values=directions.values.tolist(),
-        similar=similarity_histograms(l2_normalise(plain), l2_normalise(first), labels, seed),
+    precision = None if labels is None else neighbourhood.precision_by_similarity(plain, labels)
+    return metrics, PictureData(
+        points=centred[points].numpy(),
+        labels=None if labels is None else labels[points].numpy(),
+        singular_values=singular_values.tolist(),
+        similarities=similarity_histograms(l2_normalise(plain), l2_normalise(first), labels, seed),
         counts=counts,
         mapping=mapping,
-        near=torch.cat([queries[:, None], near.indices[queries, :SHEET_NEIGHBOURS]], 1).numpy(),
-        precision=None if precise is None else (precise.edges.tolist(), precise.precision.tolist()),
+        neighbours=torch.cat([queries[:, None], near.indices[queries, :SHEET_NEIGHBOURS]], 1).numpy(),
+        precision=None if precision is None else (precision.edges.tolist(), precision.precision.tolist()),
     )
 
 
 def class_count(labels: Tensor | None) -> int | None:
-    """How many classes there are among the labels."""
+    """The number of classes among the labels."""
     return None if labels is None else int(labels.max()) + 1
 
 
-def alignment_by_overlap(first: Tensor, second: Tensor, boxes: Tensor) -> tuple[Mapping[str, Any], ...]:
-    """How near the two views (N, D) of an image are, for crops that share little or much of it: ssl-small's bands."""
-    found = []
-    for name, chosen in pairs.hardness_masks(pairs.crop_iou(boxes[0], boxes[1])).items():
-        count = int(chosen.sum())
-        near = float(alignment(first[chosen], second[chosen])) if count else None
-        found.append({"band": name, "pairs": count, "alignment": near})
-    return tuple(found)
+def alignment_by_overlap(first: Tensor, second: Tensor, boxes: Tensor) -> tuple[OverlapRow, ...]:
+    """Alignment of the two views (N, D) of an image by the IoU of their crops, in ssl-small's bands."""
+    rows = []
+    for name, mask in pairs.hardness_masks(pairs.crop_iou(boxes[0], boxes[1])).items():
+        count = int(mask.sum())
+        rows.append(OverlapRow(name, count, float(alignment(first[mask], second[mask])) if count else None))
+    return tuple(rows)
 
 
 def held_out_metrics(
-    bank: Tensor, labels: Tensor | None, features: ViewFeatures, own: Tensor | None, seed: int
-) -> dict[str, Any]:
-    """What is measured on held-out images: telling instances apart, and with labels clusters and best-NN of the bank.
+    bank: Tensor, labels: Tensor | None, features: ViewFeatures, held_out_labels: Tensor | None, seed: int
+) -> HeldOutMetrics:
+    """Metrics of held-out images: instance discrimination, and with labels cluster alignment and best-NN.
 
-    `bank` (N, D) and `labels` (N,) are those of the images that are diagnosed; `own` the labels of the held-out ones.
+    The bank (M, D) with labels (M,) provides clusters and neighbours. Labels below 0 are unknown.
     """
-    told = pairs.pair_metrics(*features, own, seed=seed)
-    found: dict[str, Any] = {
-        "images": len(features.plain), "d_sd": told.d_sd, "sd_sd": told.sd_sd, "alignment_d_sd": told.alignment_d_sd,
-        "intra_d": told.intra_d, "uniformity_d": told.uniformity_d,
-    }  # fmt: skip
-    if labels is None or own is None:
+    metrics = pairs.pair_metrics(*features, held_out_labels, seed=seed)
+    found = HeldOutMetrics(
+        images=len(features.plain),
+        d_sd=metrics.d_sd,
+        sd_sd=metrics.sd_sd,
+        alignment_d_sd=metrics.alignment_d_sd,
+        intra_d=metrics.intra_d,
+        uniformity_d=metrics.uniformity_d,
+    )
+    if labels is None or held_out_labels is None:
         return found
-    known, asked = labels >= 0, own >= 0
-    given = features.plain[asked], own[asked], bank[known], labels[known]
-    best = pairs.best_nn(*given)
-    aligned = clusters.cluster_alignment(given[2], given[3], given[0], given[1], seed=seed)
-    return {**found, "cluster_alignment": aligned, "best_nn": float(best.top1.float().mean()), "best_nn_k": best.k}
+    known, known_queries = labels >= 0, held_out_labels >= 0
+    bank, bank_labels = bank[known], labels[known]
+    queries, query_labels = features.plain[known_queries], held_out_labels[known_queries]
+    best = best_knn(queries, query_labels, bank, bank_labels)
+    return found._replace(
+        cluster_alignment=clusters.cluster_alignment(bank, bank_labels, queries, query_labels, seed=seed),
+        best_nn=mean_top1(best.accuracy),
+        best_nn_k=best.k,
+    )
 
 
 def select_queries(order: Tensor, labels: Tensor | None, count: int) -> Tensor:

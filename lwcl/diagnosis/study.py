@@ -1,4 +1,4 @@
-"""The images of a diagnosis: chosen, seen in three views by every encoder, and shown as small photographs."""
+"""The images of a diagnosis: selected, seen in three views by every encoder, and shown as thumbnails."""
 
 import functools
 
@@ -7,114 +7,111 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lwcl.config.eval_options import DiagnoseOptions
-from lwcl.data.dataset import BrokenImage, ImageSet, open_images
+from lwcl.data.dataset import BrokenImage, ImageSet, open_images, random_subset
 from lwcl.data.decode import center_crop
 from lwcl.data.labelled import match_classes
+from lwcl.data.workers import worker_count
 from lwcl.diagnosis.findings import DiagnosisScope, diagnose_features, held_out_metrics, known_labels
 from lwcl.diagnosis.plots.pictures import ImageAlbum, PictureData
-from lwcl.diagnosis.subjects import Subject
-from lwcl.diagnosis.tables import EncoderMetrics
+from lwcl.diagnosis.results import EncoderMetrics
+from lwcl.diagnosis.subjects import DiagnosisSubject
 from lwcl.diagnosis.three_views import ThreeViews, ViewFeatures, ViewsDataset
 from lwcl.errors import DataError, UsageError
-from lwcl.formatting import escape
+from lwcl.formatting import escape, plural
 from lwcl.reporting.console import Screen
-from lwcl.rng import epoch_permutation
-from lwcl.system.cpu import usable_cpus
 from lwcl.system.device import choose_compute
 
-MIN_DIAGNOSIS_IMAGES = 8  # images: fewer have no clusters to speak of
-MIN_IMAGES_FOR_DECODE_WORKERS = 2000  # images are decoded sooner than worker processes start
-PHOTO_PIXELS = 80  # pixels of a small photograph
+MIN_DIAGNOSIS_IMAGES, MIN_HELD_OUT_IMAGES = 8, 2
+THUMBNAIL_PIXELS = 80
 SHOWN_SAMPLES = 6
 
 
 class Study:
-    """The images of a diagnosis, and those held out if there are any, in three views, decoded once for all encoders."""
+    """The images of a diagnosis and those held out, if any, in three views, if possible decoded once."""
 
-    def __init__(self, images: ImageSet, held: ImageSet | None, options: DiagnoseOptions, screen: Screen) -> None:
-        self.images, self.held, self.options, self.screen = images, held, options, screen
+    def __init__(self, images: ImageSet, held_out: ImageSet | None, options: DiagnoseOptions, screen: Screen) -> None:
+        self.images, self.held_out, self.options, self.screen = images, held_out, options, screen
         self.labels = known_labels(images)
         self.broken: set[BrokenImage] = set()
         self._views: dict[object, ThreeViews] = {}
 
-    def views(self, subject: Subject, images: ImageSet) -> ThreeViews:
-        """The images as the subject sees them, shared with others that see them so."""
-        takes, options = subject.loaded.input_spec, self.options
-        key = takes.size, takes.crop_pct, subject.augmentation, images is self.images
+    def views(self, subject: DiagnosisSubject, images: ImageSet) -> ThreeViews:
+        """The images as the subject sees them, shared with others that see the same."""
+        spec, options = subject.loaded.input_spec, self.options
+        key = spec.size, spec.crop_pct, subject.augmentation, images is self.images
         if key not in self._views:
-            workers = usable_cpus() if options.workers is None else options.workers
             self._views[key] = ThreeViews(
-                ViewsDataset(images, takes, subject.augmentation, options.seed),
+                ViewsDataset(images, spec, subject.augmentation, options.seed),
                 batch_size=options.batch_size,
-                workers=workers if len(images) > MIN_IMAGES_FOR_DECODE_WORKERS else 0,
+                workers=worker_count(options.workers, len(images)),
                 broken=self.broken.add,
             )
         return self._views[key]
 
-    def features(self, subject: Subject, images: ImageSet) -> tuple[ViewFeatures, Tensor]:
-        """The subject's features of images in three views, and the boxes of the random ones. Raises
-        `TrainingDivergedError`."""
-        seen = self.views(subject, images)
-        with self.screen.counting(f"{subject.loaded.name}: features", len(images)) as counting:
-            compute = choose_compute(subject.loaded.encoder, self.options.device, self.options.precision)
-            found = seen.features(subject.loaded, compute, counting.advance)
-        return found, seen.boxes
+    def features(self, subject: DiagnosisSubject, images: ImageSet) -> tuple[ViewFeatures, Tensor]:
+        """The subject's features of images in three views, and the boxes (2, N, 4) of the random ones.
 
-    def examine(self, subject: Subject, scope: DiagnosisScope) -> tuple[EncoderMetrics, PictureData]:
-        """All about a subject."""
-        found, boxes = self.features(subject, self.images)
-        self.screen.say(f"{escape(subject.loaded.name)}: clusters and neighbours of {len(self.images):,} images ...")
-        told, sketch = diagnose_features(found, self.labels, boxes, scope)
-        if self.held is None:
-            return told, sketch
-        bank = found.plain
-        del found, boxes  # before the others are computed: memory
-        other, _ = self.features(subject, self.held)
-        own = None if self.labels is None or not self.held.labelled else self.held.labels
-        return told._replace(held_out=held_out_metrics(bank, self.labels, other, own, scope.seed)), sketch
+        Raises `TrainingDivergedError` if the features are not finite.
+        """
+        views, loaded = self.views(subject, images), subject.loaded
+        with self.screen.counting(f"{loaded.name}: features", len(images)) as counting:
+            compute = choose_compute(loaded.encoder, self.options.device, self.options.precision)
+            features = views.features(loaded, compute, counting.advance)
+        return features, views.boxes
 
-    def photo(self, index: int) -> NDArray[numpy.uint8]:
-        """An image as a small photograph."""
-        image, _ = self.images.good_image(index, PHOTO_PIXELS)
-        return center_crop(image, PHOTO_PIXELS)
+    def examine(self, subject: DiagnosisSubject, scope: DiagnosisScope) -> tuple[EncoderMetrics, PictureData]:
+        """All metrics of a subject, and the data of its plots."""
+        features, boxes = self.features(subject, self.images)
+        name, seed = escape(subject.loaded.name), scope.seed
+        self.screen.say(f"{name}: clustering and nearest neighbours of {plural(len(self.images), 'image')}")
+        metrics, picture_data = diagnose_features(features, self.labels, boxes, scope)
+        if self.held_out is None:
+            return metrics, picture_data
+        bank = features.plain
+        del features, boxes  # frees their memory before the others are computed
+        others, _ = self.features(subject, self.held_out)
+        labels = None if self.labels is None or not self.held_out.labelled else self.held_out.labels
+        held_out = held_out_metrics(bank, self.labels, others, labels, seed)
+        return metrics._replace(held_out=held_out), picture_data
 
-    def album(self, first: Subject) -> ImageAlbum:
-        """What the pictures need of the images; the sample views are those of the first subject."""
+    def thumbnail(self, index: int) -> NDArray[numpy.uint8]:
+        """An image as a thumbnail (side, side, 3)."""
+        image, _ = self.images.good_image(index, THUMBNAIL_PIXELS)
+        return center_crop(image, THUMBNAIL_PIXELS)
+
+    def album(self, first: DiagnosisSubject) -> ImageAlbum:
+        """What the plots show of the images; the sample views are those of the first subject."""
         labels = None if self.labels is None else self.labels.numpy()
         samples = self.views(first, self.images).samples(first.loaded.input_spec, SHOWN_SAMPLES)
-        return ImageAlbum(self.images.classes, labels, functools.cache(self.photo), samples, first.views)
+        return ImageAlbum(self.images.classes, labels, functools.cache(self.thumbnail), samples, first.views)
 
 
 def open_study(options: DiagnoseOptions, screen: Screen) -> Study:
-    """The images that the options name. Raises `DataError` for too few, `UsageError` for an option's fault."""
+    """The images that the options name. Raises `DataError` for too few, `UsageError` for a wrong option."""
     if options.images < MIN_DIAGNOSIS_IMAGES:
-        raise UsageError(
-            f"--images: {options.images} are too few to examine.", remedy=f"Give at least {MIN_DIAGNOSIS_IMAGES}."
-        )
-    images = diagnosis_subset(open_images(options.data, "train", download=options.download), options)
-    held = None
+        raise UsageError(f"--images {options.images}: too few.", remedy=f"Give at least {MIN_DIAGNOSIS_IMAGES}.")
+    images = random_subset(open_images(options.data, "train", download=options.download), options.images, options.seed)
+    require_images(len(images), MIN_DIAGNOSIS_IMAGES, "to examine")
+    held_out = None
     if options.val or images.has_splits:
-        held = diagnosis_subset(open_images(options.val or options.data, "val", download=options.download), options)
-    for name, count, least in (("examine", len(images), MIN_DIAGNOSIS_IMAGES), ("hold out", len(held or images), 2)):
-        if count < least:
-            images_are = "1 image is" if count == 1 else f"{count} images are"
-            raise DataError(f"{images_are} too few to {name}.", remedy=f"Give at least {least}.")
+        held_out = open_images(options.val or options.data, "val", download=options.download)
+        held_out = random_subset(held_out, options.images, options.seed)
+        require_images(len(held_out), MIN_HELD_OUT_IMAGES, "to hold out")
     if max(options.k, default=0) > len(images):
         raise UsageError(
-            f"--k: {max(options.k)} clusters of {len(images):,} images cannot be made.",
+            f"--k {max(options.k)}: more clusters than the {plural(len(images), 'image')}.",
             remedy=f"Give at most {len(images) // 4:,}, or more --images.",
         )
-    study = Study(images, held, options, screen)
+    study = Study(images, held_out, options, screen)
     if study.labels is None:
-        why = "All labels are of one class" if images.labelled else "There are no labels"
-        screen.say(f"{why}: measures that need classes are left out.")
-    elif held and held.labelled:
-        study.held = match_classes(images, held)
+        why = "All labels are of one class" if images.labelled else "No labels"
+        screen.say(f"{why}: metrics that need classes are left out.")
+    elif held_out and held_out.labelled:
+        study.held_out = match_classes(images, held_out)
     return study
 
 
-def diagnosis_subset(images: ImageSet, options: DiagnoseOptions) -> ImageSet:
-    """At most `--images` of the images, chosen by the seed, in their order."""
-    if len(images) <= options.images:
-        return images
-    return images.subset(epoch_permutation(len(images), options.seed, 0)[: options.images].sort().values)
+def require_images(count: int, least: int, purpose: str) -> None:
+    """Raises `DataError` for too few images."""
+    if count < least:
+        raise DataError(f"{plural(count, 'image')}: too few {purpose}.", remedy=f"Give at least {least}.")

@@ -1,155 +1,114 @@
-"""The tables of a diagnosis: every measure of several encoders side by side, with what it means."""
+"""The tables of a diagnosis: the metrics of several encoders side by side."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from lwcl.diagnosis.columns import (
     CLUSTER_COLUMNS,
-    COMPARISON_TABLES,
+    CLUSTER_NOTE,
+    EVIDENCE_NOTE,
     HELD_OUT_COLUMNS,
+    METRIC_TABLES,
+    OVERLAP_NOTE,
     OVERVIEW_COLUMNS,
+    OVERVIEW_NOTE,
     SAME_CLASS_COLUMN,
-    TABLE_NOTES,
     Column,
+    T,
 )
-from lwcl.diagnosis.verdict import Evidence, Verdict
+from lwcl.diagnosis.results import EncoderFinding
+from lwcl.diagnosis.verdict import Evidence
 from lwcl.reporting.report import Table
 
 
-class EncoderMetrics(NamedTuple):
-    """All that was measured on an encoder, as JSON values except the evidence."""
-
-    classes: int | None  # None: no labels
-    evidence: Evidence
-    pairs: Mapping[str, Any]  # ssl-small's table: `measures.pairs.PairMetrics`
-    clusters: Sequence[Mapping[str, Any]]  # a row for each k: `measures.clusters.ClusterRow`
-    spectrum: Mapping[str, float]  # `measures.spectrum.Spectrum` without its values
-    neighbourhood: Mapping[str, Any]  # `measures.neighbourhood.Neighbourhood`
-    overlap: Sequence[Mapping[str, Any]]  # how near two views are, by how much their crops overlap
-    held_out: Mapping[str, Any]  # empty without held-out images
-
-
-class EncoderFinding(NamedTuple):
-    """What was found out about an encoder; an untrained one is a measure for others and has no verdict."""
-
-    name: str
-    arch: str
-    role: str  # encoder, teacher or untrained
-    views: str  # what its random views were
-    numbers: EncoderMetrics
-    verdict: Verdict | None
-
-
 def overview_table(findings: Sequence[EncoderFinding]) -> Table:
-    """What the screen shows: a row for each encoder."""
-    rows = tuple(
+    """A row for each encoder; also shown on the terminal."""
+    columns = ("Encoder", "Verdict", *titles(OVERVIEW_COLUMNS), "NMI", "Clusters/class", SAME_CLASS_COLUMN.title)
+    rows = [
         (
             one.name,
-            verdict_word(one),
-            *row_values(one, OVERVIEW_COLUMNS),
+            one.verdict.diagnosis if one.verdict else one.role,
+            *cells(OVERVIEW_COLUMNS, one.metrics),
             *metrics_at_class_count(one),
-            cell_value(one, SAME_CLASS_COLUMN),
+            *cells([SAME_CLASS_COLUMN], one.metrics),
         )
         for one in findings
-    )
-    columns = ("Encoder", "Verdict", *column_titles(OVERVIEW_COLUMNS), "NMI", "Clusters/class", SAME_CLASS_COLUMN.title)
-    return without_empty_columns("Clusters", columns, rows, TABLE_NOTES["overview"])
+    ]
+    return without_empty_columns("Clusters", columns, rows, OVERVIEW_NOTE)
 
 
 def diagnosis_tables(findings: Sequence[EncoderFinding]) -> Iterator[Table]:
     """All tables of the report, some perhaps without rows."""
     yield overview_table(findings)
     yield from verdict_tables(findings)
-    for title, columns in COMPARISON_TABLES.items():
-        shown = [one for one in findings if columns is not HELD_OUT_COLUMNS or one.numbers.held_out]
-        yield comparison_table(title, columns, shown, TABLE_NOTES[title])
-    yield from (cluster_table(one, TABLE_NOTES["clusters"] if one is findings[0] else "") for one in findings)
+    for title, columns, note in METRIC_TABLES:
+        shown = [one for one in findings if columns is not HELD_OUT_COLUMNS or one.metrics.held_out]
+        rows = [(one.name, *cells(columns, one.metrics)) for one in shown]
+        yield without_empty_columns(title, ("Encoder", *titles(columns)), rows, note)
+    for one in findings:
+        rows = [cells(CLUSTER_COLUMNS, row) for row in one.metrics.clusters]
+        note = CLUSTER_NOTE if one is findings[0] else ""
+        yield without_empty_columns(f"Clusters of {one.name}", titles(CLUSTER_COLUMNS), rows, note)
     yield overlap_table(findings)
     yield evidence_table(findings)
 
 
-def cluster_table(one: EncoderFinding, note: str) -> Table:
-    """An encoder's clusters for each k."""
-    columns = tuple(title for title, _ in CLUSTER_COLUMNS.values())
-    rows = [
-        [round_value(row[name], share) for name, (_, share) in CLUSTER_COLUMNS.items()] for row in one.numbers.clusters
-    ]
-    return without_empty_columns(f"Clusters of {one.name}", columns, rows, note)
-
-
 def evidence_table(findings: Sequence[EncoderFinding]) -> Table:
-    """What the verdicts look at, a row for each measure."""
-    told = [one.numbers.evidence._asdict() for one in findings]
-    known = [name for name in Evidence._fields if any(values[name] is not None for values in told)]
-    rows = tuple((name.replace("_", " "), *(round_value(values[name]) for values in told)) for name in known)
-    return Table(
-        "What the verdicts look at", ("Measure", *(one.name for one in findings)), rows, TABLE_NOTES["evidence"]
-    )
+    """What the verdicts are based on, a row for each metric."""
+    evidence = [one.metrics.evidence._asdict() for one in findings]
+    known = [name for name in Evidence._fields if any(values[name] is not None for values in evidence)]
+    rows = tuple((name.replace("_", " "), *(round_value(values[name]) for values in evidence)) for name in known)
+    return Table("Evidence of the verdicts", ("Metric", *(one.name for one in findings)), rows, EVIDENCE_NOTE)
 
 
 def overlap_table(findings: Sequence[EncoderFinding]) -> Table:
-    """How near two views are, by how much of the image both show."""
-    told = [(one.name, row) for one in findings for row in one.numbers.overlap]
-    rows = tuple((name, row["band"], row["pairs"], round_value(row["alignment"])) for name, row in told)
+    """Alignment of two views, by the overlap of their crops."""
+    rows = [
+        (one.name, row.band, row.pairs, round_value(row.alignment)) for one in findings for row in one.metrics.overlap
+    ]
     columns = ("Encoder", "Overlap", "Images", "Alignment")
-    return Table("Views by the overlap of their crops", columns, rows, TABLE_NOTES["overlap"])
+    return Table("Alignment of views by the overlap of their crops", columns, tuple(rows), OVERLAP_NOTE)
 
 
 def verdict_tables(findings: Sequence[EncoderFinding]) -> Iterator[Table]:
-    """What the verdicts rest on, and what to try."""
-    told = [(one.name, one.verdict) for one in findings if one.verdict]
-    reasons = [(name, verdict, reason) for name, verdict in told for reason in verdict.reasons]
-    rows = tuple((name, verdict.word, verdict.sureness, reason) for name, verdict, reason in reasons)
-    yield Table("Why", ("Encoder", "Verdict", "Sureness", "Reason"), rows)
-    advice = tuple((name, one.setting, one.why, one.source) for name, verdict in told for one in verdict.advice)
-    yield Table("What to try", ("Encoder", "Setting", "Why", "Source"), advice)
-
-
-def comparison_table(title: str, columns: Sequence[Column], findings: Sequence[EncoderFinding], note: str) -> Table:
-    """A table of one row an encoder."""
-    rows = [(one.name, *row_values(one, columns)) for one in findings]
-    return without_empty_columns(title, ("Encoder", *column_titles(columns)), rows, note)
+    """The reasons of the verdicts, and what to try."""
+    verdicts = [(one.name, one.verdict) for one in findings if one.verdict]
+    reasons = [
+        (name, verdict.diagnosis, verdict.confidence, reason)
+        for name, verdict in verdicts
+        for reason in verdict.reasons
+    ]
+    yield Table("Reasons", ("Encoder", "Verdict", "Confidence", "Reason"), tuple(reasons))
+    advice = [(name, one.setting, one.why, one.source) for name, verdict in verdicts for one in verdict.advice]
+    yield Table("What to try", ("Encoder", "Setting", "Why", "Source"), tuple(advice))
 
 
 def without_empty_columns(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], note: str) -> Table:
-    """A table without the columns that hold nothing: those that need labels, where there are none."""
-    kept = [place for place in range(len(columns)) if any(row[place] is not None for row in rows)]
-    shown, *rest = [tuple(row[place] for place in kept) for row in (columns, *rows)]
-    return Table(title, shown, tuple(rest), note)
+    """A table without its empty columns: those that need labels, where there are none."""
+    kept = [column for column in range(len(columns)) if any(row[column] is not None for row in rows)]
+    header, *body = [tuple(row[column] for column in kept) for row in (columns, *rows)]
+    return Table(title, header, tuple(body), note)
 
 
-def column_titles(columns: Sequence[Column]) -> tuple[str, ...]:
+def titles(columns: Sequence[Column[T]]) -> tuple[str, ...]:
     """The titles of columns."""
     return tuple(column.title for column in columns)
 
 
-def row_values(one: EncoderFinding, columns: Sequence[Column]) -> tuple[Any, ...]:
-    """An encoder's numbers in these columns."""
-    return tuple(cell_value(one, column) for column in columns)
+def cells(columns: Sequence[Column[T]], row: T) -> tuple[Any, ...]:
+    """The values of columns in a row."""
+    return tuple(round_value(column.value(row), column.is_share) for column in columns)
 
 
-def cell_value(one: EncoderFinding, column: Column) -> Any:
-    """An encoder's number in a column."""
-    value = getattr(one.numbers, column.part).get(column.name)
-    if column.place is not None and value is not None:
-        value = value[column.place]
-    return round_value(value, column.share)
-
-
-def round_value(value: Any, share: bool = False) -> Any:
+def round_value(value: Any, is_share: bool = False) -> Any:
     """A number with three decimals, or a share in percent with one; None for what is not known."""
     if isinstance(value, int) or value is None or not math.isfinite(value):
         return value if isinstance(value, int) else None
-    return round(100 * value, 1) if share else round(value, 3)
-
-
-def verdict_word(one: EncoderFinding) -> str:
-    """An encoder's verdict in a word, or what it is there for."""
-    return one.verdict.word if one.verdict else one.role
+    return round(100 * value, 1) if is_share else round(value, 3)
 
 
 def metrics_at_class_count(one: EncoderFinding) -> tuple[Any, Any]:
-    """NMI and clusters a class for as many clusters as classes; None without classes."""
-    rows = [row for row in one.numbers.clusters if row["k"] == one.numbers.classes]
-    return (round_value(rows[0]["nmi"]), round_value(rows[0]["clusters_per_class"])) if rows else (None, None)
+    """NMI and clusters per class with as many clusters as classes; None without labels."""
+    rows = [row for row in one.metrics.clusters if row.k == one.metrics.classes]
+    return (round_value(rows[0].nmi), round_value(rows[0].clusters_per_class)) if rows else (None, None)

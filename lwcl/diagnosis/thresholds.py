@@ -1,47 +1,49 @@
-"""The numbers that verdicts on clusters compare with, and what to try against each finding, with its source.
+"""The thresholds of the clustering verdict, and what to try for each diagnosis, with its source.
 
-The limits are ours. They were set on untrained encoders, on encoders in the midst of training and on a supervised one,
-on 1,000 small photos of ten classes and a view of each (MoCo v2), and on made features; see `table`.
+The thresholds are ours. They were set on untrained encoders, partly trained ones and a supervised one, on 1,000 small
+photos of ten classes and a view of each (MoCo v2), and on synthetic features; `threshold_table` lists them.
 """
 
 from typing import NamedTuple
 
 
 class Threshold(NamedTuple):
-    """A number that a rule compares with, for the word that it speaks for."""
+    """A number that a rule compares a metric with, and the diagnosis that the rule supports."""
 
-    word: str
-    title: str
-    limit: float
-    meaning: str
+    diagnosis: str
+    metric: str
+    value: float
+    condition: str
 
 
 THRESHOLDS = {
-    "spread": Threshold("collapsed", "spread", 0.1, "below it, if images are found by chance only"),
-    "lucky": Threshold("collapsed", "images found", 4, "at most so many of all images: chance finds one"),
-    "shrunk": Threshold("collapsed", "spread by random init's", 0.3, "below it (and below the limit of the spread)"),
-    "rank": Threshold("partly-collapsed", "effective rank", 8, "below it, unless classes are found"),
-    "directions": Threshold("partly-collapsed", "participation ratio", 3, "below it, unless classes are found"),
-    "lost": Threshold(
-        "partly-collapsed", "participation ratio by random init's", 0.5, "above it, training lost nothing"
+    "std": Threshold("collapsed", "embedding std", 0.1, "below, and images match their views only by chance"),
+    "chance_matches": Threshold("collapsed", "images that match their view", 4, "at most: by chance"),
+    "std_ratio": Threshold("collapsed", "embedding std / random init's", 0.3, "below, and the std below its threshold"),
+    "rank": Threshold("partly-collapsed", "effective rank", 8, "below, unless classes are found"),
+    "participation": Threshold("partly-collapsed", "participation ratio", 3, "below, unless classes are found"),
+    "participation_ratio": Threshold(
+        "partly-collapsed", "participation ratio / random init's", 0.5, "above: training lost nothing"
     ),
-    "kin": Threshold("healthy", "same-class neighbours above chance", 0.35, "from it on, classes are found"),
-    "taught": Threshold("healthy", "the same by the teacher's", 0.6, "from it on, where a teacher is given"),
-    "gained": Threshold("healthy", "the same less random init's", 0.05, "from it on: else it is no merit of training"),
-    "solved": Threshold("over-clustered", "instance discrimination", 0.6, "from it on, the pretext task is solved"),
-    "scattered": Threshold("over-clustered", "purity of many clusters less alignment of few", 0.25, "from it on"),
-    "alone": Threshold("over-clustered", "cosine of the nearest other by the view's", 0.5, "below it, without labels"),
-    "crumbs": Threshold(
-        "over-clustered", "silhouette of many clusters less that of few", 0.25, "from it on, no labels"
+    "lift": Threshold("healthy", "same-class lift of neighbours", 0.35, "at least"),
+    "teacher_lift": Threshold("healthy", "same-class lift / the teacher's", 0.6, "at least, if a teacher is given"),
+    "lift_gain": Threshold("healthy", "same-class lift - random init's", 0.05, "at least: else not due to training"),
+    "instances": Threshold("over-clustered", "instance discrimination", 0.6, "at least: the pretext task is solved"),
+    "purity_gap": Threshold("over-clustered", "purity of many clusters - alignment of few", 0.25, "at least"),
+    "neighbour_ratio": Threshold(
+        "over-clustered", "cosine of the nearest neighbour / of the view", 0.5, "below, without labels"
     ),
-    "tight": Threshold("over-clustered", "silhouette of many clusters", 0.5, "from it on, too, without labels"),
-    "clear": Threshold("healthy", "silhouette of few clusters", 0.4, "from it on, without labels"),
-    "stable": Threshold("healthy", "stability of few clusters", 0.8, "from it on, too, without labels"),
+    "silhouette_gap": Threshold(
+        "over-clustered", "silhouette of many clusters - of few", 0.25, "at least, without labels"
+    ),
+    "fine_silhouette": Threshold("over-clustered", "silhouette of many clusters", 0.5, "and at least, without labels"),
+    "silhouette": Threshold("healthy", "silhouette of few clusters", 0.4, "at least, without labels"),
+    "stability": Threshold("healthy", "stability of few clusters", 0.8, "and at least, without labels"),
 }
 
 
 class Advice(NamedTuple):
-    """What to try: a setting or command, why, and who found it."""
+    """What to try: a setting or command, why, and the source of the finding."""
 
     setting: str
     why: str
@@ -50,21 +52,25 @@ class Advice(NamedTuple):
 
 TEACHER_ADVICE = Advice(
     "lwcl distill --teacher ENCODER",
-    "a larger encoder says which images are alike, which a small one does not find out by itself",
+    "a larger teacher provides the similarities between images that small encoders do not learn on their own",
     "SEED, arXiv 2101.04731; DisCo, arXiv 2104.09124",
 )
 VERDICT_ADVICE: dict[str, tuple[Advice, ...]] = {
     "healthy": (),
     "collapsed": (
-        Advice("a lower --lr, a longer --warmup", "large first steps throw all images together", "arXiv 2104.02057"),
-        Advice("a larger --key-momentum", "keys that change fast cannot be learnt", "MoCo, arXiv 1911.05722, 4.1"),
-        Advice("--bn-splits 8", "batch norm can give the positive away", "MoCo, arXiv 1911.05722, 3.3"),
+        Advice("a lower --lr, a longer --warmup", "large early steps can collapse the embedding", "arXiv 2104.02057"),
+        Advice("a higher --key-momentum", "keys that change fast are inconsistent", "MoCo, arXiv 1911.05722, 4.1"),
+        Advice("--bn-splits 8", "batch norm can leak which key is the positive", "MoCo, arXiv 1911.05722, 3.3"),
     ),
     "partly-collapsed": (
-        Advice("--hidden 2x", "a wider head takes the loss of directions upon itself", "Jing et al., arXiv 2110.09348"),
+        Advice(
+            "--hidden 2x",
+            "a wider projection head keeps dimensional collapse out of the backbone",
+            "Jing et al., arXiv 2110.09348",
+        ),
         Advice(
             "--augmentation moco-v2",
-            "views that differ more than images do erase directions",
+            "augmentation with more variance than the data causes dimensional collapse",
             "Jing et al., arXiv 2110.09348",
         ),
     ),
@@ -72,26 +78,26 @@ VERDICT_ADVICE: dict[str, tuple[Advice, ...]] = {
         TEACHER_ADVICE,
         Advice(
             "--method light-moco",
-            "its target leaves mass for the nearest keys, which are often of the same class",
+            "its soft target leaves mass for the nearest keys, which often have the same class",
             "light-moco, arXiv 2212.07158",
         ),
         Advice(
             "--recipe ssl-small",
-            "stronger views, a wider head and temperature 0.1 gave light nets 9 to 16 points of linear accuracy on "
-            "ImageNet, but ResNet-18 none",
+            "stronger augmentation, a wider head and temperature 0.1 gained small networks 9 to 16 points of linear "
+            "accuracy on ImageNet, but ResNet-18 nothing",
             "ssl-small, arXiv 2107.14762, figure 1",
         ),
     ),
     "under-trained": (
         Advice(
             "more --epochs",
-            "on ImageNet 800 instead of 200 gave EfficientNet-B0, DeiT-tiny and ResNet-18 5 to 6 points, though "
-            "MobileNetV3 none",
+            "on ImageNet 800 instead of 200 epochs gained EfficientNet-B0, DeiT-Tiny and ResNet-18 5 to 6 points, "
+            "MobileNetV3 nothing",
             "ssl-small, arXiv 2107.14762, figure 1",
         ),
         Advice(
             "a smaller --queue-size",
-            "a queue longer than the data set holds other keys of the same image as negatives",
+            "a queue longer than the data set contains older keys of the query's own image as negatives",
             "MoCo's CIFAR-10 notebook: 4,096 keys for 50,000 images",
         ),
         TEACHER_ADVICE,
@@ -100,15 +106,15 @@ VERDICT_ADVICE: dict[str, tuple[Advice, ...]] = {
 
 
 def threshold(name: str) -> float:
-    """The number of a limit."""
-    return THRESHOLDS[name].limit
+    """The value of a threshold."""
+    return THRESHOLDS[name].value
 
 
 def near_threshold(value: float, name: str) -> int:
-    """1 where a value is within a fifth of a limit: then another draw of images might decide otherwise."""
+    """1 where a value is within 20% of a threshold: another sample of images might change the verdict."""
     return int(abs(value - threshold(name)) < 0.2 * threshold(name))
 
 
 def threshold_table() -> list[tuple[str, str, str, str]]:
-    """All limits for the documentation: word, measure, limit, what it means."""
-    return [(one.word, one.title, f"{one.limit:g}", one.meaning) for one in THRESHOLDS.values()]
+    """All thresholds for the documentation: diagnosis, metric, threshold, condition."""
+    return [(one.diagnosis, one.metric, f"{one.value:g}", one.condition) for one in THRESHOLDS.values()]

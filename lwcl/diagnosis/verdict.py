@@ -1,7 +1,7 @@
-"""The verdict on an encoder's clusters: rules on measured evidence, each with its limit, its reason and what to try.
+"""The verdict on an encoder's clusters: rules on measured evidence, with reasons, confidence and what to try.
 
-Over-clustering is ssl-small's finding (arXiv 2107.14762): small encoders solve the pretext task, but images of a class
-lie in many tight clusters. The limits are in `clustering_rules`. Intra-class alignment is no evidence: in the paper's
+Over-clustering is ssl-small's finding (arXiv 2107.14762): small encoders solve the pretext task, but the images of a
+class form many tight clusters. The thresholds are in `thresholds`. Intra-class alignment is no evidence: in the paper's
 own figures the better encoders have the worse one.
 """
 
@@ -12,57 +12,57 @@ from lwcl.formatting import percent
 
 
 class Evidence(NamedTuple):
-    """What is measured on N images and a view of each; `lwcl.diagnosis.evidence` says how. None: not measured.
+    """Metrics of N images and of one or two views of each, as `diagnosis.evidence` computes them. None: not measured.
 
-    From `rank` on, on unit features less their mean. "Few" clusters are as many as classes (or about ten), "many" are
-    16 times as many (or what the images allow).
+    From `effective_rank` on, of mean-centred unit features. "Few" clusters: as many as classes (or about ten); "many":
+    16 times as many (or what the number of images allows).
     """
 
     images: int
-    spread: float  # standard deviation of unit features x sqrt(width): 1 fills the sphere, 0 is one point
-    rank: float  # effective rank (RankMe)
-    participation: float  # participation ratio of the covariance: directions that matter, blind to faint noise
-    instances: float  # share of images whose view is nearer than all other images (d-sd, top 1)
+    std: float  # of unit features x sqrt(D): 1 fills the sphere, 0 is one point
+    effective_rank: float  # RankMe
+    participation: float  # participation ratio of the covariance: ignores faint noise
+    instances: float  # instance discrimination: share of images closer to their view than to any other image (d-sd)
     classes: int | None = None
-    mean_cosine: float | None = None  # of different images, before the mean is taken off
+    mean_cosine: float | None = None  # of different images, before centring
     view_cosine: float | None = None  # of an image and its view
-    neighbour_cosine: float | None = None  # of an image and its nearest other
-    duplicates: float | None = None  # share of images with another at a cosine of at least 0.95
+    neighbour_cosine: float | None = None  # of an image and its nearest neighbour
+    duplicates: float | None = None  # share of images with a neighbour at a cosine of at least 0.95
     stability: float | None = None  # agreement (ARI) of few clusters from different seeds
     silhouette: float | None = None  # of few clusters
-    fine_clusters: int | None = None  # how many "many" are
+    fine_clusters: int | None = None  # the number of "many" clusters
     fine_stability: float | None = None
     fine_silhouette: float | None = None
-    same_class: float | None = None  # share of the ten nearest that share the class
-    chance: float | None = None  # that share if neighbours were drawn blindly
-    alignment: float | None = None  # accuracy of as many clusters as classes, matched one to one
-    clusters_per_class: float | None = None  # how many of these hold 90% of a class
-    fine_purity: float | None = None  # share of images that the others of their cluster, of many, name rightly
+    same_class: float | None = None  # share of the ten nearest neighbours with the same class
+    chance: float | None = None  # that share for neighbours drawn at random
+    alignment: float | None = None  # accuracy of few clusters matched to classes
+    clusters_per_class: float | None = None  # few clusters that hold 90% of a class
+    fine_purity: float | None = None  # leave-one-out purity of many clusters
 
 
 class Verdict(NamedTuple):
-    """A word of `WORDS`, why, what to try, and how sure it is: `high`, `fair` or `low`."""
+    """A diagnosis (a key of `VERDICT_MEANINGS`), why, what to try, and one of `CONFIDENCE_LEVELS`."""
 
-    word: str
+    diagnosis: str
     reasons: tuple[str, ...]
     advice: tuple[Advice, ...]
-    sureness: str
+    confidence: str
 
 
 VERDICT_MEANINGS = {
-    "healthy": "Images of a class lie together.",
-    "collapsed": "All images get practically the same features.",
-    "partly-collapsed": "The features use only a few directions.",
-    "over-clustered": "Images are told apart, but those of a class do not lie together.",
-    "under-trained": "Neither images nor classes are found well enough yet.",
+    "healthy": "Images of the same class are close together.",
+    "collapsed": "All images have practically the same features.",
+    "partly-collapsed": "The features use only a few directions (dimensional collapse).",
+    "over-clustered": "Instances are discriminated, but images of the same class are not grouped.",
+    "under-trained": "Neither instances nor classes are discriminated well yet.",
 }
-CONFIDENCE_LEVELS = ("high", "fair", "low")
+CONFIDENCE_LEVELS = ("high", "medium", "low")
 
 
 class RuleFinding(NamedTuple):
-    """What a rule found: its word, reasons, and how many doubts there are."""
+    """The diagnosis of a rule, its reasons, and the number of doubts about it."""
 
-    word: str
+    diagnosis: str
     reasons: tuple[str, ...]
     doubts: int
 
@@ -70,119 +70,124 @@ class RuleFinding(NamedTuple):
 def clustering_verdict(
     evidence: Evidence, *, random: Evidence | None = None, teacher: Evidence | None = None
 ) -> Verdict:
-    """The verdict: the first rule that speaks, beside an untrained encoder's and a teacher's evidence of these images.
+    """The verdict of the first rule that applies, given evidence of an untrained encoder and a teacher on these images.
 
-    An untrained encoder tells low rank and poor neighbours that training caused from those that it began with. Without
-    classes, over-clustered and healthy are guesses, and say so.
+    The untrained encoder tells what training caused from what was there before. Without labels, over-clustered and
+    healthy are guesses, and say so.
     """
-    known = evidence.same_class is not None
-    found = collapse_rule(evidence, random) or (class_rule(evidence, random, teacher) if known else None)
-    found = (
-        found
+    labelled = evidence.same_class is not None
+    finding = (
+        collapse_rule(evidence, random)
+        or (class_rule(evidence, random, teacher) if labelled else None)
         or low_rank_rule(evidence, random)
-        or (pretext_rule(evidence, random) if known else unlabelled_rule(evidence, random))
+        or (pretext_rule(evidence, random) if labelled else unlabelled_rule(evidence, random))
     )
-    return Verdict(found.word, found.reasons, VERDICT_ADVICE[found.word], CONFIDENCE_LEVELS[min(found.doubts, 2)])
+    confidence = CONFIDENCE_LEVELS[min(finding.doubts, 2)]
+    return Verdict(finding.diagnosis, finding.reasons, VERDICT_ADVICE[finding.diagnosis], confidence)
 
 
 def same_class_lift(evidence: Evidence) -> float:
-    """Same-class neighbours above chance: 0 as if drawn blindly, 1 all; 0 where it was not measured."""
+    """Share of same-class neighbours above chance: 0 chance level, 1 all; 0 where it was not measured."""
     chance = evidence.chance or 0.0
     return ((evidence.same_class or 0.0) - chance) / max(1e-9, 1 - chance)
 
 
 def collapse_rule(evidence: Evidence, random: Evidence | None) -> RuleFinding | None:
-    """Hardly any spread, and what is left tells no images apart; an untrained net may look so, but its rest does."""
-    if evidence.spread >= threshold("spread"):
+    """Hardly any std, and the rest tells no images apart; an untrained encoder has a low std, but its rest does."""
+    if evidence.std >= threshold("std"):
         return None
-    lucky = evidence.instances * evidence.images <= threshold("lucky")
-    shrunk = random is not None and evidence.spread < threshold("shrunk") * random.spread
-    if not lucky and not shrunk:
+    by_chance = evidence.instances * evidence.images <= threshold("chance_matches")
+    shrunk = random is not None and evidence.std < threshold("std_ratio") * random.std
+    if not by_chance and not shrunk:
         return None
-    point = f"The spread of the features is {evidence.spread:.3f}: 0 is one point, 1 fills the sphere."
-    rest = f"Less their mean, they find {percent(evidence.instances)} of the images by a view."
-    before = (f"Random init's spread is {random.spread:.3f}.",) if random else ()
-    return RuleFinding("collapsed", (point, rest, *before), int(not lucky) + near_threshold(evidence.spread, "spread"))
+    baseline = f"; random init: {random.std:.3f}" if random else ""
+    reasons = (
+        f"Embedding std {evidence.std:.3f} (0: all features are one point, 1: they fill the sphere{baseline}).",
+        f"After centring, {percent(evidence.instances)} of the images are closest to their own view.",
+    )
+    return RuleFinding("collapsed", reasons, int(not by_chance) + near_threshold(evidence.std, "std"))
 
 
 def class_rule(evidence: Evidence, random: Evidence | None, teacher: Evidence | None) -> RuleFinding | None:
-    """With labels: classes in many pure clusters are over-clustering, classes that lie together are health."""
-    scatter = (evidence.fine_purity or 0.0) - (evidence.alignment or 0.0)
-    if evidence.fine_purity is not None and scatter >= threshold("scattered"):
-        return RuleFinding("over-clustered", scattered_reasons(evidence), near_threshold(scatter, "scattered"))
-    kin, least, before = same_class_lift(evidence), threshold("kin"), same_class_lift(random) if random else 0.0
+    """With labels: classes split into many pure clusters are over-clustering, same-class neighbours are health."""
+    gap = (evidence.fine_purity or 0.0) - (evidence.alignment or 0.0)
+    if evidence.fine_purity is not None and gap >= threshold("purity_gap"):
+        return RuleFinding("over-clustered", purity_reasons(evidence), near_threshold(gap, "purity_gap"))
+    lift, least = same_class_lift(evidence), threshold("lift")
     if teacher and teacher.same_class is not None:
-        least = max(least, threshold("taught") * same_class_lift(teacher))
-    if kin < least or kin - before < threshold("gained"):
+        least = max(least, threshold("teacher_lift") * same_class_lift(teacher))
+    if lift < least or lift - (same_class_lift(random) if random else 0.0) < threshold("lift_gain"):
         return None
-    return RuleFinding(
-        "healthy", neighbour_reasons(evidence, random, teacher), near_threshold(kin, "kin") + int(random is None)
-    )
+    doubts = near_threshold(lift, "lift") + int(random is None)
+    return RuleFinding("healthy", (neighbour_reason(evidence, random, teacher),), doubts)
 
 
 def low_rank_rule(evidence: Evidence, random: Evidence | None) -> RuleFinding | None:
     """Few directions, and clearly fewer than before training."""
-    low = evidence.rank < threshold("rank") or evidence.participation < threshold("directions")
-    if not low or (random and evidence.participation > threshold("lost") * random.participation):
+    low = evidence.effective_rank < threshold("rank") or evidence.participation < threshold("participation")
+    if not low or (random and evidence.participation > threshold("participation_ratio") * random.participation):
         return None
-    reason = f"The features use few directions: effective rank {evidence.rank:.1f}, participation ratio "
-    before = f", random init's {random.participation:.1f}." if random else "."
-    doubts = int(random is None) + near_threshold(evidence.participation, "directions")
-    return RuleFinding("partly-collapsed", (f"{reason}{evidence.participation:.1f}{before}",), doubts)
+    baseline = f"; random init: {random.participation:.1f}" if random else ""
+    reason = (
+        f"Low effective rank ({evidence.effective_rank:.1f}) or participation ratio ({evidence.participation:.1f}"
+        f"{baseline}): possible dimensional collapse."
+    )
+    doubts = int(random is None) + near_threshold(evidence.participation, "participation")
+    return RuleFinding("partly-collapsed", (reason,), doubts)
 
 
 def pretext_rule(evidence: Evidence, random: Evidence | None) -> RuleFinding:
-    """With labels, whose classes were not found: either the pretext task is solved, or there is training to do."""
-    reasons = (instance_reason(evidence, random), *neighbour_reasons(evidence, random, None))
-    doubts = int(random is None) + near_threshold(evidence.instances, "solved")
-    return RuleFinding(
-        "over-clustered" if evidence.instances >= threshold("solved") else "under-trained", reasons, doubts
-    )
+    """With labels whose classes were not found: over-clustered once the pretext task is solved, else under-trained."""
+    solved = evidence.instances >= threshold("instances")
+    reasons = (instance_reason(evidence, random), neighbour_reason(evidence, random, None))
+    doubts = int(random is None) + near_threshold(evidence.instances, "instances")
+    return RuleFinding("over-clustered" if solved else "under-trained", reasons, doubts)
 
 
 def unlabelled_rule(evidence: Evidence, random: Evidence | None) -> RuleFinding:
-    """Without labels: what clusters and neighbours look like. A class is not seen, so only `under-trained` is fair."""
-    few, many = evidence.silhouette or 0.0, evidence.fine_silhouette or 0.0
-    unsure = "There are no labels, so whether clusters are classes is a guess: look at the pictures."
-    if few >= threshold("clear") and (evidence.stability or 0.0) >= threshold("stable"):
-        clear = f"A few clusters stand out: silhouette {few:.2f}, agreement between seeds {evidence.stability:.2f}."
-        return RuleFinding("healthy", (clear, unsure), 2)
-    if evidence.instances < threshold("solved"):
-        return RuleFinding(
-            "under-trained", (instance_reason(evidence, random),), 1 + near_threshold(evidence.instances, "solved")
-        )
-    alone = (evidence.neighbour_cosine or 0.0) / max(1e-9, evidence.view_cosine or 1e-9)
+    """Without labels, from clusters and neighbours; only `under-trained` has more than low confidence."""
+    silhouette, fine_silhouette = evidence.silhouette or 0.0, evidence.fine_silhouette or 0.0
+    guess = "Without labels, whether clusters correspond to classes is a guess: inspect the plots."
+    if silhouette >= threshold("silhouette") and (evidence.stability or 0.0) >= threshold("stability"):
+        few = f"A few distinct clusters: silhouette {silhouette:.2f}, stability (ARI) {evidence.stability:.2f}."
+        return RuleFinding("healthy", (few, guess), 2)
     solved = instance_reason(evidence, random)
-    if evidence.neighbour_cosine is not None and alone < threshold("alone"):
-        lonely = f"Images lie alone: the nearest other image is {percent(alone)} as similar as the own view."
-        return RuleFinding("over-clustered", (solved, lonely, unsure), 2)
-    if many >= threshold("tight") and many - few >= threshold("crumbs"):
-        crumbs = f"Many small clusters: silhouette {many:.2f} with {evidence.fine_clusters}, {few:.2f} with few."
-        return RuleFinding("over-clustered", (solved, crumbs, "With as many kinds of images, that is well.", unsure), 2)
-    return RuleFinding("healthy", (solved, "Other images of the same look lie close, too.", unsure), 2)
+    if evidence.instances < threshold("instances"):
+        return RuleFinding("under-trained", (solved,), 1 + near_threshold(evidence.instances, "instances"))
+    ratio = (evidence.neighbour_cosine or 0.0) / max(1e-9, evidence.view_cosine or 1e-9)
+    if evidence.neighbour_cosine is not None and ratio < threshold("neighbour_ratio"):
+        isolated = f"Images are isolated: the cosine of the nearest neighbour is {percent(ratio)} of the view's."
+        return RuleFinding("over-clustered", (solved, isolated, guess), 2)
+    gap = fine_silhouette - silhouette
+    if fine_silhouette >= threshold("fine_silhouette") and gap >= threshold("silhouette_gap"):
+        many = f"Many small clusters: silhouette {fine_silhouette:.2f} with {evidence.fine_clusters}, {silhouette:.2f}"
+        kinds = "That is fine if the images are of as many kinds."
+        return RuleFinding("over-clustered", (solved, f"{many} with few.", kinds, guess), 2)
+    return RuleFinding("healthy", (solved, "Images have close neighbours besides their own views.", guess), 2)
 
 
 def instance_reason(evidence: Evidence, random: Evidence | None) -> str:
-    """The reason that is instance discrimination."""
-    solved = "is" if evidence.instances >= threshold("solved") else "is not"
-    before = f"; random init's find {percent(random.instances)}" if random else ""
-    found = f"features less their mean find {percent(evidence.instances)} of the images by a view"
-    return f"The pretext task {solved} solved: {found}{before}."
+    """The reason given by instance discrimination."""
+    solved = "is" if evidence.instances >= threshold("instances") else "is not"
+    baseline = f" (random init: {percent(random.instances)})" if random else ""
+    matched = f"{percent(evidence.instances)} of the images are closest to their own view"
+    return f"The pretext task {solved} solved: after centring, {matched}{baseline}."
 
 
-def neighbour_reasons(evidence: Evidence, random: Evidence | None, teacher: Evidence | None) -> tuple[str, ...]:
-    """The reason that is same-class neighbours, beside those of others."""
-    others = {"chance": evidence.chance, "random init": random and random.same_class}
-    others["the teacher"] = teacher and teacher.same_class
-    told = ", ".join(f"{name} {percent(share)}" for name, share in others.items() if share is not None)
-    return (f"{percent(evidence.same_class or 0)} of nearest neighbours share the class ({told}).",)
+def neighbour_reason(evidence: Evidence, random: Evidence | None, teacher: Evidence | None) -> str:
+    """The reason given by same-class neighbours, with chance, random init and teacher for comparison."""
+    baselines = {"chance": evidence.chance, "random init": random and random.same_class}
+    baselines["teacher"] = teacher and teacher.same_class
+    compared = ", ".join(f"{name}: {percent(share)}" for name, share in baselines.items() if share is not None)
+    return f"{percent(evidence.same_class or 0)} of the nearest neighbours have the same class ({compared})."
 
 
-def scattered_reasons(evidence: Evidence) -> tuple[str, ...]:
-    """The reasons that are classes in many clusters."""
-    few, many = percent(evidence.alignment or 0), percent(evidence.fine_purity or 0)
-    told = f"As many clusters as classes match them to {few}, {evidence.fine_clusters} clusters to {many}."
+def purity_reasons(evidence: Evidence) -> tuple[str, str]:
+    """The reasons given by classes that are split into many clusters."""
+    alignment, purity = percent(evidence.alignment or 0), percent(evidence.fine_purity or 0)
+    spread = f"{evidence.clusters_per_class or 0:.1f}"
     return (
-        told,
-        f"90% of a class are spread over {evidence.clusters_per_class or 0:.1f} of as many clusters as classes.",
+        f"With as many clusters as classes, matching reaches {alignment}; the purity of {evidence.fine_clusters} "
+        f"clusters is {purity}.",
+        f"With as many clusters as classes, 90% of a class spreads over {spread} of them.",
     )

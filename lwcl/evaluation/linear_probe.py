@@ -1,6 +1,7 @@
-"""A probe of one encoder by a protocol: on features that are computed once, or image by image."""
+"""Linear evaluation of one encoder by a protocol: on precomputed features, or on random views of the images."""
 
 import copy
+import dataclasses
 import time
 from typing import NamedTuple
 
@@ -10,16 +11,18 @@ from torch import Tensor
 from lwcl import engine
 from lwcl.config.eval_options import ProbeOptions
 from lwcl.config.probe_plan import PROBE_FLAGS, ProbePlan, plan_probe
-from lwcl.data.cache.open import MIN_IMAGES_TO_START_WORKERS, CachedImages, open_cached_images
+from lwcl.data.cache.open import CachedImages, open_cached_images
 from lwcl.data.cache.pixels import PixelStore
 from lwcl.data.dataset import ImageSet
 from lwcl.data.label_fractions import selection_mask
 from lwcl.data.loader import Loader, StudentViews
+from lwcl.data.workers import worker_count
 from lwcl.errors import UsageError
 from lwcl.evaluation.judge import Evaluator
+from lwcl.formatting import plural
 from lwcl.kernels.depthwise import use_fast_depthwise
 from lwcl.kernels.pointwise import use_fast_pointwise
-from lwcl.metrics.knn import KnnScore, rank_classes
+from lwcl.metrics.bootstrap import Accuracy, rank_accuracy
 from lwcl.metrics.linear import LEARNING_RATES, FittedClassifier, fast_probe, logistic_probe
 from lwcl.models.encoder import weights_hash
 from lwcl.models.loaded import LoadedEncoder
@@ -30,20 +33,20 @@ from lwcl.system.compute import Compute
 from lwcl.system.cpu import usable_cpus
 from lwcl.system.device import choose_compute
 
-SELECTION_SHARE = 0.2  # of the training images: what `fast` and `logistic` choose on
-MIN_CROP_RESOLUTION = 0.8  # of a stored image, for a pixel of a view that shows the smallest crop
-LOGITS_CHUNK_ROWS = 8192  # rows that are classified at a time
+SELECTION_SHARE = 0.2  # of the training images, held out to select hyper-parameters of `fast` and `logistic`
+MIN_CROP_RESOLUTION = 0.8  # stored pixels per pixel of a view, for the smallest crop
+LOGITS_CHUNK_ROWS = 8192  # rows classified at a time
 FeaturePair = tuple[Tensor, Tensor]  # features of the bank and of the queries
 
 
 class ProbeResult(NamedTuple):
-    """How an encoder did: which queries are right, the share of them after each epoch, what was chosen, seconds."""
+    """Accuracy of a classifier on the queries, its accuracy after each epoch, and how it was trained."""
 
-    score: KnnScore
+    accuracy: Accuracy
     curve: tuple[float, ...]
-    chosen: str
+    selected: str
     seconds: float
-    images: int  # that it was trained on
+    images: int  # training images
 
 
 class ProbeSetup:
@@ -52,162 +55,155 @@ class ProbeSetup:
     def __init__(self, options: ProbeOptions, bank: ImageSet, queries: ImageSet, screen: Screen) -> None:
         self.options, self.bank, self.queries, self.screen = options, bank, queries, screen
         self.workers = usable_cpus() if options.workers is None else options.workers
-        several = self.workers if len(bank) > MIN_IMAGES_TO_START_WORKERS else 0
         plan = self.plan(len(bank))
-        self.by_features = plan.protocol.way != "images"
+        self.on_features = plan.protocol.way != "images"
         self.finetunes = plan.method.finetune
-        # Of the bank, features are only asked for where a classifier or its statistics are made of them.
-        asked = bank if self.by_features or plan.method.form == "standard" else bank.subset([0])
-        self.judge = Evaluator(asked, queries, batch_size=256, workers=several, screen=screen)
-        self._held: dict[int, CachedImages] = {}
+        # Features of the bank are needed only where a classifier or its statistics are computed from them.
+        needed = bank if self.on_features or plan.method.form == "standard" else bank.subset([0])
+        workers = worker_count(self.workers, len(bank))
+        self.evaluator = Evaluator(needed, queries, screen=screen, workers=workers)
+        self._cached: dict[int, CachedImages] = {}
 
     def plan(self, images: int) -> ProbePlan:
-        """The settled protocol for so many images to train on."""
-        chosen = {name: getattr(self.options, name) for name in PROBE_FLAGS}
-        return plan_probe(self.options.protocol, chosen, images, len(self.bank.classes), self.options.data)
+        """The protocol resolved for so many training images."""
+        flags = {name: getattr(self.options, name) for name in PROBE_FLAGS}
+        return plan_probe(self.options.protocol, flags, images, len(self.bank.classes), self.options.data)
 
-    def held(self, size: int, crop_min: float) -> CachedImages:
-        """The bank's images for views of `size` pixels and such crops."""
+    def compute(self, loaded: LoadedEncoder) -> Compute:
+        """Device and precision for an encoder."""
+        return choose_compute(loaded.encoder, self.options.device, self.options.precision)
+
+    def cached_images(self, size: int, crop_min: float) -> CachedImages:
+        """The bank's images for views of `size` pixels and crops of at least the area share `crop_min`."""
         short_side = round(size * MIN_CROP_RESOLUTION / crop_min**0.5)
-        if short_side not in self._held:
-            self._held[short_side] = open_cached_images(
-                self.bank, short_side, "auto", self.screen, workers=self.workers
-            )
-            self.judge.broken.update(self._held[short_side].broken)
-        return self._held[short_side]
+        if short_side not in self._cached:
+            cached = open_cached_images(self.bank, short_side, "auto", self.screen, workers=self.workers)
+            self._cached[short_side] = cached
+            self.evaluator.broken.update(cached.broken)
+        return self._cached[short_side]
 
     def features(self, loaded: LoadedEncoder) -> FeaturePair | None:
-        """The encoder's features, once for all shares of the labels; None where its weights are going to change."""
-        return (
-            None
-            if self.finetunes
-            else self.judge.features(
-                loaded, choose_compute(loaded.encoder, self.options.device, self.options.precision)
-            )
-        )
+        """The encoder's features, once for all fractions of the labels; None where its weights will be finetuned."""
+        return None if self.finetunes else self.evaluator.features(loaded, self.compute(loaded))
 
 
-def probe_encoder(bench: ProbeSetup, loaded: LoadedEncoder, rows: FeaturePair | None, kept: Tensor) -> ProbeResult:
-    """A classifier trained on the images `kept` (positions in the bank), and what it says of the queries.
+def probe_encoder(setup: ProbeSetup, loaded: LoadedEncoder, features: FeaturePair | None, train: Tensor) -> ProbeResult:
+    """Trains a classifier on the images `train` (positions in the bank) and evaluates it on the queries.
 
     Raises `TrainingDivergedError` where the loss is not finite, or a frozen weight moved.
     """
-    begun = time.monotonic()
-    plan, before = bench.plan(len(kept)), weights_hash(loaded.encoder)
-    torch.manual_seed(bench.options.seed)
-    found = (
-        probe_features(bench, plan, loaded, rows, kept)
-        if bench.by_features
-        else probe_images(bench, plan, loaded, rows, kept)
-    )
+    start = time.monotonic()
+    plan, before = setup.plan(len(train)), weights_hash(loaded.encoder)
+    torch.manual_seed(setup.options.seed)
+    if setup.on_features and features:
+        fitted = probe_features(setup, plan, loaded, features, train)
+    else:
+        fitted = probe_images(setup, plan, loaded, features, train)
     check_weights_unchanged(loaded.name, loaded.encoder, before)
-    score = rank_classes(found.logits, bench.queries.labels, 0)
-    return ProbeResult(score, found.curve, found.chosen, time.monotonic() - begun, len(kept))
+    accuracy = rank_accuracy(fitted.logits, setup.queries.labels)
+    return ProbeResult(accuracy, fitted.curve, fitted.selected, time.monotonic() - start, len(train))
 
 
 def probe_features(
-    bench: ProbeSetup, plan: ProbePlan, loaded: LoadedEncoder, rows: FeaturePair | None, kept: Tensor
+    setup: ProbeSetup, plan: ProbePlan, loaded: LoadedEncoder, features: FeaturePair, train: Tensor
 ) -> FittedClassifier:
-    """`fast` or `logistic`."""
-    assert rows is not None
-    images, (bank, queries), classes = bench.bank.subset(kept), rows, plan.method.classes
-    bank = bank if len(kept) == len(bank) else bank[kept]  # all of them need no copy
-    out = selection_mask(images, SELECTION_SHARE, bench.options.seed)
+    """The protocols `fast` and `logistic`, on precomputed features."""
+    images, (bank, queries), classes = setup.bank.subset(train), features, plan.method.classes
+    bank = bank if len(train) == len(bank) else bank[train]  # no copy of all rows
+    held_out = selection_mask(images, SELECTION_SHARE, setup.options.seed)
     if plan.protocol.way == "logistic":
-        return logistic_probe(bank, images.labels, queries, out, classes=classes)
+        return logistic_probe(bank, images.labels, queries, held_out, classes=classes)
     recipe = plan.recipe
     assert recipe.epochs and recipe.batch_size
     return fast_probe(
         bank,
         images.labels,
         queries,
-        bench.queries.labels,
-        out,
+        setup.queries.labels,
+        held_out,
         [recipe.lr] if recipe.lr else LEARNING_RATES,
         classes=classes,
         epochs=recipe.epochs,
         batch_size=recipe.batch_size,
-        seed=bench.options.seed,
-        device=choose_compute(loaded.encoder, bench.options.device, bench.options.precision).device,
+        seed=setup.options.seed,
+        device=setup.compute(loaded).device,
     )
 
 
 def probe_images(
-    bench: ProbeSetup, plan: ProbePlan, loaded: LoadedEncoder, rows: FeaturePair | None, kept: Tensor
+    setup: ProbeSetup, plan: ProbePlan, loaded: LoadedEncoder, features: FeaturePair | None, train: Tensor
 ) -> FittedClassifier:
-    """A published protocol: random views of the images, epoch after epoch, each judged on the queries."""
-    recipe, compute = plan.recipe, choose_compute(loaded.encoder, bench.options.device, bench.options.precision)
+    """A published protocol: trained on random views, evaluated on the queries after each epoch."""
+    recipe, compute = plan.recipe, setup.compute(loaded)
     assert recipe.epochs and recipe.lr and recipe.weight_decay is not None
-    loader = build_probe_loader(bench, plan, loaded, compute, kept)
-    net = build_probe_net(plan, loaded, compute, rows, kept)
+    loader = build_probe_loader(setup, plan, loaded, compute, train)
+    net = build_probe_net(plan, loaded, compute, features, train)
     optimizer = engine.build_optimizer(net, recipe, recipe.lr, recipe.weight_decay)
-    per_epoch, seed = loader.steps_per_epoch, bench.options.seed
+    per_epoch, seed = loader.steps_per_epoch, setup.options.seed
     steps, curve = recipe.epochs * per_epoch, []
     batches = loader.batches(0, steps)
     fitted = engine.fit(
         plan.method, net, batches, recipe, optimizer, compute, steps_per_epoch=per_epoch, start=0, seed=seed
     )
+    title = f"{setup.options.protocol} {loaded.name}"
     shape = {"start": 0, "steps": steps, "steps_per_epoch": per_epoch, "batch_size": loader.batch_size}
-    with bench.screen.training(f"{bench.options.protocol} {loaded.name}", **shape, metrics=()) as display:
+    with setup.screen.training(title, **shape, metrics=()) as display:
         for step in fitted:
             display.step(StepStats(step.number, step.epoch, step.lr, step.metrics["loss"], step.waited, step.seconds))
             if step.number % per_epoch == 0:
-                logits = query_logits(bench, net, loaded, compute, rows)
-                curve.append(float((logits.argmax(1) == bench.queries.labels).float().mean()))
-    return FittedClassifier(
-        logits, tuple(curve), f"{plan.method.form} features, lr {recipe.lr:g}, batch {recipe.batch_size}", 0
-    )
+                logits = query_logits(setup, net, loaded, compute, features)
+                curve.append(float((logits.argmax(1) == setup.queries.labels).float().mean()))
+    selected = f"{plan.method.form} features, lr {recipe.lr:g}, batch size {recipe.batch_size}"
+    return FittedClassifier(logits, tuple(curve), selected, 0)
 
 
 def build_probe_net(
-    plan: ProbePlan, loaded: LoadedEncoder, compute: Compute, rows: FeaturePair | None, kept: Tensor
+    plan: ProbePlan, loaded: LoadedEncoder, compute: Compute, features: FeaturePair | None, train: Tensor
 ) -> ProbeNet:
-    """The encoder, or a copy of it if it is finetuned, and a new classifier on it."""
+    """The encoder, or a copy of it to finetune, with a new classifier."""
     net = plan.method.build(copy.deepcopy(loaded.encoder) if plan.method.finetune else loaded.encoder)
     assert isinstance(net, ProbeNet)
     compute.place(net)
     if plan.method.finetune and compute.device.type == "cpu":
         use_fast_depthwise(net.student)
         use_fast_pointwise(net)
-    if plan.method.form == "standard" and rows is not None:
-        net.classifier.fit_statistics(rows[0][kept])
+    if plan.method.form == "standard" and features is not None:
+        net.classifier.fit_statistics(features[0][train])
     return net
 
 
 def build_probe_loader(
-    bench: ProbeSetup, plan: ProbePlan, loaded: LoadedEncoder, compute: Compute, kept: Tensor
+    setup: ProbeSetup, plan: ProbePlan, loaded: LoadedEncoder, compute: Compute, train: Tensor
 ) -> Loader:
-    """Labelled training batches of the images `kept`. Raises `UsageError` where they are fewer than a batch."""
-    whole, size = bench.held(loaded.input_spec.size, plan.augmentation.crop_min), plan.recipe.batch_size
-    images = whole.images.subset(kept)
+    """Labelled training batches of the images `train`. Raises `UsageError` where they are fewer than a batch."""
+    cached, size = setup.cached_images(loaded.input_spec.size, plan.augmentation.crop_min), plan.recipe.batch_size
+    images, store = cached.images.subset(train), cached.store
     assert size
     if len(images) < size:
-        what, remedy = (
-            f"{len(images):,} images are fewer than a batch of {size:,}.",
-            f"Give at most --batch-size {len(images)}.",
+        raise UsageError(
+            f"{plural(len(images), 'image')} cannot fill a batch of {size:,}.",
+            remedy=f"Give at most --batch-size {len(images)}.",
         )
-        raise UsageError(what, remedy=remedy)
-    store = whole.store
     if store:
-        store = PixelStore(store.pixels, store.offsets[kept], store.heights[kept], store.widths[kept], [])
+        store = PixelStore(store.pixels, store.offsets[train], store.heights[train], store.widths[train], [])
     return Loader(
         images=images,
         store=store,
-        short_side=whole.short_side,
+        short_side=cached.short_side,
         student=StudentViews(plan.method.view_specs(), plan.augmentation, loaded.input_spec),
         batch_size=size,
-        seed=bench.options.seed,
+        seed=setup.options.seed,
         compute=compute,
-        workers=bench.workers,
-        on_broken=bench.judge.broken.add,
+        workers=setup.workers,
+        on_broken=setup.evaluator.broken.add,
     )
 
 
 @torch.inference_mode()
 def query_logits(
-    bench: ProbeSetup, net: ProbeNet, loaded: LoadedEncoder, compute: Compute, rows: FeaturePair | None
+    setup: ProbeSetup, net: ProbeNet, loaded: LoadedEncoder, compute: Compute, features: FeaturePair | None
 ) -> Tensor:
-    """Logits (N, C) of the queries, on the CPU: of their features, computed anew where the encoder changes."""
-    now = LoadedEncoder(loaded.name, net.student, loaded.input_spec, loaded.metadata)
-    queries = bench.judge.features(now, compute)[1] if rows is None else rows[1]
+    """Logits (N, C) of the queries, on the CPU; their features are recomputed where the encoder is finetuned."""
+    current = dataclasses.replace(loaded, encoder=net.student)
+    queries = setup.evaluator.features(current, compute)[1] if features is None else features[1]
     return torch.cat([net.logits(part.to(compute.device)).cpu() for part in torch.split(queries, LOGITS_CHUNK_ROWS)])

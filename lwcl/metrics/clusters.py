@@ -1,7 +1,7 @@
-"""k-means clusters against classes and against each other: agreement, alignment, stability, and a sweep of k.
+"""k-means clusters against classes and against each other: NMI, ARI, alignment, stability, and a sweep over k.
 
 Cluster alignment is CompRess's protocol (arXiv 2010.14713); NMI and ARI are scikit-learn's. N rows of width D, k
-clusters. A class below 0 is unknown and left out. Memory is that of `kmeans`.
+clusters. Labels below 0 are unknown and left out. Memory is that of `kmeans`.
 """
 
 import itertools
@@ -16,11 +16,12 @@ from torch import Tensor
 from lwcl.losses import l2_normalise
 from lwcl.metrics import contingency
 from lwcl.metrics.contingency import align_clusters, aligned_accuracy, contingency_matrix
-from lwcl.metrics.kmeans import KMEANS_CHUNK_BYTES, KMeans, assign_clusters, kmeans
+from lwcl.metrics.kmeans import KMeans, assign_clusters, kmeans
+from lwcl.metrics.nearest import METRIC_CHUNK_BYTES
 
-CLASS_MULTIPLES = (1 / 3, 1, 2, 4, 8, 16)  # numbers of clusters in a sweep, by the number of classes
+CLASS_MULTIPLES = (1 / 3, 1, 2, 4, 8, 16)  # numbers of clusters in a sweep, in multiples of the number of classes
 UNLABELLED_KS = (4, 8, 16, 32, 64, 128, 256, 512)
-MIN_IMAGES_PER_CLUSTER = 4  # at least, on average: smaller clusters say nothing about structure
+MIN_IMAGES_PER_CLUSTER = 4  # on average: smaller clusters say nothing about structure
 
 
 def cluster_alignment(
@@ -34,7 +35,7 @@ def cluster_alignment(
     cost: str = "precision",
     iterations: int = 20,
 ) -> float:
-    """CompRess's protocol: clusters (as many as classes) and their classes from a bank, then the queries' accuracy."""
+    """CompRess's protocol: k clusters of a bank (k: classes), matched to classes; the accuracy on queries."""
     classes = int(max(bank_labels.max(), query_labels.max())) + 1
     found = kmeans(bank, k or classes, seed=seed, iterations=iterations)
     mapping = align_clusters(contingency_matrix(found.labels, bank_labels, len(found.centroids), classes), cost=cost)
@@ -43,17 +44,17 @@ def cluster_alignment(
 
 
 def nmi(labels: Tensor, classes: Tensor) -> float:
-    """Normalised mutual information (arithmetic mean of the entropies) of clusters and classes (N,); 0 to 1."""
+    """Normalised mutual information (arithmetic mean of the entropies) of clusters and classes (N,), 0 to 1."""
     return float(normalized_mutual_info_score(*known_label_arrays(labels, classes)))
 
 
 def ari(labels: Tensor, classes: Tensor) -> float:
-    """Adjusted Rand index of clusters and classes (N,): 1 the same, 0 by chance."""
+    """Adjusted Rand index of clusters and classes (N,): 1 identical, 0 chance level."""
     return float(adjusted_rand_score(*known_label_arrays(labels, classes)))
 
 
 def known_label_arrays(labels: Tensor, classes: Tensor) -> tuple[object, object]:
-    """Classes and clusters of the images whose class is known, as arrays."""
+    """Classes and clusters of the images of known class, as arrays."""
     known = classes >= 0
     return classes[known].cpu().numpy(), labels[known].cpu().numpy()
 
@@ -67,7 +68,7 @@ def simplified_silhouette(x: Tensor, found: KMeans) -> float:
     if len(found.centroids) < 2:
         return float("nan")
     total = 0.0
-    chunk = max(1, KMEANS_CHUNK_BYTES // (4 * len(found.centroids)))
+    chunk = max(1, METRIC_CHUNK_BYTES // (4 * len(found.centroids)))
     for rows, labels in zip(torch.split(l2_normalise(x).float(), chunk), torch.split(found.labels, chunk), strict=True):
         distances = (2 - 2 * rows @ found.centroids.T).clamp_min(0).sqrt()
         own = distances.gather(1, labels[:, None])[:, 0]
@@ -76,31 +77,26 @@ def simplified_silhouette(x: Tensor, found: KMeans) -> float:
     return total / len(x)
 
 
-def clustering_stability(x: Tensor, k: int, *, seed: int, runs: int = 3) -> float:
-    """Mean pairwise ARI of `runs` clusterings of x (N, D) from different seeds: 1 where clusters are really there."""
-    return mean_pairwise_ari(kmeans_runs(x, k, seed, runs))
-
-
 def kmeans_runs(x: Tensor, k: int, seed: int, runs: int) -> list[KMeans]:
     """k-means of x (N, D) from `runs` seeds."""
     return [kmeans(x, k, seed=seed * runs + run) for run in range(runs)]
 
 
 def mean_pairwise_ari(found: Sequence[KMeans]) -> float:
-    """Mean ARI over pairs of clusterings of the same rows; nan of one."""
+    """Stability: mean ARI over pairs of clusterings of the same rows; nan for a single one."""
     scores = [ari(a.labels, b.labels) for a, b in itertools.combinations(found, 2)]
     return statistics.fmean(scores) if scores else float("nan")
 
 
 class ClusterRow(NamedTuple):
-    """k-means with k clusters: the best of its runs, what their runs share, and where classes are known, those."""
+    """k-means with k clusters: the best run, the stability over runs, and agreement with classes if known."""
 
     k: int
-    inertia: float  # squared distance to the own centroid, mean over images
+    inertia: float  # mean squared distance to the own centroid
     silhouette: float
     stability: float
-    alignment: float | None = None  # accuracy of the best one-to-one names, by precision (CompRess)
-    count_alignment: float | None = None  # the same, by count
+    alignment: float | None = None  # accuracy of one-to-one matching by precision (CompRess)
+    count_alignment: float | None = None  # by count
     nmi: float | None = None
     ari: float | None = None
     purity: float | None = None
@@ -110,27 +106,27 @@ class ClusterRow(NamedTuple):
 
 
 def cluster_counts(images: int, classes: int | None) -> list[int]:
-    """The numbers of clusters to sweep over: a third of the classes to 16 times them; without classes 4, 8, ... 512."""
+    """Numbers of clusters to sweep: a third to 16 times the number of classes; without classes 4, 8, ..., 512."""
     wanted = [round(times * classes) for times in CLASS_MULTIPLES] if classes else UNLABELLED_KS
     most = max(2, images // MIN_IMAGES_PER_CLUSTER)
     return sorted({min(max(2, k), most) for k in wanted})
 
 
 def cluster_sweep(x: Tensor, classes: Tensor | None, ks: Sequence[int], seed: int, runs: int = 3) -> list[ClusterRow]:
-    """Spherical k-means of x (N, D) for each k of `ks`, from `runs` seeds, against classes (N,) where there are any."""
+    """Spherical k-means of x (N, D) for each k, from `runs` seeds, against classes (N,) where there are labels."""
     if classes is not None and not bool((classes >= 0).any()):
         classes = None
     rows = []
     for k in ks:
-        found = kmeans_runs(x, k, seed, runs)
-        best = min(found, key=lambda one: one.inertia)
-        row = ClusterRow(k, best.inertia / len(x), simplified_silhouette(x, best), mean_pairwise_ari(found))
+        clusterings = kmeans_runs(x, k, seed, runs)
+        best = min(clusterings, key=lambda run: run.inertia)
+        row = ClusterRow(k, best.inertia / len(x), simplified_silhouette(x, best), mean_pairwise_ari(clusterings))
         rows.append(row if classes is None else with_class_metrics(row, best.labels, classes))
     return rows
 
 
 def with_class_metrics(row: ClusterRow, labels: Tensor, classes: Tensor) -> ClusterRow:
-    """The row with what its clusters (N,) have to do with classes (N,)."""
+    """The row with the agreement of its clusters (N,) with classes (N,)."""
     counts = contingency_matrix(labels, classes, row.k)
     return row._replace(
         alignment=aligned_accuracy(counts, align_clusters(counts)),

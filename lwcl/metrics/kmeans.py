@@ -1,9 +1,8 @@
-"""k-means in torch, spherical or Euclidean: k-means++ or k-means|| seeding, Lloyd in chunks, empty clusters repaired.
+"""k-means in torch, spherical or Euclidean: k-means++ or k-means|| seeding, Lloyd in chunks, empty clusters refilled.
 
 Sources: k-means++ (Arthur & Vassilvitskii, SODA 2007) in the greedy form of scikit-learn, k-means|| (Bahmani et al.,
-arXiv 1203.6402) where rows are many, spherical k-means (Dhillon & Modha, 2001). Memory beside `x`: a copy of it in
-float32 and one in bfloat16, `CHUNK_BYTES` of similarities and, while seeding, `CHUNK_BYTES` and at most 4 k rows. N
-rows, D wide.
+arXiv 1203.6402) where rows are many, spherical k-means (Dhillon & Modha, 2001). Memory besides `x`: a copy of it in
+float32, `METRIC_CHUNK_BYTES` of similarities and, while seeding, as much again and at most 4 k rows. N rows of width D.
 """
 
 import math
@@ -16,16 +15,28 @@ from torch import Tensor
 
 from lwcl.errors import UsageError
 from lwcl.losses import l2_normalise
-from lwcl.metrics.assignment import AssignmentRows, nearest_centroids, prepare_rows
+from lwcl.metrics.nearest import METRIC_CHUNK_BYTES
 
-KMEANS_CHUNK_BYTES = 64 * 2**20
-MAX_SEED_ROWS = 4096  # up to so many rows each may become a seed; their Gram matrix fills a chunk
-SEEDING_ROUNDS = 5  # of k-means||, after which its authors saw no gain
-INERTIA_TOLERANCE = 1e-4  # relative fall of the inertia in an iteration below which it stops
+NORM_CHUNK_ROWS = 4096  # rows whose norms are computed at a time
+MAX_SEED_ROWS = 4096  # of so many rows each is a candidate seed; their Gram matrix fills a chunk
+SEEDING_ROUNDS = 5  # of k-means||; its authors saw no gain from more
+INERTIA_TOLERANCE = 1e-4  # stop when the inertia falls by less than this share in an iteration
+
+
+class KMeansRows(NamedTuple):
+    """Rows with their squared norms, which take as long to compute as the products with 100 centroids."""
+
+    rows: Tensor  # (N, D) float32
+    squares: Tensor  # (N,)
+
+    @classmethod
+    def of(cls, rows: Tensor) -> "KMeansRows":
+        """The rows (N, D) with their squared norms."""
+        return cls(rows, torch.cat([chunk.square().sum(1) for chunk in torch.split(rows, NORM_CHUNK_ROWS)]))
 
 
 class KMeans(NamedTuple):
-    """k clusters of N rows: each has at least one row."""
+    """k clusters of N rows, none of them empty."""
 
     centroids: Tensor  # (k, D) float32, of length 1 if spherical
     labels: Tensor  # (N,) int64
@@ -34,37 +45,45 @@ class KMeans(NamedTuple):
 
 
 def kmeans(x: Tensor, k: int, *, seed: int, spherical: bool = True, iterations: int = 20, restarts: int = 1) -> KMeans:
-    """The best of `restarts` clusterings of the rows of x (N, D), normed first if `spherical`.
+    """The best of `restarts` clusterings of the rows of x (N, D), L2-normalised first if `spherical`.
 
-    The same seed gives the same clusters on a CPU. Raises `UsageError` unless 1 <= k <= N.
+    Deterministic for a seed on a CPU. Raises `UsageError` unless 1 <= k <= N.
     """
     if not 1 <= k <= len(x):
-        raise UsageError(f"{k} clusters of {len(x)} images cannot be made.", remedy=f"Give 1 to {len(x)} clusters.")
-    middle = x.new_zeros(x.shape[1]).float() if spherical else x.double().mean(0).float()
-    exact = (
-        l2_normalise(x).float() if spherical else x.float() - middle
-    )  # centring keeps digits: distances stay the same
-    rows, generator = prepare_rows(exact, halve=spherical), torch.Generator(x.device).manual_seed(seed)
-    runs = (lloyd(rows, initial_centroids(rows, k, generator), iterations, spherical) for _ in range(restarts))
-    best = min(runs, key=lambda found: found.inertia)
-    return best._replace(centroids=best.centroids + middle)
+        raise UsageError(f"Cannot form {k} clusters from {len(x)} images.", remedy=f"Give 1 to {len(x)} clusters.")
+    mean = x.new_zeros(x.shape[1]).float() if spherical else x.double().mean(0).float()
+    # Centring changes no distance and keeps digits.
+    data = KMeansRows.of(l2_normalise(x).float() if spherical else x.float() - mean)
+    generator = torch.Generator(x.device).manual_seed(seed)
+    runs = (lloyd(data, initial_centroids(data, k, generator), iterations, spherical) for _ in range(restarts))
+    best = min(runs, key=lambda run: run.inertia)
+    return best._replace(centroids=best.centroids + mean)
 
 
 def assign_clusters(x: Tensor, centroids: Tensor, *, spherical: bool = True) -> tuple[Tensor, Tensor]:
-    """The nearest of k centroids (k, D) to each row (N, D), normed first if `spherical`: labels, squared distances."""
-    middle = centroids.new_zeros(centroids.shape[1]) if spherical else centroids.mean(0)
-    rows = l2_normalise(x).float() if spherical else x.float() - middle
-    return nearest_centroids(prepare_rows(rows), centroids - middle)
+    """The nearest centroid (k, D) of each row (N, D), L2-normalised if `spherical`: labels, squared distances."""
+    mean = centroids.new_zeros(centroids.shape[1]) if spherical else centroids.mean(0)
+    rows = l2_normalise(x).float() if spherical else x.float() - mean
+    return nearest_centroids(KMeansRows.of(rows), centroids - mean)
 
 
-def lloyd(rows: AssignmentRows, centroids: Tensor, iterations: int, spherical: bool) -> KMeans:
-    """Lloyd's iterations from these centroids, until the inertia settles."""
-    k, before, done = len(centroids), math.inf, 0
-    labels, distances = fill_empty_clusters(*nearest_centroids(rows, centroids), k)
-    while done < iterations and float(distances.sum()) < (1 - INERTIA_TOLERANCE) * before:
-        before, done = float(distances.sum()), done + 1
-        centroids = cluster_means(rows.exact, labels, k, spherical)
-        labels, distances = fill_empty_clusters(*nearest_centroids(rows, centroids), k)
+def nearest_centroids(data: KMeansRows, centroids: Tensor) -> tuple[Tensor, Tensor]:
+    """Labels (N,) and squared distances (N,) of the rows to the nearest of the centroids (k, D)."""
+    half = centroids.square().sum(1) / 2
+    chunks = torch.split(data.rows, max(1, METRIC_CHUNK_BYTES // (4 * len(centroids))))
+    nearest = [torch.addmm(-half, chunk, centroids.T).max(1) for chunk in chunks]
+    labels, scores = torch.cat([found.indices for found in nearest]), torch.cat([found.values for found in nearest])
+    return labels, (data.squares - 2 * scores).clamp_min(0)
+
+
+def lloyd(data: KMeansRows, centroids: Tensor, iterations: int, spherical: bool) -> KMeans:
+    """Lloyd's iterations from these centroids, until the inertia converges."""
+    k, previous, done = len(centroids), math.inf, 0
+    labels, distances = fill_empty_clusters(*nearest_centroids(data, centroids), k)
+    while done < iterations and float(distances.sum()) < (1 - INERTIA_TOLERANCE) * previous:
+        previous, done = float(distances.sum()), done + 1
+        centroids = cluster_means(data.rows, labels, k, spherical)
+        labels, distances = fill_empty_clusters(*nearest_centroids(data, centroids), k)
     return KMeans(centroids, labels, float(distances.double().sum()), done)
 
 
@@ -75,7 +94,7 @@ def cluster_means(rows: Tensor, labels: Tensor, k: int, spherical: bool) -> Tens
 
 
 def fill_empty_clusters(labels: Tensor, distances: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Every empty cluster gets the farthest row that is not alone in its own; labels and distances with that done."""
+    """Gives every empty cluster the farthest row of a cluster that has another; the new labels and distances."""
     sizes = labels.bincount(minlength=k).tolist()
     empty = [cluster for cluster, size in enumerate(sizes) if size == 0]
     if not empty:
@@ -90,55 +109,55 @@ def fill_empty_clusters(labels: Tensor, distances: Tensor, k: int) -> tuple[Tens
     return labels, distances
 
 
-def initial_centroids(rows: AssignmentRows, k: int, generator: torch.Generator) -> Tensor:
-    """First centroids (k, D): greedy k-means++ on all rows, or where they are many on candidates from k-means||."""
-    if len(rows.exact) <= max(MAX_SEED_ROWS, 4 * k):
-        return greedy_kmeans_plus_plus(rows, torch.ones_like(rows.squares), k, generator)
-    chosen, weight = seed_candidates(rows, 2 * k, generator)
-    return greedy_kmeans_plus_plus(prepare_rows(rows.exact[chosen]), weight, k, generator)
+def initial_centroids(data: KMeansRows, k: int, generator: torch.Generator) -> Tensor:
+    """Seeds (k, D): greedy k-means++ on all rows, or where these are many on candidates from k-means||."""
+    if len(data.rows) <= max(MAX_SEED_ROWS, 4 * k):
+        return greedy_kmeans_plus_plus(data, torch.ones_like(data.squares), k, generator)
+    index, weight = seed_candidates(data, 2 * k, generator)
+    return greedy_kmeans_plus_plus(KMeansRows.of(data.rows[index]), weight, k, generator)
 
 
-def seed_candidates(rows: AssignmentRows, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """k-means||: about `count` rows drawn far from each other (indices), and how many rows are nearest to each."""
-    chosen = torch.randint(len(rows.exact), (1,), generator=generator, device=rows.exact.device)
-    labels, distances = nearest_centroids(rows, rows.exact[chosen])
+def seed_candidates(data: KMeansRows, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """k-means||: indices of about `count` rows far from each other, and the number of rows nearest to each."""
+    index = torch.randint(len(data.rows), (1,), generator=generator, device=data.rows.device)
+    labels, distances = nearest_centroids(data, data.rows[index])
     for _ in range(SEEDING_ROUNDS):
         drawn = weighted_sample(distances, math.ceil(count / SEEDING_ROUNDS), generator, replacement=False)
-        closer, new = nearest_centroids(rows, rows.exact[drawn])
-        labels = torch.where(new < distances, closer + len(chosen), labels)
-        distances = torch.minimum(new, distances)
-        chosen = torch.cat([chosen, drawn])
-    return chosen, labels.bincount(minlength=len(chosen)).to(distances.dtype)
+        new_labels, new_distances = nearest_centroids(data, data.rows[drawn])
+        labels = torch.where(new_distances < distances, new_labels + len(index), labels)
+        distances = torch.minimum(new_distances, distances)
+        index = torch.cat([index, drawn])
+    return index, labels.bincount(minlength=len(index)).to(distances.dtype)
 
 
-def greedy_kmeans_plus_plus(rows: AssignmentRows, weight: Tensor, k: int, generator: torch.Generator) -> Tensor:
+def greedy_kmeans_plus_plus(data: KMeansRows, weight: Tensor, k: int, generator: torch.Generator) -> Tensor:
     """Greedy k-means++ on weighted rows (M, D): each seed is the best of 2 + log k draws by squared distance."""
-    squares, dots = rows.squares, dot_product_lookup(rows.exact)
+    squares, dots = data.squares, dot_product_lookup(data.rows)
 
     def distances(index: Tensor) -> Tensor:
         return (squares[index, None] + squares - 2 * dots(index)).clamp_min(0)
 
-    chosen = [weighted_sample(weight, 1, generator)]
-    nearest = distances(chosen[0])[0]
+    seeds = [weighted_sample(weight, 1, generator)]
+    nearest = distances(seeds[0])[0]
     for _ in range(k - 1):
         tried = weighted_sample(weight * nearest, 2 + int(math.log(k)), generator)
         reached = torch.minimum(distances(tried), nearest)
         best = int((reached @ weight).argmin())
         nearest = reached[best]
-        chosen.append(tried[best : best + 1])
-    return rows.exact[torch.cat(chosen)]
+        seeds.append(tried[best : best + 1])
+    return data.rows[torch.cat(seeds)]
 
 
 def dot_product_lookup(rows: Tensor) -> Callable[[Tensor], Tensor]:
-    """What gives the dot products of some rows with all (M, D): from the Gram matrix, where that fits a chunk."""
-    if 4 * len(rows) ** 2 <= KMEANS_CHUNK_BYTES:
+    """A function from row indices to dot products with all rows (M, D); the Gram matrix where it fits a chunk."""
+    if 4 * len(rows) ** 2 <= METRIC_CHUNK_BYTES:
         gram = rows @ rows.T
         return lambda index: gram[index]
     return lambda index: rows[index] @ rows.T
 
 
 def weighted_sample(weight: Tensor, count: int, generator: torch.Generator, replacement: bool = True) -> Tensor:
-    """`count` indices drawn in proportion to weights (M,); evenly where none weighs anything."""
+    """`count` indices drawn in proportion to weights (M,), uniformly where all weights are 0."""
     weight = weight.double()
     floor = 1e-12 * weight.sum() / len(weight) + 1e-30  # so that draws without replacement never run out
     return torch.multinomial(weight + floor, count, replacement=replacement, generator=generator)

@@ -1,80 +1,80 @@
-"""The report of a distilled student: how much of its teacher's lead it has taken over, and what it saves."""
+"""The report of a distilled student: how much of the gap to its teacher it closes, and at what cost."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from lwcl.formatting import percent
+from lwcl.formatting import percent, plural
 from lwcl.reporting import plots
-from lwcl.reporting.knn import EncoderResult, Interval, format_interval
+from lwcl.reporting.knn import EncoderResult, Interval, format_interval, top1_percent
 from lwcl.reporting.report import Picture, Table
 
 if TYPE_CHECKING:
     from lwcl.metrics.cost import Cost
 
-GapShare = tuple[float, Interval]  # of the teacher's lead: 1 is all of it; with its 95 % interval
-SAME_COST_TOLERANCE = 0.02  # ratios of cost that differ from 1 by less are not worth a word
+GapShare = tuple[float, Interval]  # of the gap between untrained encoder and teacher, with its 95% interval
+SAME_COST_TOLERANCE = 0.02  # ratios of cost that differ from 1 by less are not mentioned
 
 
 class DistillationRow(NamedTuple):
-    """An encoder beside others: what it is there for, how it did, and what it costs, where that is known."""
+    """An encoder of the comparison: its role, its accuracy, and its cost where that is known."""
 
     role: Literal["student", "teacher", "untrained"]
-    judged: EncoderResult
+    result: EncoderResult
     cost: "Cost | None" = None
 
 
 def gap_table(rows: Sequence[DistillationRow]) -> Table:
-    """The numbers of each encoder, in the order given; also what the terminal shows."""
+    """Accuracy and cost of each encoder, in the order given; also shown on the terminal."""
     columns = (
-        *("Encoder", "Role", "Top-1", "Top-1 interval", "Parameters, M", "MACs, M", "Size, MB"),
+        *("Encoder", "Role", "Top-1", "95% interval", "Parameters, M", "MACs, M", "Size, MB"),
         *("1 image, ms", "32 images, ms", "Architecture"),
     )
     cells = []
-    for role, judged, cost in rows:
-        scores = percent(judged.top1), format_interval(judged.top1_interval)
-        cells.append((judged.name, role, *scores, *(cost_cells(cost) if cost else [None] * 5), judged.arch))
+    for role, result, cost in rows:
+        scores = percent(result.top1), format_interval(result.top1_interval)
+        cells.append((result.name, role, *scores, *(cost_cells(cost) if cost else [None] * 5), result.arch))
     return Table("Student and teacher", columns, tuple(cells), gap_note(rows))
 
 
 def cost_cells(cost: "Cost") -> tuple[float | None, ...]:
-    """The cells of a cost."""
+    """The cost of an encoder as cells of the table."""
     return cost.parameters / 1e6, cost.macs / 1e6, cost.megabytes, cost.latency_1, cost.latency_32
 
 
 def gap_note(rows: Sequence[DistillationRow]) -> str:
-    """How the numbers of the table were measured."""
-    told = "kNN top-1 with 95% bootstrap intervals over images."
+    """How the numbers in the table were measured."""
+    accuracy = "kNN top-1 with 95% bootstrap intervals over images."
     costs = [row.cost for row in rows if row.cost]
     if not costs:
-        return told
+        return accuracy
     sizes = " and ".join(f"{size} px" for size in sorted({cost.size for cost in costs}))
-    threads = " and ".join(str(number) for number in sorted({cost.threads for cost in costs}))
+    threads = " and ".join(plural(number, "thread") for number in sorted({cost.threads for cost in costs}))
     return (
-        f"{told} Costs are those of the backbone for images of {sizes}; times are medians in float32 on this machine's "
-        f"CPU with {threads} thread{'' if threads == '1' else 's'}, and - is a batch that would have taken too long."
+        f"{accuracy} Cost of the backbone at {sizes}; median latency in float32 on this machine's CPU with {threads}; "
+        "-: not measured, too slow."
     )
 
 
 def gap_verdict(rows: Sequence[DistillationRow], share: GapShare | None) -> str:
-    """What the student has taken over of its teacher's lead, and at what cost.
+    """How much of the gap to the teacher the student closes, and its cost relative to the teacher's.
 
-    `rows` have a student and a teacher, and an untrained encoder; the first of each counts. `share` is None where the
-    teacher's lead over the untrained encoder is not certain (see `measures.gap`).
+    `rows` include a student, a teacher and an untrained encoder. `share` is None where the teacher is not significantly
+    better than the untrained encoder (see `metrics.bootstrap.gap_closed`).
     """
     student, teacher, untrained = (first_of_role(rows, role) for role in ("student", "teacher", "untrained"))
     if share is None:
-        return no_gap_verdict(student.judged, teacher.judged, untrained.judged)
+        return no_gap_verdict(student.result, teacher.result, untrained.result)
     value, (low, high) = share
-    told = f"{100 * value:.0f}% ({100 * low:.0f} to {100 * high:.0f})"
-    lead = "of the teacher's lead over an untrained net"
+    closed = f"{100 * value:.0f}% (95% interval {100 * low:.0f} to {100 * high:.0f})"
+    gap = "of the gap between an untrained encoder and the teacher"
     if high < 0:
-        sentence = f"The student is worse than an untrained net: it has taken over {told} {lead}"
+        sentence = f"The student is worse than an untrained encoder: it closes {closed} {gap}"
     elif low <= 0:
-        sentence = f"That the student has learned from its teacher cannot be told: it has taken over {told} {lead}"
+        sentence = f"No significant effect of distillation: the student closes {closed} {gap}"
     elif low > 1:
-        sentence = f"The student is better than its teacher: it has {told} {lead}"
+        sentence = f"The student is better than its teacher: it closes {closed} {gap}"
     else:
-        sentence = f"The student has taken over {told} {lead}"
+        sentence = f"The student closes {closed} {gap}"
     return f"{sentence}{cost_comparison(student.cost, teacher.cost)}."
 
 
@@ -84,16 +84,15 @@ def first_of_role(rows: Sequence[DistillationRow], role: str) -> DistillationRow
 
 
 def no_gap_verdict(student: EncoderResult, teacher: EncoderResult, untrained: EncoderResult) -> str:
-    """The verdict where the teacher has no lead, or none that is certain."""
-    scores = f"{percent(teacher.top1)} against {percent(untrained.top1)}"
-    reached = f"The student reaches {percent(student.top1)}."
+    """The verdict where the teacher is not significantly better than the untrained encoder."""
+    scores = f"{percent(teacher.top1)} vs. {percent(untrained.top1)}; student: {percent(student.top1)}"
     if teacher.top1 <= untrained.top1:
-        return f"There is no gap to close: the teacher is no better than an untrained net ({scores}). {reached}"
-    return f"The teacher's lead over an untrained net is too small to measure a share of ({scores}). {reached}"
+        return f"No gap to close: the teacher is no better than an untrained encoder ({scores})."
+    return f"The gap between an untrained encoder and the teacher is too small to measure a share of ({scores})."
 
 
 def cost_comparison(student: "Cost | None", teacher: "Cost | None") -> str:
-    """The student's cost beside the teacher's: `, with 0.4x its parameters and 0.3x its latency`; what is known."""
+    """The student's cost relative to the teacher's, where known: `, with 0.4x its parameters and 0.3x its latency`."""
     if student is None or teacher is None:
         return ""
     pairs = {
@@ -109,34 +108,27 @@ def cost_comparison(student: "Cost | None", teacher: "Cost | None") -> str:
 
 
 def gap_pictures(rows: Sequence[DistillationRow]) -> tuple[Picture, ...]:
-    """Bars of the scores, and the scores against multiply-accumulates where those of two encoders are known."""
-    drawn = [
-        plots.Bar(f"{role}: {judged.name}", *top1_percent(judged), role == "untrained") for role, judged, _ in rows
-    ]
-    told = "kNN top-1 in percent, with 95% bootstrap intervals over images"
-    pictures = [Picture("Student and teacher", f"{told}; hatched: untrained.", plots.bars_svg(drawn, "kNN top-1, %"))]
+    """Bars of the accuracies, and accuracy against MACs where those of two encoders are known."""
+    bars = [plots.Bar(f"{role}: {result.name}", *top1_percent(result), role == "untrained") for role, result, _ in rows]
+    caption = "kNN top-1 in percent, with 95% bootstrap intervals over images"
+    svg = plots.bars_svg(bars, "kNN top-1, %")
+    pictures = [Picture("Student and teacher", f"{caption}; hatched: untrained.", svg)]
     dots = [
-        plots.Dot(row.role, row.cost.macs / 1e6, *top1_percent(row.judged), row.role == "untrained")
+        plots.Dot(row.role, row.cost.macs / 1e6, *top1_percent(row.result), row.role == "untrained")
         for row in rows
         if row.cost
     ]
     if len(dots) > 1:
-        caption = f"{told}, against multiply-accumulates (MACs) for an image; up and left is better."
-        svg = plots.scatter_svg(dots, "MACs of an image, millions", "kNN top-1, %")
-        pictures.append(Picture("Worth and cost", caption, svg))
+        caption = f"{caption}, against multiply-accumulates (MACs) per image; up and left is better."
+        svg = plots.scatter_svg(dots, "MACs per image, millions", "kNN top-1, %")
+        pictures.append(Picture("Accuracy and cost", caption, svg))
     return tuple(pictures)
 
 
-def top1_percent(judged: EncoderResult) -> tuple[float, Interval]:
-    """Top-1 and its interval in percent."""
-    low, high = judged.top1_interval
-    return 100 * judged.top1, (100 * low, 100 * high)
-
-
 def gap_facts(rows: Sequence[DistillationRow], share: GapShare | None) -> dict[str, Any]:
-    """The numbers for report.json."""
+    """The comparison for report.json."""
     encoders = [
-        {"role": role, **judged._asdict(), "cost": cost._asdict() if cost else None} for role, judged, cost in rows
+        {"role": role, **result._asdict(), "cost": cost._asdict() if cost else None} for role, result, cost in rows
     ]
     closed = {"share": share[0], "interval": list(share[1])} if share else None
     return {"gap_closed": closed, "gap": encoders}

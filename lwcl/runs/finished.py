@@ -1,4 +1,4 @@
-"""What a finished run left: its report, its settings, its metrics."""
+"""A finished run, read from its folder: its report, settings and metrics."""
 
 import json
 from collections.abc import Mapping
@@ -10,11 +10,16 @@ from lwcl.formatting import duration, percent
 from lwcl.reporting.knn import EncoderResult, format_gain, format_interval
 from lwcl.runs.folder import RunFolder
 
+SCORE_COLUMNS = (
+    *("Run", "Method", "Architecture", "Epochs", "kNN top-1", "95% interval", "vs. untrained", "Effective rank"),
+    *("Images/s", "Time"),
+)
+
 
 class FinishedRun:
-    """What a finished run left: its report as JSON, and its records. Raises `UsageError` where it is none.
+    """The report of a finished run as JSON, and its metrics. Raises `UsageError` where the folder has none.
 
-    `rows` are the kNN scores, that of its own encoder first; `checksums` the SHA-256 of its files by name.
+    `rows` are the kNN accuracies, that of its own encoder first; `checksums` the SHA-256 of its files by name.
     """
 
     def __init__(self, name: str) -> None:
@@ -27,20 +32,20 @@ class FinishedRun:
             self.checksums: dict[str, str] = dict(self.facts.get("SHA-256", {}))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UsageError(
-                f"{name} is no finished run: its report.json cannot be read.",
+                f"{name} is not a finished run: its report.json cannot be read.",
                 f"{type(error).__name__}: {error}",
                 "Give folders of finished runs.",
             ) from error
         self.metrics = folder.metrics()
 
     @property
-    def judged(self) -> EncoderResult | None:
-        """The kNN score of its encoder, if there is one."""
+    def knn(self) -> EncoderResult | None:
+        """The kNN accuracy of its encoder, if there is one."""
         return next(iter(self.rows), None)
 
     def row(self) -> tuple[Any, ...]:
-        """The run as a row of the table of scores."""
-        knn, timing, last = self.judged, self.facts.get("timing", {}), self.facts.get("last", {})
+        """The run as a row of a table with `SCORE_COLUMNS`."""
+        knn, timing, last = self.knn, self.facts.get("timing", {}), self.facts.get("last", {})
         seconds, speed, rank = timing.get("seconds"), timing.get("images_per_second"), last.get("effective_rank")
         return (
             self.name,
@@ -49,7 +54,7 @@ class FinishedRun:
             self.facts.get("epochs"),
             percent(knn.top1) if knn else None,
             format_interval(knn.top1_interval) if knn else None,
-            format_gain(knn.gain) if knn and knn.gain else None,
+            format_gain(knn.gain) if knn else None,
             None if rank is None else round(rank, 1),
             None if speed is None else round(speed),
             None if seconds is None else duration(seconds),

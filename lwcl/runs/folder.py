@@ -7,7 +7,7 @@ import re
 import shlex
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,6 +18,12 @@ from lwcl.runs.guard import ResumeMode, is_finished, is_run, read_settings, requ
 from lwcl.system.atomic_files import crash_point, explain_disk_errors, write_atomically
 from lwcl.system.environment import RUN_SPECIFIC_KEYS, describe_environment
 from lwcl.system.lock import folder_lock, is_locked
+
+
+def report_folder(out: str | None, encoders: Sequence[str], name: str) -> Path | None:
+    """Where a report goes: `out`, else the folder `name` in the first run folder among the encoders, else nowhere."""
+    runs = (Path(encoder) for encoder in encoders if (Path(encoder) / "config.yaml").exists())
+    return Path(out) if out else next((run / name for run in runs), None)
 
 
 class RunFolder:

@@ -1,6 +1,7 @@
 """On what and how a run computes: device, autocast, memory format."""
 
 import contextlib
+from collections.abc import Iterator
 from typing import NamedTuple, TypeVar
 
 import torch
@@ -34,3 +35,14 @@ class Compute(NamedTuple):
     def context(self) -> contextlib.AbstractContextManager[object]:
         """The autocast that a forward pass runs under."""
         return torch.autocast(self.device.type, self.autocast) if self.autocast else contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """Computes with `count` CPU threads, then with as many as before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

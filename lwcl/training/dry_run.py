@@ -10,6 +10,7 @@ from torch import Tensor
 from lwcl import engine
 from lwcl.config.plan import Plan
 from lwcl.config.teacher_options import parse_teacher_cache
+from lwcl.data.augment.views import denormalise_images
 from lwcl.data.cache.policy import CacheChoice, CacheMode, SampledEstimate, choose_cache
 from lwcl.data.dataset import ImageSet
 from lwcl.data.loader import Loader
@@ -96,11 +97,9 @@ def sample_views(loader: Loader) -> NDArray[numpy.uint8]:
     views = dataclasses.replace(loader.student, specs=loader.student.specs[:1] * SAMPLE_VIEWS)
     shown = dataclasses.replace(loader, teacher=None, student=views, batch_size=count, workers=0)
     batch = next(shown.batches(0, 1))
-    mean, std = (
-        torch.tensor(value)[:, None, None] for value in (loader.student.input_spec.mean, loader.student.input_spec.std)
-    )
+    spec = loader.student.input_spec
     columns = [torch.stack([stored_image(loader, index, size) for index in batch.index.tolist()])]
-    columns += [(view.float().cpu() * std + mean).clamp(0, 1).mul(255).round().to(torch.uint8) for view in batch.views]
+    columns += [denormalise_images(view, mean=spec.mean, std=spec.std) for view in batch.views]
     return torch.stack(columns, 1).permute(0, 1, 3, 4, 2).contiguous().numpy()
 
 

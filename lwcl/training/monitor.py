@@ -6,6 +6,7 @@ from typing import Any
 
 from lwcl.engine import TrainStep
 from lwcl.evaluation.judge import open_evaluator
+from lwcl.metrics.bootstrap import mean_top1
 from lwcl.metrics.health import COLLAPSE_PATIENCE, Health, embedding_health, is_collapsed
 from lwcl.reporting.console import Screen, TrainingDisplay
 from lwcl.reporting.health_words import HealthAlarm
@@ -59,7 +60,7 @@ class TrainingMonitor:
                 self.screen.warn(f"step {step.number:,}: {warning}")
         if monitored and self.judge:
             score = self.judge.score(self.training.loaded("monitor"), self.training.compute)
-            record["knn_top1"] = float(score.top1.float().mean())
+            record["knn_top1"] = mean_top1(score.accuracy)
             display.knn(step.epoch, record["knn_top1"])
             self.training.net.train()
         self.folder.append_metrics(record)

@@ -1,7 +1,6 @@
 """Crops to views: jitters, grays, blurs and normalises a batch in pieces that fit a core's cache, as a draw says."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -15,6 +14,7 @@ from lwcl.data.augment.colour import (
     jitter_coefficients,
     to_grayscale_,
 )
+from lwcl.system.compute import torch_threads
 
 CHUNK_ELEMENTS = (
     1 << 18
@@ -41,18 +41,7 @@ class AugmentParams(NamedTuple):
         return AugmentParams(*(column[index] for column in self))
 
 
-@contextmanager
-def single_threaded() -> Iterator[None]:
-    """Computes on one CPU thread: for pieces this small a second gains nothing, and costs up to tenfold under load."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
-@single_threaded()
+@torch_threads(1)  # for pieces this small a second thread gains nothing, and costs up to tenfold under load
 @torch.inference_mode()
 def apply_augmentations(
     crop: CropWriter, draw: AugmentParams, views: Tensor, mean: Sequence[float], std: Sequence[float]

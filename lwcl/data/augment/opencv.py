@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lwcl.data.augment.apply import CHUNK_ELEMENTS, AugmentParams, single_threaded
+from lwcl.data.augment.apply import CHUNK_ELEMENTS, AugmentParams
 from lwcl.data.augment.blur import half_kernels, kernel_radii
 from lwcl.data.augment.colour import IDENTITY_FACTORS, LUMA_WEIGHTS, MAX_PIXEL_VALUE
+from lwcl.system.compute import torch_threads
 
 HUE_LEVELS = 256  # of the colour circle in a byte
 LUMA_FLOATS = LUMA_WEIGHTS.tolist()
@@ -27,7 +28,7 @@ ImageOperation = tuple[Callable[[ImageArray, Any], Any], Any]  # an operation an
 ImageCropper = Callable[[int], ImageArray]  # cuts, scales and mirrors an image, given its row
 
 
-@single_threaded()
+@torch_threads(1)
 @torch.inference_mode()
 def apply_augmentations_opencv(
     crop: ImageCropper,

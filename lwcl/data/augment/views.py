@@ -135,6 +135,12 @@ def normalise_images(
     return views.copy_((images - average) / deviation)
 
 
+def denormalise_images(views: Tensor, *, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Normalised views (..., 3, s, s) as uint8 pixels on the CPU."""
+    average, deviation = (torch.tensor(value)[:, None, None] for value in (mean, std))
+    return (views.float().cpu() * deviation + average).clamp(0, 1).mul(255).round().to(torch.uint8)
+
+
 def allocate_views(like: Tensor, count: int, size: int, dtype: torch.dtype, channels_last: bool) -> Tensor:
     """Memory for `count` views on the device of `like`."""
     layout = torch.channels_last if channels_last else torch.contiguous_format

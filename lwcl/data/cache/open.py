@@ -6,9 +6,8 @@ from lwcl.data.cache.build import CacheBuilder
 from lwcl.data.cache.pixels import PixelStore
 from lwcl.data.cache.policy import CacheMode, SampledEstimate, choose_cache
 from lwcl.data.dataset import BrokenImage, ImageSet
+from lwcl.data.workers import worker_count
 from lwcl.reporting.console import Screen
-
-MIN_IMAGES_TO_START_WORKERS = 2000  # are decoded sooner than worker processes start
 
 
 class CachedImages(NamedTuple):
@@ -35,7 +34,7 @@ def open_cached_images(
         filling = CacheBuilder(
             images=images,
             short_side=short_side,
-            workers=workers if len(images) > MIN_IMAGES_TO_START_WORKERS else 0,
+            workers=worker_count(workers, len(images)),
             max_bad=max_bad,
             tell=counting.update,
         )

@@ -1,32 +1,57 @@
-"""What the curves over the number of clusters k show: title, label of the axis, and how to read it."""
+"""The metrics plotted over the number of clusters k: title, axis label, how to read them, and their values."""
 
-CURVE_CAPTIONS = {
-    "clusters_per_class": (
-        "Clusters that hold a class",
-        "clusters a class",
-        "How many of k clusters hold nine tenths of a class, on average. 1 is best at k = number of classes. The "
-        "higher a curve stands, the more clusters a class is torn into.",
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from lwcl.metrics.clusters import ClusterRow
+
+
+class ClusterCurve(NamedTuple):
+    """A metric of k clusters."""
+
+    title: str
+    y_label: str
+    caption: str
+    value: "Callable[[ClusterRow], float | None]"
+
+
+STABILITY = ClusterCurve(
+    "Stability of clusters",
+    "stability (ARI)",
+    "Agreement of k-means clusters from three seeds (adjusted Rand index): 1 identical, 0 chance level.",
+    lambda row: row.stability,
+)
+LABELLED_CURVES = (
+    ClusterCurve(
+        "Clusters per class",
+        "clusters per class",
+        "How many of k clusters hold 90% of a class, on average. 1 is best at k = number of classes. The higher the "
+        "curve, the more clusters a class is split into.",
+        lambda row: row.clusters_per_class,
     ),
-    "nmi": (
-        "Agreement of clusters and classes",
+    ClusterCurve(
+        "Normalised mutual information",
         "NMI",
-        "Normalised mutual information of clusters and classes: 1 the same, 0 nothing in common. It grows with k by "
-        "chance, so look at how far a curve stands above that of an untrained encoder.",
+        "Of clusters and classes: 1 identical, 0 independent. It grows with k by chance, so compare with the untrained "
+        "encoder's curve.",
+        lambda row: row.nmi,
     ),
-    "held_out_purity": (
+    ClusterCurve(
         "Purity of clusters",
-        "purity, held out",
-        "How often the other images of a cluster name an image's class. Unlike plain purity, small clusters gain "
-        "nothing by chance.",
+        "leave-one-out purity",
+        "How often the majority of a cluster's other images has an image's class. Unlike plain purity, small clusters "
+        "gain nothing by chance.",
+        lambda row: row.held_out_purity,
     ),
-    "silhouette": (
-        "How far apart clusters are",
+    STABILITY,
+)
+UNLABELLED_CURVES = (
+    ClusterCurve(
+        "Silhouette",
         "silhouette",
-        "1: clusters are tight and far apart; 0: they touch. A peak says how many groups the features have.",
+        "1: clusters are compact and far apart; 0: they touch. A peak suggests the number of groups in the features.",
+        lambda row: row.silhouette,
     ),
-    "stability": (
-        "Whether clusters are really there",
-        "agreement",
-        "How alike k-means clusters from three seeds are (adjusted Rand index): 1 the same, 0 by chance.",
-    ),
-}
+    STABILITY,
+)

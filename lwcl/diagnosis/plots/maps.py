@@ -1,4 +1,4 @@
-"""Maps of an embedding: its points in a plane, by t-SNE (van der Maaten & Hinton, JMLR 2008) and by PCA.
+"""Two-dimensional maps of an embedding by t-SNE (van der Maaten & Hinton, JMLR 2008) and by PCA.
 
 As ssl-small draws them (arXiv 2107.14762): at most 50 principal components first, perplexity 30.
 """
@@ -16,23 +16,23 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 PCA_COMPONENTS, TSNE_PERPLEXITY = 50, 30
-MIN_MAP_POINTS = 5  # points that a map needs
-MAX_COLOURED_CLASSES = 10  # classes: more cannot be told apart by colour and shape
+MIN_MAP_POINTS = 5
+MAX_COLOURED_CLASSES = 10  # more cannot be told apart by colour and shape
 CLASS_MARKERS = (*plots.MARKERS, "X", "<", "*", ">")
-MIN_VARIANCE_SHARE = 1e-12  # a variance below this share of the squared length is none
+MIN_VARIANCE_SHARE = 1e-12  # a variance below this share of the mean squared norm counts as none
 
 PointArray = NDArray[numpy.floating]
 
 
 class PointClasses(NamedTuple):
-    """The class of each point (N,), -1 where it is not known, and the classes' names."""
+    """The class of each point (N,), -1 where it is unknown, and the names of the classes."""
 
     labels: NDArray[numpy.int64]
     names: Sequence[str]
 
     @property
     def coloured(self) -> bool:
-        """Whether there are classes, and few enough to be told apart."""
+        """Whether there are few enough classes to be told apart by colour."""
         return 2 <= len(self.names) <= MAX_COLOURED_CLASSES
 
 
@@ -51,7 +51,7 @@ def principal_components(x: PointArray, components: int = PCA_COMPONENTS) -> tup
 
 
 def tsne_coordinates(x: PointArray, seed: int) -> PointArray:
-    """The points (N, D) in the plane (N, 2), neighbours kept near; one point where they are all equal."""
+    """t-SNE coordinates (N, 2) of the points (N, D); all zero where the points coincide."""
     from sklearn.manifold import TSNE
 
     reduced, shares = principal_components(x)
@@ -65,16 +65,16 @@ def tsne_coordinates(x: PointArray, seed: int) -> PointArray:
 def draw_map(points: PointArray, classes: PointClasses | None, labels: tuple[str, str] = ("", "")) -> str:
     """The points (N, 2) as SVG text: coloured by class where there are at most `COLOURED`, grey otherwise."""
     names = list(classes.names) if classes and classes.coloured else []
-    with plot_scene(3.4, names=len(names), left=0.2, bottom=0.3 if labels[0] else 0.1) as made:
-        made.axes.set(xticks=(), yticks=(), xlabel=labels[0], ylabel=labels[1])
-        made.axes.grid(visible=False)
+    with plot_scene(3.4, names=len(names), left=0.2, bottom=0.3 if labels[0] else 0.1) as drawing:
+        drawing.axes.set(xticks=(), yticks=(), xlabel=labels[0], ylabel=labels[1])
+        drawing.axes.grid(visible=False)
         if names and classes:
-            draw_classes(made.axes, points, classes)
-            made.legend(markerscale=1.8, handletextpad=0.2)
+            draw_classes(drawing.axes, points, classes)
+            drawing.legend(markerscale=1.8, handletextpad=0.2)
         else:
-            draw_points(made.axes, points, colour=plots.GREY, shape="o")
-        fit_axes(made.axes, points)
-    return made.svg
+            draw_points(drawing.axes, points, colour=plots.GREY, shape="o")
+        fit_axes(drawing.axes, points)
+    return drawing.svg
 
 
 def draw_classes(axes: "Axes", points: PointArray, classes: PointClasses) -> None:

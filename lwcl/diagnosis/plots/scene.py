@@ -1,4 +1,4 @@
-"""The stage that the pictures of a diagnosis share: a style, axes with room below for a legend, short numbers."""
+"""The figure that the plots of a diagnosis share: a style, axes with room below for a legend, short numbers."""
 
 import contextlib
 import re
@@ -11,21 +11,21 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-LONG_DECIMAL = re.compile(r"(\d\.\d\d)\d{3,}")  # a coordinate, not what an axis says
+LONG_DECIMAL = re.compile(r"(\d\.\d\d)\d{3,}")  # a coordinate, not a tick label
 LEGEND_ROW_HEIGHT = 0.17  # inches
 LEGEND_COLUMNS = 2  # of a legend
-LEGEND_NAME_LENGTH = 22  # characters of a name that such a column has room for
+LEGEND_NAME_LENGTH = 22  # characters of a name that fit such a column
 
 
 class PlotScene:
-    """A figure with one pair of axes; `svg` is its text when the `with` block has ended."""
+    """A figure with one pair of axes; `svg` holds its text after the `with` block."""
 
     def __init__(self, figure: "Figure", axes: "Axes") -> None:
         self.figure, self.axes = figure, axes
         self.svg = ""
 
     def legend(self, **style: Any) -> None:
-        """Names what was drawn below the axes."""
+        """Draws the legend below the axes."""
         handles, names = self.axes.get_legend_handles_labels()
         if len(handles) > 1:
             self.figure.legend(
@@ -35,10 +35,8 @@ class PlotScene:
 
 
 @contextlib.contextmanager
-def plot_scene(
-    height: float, *, names: int = 0, columns: int = 2, left: float = 0.55, bottom: float = 0.45
-) -> Iterator[PlotScene]:
-    """Axes `height` inches high, above room for a legend of so many names; what is drawn is in the style of reports."""
+def plot_scene(height: float, *, names: int = 0, left: float = 0.55, bottom: float = 0.45) -> Iterator[PlotScene]:
+    """Axes `height` inches high in the style of reports, above room for a legend of so many names."""
     import matplotlib
 
     room = LEGEND_ROW_HEIGHT * -(-names // LEGEND_COLUMNS) + 0.1 if names > 1 else 0.0
@@ -47,11 +45,11 @@ def plot_scene(
         figure, axes = plots.new_axes(whole, left)
         box = axes.get_position()
         axes.set_position((box.x0, (bottom + room) / whole, box.width, height / whole))
-        made = PlotScene(figure, axes)
-        yield made
-        made.svg = LONG_DECIMAL.sub(r"\1", plots.figure_svg(figure))
+        drawing = PlotScene(figure, axes)
+        yield drawing
+        drawing.svg = LONG_DECIMAL.sub(r"\1", plots.figure_svg(figure))
 
 
 def line_style(number: int) -> dict[str, Any]:
-    """How the `number`-th curve looks: a colour and a dash of its own, so that grey prints can be read."""
+    """Colour and dashes of the `number`-th curve, so that it can be told apart in grey prints too."""
     return {"color": plots.PALETTE[number % 6], "linestyle": plots.LINE_STYLES[plots.style_index(number)]}

@@ -1,4 +1,4 @@
-"""Sheets of small photographs as SVG: JPEGs side by side, frames and signs that say right or wrong without colour."""
+"""Sheets of thumbnails as SVG: JPEGs side by side, with frames and marks that show correct or wrong without colour."""
 
 import base64
 import io
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     Photo = NDArray[numpy.uint8]
 
-THUMBNAIL_SIDE = 64  # units of a small photograph; a large one takes two by two
+THUMBNAIL_SIDE = 64  # units of a small thumbnail; a large one takes two by two
 THUMBNAIL_GAP = 6
 TEXT_HEIGHT = 18  # height of a line of text
 THUMBNAIL_QUALITY = 78
@@ -23,23 +23,23 @@ MARK_PATHS = {True: "M-4.5 0.5 L-1.5 3.5 L4.5 -3.5", False: "M-3.5 -3.5 L3.5 3.5
 
 
 class NeighbourRow(NamedTuple):
-    """A query (height, width, 3) uint8, its neighbours, nearest first, whether each is right, and a line of text."""
+    """A query (height, width, 3) uint8, its neighbours, nearest first, whether each is correct, and a line of text."""
 
     query: "Photo"
     neighbours: "Sequence[Photo]"
-    right: Sequence[bool | None]
+    correct: Sequence[bool | None]
     text: str
 
 
 def neighbour_sheet(rows: Sequence[NeighbourRow]) -> str:
-    """Each query, large, beside its neighbours in two lines, as SVG text."""
+    """Each query, large, next to its neighbours in two rows, as SVG text."""
     parts, top = [], 0
     across = max((-(-len(row.neighbours) // 2) for row in rows), default=0)
     for row in rows:
         parts.append(svg_text(0, top + TEXT_HEIGHT - 5, row.text))
         top += TEXT_HEIGHT
         parts.append(svg_photo(row.query, 0, top, 2 * THUMBNAIL_SIDE + THUMBNAIL_GAP))
-        for number, (image, right) in enumerate(zip(row.neighbours, row.right, strict=True)):
+        for number, (image, right) in enumerate(zip(row.neighbours, row.correct, strict=True)):
             line, column = divmod(number, across)
             x, y = (
                 (2 + column) * (THUMBNAIL_SIDE + THUMBNAIL_GAP) + THUMBNAIL_GAP,
@@ -51,7 +51,7 @@ def neighbour_sheet(rows: Sequence[NeighbourRow]) -> str:
 
 
 def view_grid(images: "Sequence[Sequence[Photo]]", titles: Sequence[str]) -> str:
-    """Rows of photographs below a title for each column, as SVG text."""
+    """Rows of thumbnails below a title for each column, as SVG text."""
     parts = [
         svg_text(column * (THUMBNAIL_SIDE + THUMBNAIL_GAP), TEXT_HEIGHT - 5, title)
         for column, title in enumerate(titles)
@@ -83,12 +83,12 @@ def svg_element(parts: Sequence[str], width: int, height: int) -> str:
 
 
 def svg_text(x: int, y: int, text: str) -> str:
-    """A line of text; names may come from strangers."""
+    """A line of text, escaped."""
     return f'<text x="{x}" y="{y}">{escape(shorten(text))}</text>'
 
 
 def svg_photo(image: "Photo", x: int, y: int, side: int) -> str:
-    """A photograph (height, width, 3) uint8 as a JPEG in the page."""
+    """A thumbnail (height, width, 3) uint8 as an embedded JPEG."""
     from PIL import Image
 
     written = io.BytesIO()
@@ -97,13 +97,13 @@ def svg_photo(image: "Photo", x: int, y: int, side: int) -> str:
     return f'<image x="{x}" y="{y}" width="{side}" height="{side}" href="data:image/jpeg;base64,{data}"/>'
 
 
-def svg_mark(right: bool | None, x: int, y: int) -> list[str]:
-    """A frame and a sign: whole with a tick if right, dashed with a cross if wrong; none where it is not known."""
-    if right is None:
+def svg_mark(correct: bool | None, x: int, y: int) -> list[str]:
+    """A frame and a mark: solid with a tick if correct, dashed with a cross if wrong; none where it is unknown."""
+    if correct is None:
         return []
-    colour, dash = (CORRECT_COLOUR, "") if right else (WRONG_COLOUR, ' stroke-dasharray="7 4"')
+    colour, dash = (CORRECT_COLOUR, "") if correct else (WRONG_COLOUR, ' stroke-dasharray="7 4"')
     frame = f'fill="none" stroke="{colour}" stroke-width="3"{dash}'
-    sign = f'fill="none" stroke="#ffffff" stroke-width="2.2" stroke-linecap="round" d="{MARK_PATHS[right]}"'
+    sign = f'fill="none" stroke="#ffffff" stroke-width="2.2" stroke-linecap="round" d="{MARK_PATHS[correct]}"'
     return [
         f'<rect x="{x + 0.5}" y="{y + 0.5}" width="{THUMBNAIL_SIDE - 1}" height="{THUMBNAIL_SIDE - 1}" {frame}/>',
         f'<g transform="translate({x + THUMBNAIL_SIDE - 9} {y + 9})"><circle r="8" fill="{colour}"/><path {sign}/></g>',

@@ -1,0 +1,52 @@
+"""`lwcl knn`: kNN accuracy of encoders on labelled images, with untrained encoders as baselines."""
+
+import torch
+
+from lwcl.config.eval_options import KnnOptions
+from lwcl.config.knn_presets import resolve_vote
+from lwcl.evaluation.judge import encoder_result, open_evaluator
+from lwcl.evaluation.publish import publish
+from lwcl.evaluation.subjects import baselines, load_subject, with_untrained
+from lwcl.reporting.console import Screen
+from lwcl.reporting.knn import knn_report, knn_table
+from lwcl.runs.folder import report_folder
+from lwcl.settings import recorded_settings
+from lwcl.system.cpu import usable_cpus
+from lwcl.system.device import choose_compute
+
+
+def run_knn(encoders: list[str], options: KnnOptions, *, as_json: bool = False, quiet: bool = False) -> int:
+    """Evaluates the encoders, prints a table or JSON, writes a report; returns the exit code."""
+    screen = Screen(quiet=quiet)
+    torch.set_num_threads(options.threads or usable_cpus())
+    subjects = [
+        load_subject(name, arch=options.arch, image_size=options.image_size, seed=options.seed) for name in encoders
+    ]
+    subjects = list(with_untrained(subjects, options.seed)) if options.random_init else subjects
+    evaluator = open_evaluator(options, options.batch_size, options.val, options.seed, screen)
+    bank, vote = evaluator.bank, resolve_vote(options.preset, options.k, options.temperature, len(evaluator.bank))
+    scores = [
+        evaluator.score(one.loaded, choose_compute(one.loaded.encoder, options.device, options.precision), vote)
+        for one in subjects
+    ]
+    rows = [
+        encoder_result(subject, score.accuracy, baseline.accuracy if baseline else None, options.seed, score.k)
+        for subject, score, baseline in zip(subjects, scores, baselines(subjects, scores), strict=True)
+    ]
+    facts = {
+        "bank": len(bank),
+        "classes": len(bank.classes),
+        "broken images": len(evaluator.broken),
+        "data": bank.fingerprint,
+    }
+    report = knn_report(rows, images=len(evaluator.queries), settings=recorded_settings(options), facts=facts)
+    publish(
+        report,
+        screen,
+        report_folder(options.out, encoders, "knn"),
+        tables=[knn_table(rows)],
+        lines=[report.verdict],
+        as_json=as_json,
+        broken=evaluator.broken,
+    )
+    return 0
