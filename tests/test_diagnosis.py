@@ -103,7 +103,15 @@ def test_every_measure_is_told_for_every_encoder(told: dict) -> None:
 
 def test_the_page_shows_every_kind_of_picture_and_runs_nothing(told: dict, place: Path) -> None:
     titles = " ".join(one["title"] for one in told["pictures"])
-    for kind in ("t-SNE", "PCA", "Singular values", "Similarities", "Clusters and classes", "Nearest neighbours", "Sample"):
+    for kind in (
+        "t-SNE",
+        "PCA",
+        "Singular values",
+        "Similarities",
+        "Clusters and classes",
+        "Nearest neighbours",
+        "Sample",
+    ):
         assert kind in titles
     page = page_of(place)
     assert "<script" not in page and not re.search(r"(src|href)=\"(?!data:|#)", page)

@@ -122,7 +122,10 @@ def test_the_verdict_tells_of_the_costs_that_are_known(small: Any, large: Any, e
         ((1.2, (1.1, 1.3)), "The student is better than its teacher: it closes 120% (95% interval 110 to 130) of"),
         ((0.98, (0.9, 1.1)), "The student closes 98% (95% interval 90 to 110) of"),
         ((0.1, (-0.1, 0.3)), "No significant effect of distillation"),
-        ((-0.2, (-0.3, -0.1)), "The student is worse than an untrained encoder: it closes -20% (95% interval -30 to -10) of"),
+        (
+            (-0.2, (-0.3, -0.1)),
+            "The student is worse than an untrained encoder: it closes -20% (95% interval -30 to -10) of",
+        ),
     ],
 )
 def test_the_verdict_says_where_the_student_stands(share: Any, beginning: str) -> None:

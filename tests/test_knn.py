@@ -100,7 +100,9 @@ def test_votes_that_cannot_be_are_refused(preset: str, k: int | None, temperatur
 def test_the_first_five_guesses_hold_the_first() -> None:
     generator = torch.Generator().manual_seed(1)
     bank, labels = torch.randn(100, 4, generator=generator), torch.arange(100) % 10
-    found = knn.knn_score(torch.randn(50, 4, generator=generator), torch.arange(50) % 10, bank, labels, k=20, temperature=0.1)
+    found = knn.knn_score(
+        torch.randn(50, 4, generator=generator), torch.arange(50) % 10, bank, labels, k=20, temperature=0.1
+    )
     assert bool((found.accuracy.top5 | ~found.accuracy.top1).all())
     assert int(found.accuracy.top5.sum()) > int(found.accuracy.top1.sum())
 

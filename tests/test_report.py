@@ -292,7 +292,10 @@ def test_a_training_without_a_record_has_a_report_too() -> None:
 @pytest.mark.parametrize(
     ("gain", "words"),
     [
-        ((0.231, (0.21, 0.25)), "significantly better than an untrained resnet18 (+23.1 points, 95% interval +21.0 to +25.0)"),
+        (
+            (0.231, (0.21, 0.25)),
+            "significantly better than an untrained resnet18 (+23.1 points, 95% interval +21.0 to +25.0)",
+        ),
         ((0.01, (-0.01, 0.03)), "no significant difference from an untrained resnet18"),
         ((-0.05, (-0.07, -0.03)), "significantly worse than"),
         (None, "kNN top-1 50.0% on 1,000 images (95% interval 49.0 to 51.0)."),

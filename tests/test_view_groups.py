@@ -182,7 +182,7 @@ def byol(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, "own_method", module)
     spec.loader.exec_module(module)
-    yield module.BYOL
+    return module.BYOL
 
 
 def trained(kind: Any, images: ImageSet, start: int = 0, stop: int = 12, net: Any = None) -> tuple[Any, list[Any]]:

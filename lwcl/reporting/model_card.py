@@ -36,7 +36,7 @@ def render_model_card(
                 escape_markdown(row.name),
                 percent(row.top1),
                 format_interval(row.top1_interval),
-                format_gain(row.gain) if row.gain else "",
+                (format_gain(row.gain) or "") if row.gain else "",
             )
             for row in rows
         ]
