@@ -98,7 +98,6 @@ def fit(
 
     Raises `NonFiniteError` before an update by a loss or gradient that is not finite.
     """
-    assert recipe.epochs and recipe.lr and recipe.warmup is not None, "rules settle these before a run"
     trained = [p for p in net.parameters() if p.requires_grad]
     net.train()
     done, stream = start, iter(batches)

@@ -1,24 +1,26 @@
-"""Settings: frozen dataclasses whose fields say their default, their help and their limits, and are checked when made.
+"""Settings: frozen dataclasses whose fields state default, help and limits, with the origin of every value.
 
-One precedence everywhere: what the user gave > the file the user named > the recipe > the default of the dataclass.
-`None` as a default means: settled by a stated rule from the data, the batch or the machine (`rules.py`).
+One precedence everywhere: flag > file > recipe > named augmentation > default of the dataclass. `Auto[X]` marks a
+setting that is computed from the images, the batch or the machine where nobody chose it (`config/auto.py`).
 """
 
 import contextlib
 import dataclasses
 import difflib
 import enum
-import json
 import math
 import operator
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar, Union, dataclass_transform
+from typing import Annotated, Any, NamedTuple, TypeVar, Union, dataclass_transform
 
 from lwcl.errors import UsageError
 
 T = TypeVar("T")
+AUTO = "auto"
+#: A setting that is None until `config/auto.py` has computed it. Code below a `ResolvedConfig` reads it as a plain `T`.
+Auto = Annotated[T, AUTO]
 
 
 class OriginKind(enum.Enum):
@@ -30,19 +32,19 @@ class OriginKind(enum.Enum):
     RECIPE = "recipe"
     AUGMENTATION = "augmentation"
     PROTOCOL = "protocol"
-    DATA = "data"  # what a data set asks for
-    SCALE = "scale"  # what a recipe changes for few images, or for the demo
-    RULE = "rule"
-    RESUMED = "the run that goes on"
+    DATA = "data"  # a data set that needs it
+    SCALE = "scale"  # a recipe's value for small data sets or the demo
+    RULE = "auto"  # computed from the images, the batch or the machine
+    RESUMED = "resumed run"
     DEFAULT = "default"
-    RECORDED = "recorded"  # read from a report, which holds the words only
+    RECORDED = "recorded"  # read from a report, which holds the text only
 
 
 class Origin(NamedTuple):
-    """Where the value of a setting comes from. `detail` is for people to read; no code decides by it."""
+    """Where the value of a setting comes from. `detail` is text for people; no code depends on it."""
 
     kind: OriginKind
-    detail: str = ""  # a file's or recipe's name, or the reason of a rule
+    detail: str = ""  # name of the file or recipe, or the reason for an automatic value
 
     @property
     def is_user(self) -> bool:
@@ -51,13 +53,15 @@ class Origin(NamedTuple):
 
     @property
     def is_rule(self) -> bool:
-        """Whether the value depends on the images or the machine."""
+        """Whether the value was computed from the images or the machine."""
         return self.kind in (OriginKind.RULE, OriginKind.SCALE)
 
     def __str__(self) -> str:
         named = (OriginKind.METHOD, OriginKind.RECIPE, OriginKind.AUGMENTATION, OriginKind.PROTOCOL, OriginKind.DATA)
         if self.kind in named:
             return f"{self.kind.value} {self.detail}"
+        if self.kind is OriginKind.RULE:
+            return f"{self.kind.value}: {self.detail}"
         return self.detail if self.detail or self.kind is OriginKind.RECORDED else self.kind.value
 
 
@@ -75,12 +79,12 @@ class SettingValue(NamedTuple):
         return f"{self.value} ({self.origin})"
 
     def as_json(self) -> dict[str, Any]:
-        """The value, and its origin in words."""
+        """The value, and its origin as text."""
         return {"value": self.value, "origin": str(self.origin)}
 
 
 def auto_value(value: Any, reason: str) -> SettingValue:
-    """A value that a rule settled, with the reason."""
+    """A value computed by a rule, with the reason."""
     return SettingValue(value, Origin(OriginKind.RULE, reason))
 
 
@@ -106,17 +110,25 @@ def setting(
     group: str = "",
     flag: str = "",
 ) -> Any:
-    """A dataclass field: default, a sentence of help, limits, the group it is shown in, a flag if not its own name."""
+    """A dataclass field: default, help, limits, its group in `--help`, and its flag if that is not its name."""
     limits = {"at_least": at_least, "above": above, "at_most": at_most, "below": below}
     metadata = {"help": help, "choices": tuple(choices or ()), "group": group, "flag": flag}
     return dataclasses.field(default=default, metadata=metadata | {k: v for k, v in limits.items() if v is not None})
 
 
+class SettingError(UsageError):
+    """A value of the wrong type or outside its limits; `setting` names the field."""
+
+    def __init__(self, setting: str, what: str, why: str, remedy: str) -> None:
+        super().__init__(what, why, remedy)
+        self.setting = setting
+
+
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(setting, dataclasses.field))
 class Settings:
-    """A base for settings: every subclass is a frozen, keyword-only dataclass, checked when made.
+    """A base for settings: every subclass is a frozen, keyword-only dataclass that converts and checks its values.
 
-    Raises `UsageError` for a value of the wrong type or outside its limits.
+    Raises `SettingError` for a value of the wrong type or outside its limits.
     """
 
     def __init_subclass__(cls, **options: Any) -> None:
@@ -124,47 +136,62 @@ class Settings:
         dataclasses.dataclass(frozen=True, kw_only=True)(cls)
 
     def __post_init__(self) -> None:
-        kinds = field_types(type(self))
+        types = field_types(type(self))
         for field in dataclasses.fields(typing.cast(Any, self)):
-            value = convert_value(field.name, getattr(self, field.name), kinds[field.name])
+            try:
+                value = convert_value(field.name, getattr(self, field.name), types[field.name])
+                check_limits(field.name, value, field.metadata)
+            except UsageError as error:
+                raise SettingError(field.name, error.what, error.why, error.remedy) from None
             object.__setattr__(self, field.name, value)
-            check_limits(field.name, value, field.metadata)
 
 
-def field_types(kind: type) -> dict[str, Any]:
-    """The resolved types of a settings class's fields."""
-    return typing.get_type_hints(kind)
+def field_types(cls: type) -> dict[str, Any]:
+    """The types of a settings class's fields; `Auto[X]` is `X | None`."""
+    hints = typing.get_type_hints(cls, include_extras=True)
+    return {name: typing.get_args(hint)[0] | None if is_auto(hint) else hint for name, hint in hints.items()}
 
 
-def field_names(kind: type) -> list[str]:
+def is_auto(hint: Any) -> bool:
+    """Whether a type is `Auto[X]`."""
+    return AUTO in getattr(hint, "__metadata__", ())
+
+
+def auto_field_names(cls: type) -> list[str]:
+    """The names of the fields of type `Auto[X]`, in order."""
+    hints = typing.get_type_hints(cls, include_extras=True)
+    return [name for name in field_names(cls) if is_auto(hints[name])]
+
+
+def field_names(cls: type) -> list[str]:
     """The names of a settings class's fields, in order."""
-    return [field.name for field in dataclasses.fields(kind)]
+    return [field.name for field in dataclasses.fields(cls)]
 
 
 def flag_name(name: str) -> str:
-    """How a setting is written on the command line."""
+    """The flag of a setting on the command line."""
     return "--" + name.replace("_", "-")
 
 
-def convert_value(name: str, value: Any, kind: Any) -> Any:
-    """`value` as `kind` (int, float, bool, str, X | None, tuple[X, ...]); YAML's `1e-3` is text and becomes a number.
+def convert_value(name: str, value: Any, type_: Any) -> Any:
+    """`value` as `type_` (int, float, bool, str, X | None, tuple[X, ...]); YAML's `1e-3` is a number.
 
     Raises `UsageError` when it cannot be one.
     """
-    if isinstance(kind, types.UnionType) or typing.get_origin(kind) is Union:
-        inner = [k for k in typing.get_args(kind) if k is not type(None)]
+    if isinstance(type_, types.UnionType) or typing.get_origin(type_) is Union:
+        inner = [arg for arg in typing.get_args(type_) if arg is not type(None)]
         return None if value is None else convert_value(name, value, inner[0])
-    if typing.get_origin(kind) is tuple:
+    if typing.get_origin(type_) is tuple:
         items = value if isinstance(value, list | tuple) else [value]
-        return tuple(convert_value(name, item, typing.get_args(kind)[0]) for item in items)
-    if kind is bool and isinstance(value, bool):
+        return tuple(convert_value(name, item, typing.get_args(type_)[0]) for item in items)
+    if type_ is bool and isinstance(value, bool):
         return value
-    if kind is not bool and isinstance(value, int | float | str) and not isinstance(value, bool):
-        makers: dict[Any, Callable[[Any], Any]] = {int: exact_int, float: float, str: str}
+    if type_ is not bool and isinstance(value, int | float | str) and not isinstance(value, bool):
+        converters: dict[Any, Callable[[Any], Any]] = {int: exact_int, float: float, str: str}
         with contextlib.suppress(ValueError, OverflowError):
-            return makers[kind](value)
-    wanted = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}.get(kind, str(kind))
-    raise UsageError(f"{flag_name(name)}: got {value!r}, which is not {wanted}.", remedy=f"Give {wanted}.")
+            return converters[type_](value)
+    expected = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}.get(type_, str(type_))
+    raise UsageError(f"{flag_name(name)}: got {value!r}, expected {expected}.", remedy=f"Give {expected}.")
 
 
 def exact_int(value: int | float | str) -> int:
@@ -192,38 +219,42 @@ def check_limits(name: str, value: Any, metadata: Mapping[str, Any]) -> None:
             raise unknown_name(f"value of {flag_name(name)}", str(item), choices)
         finite = not isinstance(item, float) or math.isfinite(item)
         if not finite or not all(holds(item, limit) for _, holds, limit in limits):
-            wanted = " and ".join(f"{words} {limit:g}" for words, _, limit in limits) or "finite"
-            raise UsageError(f"{flag_name(name)}: got {item!r}; it must be {wanted}.", remedy=f"Give a value {wanted}.")
+            required = " and ".join(f"{text} {limit:g}" for text, _, limit in limits) or "finite"
+            remedy = f"Give a value that is {required}."
+            raise UsageError(f"{flag_name(name)}: got {item!r}; it must be {required}.", remedy=remedy)
 
 
-def unknown_name(what: str, got: str, known: Iterable[str], where: str = "") -> UsageError:
-    """The error for a name that is not known: what was got, the three nearest names, where the list is."""
+def unknown_name(what: str, name: str, known: Iterable[str], where: str = "") -> UsageError:
+    """The error for an unknown name, with the three nearest ones; `where` says how to list them all."""
     known = list(known)
-    near = difflib.get_close_matches(got, known, n=3, cutoff=0.5)
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     why = f"Did you mean {' or '.join(near)}?" if near else ""
     remedy = where or ("" if near and len(known) > 12 else f"Possible: {', '.join(known)}.")
-    return UsageError(f"Unknown {what}: {got!r}.", why, remedy)
+    return UsageError(f"Unknown {what}: {name!r}.", why, remedy)
 
 
-def merge_layers(kind: type, layers: Sequence[Layer]) -> dict[str, SettingValue]:
-    """Each setting of `kind` with its value and origin: the first layer that names it wins, then the default.
+def merge_layers(cls: type, layers: Sequence[Layer]) -> dict[str, SettingValue]:
+    """Each setting of `cls` with its value and origin: the first layer that names it wins, then the default.
 
-    `layers` are (origin, values), strongest first; a value of None is not a choice. Names that `kind` lacks are left
-    alone: other kinds share the layers.
+    `layers` are (origin, values), strongest first; None is not a choice. Names that `cls` lacks are ignored: several
+    classes share the layers.
     """
-    settled = {}
-    for field in dataclasses.fields(kind):
+    merged = {}
+    for field in dataclasses.fields(cls):
         chosen = ((origin, values[field.name]) for origin, values in layers if values.get(field.name) is not None)
         origin, value = next(chosen, (DEFAULT, field.default))
-        settled[field.name] = SettingValue(value, origin)
-    return settled
+        merged[field.name] = SettingValue(value, origin)
+    return merged
 
 
-def build_settings(kind: type[T], settled: Mapping[str, SettingValue]) -> T:
-    """The settings object of `kind` that `settled` describes; raises `UsageError` for a bad value."""
-    return kind(**{name: settled[name].value for name in field_names(kind) if name in settled})
+def build_settings(cls: type[T], values: Mapping[str, SettingValue]) -> T:
+    """The settings object with these values, converted and checked.
 
-
-def settings_json(settings: Any) -> str:
-    """A settings object as one line of JSON with sorted keys; equal objects give equal text."""
-    return json.dumps(dataclasses.asdict(settings), sort_keys=True)
+    Raises `UsageError`, which names the origin of a bad value if that was not a flag.
+    """
+    try:
+        return cls(**{name: values[name].value for name in field_names(cls)})
+    except SettingError as error:
+        origin = values[error.setting].origin
+        why = error.why if origin == FLAG else f"The value comes from {origin}. {error.why}".rstrip()
+        raise UsageError(error.what, why, error.remedy) from None

@@ -84,7 +84,7 @@ def test_an_export_never_goes_where_something_is(run: Path, tmp_path: Path, caps
     for name in ("used", "file", "link"):
         assert ran(["export", str(run), "--out", str(tmp_path / name)]) == 2
         assert capsys.readouterr().err.splitlines()[-2:] == [
-            f"{tmp_path / name} is there already, and no empty folder.",
+            f"{tmp_path / name} exists and is not an empty folder.",
             "Give another --out.",
         ]
     assert os.listdir(tmp_path / "used") == ["mine.txt"]
@@ -96,7 +96,7 @@ def test_an_export_never_goes_where_something_is(run: Path, tmp_path: Path, caps
 def test_an_encoder_that_is_no_run_needs_a_place_for_its_export(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for spec in (str(run / "encoder.safetensors"), "random/test_vit"):
         assert ran(["export", spec]) == 2
-        assert "is no run folder: there is no place for its export.\nGive --out FOLDER." in capsys.readouterr().err
+        assert "is not a run folder.\nGive --out FOLDER." in capsys.readouterr().err
 
 
 def test_an_export_that_the_disk_refuses_is_explained(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -111,10 +111,10 @@ def test_a_whole_run_is_whole(run: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert [line.rpartition("  ")[0].strip() for line in lines] == [
         *(f"checkpoints/{name}" for name in CHECKPOINTS), "report.json", *KEPT, *read
     ]  # fmt: skip
-    assert {line.rpartition("  ")[2] for line in lines} == {"whole"}
+    assert {line.rpartition("  ")[2] for line in lines} == {"intact"}
     assert ran(["verify", str(run), "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
-    assert (document["schema_version"], document["kind"], set(document["found"].values())) == (1, "verify", {"whole"})
+    assert (document["schema_version"], document["kind"], set(document["states"].values())) == (2, "verify", {"intact"})
 
 
 def must_be_found(run: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -124,7 +124,7 @@ def must_be_found(run: Path, name: str, capsys: pytest.CaptureFixture[str]) -> N
     said = capsys.readouterr()
     told = name if not name.startswith("checkpoints") else name.rpartition("/")[0]
     assert any(line.startswith(told) and "damaged" in line for line in said.out.splitlines())
-    assert "not whole: " in said.err
+    assert "are damaged: " in said.err
     assert told in said.err
 
 
@@ -185,13 +185,13 @@ def test_an_interrupted_run_is_whole_as_far_as_it_came(
     words = pretrain(run.parent / "data", tmp_path / "run", *METHODS["moco"])
     assert child(words, tmp_path / "cache", "metrics.append@5") == KILLED
     assert ran(["verify", str(tmp_path / "run")]) == 0
-    assert capsys.readouterr().out.splitlines()[1:] == ["checkpoints/step-000003  whole"]
+    assert capsys.readouterr().out.splitlines()[1:] == ["checkpoints/step-000003  intact"]
 
 
 def test_what_is_no_run_cannot_be_verified(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert ran(["verify", str(tmp_path)]) == 2
     assert capsys.readouterr().err.splitlines() == [
-        f"{tmp_path} is no run of lwcl.", "It has no config.yaml.", "Give a run folder."
+        f"{tmp_path} is not a run of lwcl.", "It has no config.yaml.", "Give a run folder."
     ]  # fmt: skip
 
 

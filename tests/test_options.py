@@ -14,7 +14,7 @@ import pytest
 import typer
 
 from lwcl.cli import main
-from lwcl.cli.help import cli_reference
+from lwcl.cli.help import PlainCommand, cli_reference
 from lwcl.cli.options import with_options
 from lwcl.config import catalogue
 from lwcl.config.augmentation import Augmentation
@@ -86,7 +86,7 @@ def test_every_command_and_option_has_help_and_every_command_an_example(name):
 class Tea(Settings):
     """Settings of every kind."""
 
-    cups: int | None = setting(None, "how many [settled from the guests]", group="Kitchen")
+    cups: int | None = setting(None, "how many [auto: from the guests]", group="Kitchen")
     sort: str = setting("green", "which", choices=("green", "black"), group="Kitchen")
     lid: bool = setting(True, "cover it", group="Table")
     minutes: tuple[float, ...] = setting((2.0, 4.5), "when to look", flag="--at")
@@ -95,7 +95,7 @@ class Tea(Settings):
 class Coffee(Settings):
     """Shares a setting with `Tea`."""
 
-    cups: int | None = setting(None, "how many [settled from the guests]", group="Kitchen")
+    cups: int | None = setting(None, "how many [auto: from the guests]", group="Kitchen")
     beans: float = setting(7.5, "grams of beans")
 
 
@@ -107,12 +107,12 @@ def drink():
     """A command with the options of both, and what it was called with."""
     calls = []
 
-    @with_options(Tea, Coffee, settled={"beans": SettingValue(9.0, STRONG), "lid": SettingValue(True, STRONG)})
+    @with_options(Tea, Coffee, values=lambda: {"beans": SettingValue(9.0, STRONG), "lid": SettingValue(True, STRONG)})
     def drink(hot: bool = False, **chosen: object) -> None:
         calls.append((hot, chosen))
 
-    app = typer.Typer()
-    app.command()(drink)
+    app = typer.Typer(rich_markup_mode=None)
+    app.command(cls=PlainCommand)(drink)
     return drink, typer.main.get_command(app), calls
 
 
@@ -135,9 +135,15 @@ def test_what_is_chosen_arrives_as_text_truth_or_list(drink):
     assert calls == [(True, {"cups": "3", "sort": None, "lid": False, "minutes": ["1", "2"], "beans": "8"})]
 
 
+def helps_of(command):
+    """The help texts of a command's options, as `--help` shows them."""
+    command.get_help(typer.Context(command))
+    return {param.name: param.help for param in command.params}
+
+
 def test_help_tells_defaults_choices_and_what_a_recipe_says_instead(drink):
-    helps = {param.name: param.help for param in drink[1].params}
-    assert helps["cups"] == "how many [settled from the guests]"
+    helps = helps_of(drink[1])
+    assert helps["cups"] == "how many [auto: from the guests]"
     assert helps["sort"] == "which: green, black [green]"
     assert helps["lid"] == "cover it [on]"
     assert helps["minutes"] == "when to look [2, 4.5]"
@@ -146,7 +152,7 @@ def test_help_tells_defaults_choices_and_what_a_recipe_says_instead(drink):
 
 
 def test_help_says_which_methods_have_a_setting_and_where_they_differ():
-    helps = {param.name: param.help for param in main.PROGRAM.commands["pretrain"].params}
+    helps = helps_of(main.PROGRAM.commands["pretrain"])
     assert "(light-moco)" in helps["smoothing"]
     assert "[0.1 for light-moco, 0.2 for moco]" in helps["temperature"]
     assert "moco" not in helps["dim"]

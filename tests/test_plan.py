@@ -15,8 +15,9 @@ from runs import made_images, ran
 
 from lwcl.cli.app import read_config_flag
 from lwcl.config.augmentation import AUGMENTATIONS, Augmentation
+from lwcl.config.auto import RunFacts, resolve_plan
 from lwcl.config.eval_options import KnnOptions
-from lwcl.config.plan import LOCATION_SETTINGS, Plan, plan_pretrain, plan_run
+from lwcl.config.plan import LOCATION_SETTINGS, Plan, ResolvedConfig, plan_pretrain, plan_run
 from lwcl.config.recipes import RECIPES, Recipe, recipes_for
 from lwcl.config.train_options import PretrainOptions
 from lwcl.config.validation import parse_options
@@ -39,9 +40,9 @@ FIXED = {
 }
 
 
-def stated(settled: SettingValue):
+def stated(setting: SettingValue):
     """The value of a setting and its origin in words."""
-    return settled.value, str(settled.origin)
+    return setting.value, str(setting.origin)
 
 
 TEXT = st.text("ab/é ':#-0.~", max_size=8)
@@ -86,8 +87,8 @@ def test_a_plan_written_as_yaml_and_read_again_is_the_same_plan(tmp_path_factory
     path = tmp_path_factory.getbasetemp() / "config.yaml"
     path.write_text(yaml.safe_dump(plan.config(), sort_keys=False), encoding="utf-8")
     again = plan_pretrain({}, read_config(str(path)))
-    values = {name: setting.value for name, setting in plan.settled.items() if name not in LOCATION_SETTINGS}
-    assert repr({name: again.settled[name].value for name in values}) == repr(values)
+    values = {name: setting.value for name, setting in plan.values.items() if name not in LOCATION_SETTINGS}
+    assert repr({name: again.values[name].value for name in values}) == repr(values)
     assert again.config() == plan.config()
 
 
@@ -96,13 +97,13 @@ def test_a_plan_written_as_yaml_and_read_again_is_the_same_plan(tmp_path_factory
 def test_a_flag_wins_over_the_file_and_the_file_over_the_rest(told):
     flags, file = told
     plan = plan_pretrain(flags, file, "my.yaml")
-    for name, settled in plan.settled.items():
+    for name, value in plan.values.items():
         if name in flags:
-            assert settled == (flags[name], FLAG)
+            assert value == (flags[name], FLAG)
         elif name in file:
-            assert settled == (file[name], Origin(OriginKind.FILE, "my.yaml"))
+            assert value == (file[name], Origin(OriginKind.FILE, "my.yaml"))
         else:
-            assert not settled.origin.is_user
+            assert not value.origin.is_user
 
 
 SAYS = {
@@ -115,16 +116,16 @@ SAYS = {
 @pytest.mark.parametrize("speakers", [s for n in range(4) for s in itertools.combinations(SAYS, n)])
 def test_every_order_of_precedence(speakers):
     flags, file = ({k: v for s in speakers for k, v in SAYS[s]()[side].items()} for side in (0, 1))
-    value, origin = plan_pretrain({"augmentation": "plain", **flags}, file, "file").settled["flip_p"]
+    value, origin = plan_pretrain({"augmentation": "plain", **flags}, file, "file").values["flip_p"]
     expected = {"flag": (0.1, "flag"), "file": (0.2, "file"), "augmentation": (0.5, "augmentation crop-flip")}
     assert (value, str(origin)) == (expected[speakers[0]] if speakers else (0.0, "default"))
 
 
 def test_a_recipe_wins_over_the_named_augmentation_and_the_default():
-    settled = plan_pretrain({"recipe": "ssl-small"}).settled
-    assert stated(settled["temperature"]) == (0.1, "recipe ssl-small")
-    assert stated(settled["brightness"]) == (0.8, "augmentation ssl-small")
-    assert stated(settled["dim"]) == (128, "default")
+    values = plan_pretrain({"recipe": "ssl-small"}).values
+    assert stated(values["temperature"]) == (0.1, "recipe ssl-small")
+    assert stated(values["brightness"]) == (0.8, "augmentation ssl-small")
+    assert stated(values["dim"]) == (128, "default")
 
 
 def test_none_is_not_a_choice():
@@ -132,20 +133,20 @@ def test_none_is_not_a_choice():
 
 
 def test_a_method_alone_brings_the_first_recipe_for_it():
-    settled = plan_pretrain({"method": "moco"}).settled
-    assert stated(settled["recipe"]) == ("moco-v2", "method moco")
-    assert stated(settled["temperature"]) == (0.2, "recipe moco-v2")
+    values = plan_pretrain({"method": "moco"}).values
+    assert stated(values["recipe"]) == ("moco-v2", "method moco")
+    assert stated(values["temperature"]) == (0.2, "recipe moco-v2")
 
 
 def test_a_recipe_alone_brings_its_method():
-    assert stated(plan_pretrain({"recipe": "ssl-small"}).settled["method"]) == ("moco", "recipe ssl-small")
+    assert stated(plan_pretrain({"recipe": "ssl-small"}).values["method"]) == ("moco", "recipe ssl-small")
 
 
 def test_of_the_recipe_of_another_method_what_the_method_has_is_used():
     plan = plan_pretrain({"method": "moco", "recipe": "light"})
-    assert stated(plan.settled["temperature"]) == (0.1, "recipe light")
+    assert stated(plan.values["temperature"]) == (0.1, "recipe light")
     assert plan.method.hidden == "2048"
-    assert "smoothing" not in plan.settled
+    assert "smoothing" not in plan.values
 
 
 @pytest.fixture
@@ -163,35 +164,38 @@ def newcomer(monkeypatch):
 
 
 def test_a_method_without_a_recipe_keeps_its_own_defaults_and_is_optimised_as_by_default(newcomer):
-    settled = plan_pretrain({"method": "newcomer"}).settled
-    assert stated(settled["temperature"]) == (0.7, "default")
-    assert stated(settled["base_lr"]) == (0.06, "recipe light")
-    assert stated(settled["method"]) == ("newcomer", "flag")
+    values = plan_pretrain({"method": "newcomer"}).values
+    assert stated(values["temperature"]) == (0.7, "default")
+    assert stated(values["base_lr"]) == (0.06, "recipe light")
+    assert stated(values["method"]) == ("newcomer", "flag")
 
 
-def test_the_validated_objects_hold_the_settled_values():
+def test_the_objects_of_a_plan_hold_its_values():
     plan = plan_pretrain({"lr": "1e-3", "data": ["a", "b"], "jitter_p": "0.5", "queue_size": "64"})
     assert plan.recipe.lr == 0.001
     assert plan.options.data == ("a", "b")
     assert plan.augmentation.jitter_p == 0.5
     assert plan.method.queue_size == 64
-    assert plan.settled["lr"].value == 0.001, "settled values are those of the objects"
+    assert plan.values["lr"].value == 0.001, "the values are those of the objects"
 
 
-def test_rules_fill_what_nobody_chose_and_nothing_else():
+def test_other_values_replace_those_of_a_plan_and_nothing_else():
     plan = plan_pretrain({"epochs": 7})
-    filled = plan.with_rules(
-        {name: auto_value(value, "a reason") for name, value in {"epochs": 9, "queue_size": 64, "steps": 1}.items()}
-    )
-    assert filled.recipe.epochs == 7
-    assert stated(filled.settled["queue_size"]) == (64, "a reason")
-    assert "steps" not in filled.settled
+    changed = plan.with_values(queue_size=auto_value("64", "a reason"))
+    assert changed.recipe.epochs == 7
+    assert changed.method.queue_size == 64
+    assert stated(changed.values["queue_size"]) == (64, "auto: a reason")
     assert plan.method.queue_size is None, "the plan itself is unchanged"
 
 
 def test_a_rule_outside_the_limits_is_refused():
-    with pytest.raises(UsageError, match="comes from a bad rule"):
-        plan_pretrain({}).with_rules({"queue_size": auto_value(0, "a bad rule")})
+    with pytest.raises(UsageError, match="comes from auto: a bad rule"):
+        plan_pretrain({}).with_values(queue_size=auto_value(0, "a bad rule"))
+
+
+def test_a_plan_with_something_left_open_is_no_configuration():
+    with pytest.raises(UsageError, match="--epochs"):
+        ResolvedConfig.from_values("pretrain", plan_pretrain({}).values)
 
 
 def test_where_a_run_goes_is_not_part_of_its_config():
@@ -227,7 +231,7 @@ BAD = [
     ({"augmentation": "digit"}, "Did you mean digits?"),
     ({"basee_lr": 1}, "Did you mean base_lr"),
     ({"method": "moco", "smoothing": 0.1}, "--smoothing"),
-    ({"lr": "fast"}, "--lr: got 'fast', which is not a number."),
+    ({"lr": "fast"}, "--lr: got 'fast', expected a number."),
     ({"lr": -1}, "above 0"),
     ({"crop_min": 0.9, "crop_max": 0.5}, "--crop-min"),
 ]
@@ -248,7 +252,7 @@ def test_a_setting_of_another_method_names_what_the_method_has():
     lines = str(caught.value).splitlines()
     assert lines[0] == "--smoothing (in my.yaml) is a setting of light-moco; this run's method is moco."
     assert "--queue-size" in lines[1]
-    assert lines[2] == "Leave --smoothing away, or choose --method light-moco."
+    assert lines[2] == "Remove --smoothing, or choose --method light-moco."
 
 
 def test_a_bad_value_in_a_file_names_the_file():
@@ -278,12 +282,12 @@ def test_the_settings_of_knn_come_from_flags_and_file():
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("lr: 1\nlr: 2\n", "'lr' stands there twice"),
+        ("lr: 1\nlr: 2\n", "'lr' is given twice"),
         ("- lr\n", "It holds list"),
-        ("lr: [1\n", "no settings file"),
+        ("lr: [1\n", "not a settings file"),
         ("lr: !!python/object/apply:os.getcwd []\n", "could not determine a constructor"),
-        ("[" * 900, "no settings file"),
-        ("lr: \0", "no settings file"),
+        ("[" * 900, "not a settings file"),
+        ("lr: \0", "not a settings file"),
         ("? [a]\n: 1", "unhashable key"),
     ],
 )
@@ -334,9 +338,9 @@ AWKWARD = [
 def test_a_file_is_obeyed_whatever_its_name(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     (tmp_path / name).write_text("optimizer: sgd\nweight_decay: 0.25\nmethod: moco\n")
-    plan = plan_pretrain({}, *read_config_flag(name)).at_scale(100, demonstration=True)
+    plan = resolve_plan(plan_pretrain({}, *read_config_flag(name)), RunFacts(100, 64, 2, False, demo=True))
     chosen = {"optimizer": "sgd", "weight_decay": 0.25, "method": "moco"}
-    assert {key: stated(plan.settled[key]) for key in chosen} == {key: (chosen[key], name) for key in chosen}
+    assert {key: stated(plan.values[key]) for key in chosen} == {key: (chosen[key], name) for key in chosen}
 
 
 def test_a_dry_run_obeys_a_file_named_default(tmp_path, monkeypatch, capsys):

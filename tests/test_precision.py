@@ -1,4 +1,4 @@
-"""`--precision auto`: bfloat16 only where it is proven and pays; timed once, by real steps, leaving no trace."""
+"""`--precision auto`: bfloat16 only where it is validated and faster; timed once, by real steps, leaving no trace."""
 
 import dataclasses
 import json
@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from lwcl.config.auto import RunFacts, resolve_plan
 from lwcl.config.plan import plan_pretrain
 from lwcl.config.recipes import Recipe
 from lwcl.kernels import bfloat16
@@ -17,7 +18,8 @@ from lwcl.models.net import Net
 from lwcl.reporting.console import Screen
 from lwcl.system.compute import Compute
 from lwcl.training import precision
-from lwcl.training.resolve import resolve_precision
+from lwcl.training.build import build_model
+from lwcl.training.precision import TimingJob
 
 ARCH, SIZE = "test_efficientnet", 32
 RECIPE = Recipe(epochs=2, batch_size=8, lr=0.01, weight_decay=0.0, warmup=0.0)
@@ -27,17 +29,17 @@ CPU = Compute(torch.device("cpu"), channels_last=True)
 
 @pytest.fixture
 def net(monkeypatch: pytest.MonkeyPatch) -> Net:
-    """A net on which bfloat16 is taken to be proven, and little time to find out how fast it is."""
-    monkeypatch.setattr(precision, "PROVEN", {ARCH: "for the tests"})
-    monkeypatch.setattr(precision, "SECONDS", 0.1)
-    monkeypatch.setattr(bfloat16, "is_hopeless", lambda: False)
+    """A net on which bfloat16 counts as validated, and little time to find out how fast it is."""
+    monkeypatch.setattr(precision, "BF16_VALIDATED", {ARCH: "for the tests"})
+    monkeypatch.setattr(precision, "TIMING_BUDGET_SECONDS", 0.1)
+    monkeypatch.setattr(bfloat16, "bf16_is_emulated", lambda: False)
     torch.manual_seed(0)
     return CPU.place(METHOD.build(Encoder(ARCH, METHOD.head, image_size=SIZE)))
 
 
 def chosen(net: Net, **changes: Any) -> precision.PrecisionChoice:
     """The choice for a small run."""
-    return precision.choose_precision(METHOD, net, dataclasses.replace(RECIPE, **changes), CPU, SIZE)
+    return precision.choose_precision(TimingJob(METHOD, net, dataclasses.replace(RECIPE, **changes), CPU, SIZE))
 
 
 def never(*_: object) -> dict[str, float]:
@@ -48,8 +50,8 @@ def never(*_: object) -> dict[str, float]:
 def test_without_a_proof_it_is_float32_and_nothing_is_timed(
     net: Net, own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(precision, "PROVEN", {})
-    monkeypatch.setattr(precision, "timed", never)
+    monkeypatch.setattr(precision, "BF16_VALIDATED", {})
+    monkeypatch.setattr(precision, "time_precisions", never)
     found = chosen(net)
     assert found.name == "fp32"
     assert ARCH in found.reason
@@ -59,12 +61,14 @@ def test_without_a_proof_it_is_float32_and_nothing_is_timed(
 def test_a_cpu_that_is_slow_in_bfloat16_gets_float32_untimed_and_a_warning_where_told_otherwise(
     net: Net, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(bfloat16, "is_hopeless", lambda: True)
-    monkeypatch.setattr(precision, "timed", never)
+    monkeypatch.setattr(bfloat16, "bf16_is_emulated", lambda: True)
+    monkeypatch.setattr(precision, "time_precisions", never)
     assert chosen(net).name == "fp32"
     for told, name in {"auto": "fp32", "fp32": "fp32", "bf16": "bf16"}.items():
-        plan = resolve_precision(plan_pretrain({"arch": ARCH, "precision": told, "device": "cpu"}), Screen(quiet=True))
-        assert plan.options.precision == name
+        flags = {"arch": ARCH, "image_size": SIZE, "precision": told, "device": "cpu"}
+        model = build_model(resolve_plan(plan_pretrain(flags), RunFacts(100, 64, 1, False)), Screen(quiet=True))
+        assert model.config.options.precision == name
+        assert model.compute.autocast == precision.AUTOCAST_DTYPES[name]
         assert ("faster in fp32" in capsys.readouterr().err) == (told == "bf16")
 
 
@@ -79,7 +83,7 @@ def test_both_precisions_are_timed_and_the_times_decide(net: Net) -> None:
 def test_a_small_gain_is_a_tie_and_goes_to_float32(gain: float, name: str) -> None:
     found = precision.faster_precision({"fp32": gain, "bf16": 1.0})
     assert found.name == name
-    assert f"{gain:.2f} times" in found.reason
+    assert f"{gain:.2f}x" in found.reason
 
 
 def test_times_are_kept_for_the_same_net_and_machine(
@@ -87,7 +91,7 @@ def test_times_are_kept_for_the_same_net_and_machine(
 ) -> None:
     first = chosen(net)
     assert list(json.loads((own_cache / "precision.json").read_text()).values()) == [first.table]
-    monkeypatch.setattr(precision, "timed", never)
+    monkeypatch.setattr(precision, "time_precisions", never)
     assert chosen(net) == first
     with pytest.raises(AssertionError, match="timed again"):
         chosen(net, batch_size=16)
@@ -124,9 +128,10 @@ def test_a_batch_in_parts_is_timed_in_parts(net: Net) -> None:
     assert chosen(net, accumulate=2).table
 
 
-def test_a_teacher_answers_for_every_view() -> None:
-    batch = precision.noise_batch(METHOD, CPU, SIZE, 7, 4)
+def test_a_teacher_answers_for_every_view(net: Net) -> None:
+    job = TimingJob(METHOD, net, RECIPE, CPU, SIZE, teacher_dim=7)
+    batch = precision.noise_batch(job, 4)
     assert [tuple(answer.shape) for answer in batch.teacher_output] == [(4, 7)] * len(METHOD.view_specs())
     assert [tuple(view.shape) for view in batch.views] == [(4, 3, SIZE, SIZE)] * len(METHOD.view_specs())
     assert all(view.is_contiguous(memory_format=torch.channels_last) for view in batch.views)
-    assert precision.noise_batch(METHOD, CPU, SIZE, 0, 4).teacher_output == ()
+    assert precision.noise_batch(dataclasses.replace(job, teacher_dim=0), 4).teacher_output == ()

@@ -4,15 +4,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lwcl.config.auto import AUTO_SETTINGS, RunFacts, apply_rules
+from lwcl.config.auto import RunFacts, apply_rules, resolve_plan
 from lwcl.config.plan import plan_pretrain, plan_run
 from lwcl.config.recipes import RECIPES
 from lwcl.methods.method import methods
-from lwcl.settings import SettingValue
+from lwcl.settings import SettingValue, auto_field_names
 
 
 def settled(images: int, side: int = 224, *, accelerated: bool = False, **chosen: object) -> dict[str, SettingValue]:
-    values = {name: setting.value for name, setting in plan_pretrain(chosen).settled.items()}
+    values = {name: setting.value for name, setting in plan_pretrain(chosen).values.items()}
     return apply_rules(values, RunFacts(images, side, cpus=4, accelerated=accelerated))
 
 
@@ -21,14 +21,19 @@ def settled(images: int, side: int = 224, *, accelerated: bool = False, **chosen
 def test_every_rule_gives_a_valid_plan_for_any_data(name: str, images: int, side: int, accelerated: bool) -> None:
     kind = methods()[RECIPES[name].method]
     plan = plan_run(kind.verb, {"recipe": name, "teacher": "random/resnet18" if kind.teacher_space else None})
-    values = {name: setting.value for name, setting in plan.settled.items()}
-    done = plan.with_rules(apply_rules(values, RunFacts(images, side, 4, accelerated)))
-    asked = [name for name in AUTO_SETTINGS if kind.teacher_space or name != "teacher_precision"]
-    ruled = [done.settled[name] for name in asked if name in done.settled]
-    assert all(setting.value is not None and setting.origin.detail for setting in ruled)
+    config = resolve_plan(plan, RunFacts(images, side, 4, accelerated))
+    opened = [name for section in plan.sections for name in auto_field_names(type(section))]
+    assert all(config.values[name].value is not None and str(config.values[name].origin) for name in opened)
     for longer in ("queue_size", "anchors"):
-        assert longer not in done.settled or done.settled[longer].value >= done.recipe.batch_size
-    assert done.recipe.warmup < done.recipe.epochs
+        assert longer not in config.values or config.values[longer].value >= config.recipe.batch_size
+    assert config.recipe.warmup < config.recipe.epochs
+
+
+def test_what_a_flag_or_a_file_chose_is_never_overridden() -> None:
+    plan = plan_pretrain({"optimizer": "sgd"}, {"epochs": 7}, "recipe notes.yaml")
+    config = resolve_plan(plan, RunFacts(3000, 64, 2, False, demo=True))
+    assert (config.recipe.optimizer, config.recipe.epochs) == ("sgd", 7)
+    assert config.method.symmetric is False, "the demo's own"
 
 
 @pytest.mark.parametrize(
@@ -36,15 +41,15 @@ def test_every_rule_gives_a_valid_plan_for_any_data(name: str, images: int, side
     [({}, "tensor"), ({"opencv": True}, "opencv"), ({"opencv": True, "accelerated": True}, "tensor")],
 )
 def test_views_are_made_by_opencv_on_a_cpu_that_has_it(facts: dict[str, bool], by: str) -> None:
-    values = {name: setting.value for name, setting in plan_pretrain({}).settled.items()}
+    values = {name: setting.value for name, setting in plan_pretrain({}).values.items()}
     assert apply_rules(values, RunFacts(5000, 64, 2, **{"accelerated": False} | facts))["views_by"].value == by
 
 
 @pytest.mark.parametrize(("slow", "precision"), [(False, "bf16"), (True, "fp32")])
 def test_a_teacher_computes_in_bfloat16_where_that_is_fast(slow: bool, precision: str) -> None:
     plan = plan_run("distill", {"teacher": "random/resnet18"})
-    values = {name: setting.value for name, setting in plan.settled.items()}
-    assert apply_rules(values, RunFacts(5000, 64, 2, False, slow_bf16=slow))["teacher_precision"].value == precision
+    values = {name: setting.value for name, setting in plan.values.items()}
+    assert apply_rules(values, RunFacts(5000, 64, 2, False, emulated_bf16=slow))["teacher_precision"].value == precision
 
 
 def test_imagenet_gets_the_published_queue_and_decay() -> None:

@@ -59,10 +59,10 @@ def finished_run(folder: Path, *words: str) -> Finished:
     """A run in a folder, told aloud."""
     data, out, untrained, built = labelled(folder / "data"), folder / "run", {}, build.build_net
 
-    def watched(plan, *more):
-        made = built(plan, *more)
-        untrained.update({name: p.detach().clone() for name, p in made[0].student.backbone.named_parameters()})
-        return made
+    def watched(config, *more):
+        net = built(config, *more)
+        untrained.update({name: p.detach().clone() for name, p in net.student.backbone.named_parameters()})
+        return net
 
     command = [word for word in pretrain(data, out, *words) if word != "--quiet"]
     said, told = io.StringIO(), io.StringIO()
@@ -446,7 +446,7 @@ def test_a_run_goes_on_with_what_the_machine_was_when_it_began(
 
     assert child(words, tmp_path / "cache", "metrics.append@8", before=on(began)) == KILLED
     assert child(words, tmp_path / "cache", before=on(now)) == 0
-    assert "as the run began" in (tmp_path / "run" / "log.txt").read_text()
+    assert "when the run started" in (tmp_path / "run" / "log.txt").read_text()
     assert left_by(tmp_path / "run") == finished.again(tmp_path / "unbroken", *flags, "--quiet")
 
 
@@ -457,4 +457,4 @@ def test_a_run_that_began_with_opencv_says_that_it_needs_it(
     assert child(words, tmp_path / "cache", "metrics.append@8") == KILLED
     capfd.readouterr()
     assert child(words, tmp_path / "cache", before=lambda: setattr(resolve, "has_opencv", lambda: False)) == 2
-    assert "if the run began with it" in capfd.readouterr().err
+    assert "if the run started with it" in capfd.readouterr().err

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from lwcl.errors import StorageError, UsageError
 from lwcl.runs import folder
 from lwcl.runs.folder import RunFolder, default_out
+from lwcl.runs.guard import CONFIG_HEADING, OLD_HEADING
 from lwcl.system.environment import describe_environment
 from lwcl.system.lock import is_locked
 
@@ -62,7 +63,9 @@ def test_an_interrupted_run_of_the_same_settings_goes_on(tmp_path: Path) -> None
 
 def test_a_resumed_run_knows_what_is_not_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run_in(tmp_path)
-    monkeypatch.setattr(folder, "environment", lambda: describe_environment() | {"torch": "9.9", "host": "another"})
+    monkeypatch.setattr(
+        folder, "describe_environment", lambda: describe_environment() | {"torch": "9.9", "host": "another"}
+    )
     with RunFolder.open(tmp_path, SETTINGS) as run:
         assert run.changed == {"torch": (json.dumps(describe_environment()["torch"]), '"9.9"')}
 
@@ -102,11 +105,27 @@ def test_resume_says_whether_a_run_must_or_must_not_be_there(tmp_path: Path) -> 
 @pytest.mark.parametrize("name", ["photo.jpg", "checkpoints", "config.yaml"])
 def test_a_folder_that_is_no_run_is_never_touched(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("seed: 0\n")
-    with pytest.raises(UsageError, match="no run of lwcl"):
+    with pytest.raises(UsageError, match="not a run of lwcl"):
         RunFolder.open(tmp_path, SETTINGS, overwrite=True)
     assert os.listdir(tmp_path) == [name]
     with pytest.raises(UsageError, match="is not a folder"):
         RunFolder.open(tmp_path / name, SETTINGS)
+
+
+def test_the_run_of_an_older_version_is_refused_and_can_be_replaced(tmp_path: Path) -> None:
+    run_in(tmp_path)
+    config = tmp_path / "config.yaml"
+    config.write_text(config.read_text().replace(CONFIG_HEADING, OLD_HEADING))
+    with pytest.raises(UsageError, match="older version"):
+        RunFolder.open(tmp_path, SETTINGS, ignore=FREE)
+    RunFolder.open(tmp_path, SETTINGS, overwrite=True).close()
+    assert config.read_text().startswith(CONFIG_HEADING)
+
+
+def test_a_setting_decided_after_the_start_is_recorded(tmp_path: Path) -> None:
+    with RunFolder.open(tmp_path, SETTINGS) as run:
+        run.record_setting("precision", "bf16")
+        assert run.settings() == SETTINGS | {"data": ["a", "\udcff: [b]"], "precision": "bf16"}
 
 
 @pytest.mark.parametrize("text", ["[1, 2]", "a: [", "\x00", "!!python/object/apply:os.system [ls]"])
@@ -182,9 +201,9 @@ def test_the_log_has_times_and_bad_files_have_reasons(tmp_path: Path) -> None:
 
 
 def test_without_out_the_same_command_goes_on_and_another_gets_a_new_folder(tmp_path: Path) -> None:
-    def chosen(resume: folder.Resume = "auto", **changed: Any) -> str:
+    def chosen(resume: folder.ResumeMode = "auto", **changed: Any) -> str:
         asked = SETTINGS | changed
-        return default_out("pretrain", "moco", "timm/resnet18", asked, resume=resume, ignore=FREE, runs=tmp_path).name
+        return default_out("pretrain-moco-timm/resnet18", asked, resume=resume, ignore=FREE, runs=tmp_path).name
 
     assert chosen() == "pretrain-moco-timm-resnet18-1"
     run_in(tmp_path / chosen())

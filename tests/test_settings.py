@@ -12,14 +12,16 @@ from lwcl.errors import UsageError
 from lwcl.settings import (
     DEFAULT,
     FLAG,
+    Auto,
     Origin,
     OriginKind,
+    SettingError,
     Settings,
+    auto_field_names,
     build_settings,
     convert_value,
     merge_layers,
     setting,
-    settings_json,
     unknown_name,
 )
 
@@ -67,7 +69,8 @@ def test_precedence_is_the_order_of_the_layers_and_nothing_else(order):
 @given(VALUES)
 def test_settings_survive_json(chosen):
     kettle = build_settings(Kettle, merge_layers(Kettle, [(FLAG, chosen)]))
-    assert build_settings(Kettle, merge_layers(Kettle, [(FILE, json.loads(settings_json(kettle)))])) == kettle
+    as_json = json.loads(json.dumps(dataclasses.asdict(kettle)))
+    assert build_settings(Kettle, merge_layers(Kettle, [(FILE, as_json)])) == kettle
 
 
 @given(st.integers(-(10**40), 10**40))
@@ -113,7 +116,7 @@ def test_a_value_becomes_its_type(value, kind, expected):
     ],
 )
 def test_a_value_of_another_type_is_refused_with_the_flag_and_what_it_takes(value, kind):
-    with pytest.raises(UsageError, match=r"--base-lr: got .*, which is not .*\nGive ") as caught:
+    with pytest.raises(UsageError, match=r"--base-lr: got .*, expected .*\nGive ") as caught:
         convert_value("base_lr", value, kind)
     assert repr(value if not isinstance(value, list) or kind is float else None) in str(caught.value)
 
@@ -134,6 +137,29 @@ def test_a_value_outside_its_limits_is_refused(chosen, words):
     with pytest.raises(UsageError) as caught:
         Kettle(**chosen)
     assert words in str(caught.value)
+
+
+def test_an_error_names_the_setting_and_where_a_bad_value_comes_from():
+    with pytest.raises(SettingError) as caught:
+        Kettle(cups=0)
+    assert caught.value.setting == "cups"
+    with pytest.raises(UsageError, match=r"comes from my\.yaml"):
+        build_settings(Kettle, merge_layers(Kettle, [(FILE, {"cups": 0})]))
+
+
+class Stove(Settings):
+    """A setting that is computed where nobody chose it."""
+
+    plates: Auto[int] = setting(None, "how many [auto: from the pots]", at_least=1)
+    gas: bool = setting(False, "or electric")
+
+
+def test_an_automatic_setting_may_stay_open_and_is_checked_like_any_other():
+    assert auto_field_names(Stove) == ["plates"]
+    assert Stove().plates is None
+    assert Stove(plates="2").plates == 2
+    with pytest.raises(UsageError, match="at least 1"):
+        Stove(plates=0)
 
 
 def test_settings_are_frozen():

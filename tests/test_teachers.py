@@ -33,8 +33,8 @@ from lwcl.reporting import plots
 from lwcl.reporting.console import Screen
 from lwcl.training import teacher as teachers
 from lwcl.training import teacher_cache
-from lwcl.training.build import build_training
-from lwcl.training.resolve import resolve_auto
+from lwcl.training.build import build_model, build_training
+from lwcl.training.resolve import resolve
 from lwcl.training.state import TrainingState
 from lwcl.training.teacher import OnlineTeacher
 
@@ -136,7 +136,8 @@ class World:
     def training(self, method: str, **more: Any) -> TrainingState:
         """A run that is put together and has not begun."""
         plan = plan_run(METHODS[method][0], self.settings(method, **more))
-        return build_training(resolve_auto(plan, self.images), self.images, Screen(quiet=True), lambda broken: None)
+        screen = Screen(quiet=True)
+        return build_training(build_model(resolve(plan, self.images), screen), self.images, screen, lambda broken: None)
 
 
 @pytest.fixture(scope="module", autouse=True)

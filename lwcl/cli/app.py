@@ -1,4 +1,4 @@
-"""The program `lwcl` without its commands, and what several commands are told alike.
+"""The program `lwcl` without its commands, and the flags that several commands share.
 
 Parsing imports neither torch nor timm: what a command does is imported inside the command.
 """
@@ -21,19 +21,19 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-DRY_RUN_HELP = "show the settled settings, the cost and the time it will take; write nothing"
-FAST_DEV_RUN_HELP = "go through everything in this many steps"
-CONFIG_HELP = "YAML file of settings, such as the config.yaml of a run; flags win over it"
+DRY_RUN_HELP = "print all settings, the cost and the estimated time; write nothing"
+FAST_DEV_RUN_HELP = "train only this many steps, then finish as usual: a quick check"
+CONFIG_HELP = "YAML file of settings, such as the config.yaml of a run; flags override it"
 ConfigFile = Annotated[str | None, Option("--config", metavar="FILE", help=CONFIG_HELP, rich_help_panel="Run")]
 DryRun = Annotated[bool, Option("--dry-run", help=DRY_RUN_HELP, rich_help_panel="Run")]
 FastDevRun = Annotated[
     int | None, Option("--fast-dev-run", metavar="INT", min=1, help=FAST_DEV_RUN_HELP, rich_help_panel="Run")
 ]
 ENCODER_HELP = (
-    "run folder, .safetensors, foreign checkpoint (FILE or FILE#teacher), timm/NAME (from its cache) or random/NAME"
+    "run folder, .safetensors, third-party checkpoint (FILE or FILE#teacher), timm/NAME (from its cache) or random/NAME"
 )
 Encoders = Annotated[list[str], Argument(metavar="ENCODER", help=ENCODER_HELP)]
-Arch = Annotated[str | None, Option("--arch", metavar="NAME", help="architecture of a checkpoint that does not say")]
+Arch = Annotated[str | None, Option("--arch", metavar="NAME", help="architecture, if the checkpoint does not state it")]
 Json = Annotated[bool, Option("--json", help="print one JSON document on stdout", rich_help_panel="Screen")]
 Quiet = Annotated[bool, Option("--quiet", help="print results and errors only", rich_help_panel="Screen")]
 Debug = Annotated[bool, Option("--debug", help="show the traceback of an error", rich_help_panel="Screen")]
@@ -45,7 +45,7 @@ def command(example: str, name: str | None = None) -> Callable[[F], F]:
 
 
 def print_version(wanted: bool) -> None:
-    """Prints the version and ends, if that is wanted."""
+    """Prints the version and exits, if asked to."""
     if wanted:
         typer.echo(f"lwcl {lwcl.__version__}")
         raise typer.Exit
@@ -61,7 +61,7 @@ def program(
 
 
 def read_config_flag(path: str | None) -> tuple[dict[str, Any], str]:
-    """The settings of the file given to --config, and its name."""
+    """The settings in the file of --config, and its name."""
     if path is None:
         return {}, "--config"
     from lwcl.config.yaml_file import read_config  # PyYAML takes 20 ms

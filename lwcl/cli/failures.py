@@ -1,4 +1,4 @@
-"""What is said when something goes wrong that is not an `LwclError`: a bad command line, or a bug."""
+"""Messages for errors that are no `LwclError`: a bad command line, or a bug."""
 
 import traceback
 from collections.abc import Sequence
@@ -11,9 +11,9 @@ from lwcl.settings import unknown_name
 
 
 def usage_message(error: typer.TyperException, words: Sequence[str], commands: Sequence[str]) -> str:
-    """What typer has to say of a command line, with the nearest flags where one is not known, and where to look."""
+    """The message for a bad command line, with the nearest flags for an unknown one and where to look."""
     path = " ".join(["lwcl", *(word for word in words[:1] if word in commands)])
-    hint = f"`{path} --help` shows what is possible."
+    hint = f"See `{path} --help`."
     if not hasattr(error, "possibilities"):
         return f"{error.format_message()}\n{hint}"
     context: Any = vars(error)["ctx"]
@@ -24,9 +24,9 @@ def usage_message(error: typer.TyperException, words: Sequence[str], commands: S
 
 
 def bug_message(error: Exception) -> str:
-    """The sentence for an error that nobody foresaw, and where its traceback is."""
+    """The message for an unexpected error, and where its traceback is."""
     what = f"This is a bug in lwcl: {type(error).__name__}: {error}"
-    remedy = "Run the command again with --debug to see the traceback, and report it."
+    remedy = "Run the command again with --debug to see the traceback, and please report it."
     try:
         from lwcl.system.atomic_files import cache_folder, write_atomically
 
@@ -34,4 +34,4 @@ def bug_message(error: Exception) -> str:
         write_atomically(path, "".join(traceback.format_exception(error)))
     except (OSError, LwclError):
         return f"{what}\n{remedy}"
-    return f"{what}\nIts traceback is in {path}.\n{remedy}"
+    return f"{what}\nTraceback: {path}\n{remedy}"

@@ -1,4 +1,4 @@
-"""How help looks: plain lines in groups, as wide as the terminal up to 100 columns.
+"""The layout of `--help`: plain lines in groups, as wide as the terminal up to 100 columns.
 
 typer's own rich panels cost 0.2 s of CPU for a command with many options (typer 0.29, measured): as much as all else.
 """
@@ -14,7 +14,7 @@ from typer.core import TyperCommand, TyperGroup
 #: In the order of help; options without a group come last.
 HELP_GROUPS = ("What", "Data", "Teacher", "Method", "Optimisation", "Views", "Machine", "Run", "Screen", "Options")
 HELP_WIDTH = 100
-#: Flags of typer's own have no default, and typer imports pydantic (0.1 s of CPU) to make a truth value of that.
+#: typer's own flags have no default, and typer imports pydantic (0.1 s of CPU) to convert that to a bool.
 FLAG_DEFAULTS = {"help": False, "install_completion": False, "show_completion": False}
 HELP_FLAGS = ["--help", "-h"]
 CONTEXT_SETTINGS = {"max_content_width": HELP_WIDTH, "help_option_names": HELP_FLAGS, "default_map": FLAG_DEFAULTS}
@@ -32,7 +32,7 @@ def write_options(params: Iterable[Any], ctx: Any, formatter: Any) -> None:
                 names = names.partition(" <")[0]
                 groups["Arguments"].append((names, text))
             else:
-                groups[getattr(param, "rich_help_panel", None) or "Options"].append((names, text))
+                groups.setdefault(getattr(param, "rich_help_panel", None) or "Options", []).append((names, text))
     for group, rows in groups.items():
         if rows:
             with formatter.section(bold_heading(group)):
@@ -48,8 +48,12 @@ class PlainCommand(TyperCommand):
     """A command whose help is plain and grouped."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
-        """Writes the options by group."""
-        write_options(self.get_params(ctx), ctx, formatter)
+        """Writes the options by group, with the values that a recipe gives them: only help needs to know these."""
+        params = self.get_params(ctx)
+        texts: dict[str, str] = getattr(self.callback, "help_texts", dict)()
+        for param in params:
+            vars(param)["help"] = texts.get(param.name or "", getattr(param, "help", None))
+        write_options(params, ctx, formatter)
 
 
 class PlainGroup(TyperGroup):
@@ -69,7 +73,7 @@ class PlainGroup(TyperGroup):
 
 def cli_reference(program: Any, name: str) -> str:
     """The help of a program and of each of its commands as Markdown."""
-    pages = [f"# Command line\n\nMade from `{name} --help` by the tests; do not edit.\n"]
+    pages = [f"# Command line\n\nGenerated from `{name} --help` by the tests; do not edit.\n"]
     top = typer.Context(program, info_name=name, terminal_width=HELP_WIDTH, help_option_names=HELP_FLAGS)
     contexts = [typer.Context(command, info_name=word, parent=top) for word, command in program.commands.items()]
     for context in (top, *contexts):

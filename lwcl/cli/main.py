@@ -1,4 +1,4 @@
-"""The program `lwcl`: the one place where errors become sentences and exit codes."""
+"""The program `lwcl`: the one place where errors become messages and exit codes."""
 
 import os
 import sys
@@ -15,7 +15,7 @@ from lwcl.errors import LwclError
 from lwcl.formatting import escape, escape_lines
 from lwcl.system.cpu import shorten_spin_wait
 
-COMMAND_MODULES = [module.__name__ for module in (train, evaluate, tools)]  # of `lwcl --help`
+COMMAND_MODULES = [module.__name__ for module in (train, evaluate, tools)]  # the order in `lwcl --help`
 PROGRAM: Any = typer.main.get_command(app)
 PROGRAM.commands = dict(
     sorted(PROGRAM.commands.items(), key=lambda item: COMMAND_MODULES.index(item[1].callback.__module__))
@@ -24,7 +24,7 @@ COMMANDS = list(PROGRAM.commands)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the program; returns its exit code: 0, or that of the error that it told on stderr."""
+    """Runs the program; returns its exit code: 0, or that of the error printed on stderr."""
     words = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     shorten_spin_wait()
     try:
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def print_error(error: Exception, text: str, words: Sequence[str]) -> int:
     """Prints an error on stderr, with its traceback if --debug is among the words; returns its exit code.
 
-    Names of files may hold control characters and markup: they are written as escapes, and as they are.
+    Control characters in file names are escaped; markup is printed as it is.
     """
     if "--debug" in words:
         traceback.print_exception(error)

@@ -6,12 +6,13 @@ To typer every value is text, or absent: flags and files are converted and check
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import typer
 
 from lwcl.config.augmentation import AUGMENTATIONS
+from lwcl.config.probe_protocols import PROTOCOLS
 from lwcl.config.recipes import RECIPES, recipes_for
 from lwcl.config.train_options import TRAIN_OPTIONS
 from lwcl.methods.method import Method, Verb, methods
@@ -20,106 +21,129 @@ from lwcl.settings import DEFAULT, Settings, SettingValue, field_types, flag_nam
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-#: What the shell completes for settings whose possible values are not in their field.
+#: Possible values of settings that have no `choices` of their own: for help and shell completion.
 COMPLETIONS: dict[str, Callable[[Verb | None], Iterable[str]]] = {
     "arch": lambda verb: known_archs()[1],
     "method": methods,
     "recipe": lambda verb: recipes_for(verb) if verb else RECIPES,
     "augmentation": lambda verb: AUGMENTATIONS,
+    "protocol": lambda verb: PROTOCOLS,
 }
+LISTED_IN_HELP = ("method", "recipe", "augmentation", "protocol")
 
 
-def with_options(*kinds: type[Settings], settled: Mapping[str, SettingValue] | None = None) -> Callable[[F], F]:
-    """Gives a command an option for every setting of `kinds`; its `**chosen` receives them, None where not chosen.
+def with_options(
+    *classes: type[Settings],
+    flags: Callable[..., Any] | None = None,
+    values: Callable[[], Mapping[str, SettingValue]] = dict,
+) -> Callable[[F], F]:
+    """Gives a command an option for every setting of `classes`; its `**chosen` receives them, None where not chosen.
 
-    typer reads `__signature__` and `__annotations__`: both are set. A setting that several kinds share is one option.
-    `settled` is what a bare command uses: shown where a recipe replaces the default.
+    A setting that several classes share is one option. The other parameters of `flags` are options of the command too.
+    `values` are what the command uses without flags: shown in help where a recipe replaces the default.
+    typer reads `__signature__` and `__annotations__`: both are set.
     """
     owners: dict[str, list[type[Settings]]] = {}
-    for kind in kinds:
-        for field in dataclasses.fields(kind):  # type: ignore[arg-type]  # every Settings class is a dataclass
-            owners.setdefault(field.name, []).append(kind)
+    for cls in classes:
+        for field in dataclasses.fields(cls):  # type: ignore[arg-type]  # every Settings class is a dataclass
+            owners.setdefault(field.name, []).append(cls)
+
+    def help_texts() -> dict[str, str]:
+        used = values()
+        return {name: help_text(name, owner, classes, used.get(name)) for name, owner in owners.items()}
 
     def decorate(command: F) -> F:
-        own = inspect.signature(command, eval_str=True).parameters.values()
-        explicit = [parameter for parameter in own if parameter.kind is not inspect.Parameter.VAR_KEYWORD]
-        helps = {name: help_text(name, having, kinds, settled or {}) for name, having in owners.items()}
-        derived = [option_parameter(name, helps[name], having[0]) for name, having in owners.items()]
+        explicit = [*explicit_parameters(flags or command)]
+        derived = [option_parameter(name, owner[0]) for name, owner in owners.items()]
         parameters = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in (*explicit, *derived)]
         vars(command)["__signature__"] = inspect.Signature(parameters)
         command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        vars(command)["help_texts"] = help_texts
         return command
 
     return decorate
 
 
-def option_parameter(name: str, help: str, owner: type[Settings]) -> inspect.Parameter:
+def explicit_parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
+    """The parameters of a function that can be options: not positional-only, not `**chosen`."""
+    ignored = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.VAR_KEYWORD)
+    parameters = inspect.signature(function, eval_str=True).parameters.values()
+    return [parameter for parameter in parameters if parameter.kind not in ignored]
+
+
+def option_parameter(name: str, owner: type[Settings]) -> inspect.Parameter:
     """The option of a setting of the class `owner`."""
     metadata = settings_field(owner, name).metadata
-    kind = inner_type(field_types(owner)[name])
+    type_ = inner_type(field_types(owner)[name])
     flag = metadata["flag"] or flag_name(name)
-    many = isinstance(kind, tuple)
-    verb = next((verb for verb, trained in TRAIN_OPTIONS.items() if trained is owner), None)
-    names = functools.partial(COMPLETIONS[name], verb) if name in COMPLETIONS else lambda: metadata["choices"]
+    many, completes = isinstance(type_, tuple), name in COMPLETIONS or metadata["choices"]
     info = typer.Option(
         None,
-        f"{flag}/--no-{flag.removeprefix('--')}" if kind is bool else flag,
-        help=help,
-        metavar=None if kind is bool else metavar(name, kind[0] if many else kind),
+        f"{flag}/--no-{flag.removeprefix('--')}" if type_ is bool else flag,
+        help=metadata["help"],
+        metavar=None if type_ is bool else metavar(name, type_[0] if many else type_),
         rich_help_panel=metadata["group"] or None,
         show_default=False,
-        autocompletion=completer(names) if name in COMPLETIONS or metadata["choices"] else None,
+        autocompletion=completer(functools.partial(possible_values, name, owner)) if completes else None,
     )
-    annotation = bool if kind is bool else list[str] if many else str
+    annotation = bool if type_ is bool else list[str] if many else str
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=info, annotation=annotation)
 
 
-def settings_field(kind: type[Settings], name: str) -> "dataclasses.Field[Any]":
+def possible_values(name: str, owner: type[Settings]) -> Sequence[str]:
+    """What the shell completes for a setting of the class `owner`."""
+    if name in COMPLETIONS:
+        return list(COMPLETIONS[name](next((verb for verb, cls in TRAIN_OPTIONS.items() if cls is owner), None)))
+    choices: tuple[str, ...] = settings_field(owner, name).metadata["choices"]
+    return choices
+
+
+def settings_field(cls: type[Settings], name: str) -> "dataclasses.Field[Any]":
     """A field of a settings class."""
-    fields: dict[str, dataclasses.Field[Any]] = vars(kind)["__dataclass_fields__"]
+    fields: dict[str, dataclasses.Field[Any]] = vars(cls)["__dataclass_fields__"]
     return fields[name]
 
 
-def inner_type(kind: Any) -> Any:
+def inner_type(type_: Any) -> Any:
     """`X` of `X | None`; `(X,)` of `tuple[X, ...]`; other types as they are."""
-    args = [arg for arg in getattr(kind, "__args__", ()) if arg not in (type(None), ...)]
+    args = [arg for arg in getattr(type_, "__args__", ()) if arg not in (type(None), ...)]
     if not args:
-        return kind
-    return (args[0],) if getattr(kind, "__origin__", None) is tuple else args[0]
+        return type_
+    return (args[0],) if getattr(type_, "__origin__", None) is tuple else args[0]
 
 
-def metavar(name: str, kind: Any) -> str:
-    """What stands for the value in help."""
-    return "NAME" if name in COMPLETIONS else {int: "INT", float: "FLOAT"}.get(kind, "TEXT")
+def metavar(name: str, type_: Any) -> str:
+    """The placeholder of a value in help."""
+    return "NAME" if name in COMPLETIONS else {int: "INT", float: "FLOAT"}.get(type_, "TEXT")
 
 
 def help_text(
-    name: str, having: list[type[Settings]], kinds: Iterable[type[Settings]], settled: Mapping[str, SettingValue]
+    name: str, owners: list[type[Settings]], classes: Iterable[type[Settings]], used: SettingValue | None
 ) -> str:
-    """The help of a setting that the classes `having` have, among all `kinds` of its command.
+    """The help of a setting that the classes `owners` have, among all `classes` of its command.
 
-    Its sentence, its choices, the methods that have it if not all do, and its default, or what a recipe says instead.
+    Its sentence, its possible values, the methods that have it if not all do, and its default or the recipe's value.
     """
-    fields = {kind: settings_field(kind, name) for kind in having}
-    metadata = fields[having[0]].metadata
+    fields = {cls: settings_field(cls, name) for cls in owners}
+    metadata = fields[owners[0]].metadata
     text: str = metadata["help"]
-    if not all(choice in text for choice in metadata["choices"]):
-        text += ": " + ", ".join(metadata["choices"])
-    mine, every = ([kind.name for kind in some if issubclass(kind, Method)] for some in (having, kinds))
+    if name in LISTED_IN_HELP or not all(choice in text for choice in metadata["choices"]):
+        sentence, bracket, auto = text.partition(" [")
+        text = f"{sentence}: {', '.join(possible_values(name, owners[0]))}{bracket}{auto}"
+    mine, every = ([cls.name for cls in some if issubclass(cls, Method)] for some in (owners, classes))
     if len(mine) < len(every) and mine:
         text += f" ({', '.join(mine)})"
-    defaults = {getattr(kind, "name", ""): format_default(field.default) for kind, field in fields.items()}
-    used = settled.get(name, SettingValue(None, DEFAULT))
+    defaults = {getattr(cls, "name", ""): format_default(field.default) for cls, field in fields.items()}
     default = next(iter(defaults.values()))
     if len(set(defaults.values())) > 1:
         default = ", ".join(f"{value} for {method}" for method, value in defaults.items())
-    elif default and used.origin is not DEFAULT and format_default(used.value) != default:
+    elif default and used and used.origin is not DEFAULT and format_default(used.value) != default:
         default = f"{format_default(used.value)}, {used.origin}"
     return f"{text} [{default}]" if default else text
 
 
 def format_default(default: Any) -> str:
-    """A default in help; nothing for what the rules settle, since the sentence says how."""
+    """A default in help; nothing for an automatic setting, whose sentence says how it is computed."""
     if default is None or default == ():
         return ""
     if isinstance(default, bool):
@@ -130,7 +154,7 @@ def format_default(default: Any) -> str:
 
 
 def completer(names: Callable[[], Iterable[str]]) -> Callable[[str], list[str]]:
-    """Completes a value with those of `names` that begin as it does."""
+    """Completes a value with those of `names` that begin with it."""
 
     def complete(incomplete: str) -> list[str]:
         return [name for name in names() if name.startswith(incomplete)]

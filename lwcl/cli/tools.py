@@ -1,4 +1,4 @@
-"""The small commands: what there is, this machine, files of other code, exports, and whether a run is whole."""
+"""The other commands: `list`, `doctor`, `convert`, `export`, `verify`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -15,13 +15,13 @@ PATTERN_HELP = "part of a name, or a pattern such as '*vit*'"
 
 
 @command("lwcl list archs mobilenet", "list")
-def show(
+def list_command(
     what: Annotated[str, Argument(metavar="|".join(CATALOGUES), autocompletion=completer(lambda: CATALOGUES))],
     pattern: Annotated[str, Argument(metavar="PATTERN_HELP", help=PATTERN_HELP, show_default=False)] = "",
     as_json: Json = False,
     debug: Debug = False,
 ) -> int:
-    """Show what there is to choose from.
+    """List architectures, methods, recipes, augmentations, protocols or data sets.
 
     A single match is shown with its settings and their sources.
     """
@@ -31,59 +31,59 @@ def show(
     return 0
 
 
-@command("lwcl doctor --data photos/")
-def doctor(
+@command("lwcl doctor --data photos/", "doctor")
+def doctor_command(
     data: Annotated[
-        list[str] | None, Option("--data", metavar="TEXT", help="images to look at too", rich_help_panel="Data")
+        list[str] | None, Option("--data", metavar="TEXT", help="images to check too", rich_help_panel="Data")
     ] = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> int:
-    """Examine this machine, the installation and, if given, images."""
-    from lwcl.commands import doctor as examination
+    """Check this machine, the installation and, if given, images."""
+    from lwcl.commands.doctor import run_doctor
 
-    return examination.run_doctor(tuple(data or ()), as_json)
+    return run_doctor(tuple(data or ()), as_json)
 
 
-@command("lwcl convert moco_v2_800ep.pth.tar runs/teacher")
-def convert(
-    source: Annotated[str, Argument(metavar="FOREIGN", help=ENCODER_HELP)],
-    out: Annotated[str, Argument(metavar="OUT", help="folder to make, or a file NAME.safetensors")],
+@command("lwcl convert moco_v2_800ep.pth.tar runs/teacher", "convert")
+def convert_command(
+    source: Annotated[str, Argument(metavar="CHECKPOINT", help=ENCODER_HELP)],
+    out: Annotated[str, Argument(metavar="OUT", help="new folder, or file NAME.safetensors")],
     arch: Arch = None,
     image_size: Annotated[
-        int | None, Option("--image-size", metavar="INT", min=16, help="pixels of an image [what it was trained on]")
+        int | None, Option("--image-size", metavar="INT", min=16, help="input size in pixels [from training]")
     ] = None,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> int:
-    """Make a checkpoint of other code an encoder of lwcl, checked tensor by tensor."""
-    from lwcl.commands import convert
+    """Import a third-party checkpoint, checked tensor by tensor."""
+    from lwcl.commands.convert import convert
 
-    return convert.convert(source, Path(out), arch, image_size, as_json=as_json, quiet=quiet)
+    return convert(source, Path(out), arch, image_size, as_json=as_json, quiet=quiet)
 
 
-@command("lwcl export runs/mine --out mine-for-timm")
-def export(
-    encoder: Annotated[str, Argument(metavar="ENCODER_HELP", help=ENCODER_HELP)],
-    out: Annotated[str | None, Option("--out", metavar="TEXT", help="folder to make [the run's export]")] = None,
+@command("lwcl export runs/mine --out mine-for-timm", "export")
+def export_command(
+    encoder: Annotated[str, Argument(metavar="ENCODER", help=ENCODER_HELP)],
+    out: Annotated[str | None, Option("--out", metavar="TEXT", help="new folder [the run's export]")] = None,
     arch: Arch = None,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> int:
-    """Write an encoder's backbone so that plain timm loads it."""
-    from lwcl.commands import export
+    """Export an encoder's backbone for plain timm."""
+    from lwcl.commands.export import export
 
-    return export.export(encoder, out, arch, quiet=quiet)
+    return export(encoder, out, arch, quiet=quiet)
 
 
-@command("lwcl verify runs/mine")
-def verify(
+@command("lwcl verify runs/mine", "verify")
+def verify_command(
     run: Annotated[str, Argument(metavar="RUN", help="folder of a run")],
     as_json: Json = False,
     debug: Debug = False,
 ) -> int:
-    """Check that a run's checkpoints, encoder and export are whole."""
-    from lwcl.commands import export
+    """Check that the checkpoints, the encoder and the export of a run are intact."""
+    from lwcl.commands.verify import verify
 
-    return export.verify(run, as_json=as_json)
+    return verify(run, as_json=as_json)

@@ -1,4 +1,4 @@
-"""`lwcl convert`: an encoder of other code, checked tensor by tensor, as an lwcl encoder and a plain timm folder."""
+"""`lwcl convert`: imports a third-party checkpoint, as an lwcl encoder and a folder for plain timm."""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from lwcl.reporting.console import Screen, print_json, print_table
 from lwcl.system.atomic_files import sha256_file
 
 ENCODER_SUFFIX = ".safetensors"
-MAX_NAMES_SHOWN = 5  # names of a kind in the table; --json has them all
+MAX_NAMES_SHOWN = 5  # tensor names in the table; --json has them all
 
 
 def convert(
@@ -20,61 +20,61 @@ def convert(
 ) -> int:
     """Writes OUT/encoder.safetensors and OUT/export, or OUT alone if it is called *.safetensors; gives the exit code.
 
-    Prints how the source was understood. Raises `UsageError` where it cannot be had, or where something is there.
+    Prints how the checkpoint was interpreted. Raises `UsageError` where it cannot be read, or where OUT exists.
     """
     file, export = output_paths(out)
-    for place in (file, export):
-        if place is not None and (place.exists() or place.is_symlink()):
-            raise UsageError(f"{place}: is there already.", remedy="Give another name, or remove it first.")
+    for path in (file, export):
+        if path is not None and (path.exists() or path.is_symlink()):
+            raise UsageError(f"{path} already exists.", remedy="Give another name, or remove it first.")
     loaded = load_encoder(source, arch=arch, image_size=image_size)
-    facts = (
+    metadata = (
         {**loaded.metadata, "sha256": sha256_file(resolve_encoder_file(source)[0])}
         if "file" in loaded.metadata
         else loaded.metadata
     )
-    save_encoder(file, loaded.encoder, loaded.input_spec, facts)
+    save_encoder(file, loaded.encoder, loaded.input_spec, metadata)
     if export is not None:
         export_timm(export, loaded.encoder, loaded.input_spec)
-    told = conversion_summary(loaded) | {"encoder": str(file), "export": None if export is None else str(export)}
+    summary = conversion_summary(loaded) | {"encoder": str(file), "export": None if export is None else str(export)}
     if as_json:
-        print_json({"schema_version": 1, **told})
+        print_json({"schema_version": 2, **summary})
     else:
-        print_table("", ("What", "Found"), [(name, format_cell(abbreviate(value))) for name, value in told.items()])
+        print_table("", ("Field", "Value"), [(name, format_cell(abbreviate(value))) for name, value in summary.items()])
     if export is not None:
         Screen(quiet=quiet).say(f"Use it in plain timm:\n{timm_snippet(export, loaded.encoder.width)}")
     return 0
 
 
 def output_paths(out: Path) -> tuple[Path, Path | None]:
-    """Where the encoder goes, and where its export to timm: nowhere for a single file."""
+    """The paths of the encoder and of its export to timm, which a single file has not."""
     return (out, None) if out.suffix == ENCODER_SUFFIX else (out / "encoder.safetensors", out / "export")
 
 
 def conversion_summary(loaded: LoadedEncoder) -> dict[str, Any]:
-    """How an encoder was understood: what its file is, what was found in it, what it takes and gives."""
-    facts, encoder = loaded.metadata, loaded.encoder
+    """How a checkpoint was interpreted: its layout, architecture, tensors, head and input."""
+    metadata, encoder = loaded.metadata, loaded.encoder
     return {
         "source": loaded.name,
-        "layout": facts.get("layout", facts.get("origin", "lwcl")),
+        "layout": metadata.get("layout", metadata.get("origin", "lwcl")),
         "architecture": encoder.arch,
         "arguments": encoder.arguments,
-        "tensors matched": facts.get("matched", len(encoder.backbone.state_dict())),
-        "tensors missing": facts.get("missing", ()),
-        "tensors left out": facts.get("unexpected", ()),
+        "tensors matched": metadata.get("matched", len(encoder.backbone.state_dict())),
+        "tensors missing": metadata.get("missing", ()),
+        "tensors ignored": metadata.get("unexpected", ()),
         "width": encoder.width,
         "head": encoder.head_layers,
-        "images": describe_input(loaded.input_spec),
+        "input": describe_input(loaded.input_spec),
     }
 
 
-def describe_input(images: InputSpec) -> str:
-    """The images an encoder takes, in words."""
-    mean, std = (" ".join(f"{value:g}" for value in values) for values in (images.mean, images.std))
-    return f"{images.size} pixels, mean {mean}, std {std}"
+def describe_input(spec: InputSpec) -> str:
+    """The input of an encoder as text."""
+    mean, std = (" ".join(f"{value:g}" for value in values) for values in (spec.mean, spec.std))
+    return f"{spec.size} px, mean {mean}, std {std}"
 
 
 def abbreviate(value: Any) -> Any:
-    """A value of the table: long lists cut, settings written as such."""
+    """A value of the table: long lists shortened, arguments as name=value."""
     if isinstance(value, dict):
         return ", ".join(f"{name}={one}" for name, one in value.items())
     if isinstance(value, list | tuple) and len(value) > MAX_NAMES_SHOWN:

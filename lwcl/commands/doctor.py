@@ -1,4 +1,4 @@
-"""`lwcl doctor`: can this machine train, how fast, and are these images fit to train on? In under half a minute."""
+"""`lwcl doctor`: can this machine train, how fast, and are these images usable? In under half a minute."""
 
 import importlib.metadata
 import os
@@ -19,12 +19,12 @@ from lwcl.reporting.console import Screen, print_json, print_table
 from lwcl.system.atomic_files import cache_folder, format_bytes, free_space
 from lwcl.system.cpu import keep_freed_memory, usable_cpus
 from lwcl.system.device import resolve_device
-from lwcl.training.build import build_training
+from lwcl.training.build import build_model, build_training
 from lwcl.training.dry_run import median_step_seconds
-from lwcl.training.resolve import has_opencv, resolve_auto
+from lwcl.training.resolve import has_opencv, resolve
 
 CHECKED_PACKAGES = ("torch", "torchvision", "timm", "safetensors", "numpy", "pillow", "scikit-learn")
-OPENCV_ADVICE = "pip install 'lwcl[opencv]' lets a CPU make views 1.3 to 2 times as fast"
+OPENCV_ADVICE = "pip install 'lwcl[opencv]': augmentations are 1.3 to 2 times as fast on a CPU"
 MAX_SCAN_SECONDS = 5.0
 MAX_SCAN_IMAGES = 500
 LOW_CPUS, LOW_MEMORY_BYTES, LOW_DISK_BYTES = 2, 4e9, 2e9
@@ -32,27 +32,27 @@ TIMED_ARCH = "mobilenetv3_small_100"
 
 
 class DoctorCheck(NamedTuple):
-    """One thing that was looked at."""
+    """The result of one check."""
 
-    what: str
-    found: str
+    check: str
+    result: str
     advice: str = ""
 
 
 def run_doctor(data: tuple[str, ...], as_json: bool) -> int:
-    """Prints what was found; the exit code is 4 if the given images cannot be used, else 0."""
-    findings = [*check_environment(), *check_machine()]
+    """Prints the checks; the exit code is 4 if the given images cannot be used, else 0."""
+    checks = [*check_environment(), *check_machine()]
     code = 0
     try:
-        findings += check_data(open_images(data, "train"))
-        findings += check_speed(data)
+        checks += check_data(open_images(data, "train"))
+        checks += check_speed(data)
     except LwclError as error:
-        findings.append(DoctorCheck("images", str(error).replace("\n", " "), "so nothing can be trained"))
+        checks.append(DoctorCheck("images", str(error).replace("\n", " "), "cannot train on these"))
         code = error.exit_code
     if as_json:
-        print_json({"schema_version": 1, "kind": "doctor", "findings": [finding._asdict() for finding in findings]})
+        print_json({"schema_version": 2, "kind": "doctor", "checks": [check._asdict() for check in checks]})
     else:
-        print_table("", DoctorCheck._fields, findings)
+        print_table("", tuple(name.capitalize() for name in DoctorCheck._fields), checks)
     return code
 
 
@@ -67,36 +67,38 @@ def check_environment() -> Iterator[DoctorCheck]:
 def check_machine() -> Iterator[DoctorCheck]:
     """Device, threads, memory, disk, allocator."""
     device = resolve_device("auto")
-    slow = "" if device.type != "cpu" else "no GPU: small images and small nets train well on a CPU too"
+    slow = "" if device.type != "cpu" else "no GPU: fine for small images and small models"
     yield DoctorCheck("device", str(device), slow)
     cpus = usable_cpus()
     yield DoctorCheck(
-        "CPUs that may be used", str(cpus), "few: expect hours for more than 10,000 images" if cpus <= LOW_CPUS else ""
+        "CPUs available", str(cpus), "few: more than 10,000 images take hours" if cpus <= LOW_CPUS else ""
     )
-    busy, crowd = os.getloadavg()[0], f"other programs compute: --threads {max(1, cpus // 2)} makes all of them faster"
-    yield DoctorCheck("CPUs busy in the last minute", f"{busy:.1f}", crowd if busy > cpus / 2 else "")
+    busy, advice = os.getloadavg()[0], f"other programs are busy: try --threads {max(1, cpus // 2)}"
+    yield DoctorCheck("CPUs busy in the last minute", f"{busy:.1f}", advice if busy > cpus / 2 else "")
     memory, disk = available_memory(), free_space(cache_folder())
     yield DoctorCheck(
         "memory available",
         format_bytes(memory),
-        "little: lower --batch-size, --cache disk" if memory < LOW_MEMORY_BYTES else "",
+        "low: lower --batch-size, or give --cache disk" if memory < LOW_MEMORY_BYTES else "",
     )
     yield DoctorCheck(
         "disk free for the cache",
         format_bytes(disk),
-        "little: set LWCL_CACHE to another disk" if disk < LOW_DISK_BYTES else "",
+        "low: set LWCL_CACHE to another disk" if disk < LOW_DISK_BYTES else "",
     )
-    held = sum(file.stat().st_size for file in cache_folder().rglob("*") if file.is_file())
-    yield DoctorCheck("cache", f"{format_bytes(held)} in {cache_folder()}", "what is there can be removed at any time")
-    yield DoctorCheck("allocator", "tuned" if keep_freed_memory() else "as it is (tuning needs glibc)")
+    used = sum(file.stat().st_size for file in cache_folder().rglob("*") if file.is_file())
+    yield DoctorCheck("cache", f"{format_bytes(used)} in {cache_folder()}", "can be deleted at any time")
+    yield DoctorCheck("allocator", "tuned" if keep_freed_memory() else "not tuned (needs glibc)")
     bf16 = "has native bfloat16" if bfloat16.bf16_is_native() else "no native bfloat16"
     yield DoctorCheck("CPU", f"{torch.backends.cpu.get_cpu_capability()}, {bf16}")
 
 
 def check_data(images: ImageSet) -> Iterator[DoctorCheck]:
-    """How many images, classes and splits, and whether a sample of them can be decoded, how fast and how large."""
-    classes = f"{len(images.classes)} classes" if images.labelled else "no labels (none are needed to train)"
-    yield DoctorCheck("images", f"{len(images):,}, {classes}", "" if len(images) >= 1000 else "few: expect little")
+    """The number of images and classes; of a sample, the decoding speed, the sizes and the broken ones."""
+    classes = f"{len(images.classes)} classes" if images.labelled else "no labels (not needed to train)"
+    yield DoctorCheck(
+        "images", f"{len(images):,}, {classes}", "" if len(images) >= 1000 else "few: expect weak features"
+    )
     begun, sizes, broken = time.perf_counter(), [], []
     step = max(1, len(images) // MAX_SCAN_IMAGES)
     for index in range(0, len(images), step):
@@ -111,24 +113,19 @@ def check_data(images: ImageSet) -> Iterator[DoctorCheck]:
     if sizes:
         sides = sorted(min(size) for size in sizes)
         yield DoctorCheck("short sides", f"{sides[0]} to {sides[-1]} px, median {sides[len(sides) // 2]}")
-    advice = "they are replaced while training; mend or remove them" if broken else ""
-    yield DoctorCheck(
-        "broken", f"{len(broken)} of {count} looked at" + (f", such as {broken[0]}" if broken else ""), advice
-    )
+    advice = "replaced while training; fix or remove them" if broken else ""
+    yield DoctorCheck("broken", f"{len(broken)} of {count} read" + (f", such as {broken[0]}" if broken else ""), advice)
 
 
 def check_speed(data: tuple[str, ...]) -> Iterator[DoctorCheck]:
-    """How fast a default run would train these images."""
-    plan = plan_pretrain({"data": list(data), "arch": TIMED_ARCH})
-    images = open_images(plan.options.data, "train")
-    plan = resolve_auto(plan, images)
-    torch.set_num_threads(plan.options.threads or 1)
-    batch = plan.recipe.batch_size or 1
+    """The speed of a default run on these images, in fp32."""
+    plan = plan_pretrain({"data": list(data), "arch": TIMED_ARCH, "precision": "fp32"})
+    images, screen = open_images(plan.options.data, "train"), Screen(quiet=True)
+    config = resolve(plan, images)
+    torch.set_num_threads(config.options.threads)
+    batch, epochs = config.recipe.batch_size, config.recipe.epochs
     few = images.subset(range(min(len(images), 4 * batch)))
-    training = build_training(plan, few, Screen(quiet=True), lambda broken: None)
-    speed = batch / median_step_seconds(plan, training)
-    hours = len(images) * (plan.recipe.epochs or 0) / speed / 3600
-    what = f"{speed:,.0f} images/s at {plan.options.image_size} px, batch {batch}"
-    yield DoctorCheck(
-        f"training {TIMED_ARCH}", what, f"{plan.recipe.epochs} epochs of these images: about {hours:.1f} hours"
-    )
+    speed = batch / median_step_seconds(build_training(build_model(config, screen), few, screen, lambda broken: None))
+    hours = len(images) * epochs / speed / 3600
+    what = f"{speed:,.0f} images/s at {config.options.image_size} px, batch {batch}"
+    yield DoctorCheck(f"training {TIMED_ARCH}", what, f"{epochs} epochs of these images: about {hours:.1f} hours")

@@ -124,7 +124,7 @@ def build_probe_report(setup: ProbeSetup, rows: Sequence[ProbeRow]) -> Report:
     sources = {name: entry.source for name, entry in plan.protocol.settings.items()}
     settings = recorded_settings(setup.options) | {
         name: value._replace(origin=with_source(value.origin, sources.get(name, "")))
-        for name, value in plan.settled.items()
+        for name, value in plan.values.items()
         if plan.protocol.way == "images" or (name in ("batch_size", "epochs") and plan.protocol.way == "fast")
     }
     facts = {

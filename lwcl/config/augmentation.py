@@ -1,4 +1,4 @@
-"""What a view may do to an image: one frozen settings class, and named presets with the source of every number."""
+"""Augmentation of a view: one frozen settings class, and named presets with the source of every number."""
 
 from lwcl.errors import UsageError
 from lwcl.settings import Settings, setting
@@ -7,48 +7,40 @@ GROUP = "Views"
 
 
 class Augmentation(Settings):
-    """What a random view may do to an image, in this order: crop, flip, colour jitter, gray, blur.
+    """Random augmentation of an image, in this order: crop, flip, colour jitter, grayscale, blur.
 
-    `Augmentation()` changes nothing: it scales the short side to the view and takes the central square.
+    `Augmentation()` is the center crop: the short side scaled to the view, the central square taken.
     Sigmas are in pixels of a 224 px view; a view of `size` px is blurred with sigma * size / 224, so that a blur means
     the same at every size.
     """
 
-    crop_min: float = setting(
-        1.0, "smallest share of an image's area that a crop may have", above=0, at_most=1, group=GROUP
-    )
-    crop_max: float = setting(
-        1.0, "largest share of an image's area that a crop may have", above=0, at_most=1, group=GROUP
-    )
+    crop_min: float = setting(1.0, "smallest crop, as a share of the image area", above=0, at_most=1, group=GROUP)
+    crop_max: float = setting(1.0, "largest crop, as a share of the image area", above=0, at_most=1, group=GROUP)
     aspect: float = setting(
         1.0,
-        "crops are up to this many times as wide as high, or as high as wide",
+        "largest aspect ratio of a crop, wide or high",
         at_least=1,
         at_most=4,
         group=GROUP,
     )
-    flip_p: float = setting(0.0, "probability of a mirrored view", at_least=0, at_most=1, group=GROUP)
+    flip_p: float = setting(0.0, "probability of a horizontal flip", at_least=0, at_most=1, group=GROUP)
     jitter_p: float = setting(
-        0.0, "probability of a change of brightness, contrast, saturation and hue", at_least=0, at_most=1, group=GROUP
+        0.0, "probability of colour jitter (brightness, contrast, saturation, hue)", at_least=0, at_most=1, group=GROUP
     )
     brightness: float = setting(
-        0.0, "brightness is multiplied by 1 - this to 1 + this", at_least=0, at_most=4, group=GROUP
+        0.0, "brightness jitter: factor 1 - this to 1 + this", at_least=0, at_most=4, group=GROUP
     )
-    contrast: float = setting(0.0, "contrast is multiplied by 1 - this to 1 + this", at_least=0, at_most=4, group=GROUP)
+    contrast: float = setting(0.0, "contrast jitter: factor 1 - this to 1 + this", at_least=0, at_most=4, group=GROUP)
     saturation: float = setting(
-        0.0, "saturation is multiplied by 1 - this to 1 + this", at_least=0, at_most=4, group=GROUP
+        0.0, "saturation jitter: factor 1 - this to 1 + this", at_least=0, at_most=4, group=GROUP
     )
     hue: float = setting(
-        0.0, "hue turns by at most this share of the colour circle", at_least=0, at_most=0.5, group=GROUP
+        0.0, "hue jitter: largest shift, as a share of the hue circle", at_least=0, at_most=0.5, group=GROUP
     )
-    gray_p: float = setting(0.0, "probability of a gray view", at_least=0, at_most=1, group=GROUP)
+    gray_p: float = setting(0.0, "probability of grayscale", at_least=0, at_most=1, group=GROUP)
     blur_p: float = setting(0.0, "probability of a Gaussian blur", at_least=0, at_most=1, group=GROUP)
-    blur_min: float = setting(
-        0.1, "smallest sigma of the blur, in pixels of a 224 px view", above=0, at_most=56, group=GROUP
-    )
-    blur_max: float = setting(
-        2.0, "largest sigma of the blur, in pixels of a 224 px view", above=0, at_most=56, group=GROUP
-    )
+    blur_min: float = setting(0.1, "smallest blur sigma, in pixels of a 224 px view", above=0, at_most=56, group=GROUP)
+    blur_max: float = setting(2.0, "largest blur sigma, in pixels of a 224 px view", above=0, at_most=56, group=GROUP)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -57,7 +49,7 @@ class Augmentation(Settings):
             if smallest > largest:
                 flags = [f"--{name.replace('_', '-')}" for name in (low, high)]
                 raise UsageError(
-                    f"{flags[0]} is {smallest:g}, above {flags[1]}, which is {largest:g}.",
+                    f"{flags[0]} is {smallest:g}, above {flags[1]} ({largest:g}).",
                     remedy=f"Give {flags[0]} at most {largest:g}, or raise {flags[1]}.",
                 )
 
@@ -87,8 +79,8 @@ AUGMENTATIONS: dict[str, dict[str, float]] = {
     # rest is MoCo v2.
     "ssl-small": {**MOCO_V2, "brightness": 0.8, "contrast": 0.8, "saturation": 0.8, "hue": 0.4, "gray_p": 0.5},
     "crop-flip": CROP_FLIP,
-    # Ours, for digits and letters: a mirrored or half-cut character is another character, and colour says nothing.
-    # The crops keep the strokes, and the blur reaches half a pixel at 28 px.
+    # Ours, for digits and letters: a mirrored or half-cropped character is another character, and colour has no
+    # meaning. The crops keep the strokes, and the blur reaches half a pixel at 28 px.
     "digits": {
         "crop_min": 0.6,
         "crop_max": 1.0,
@@ -100,6 +92,6 @@ AUGMENTATIONS: dict[str, dict[str, float]] = {
         "blur_min": 0.1,
         "blur_max": 4.0,
     },
-    # The view that judging uses: short side to the view's size, central square.
+    # The center crop of evaluation: short side scaled to the view, central square taken.
     "plain": {},
 }

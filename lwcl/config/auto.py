@@ -1,47 +1,63 @@
-"""Settings that depend on the data, the batch and the machine: each settled by a stated rule, told with its reason.
+"""Automatic settings: what depends on the images, the batch or the machine, each by a stated rule with its reason.
 
 The rules' numbers come from the papers at ImageNet's size and from MoCo's CIFAR notebook (50,000 images: queue 4,096,
 key momentum 0.99, weight decay 5e-4) at small sizes; in between they interpolate. What was tried is in
 `docs/results.md`.
 """
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from lwcl.config.recipes import SMALL_DATA_IMAGES
-from lwcl.settings import SettingValue, auto_value
+from lwcl.config.citation import CitedValue
+from lwcl.config.plan import Plan, ResolvedConfig
+from lwcl.config.recipes import DEMO_OVERRIDES, SMALL_DATA_IMAGES, SMALL_DATA_OVERRIDES
+from lwcl.settings import AUTO, Origin, OriginKind, SettingValue, auto_value
 
-DEMO_IMAGES_SEEN = 36_000  # images over all epochs of a run on an embedded set
-TOTAL_IMAGES_SEEN = 800_000  # over all epochs of a run on few images
+DEMO_IMAGES_SEEN = 36_000  # images over all epochs of a run on a built-in data set
+TOTAL_IMAGES_SEEN = 800_000  # images over all epochs of a run on a small data set
 
-#: What the rules may settle.
-AUTO_SETTINGS = (
-    "image_size",
-    "batch_size",
-    "epochs",
-    "lr",
-    "warmup",
-    "weight_decay",
-    "queue_size",
-    "anchors",
-    "clusters",
-    "key_momentum",
-    "threads",
-    "workers",
-    "views_by",
-    "teacher_precision",
-)
+#: Values of these origins may be changed for small data sets or for the demo: nobody chose them.
+OVERRIDABLE = (OriginKind.DEFAULT, OriginKind.RECIPE, OriginKind.METHOD)
 
 
 class RunFacts(NamedTuple):
-    """What the rules look at."""
+    """What the rules depend on."""
 
     images: int  # in the training set
     short_side: int  # pixels, median
     cpus: int  # that this process may use
     accelerated: bool  # whether training runs on a GPU
-    embedded: bool = False  # whether the set is embedded: a demonstration
+    demo: bool = False  # whether the data set is built in
     opencv: bool = False  # whether OpenCV is installed
-    slow_bf16: bool = False  # whether training runs on a CPU that does not multiply bfloat16 itself
+    emulated_bf16: bool = False  # whether training runs on a CPU without bfloat16 instructions
+
+
+def resolve_plan(plan: Plan, facts: RunFacts) -> ResolvedConfig:
+    """The plan with a value for every automatic setting; what a flag or a file chose stays.
+
+    Raises `UsageError` for a value outside its limits.
+    """
+    values = plan.values | scale_overrides(plan, facts)
+    values |= apply_rules({name: one.value for name, one in values.items()}, facts)
+    return ResolvedConfig.from_values(plan.verb, values)
+
+
+def scale_overrides(plan: Plan, facts: RunFacts) -> dict[str, SettingValue]:
+    """What recipes change for small data sets and for the demo, where neither a flag nor a file chose."""
+    small = SMALL_DATA_OVERRIDES[plan.verb] if facts.images < SMALL_DATA_IMAGES else {}
+    demo = DEMO_OVERRIDES if facts.demo else {}
+    return {
+        **_overrides(plan, small, f"recipes for fewer than {SMALL_DATA_IMAGES:,} images"),
+        **_overrides(plan, demo, "demo preset: short run, not best accuracy"),
+    }
+
+
+def _overrides(plan: Plan, changes: Mapping[str, CitedValue], reason: str) -> dict[str, SettingValue]:
+    return {
+        name: SettingValue(cited.value, Origin(OriginKind.SCALE, reason))
+        for name, cited in changes.items()
+        if name in plan.values and plan.values[name].origin.kind in OVERRIDABLE
+    }
 
 
 def floor_power_of_two(number: float, low: int, high: int) -> int:
@@ -49,69 +65,81 @@ def floor_power_of_two(number: float, low: int, high: int) -> int:
     return max(low, min(high, 1 << (max(1, int(number)).bit_length() - 1)))
 
 
-def apply_rules(values: dict[str, Any], facts: RunFacts) -> dict[str, SettingValue]:
-    """Values for all settings of a run that are still None, with reasons; `values` has every setting by name."""
+def apply_rules(values: Mapping[str, Any], facts: RunFacts) -> dict[str, SettingValue]:
+    """Values, with reasons, for the settings that are still None or `AUTO`; `values` has every setting by name."""
     known = dict(values)
-    settled: dict[str, SettingValue] = {}
+    resolved: dict[str, SettingValue] = {}
 
     def rule(name: str, value: Any, reason: str) -> None:
-        if name in known and known[name] is None:
+        if name in known and known[name] in (None, AUTO):
             known[name] = value
-            settled[name] = auto_value(value, reason)
+            resolved[name] = auto_value(value, reason)
 
+    # 1. The views and the batch come first: the learning rate, the queue and the lag of the key encoder follow them.
     rule("image_size", *auto_image_size(facts))
     batch = floor_power_of_two(min(facts.images / 2, max(64, facts.images / 100)), 2, 256)
-    rule(
-        "batch_size", batch, f"256, or less for more steps from {facts.images:,} images, but 64 where there are enough"
-    )
-    steps = max(1, facts.images // known["batch_size"])
+    rule("batch_size", batch, "256, reduced to no less than 64 so that a small data set gets enough steps")
+    # 2. Optimisation: the papers' values at ImageNet's size, the CIFAR notebook's for few images.
     few = facts.images < SMALL_DATA_IMAGES
-    if facts.embedded:
-        rule("epochs", max(1, DEMO_IMAGES_SEEN // facts.images), "a demonstration: minutes on two cores")
-    epochs = max(20, min(200, round(TOTAL_IMAGES_SEEN / facts.images))) if few else 200
-    seen = f"{TOTAL_IMAGES_SEEN:,} images seen in all, within 20 to 200 epochs"
-    rule("epochs", epochs, seen if few else "200, as published for ImageNet")
-    share = known["batch_size"] / 256
-    scaled = known["base_lr"] * (share**0.5 if known["optimizer"] == "adamw" else share)
-    root = "the root of " if known["optimizer"] == "adamw" else ""
-    rule("lr", float(f"{scaled:.6g}"), f"base-lr {known['base_lr']:g} x {root}batch {known['batch_size']} / 256")
-    rule("warmup", min(3.0, known["epochs"] / 10), "3 epochs (light-moco), at most a tenth of them")
-    notebook, published = "5e-4 for few images (MoCo's CIFAR notebook)", "1e-4, as published for ImageNet"
+    rule("epochs", *auto_epochs(facts))
+    rule("lr", *auto_lr(known))
+    rule("warmup", min(3.0, known["epochs"] / 10), "3 epochs (light-moco), at most 10% of all")
+    notebook, published = "5e-4 for a small data set (MoCo's CIFAR notebook)", "1e-4, as published for ImageNet"
     rule("weight_decay", 5e-4 if few else 1e-4, notebook if few else published)
+    # 3. Memories must not hold most of a small data set.
     queue = floor_power_of_two(facts.images / 8, 2 * known["batch_size"], 65536)
-    rule("queue_size", queue, "a queue longer than an eighth of the images holds keys of the query's own image")
+    rule("queue_size", queue, "at most N/8, so a query's own image is rarely a negative")
     anchors = max(2 * known["batch_size"], min(128_000, facts.images // 2))
-    rule("anchors", anchors, "half of the images (one in eight then meets its own anchor), at most CompRess's 128,000")
-    rule("clusters", max(2, min(16_000, facts.images // 80)), "80 images a cluster, as CompRess's 16,000 of ImageNet")
-    time = max(100, min(1000, known["epochs"] * steps / 100))
-    lag = f"the key encoder lags {time:.0f} steps: a hundredth of the run, within 100 (MoCo's CIFAR notebook) and 1,000"
-    rule("key_momentum", round(1 - 1 / time, 6), lag)
-    rule("threads", facts.cpus, "the CPUs this process may use")
-    rule("workers", facts.cpus, "the CPUs this process may use")
+    rule("anchors", anchors, "N/2 (1 in 8 images then meets its own anchor), at most CompRess's 128,000")
+    rule("clusters", max(2, min(16_000, facts.images // 80)), "80 images per cluster, as CompRess's 16,000 of ImageNet")
+    steps = known["epochs"] * max(1, facts.images // known["batch_size"])
+    lag = max(100, min(1000, steps / 100))
+    reason = f"time constant of {lag:.0f} steps: 1% of the run, within 100 (MoCo's CIFAR notebook) and 1,000"
+    rule("key_momentum", round(1 - 1 / lag, 6), reason)
+    # 4. The machine.
+    rule("threads", facts.cpus, "CPUs available to this process")
+    rule("workers", facts.cpus, "CPUs available to this process")
     rule("views_by", *auto_views_by(facts))
     if known.get("teacher"):
-        half = "bf16", "half of the time and the memory"
-        rule("teacher_precision", *(("fp32", "this CPU does not multiply bf16 itself") if facts.slow_bf16 else half))
-    return settled
+        half = "bf16", "half the time and memory"
+        rule("teacher_precision", *(("fp32", "this CPU emulates bf16") if facts.emulated_bf16 else half))
+    return resolved
+
+
+def auto_epochs(facts: RunFacts) -> tuple[int, str]:
+    """Passes over the images."""
+    if facts.demo:
+        return max(1, DEMO_IMAGES_SEEN // facts.images), "demo preset: minutes on two cores"
+    if facts.images >= SMALL_DATA_IMAGES:
+        return 200, "200, as published for ImageNet"
+    epochs = max(20, min(200, round(TOTAL_IMAGES_SEEN / facts.images)))
+    return epochs, f"{TOTAL_IMAGES_SEEN:,} images seen in total, within 20 and 200 epochs"
+
+
+def auto_lr(known: Mapping[str, Any]) -> tuple[float, str]:
+    """The learning rate of a batch: linear scaling, by the square root for AdamW."""
+    adamw, share = known["optimizer"] == "adamw", known["batch_size"] / 256
+    scaled = known["base_lr"] * (share**0.5 if adamw else share)
+    factor = f"sqrt(batch {known['batch_size']} / 256)" if adamw else f"batch {known['batch_size']} / 256"
+    return float(f"{scaled:.6g}"), f"base-lr {known['base_lr']:g} x {factor}"
 
 
 def auto_views_by(facts: RunFacts) -> tuple[str, str]:
-    """How views are made: benchmarks/views.py."""
+    """What computes augmentations: benchmarks/views.py."""
     if facts.accelerated:
-        return "tensor", "the GPU makes them"
+        return "tensor", "computed on the GPU"
     if facts.opencv:
-        return "opencv", "OpenCV is installed and makes them faster on a CPU"
-    return "tensor", "OpenCV, which makes them faster on a CPU, is not installed"
+        return "opencv", "faster on a CPU"
+    return "tensor", "OpenCV, which is faster on a CPU, is not installed"
 
 
 def auto_image_size(facts: RunFacts) -> tuple[int, str]:
-    """Pixels of a view: the images' own short side, within limits."""
+    """Pixels of a view: the short side of the images, within limits."""
     own = max(32, facts.short_side // 32 * 32)
     if own < 64:
-        return 64, f"images are {facts.short_side} px; below 64 px a backbone of stride 32 sees a map of 1 x 1"
+        return 64, f"images are {facts.short_side} px; below 64 px a backbone of stride 32 has a 1 x 1 feature map"
     most = 224 if facts.accelerated else 128
     if own > most:
-        return most, f"images are {facts.short_side} px; " + (
-            "224 px as published" if facts.accelerated else "more than 128 px is slow on a CPU"
-        )
+        limit = "224 px as published" if facts.accelerated else "more than 128 px is slow on a CPU"
+        return most, f"images are {facts.short_side} px; {limit}"
     return own, f"images are {facts.short_side} px"

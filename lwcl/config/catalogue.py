@@ -1,4 +1,4 @@
-"""What there is to choose from: architectures, methods, recipes, augmentations, data sets; for `lwcl list` and TAB.
+"""The lists of `lwcl list`: architectures, methods, recipes, augmentations, protocols, data sets.
 
 Nothing here imports timm.
 """
@@ -17,17 +17,17 @@ from lwcl.models.archs import known_archs
 from lwcl.settings import unknown_name
 
 DATASETS = {
-    "textures": "3,960 drawn textures of 64 x 64 pixels, embedded: what is used without --data; no file, no network",
-    "digits": "1,797 handwritten digits, embedded: no file, no network",
-    "tv/NAME:ROOT": "a torchvision data set below the folder ROOT, as tv/cifar10:~/data; fetched only with --download",
-    "FOLDER": "images in class folders, in nested folders or loose; train and val folders inside are found",
-    "LIST.txt": "a path of an image on each line",
-    "ARCHIVE.zip, ARCHIVE.tar": "read in place; several may be given",
+    "textures": "3,960 generated textures of 64 x 64 pixels, built in: the default without --data; no files, no network",
+    "digits": "1,797 handwritten digits, built in: no files, no network",
+    "tv/NAME:ROOT": "a torchvision data set in the folder ROOT, such as tv/cifar10:~/data; needs --download to download",
+    "FOLDER": "images in class folders, nested folders or none; subfolders train and val are recognised",
+    "LIST.txt": "one image path per line",
+    "ARCHIVE.zip, ARCHIVE.tar": "read in place; several can be given",
 }
 
 
 class CatalogueEntry(NamedTuple):
-    """A thing that can be chosen: its name, a sentence, and its settings, each with a value and a note."""
+    """An entry of a list: its name, a description, and its settings, each with a value and a note."""
 
     name: str
     about: str
@@ -35,7 +35,7 @@ class CatalogueEntry(NamedTuple):
 
 
 def list_archs() -> list[CatalogueEntry]:
-    """Every model of timm, those that are tested one by one first."""
+    """Every model of timm, those with tests of their own first."""
     others = [CatalogueEntry(name, "") for name in known_archs()[1] if name not in TESTED_ARCHS]
     return [CatalogueEntry(name, "tested: trained, exported, reloaded") for name in TESTED_ARCHS] + others
 
@@ -82,7 +82,7 @@ def list_augmentations() -> list[CatalogueEntry]:
     return [
         CatalogueEntry(
             name,
-            f"{len(values)} settings" if values else "no change: the central square",
+            f"{len(values)} settings" if values else "no augmentation: the center crop",
             tuple((setting, value, "") for setting, value in values.items()),
         )
         for name, values in AUGMENTATIONS.items()
@@ -91,11 +91,14 @@ def list_augmentations() -> list[CatalogueEntry]:
 
 def list_protocols() -> list[CatalogueEntry]:
     """Every protocol of `lwcl probe` with its settings and their sources."""
-    return [CatalogueEntry(name, one.about, tuple(cited_details(one.settings))) for name, one in PROTOCOLS.items()]
+    return [
+        CatalogueEntry(name, protocol.about, tuple(cited_details(protocol.settings)))
+        for name, protocol in PROTOCOLS.items()
+    ]
 
 
 def list_datasets() -> list[CatalogueEntry]:
-    """What `--data` takes."""
+    """The values of `--data`."""
     return [CatalogueEntry(name, about) for name, about in DATASETS.items()]
 
 
@@ -110,22 +113,22 @@ CATALOGUES: dict[str, Callable[[], list[CatalogueEntry]]] = {
 
 
 def find_entries(what: str, pattern: str = "") -> list[CatalogueEntry]:
-    """The entries of a catalogue whose name is, contains or matches (`*vit*`) `pattern`; the one it is comes alone.
+    """The entries of a list whose name contains or matches (`*vit*`) `pattern`; an exact match comes alone.
 
-    Raises `UsageError` if there is no such catalogue or entry.
+    Raises `UsageError` for an unknown list or without a match.
     """
     if what not in CATALOGUES:
         raise unknown_name("list", what, CATALOGUES)
     entries = CATALOGUES[what]()
-    found = [entry for entry in entries if pattern in entry.name or fnmatch.fnmatch(entry.name, pattern)]
-    if not found:
+    matches = [entry for entry in entries if pattern in entry.name or fnmatch.fnmatch(entry.name, pattern)]
+    if not matches:
         names = [entry.name for entry in entries]
         raise unknown_name(f"name in {what}", pattern, names, f"`lwcl list {what}` shows them all.")
-    return [entry for entry in found if entry.name == pattern] or found
+    return [entry for entry in matches if entry.name == pattern] or matches
 
 
 def format_entries(entries: list[CatalogueEntry]) -> str:
-    """Entries as lines of text: a name and its sentence each; a single entry with its settings below."""
+    """Entries as lines of text: name and description; a single entry with its settings below."""
     width = max(len(entry.name) for entry in entries)
     lines = [f"{entry.name:<{width}}  {entry.about}".rstrip() for entry in entries]
     if len(entries) == 1:

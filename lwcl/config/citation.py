@@ -1,4 +1,4 @@
-"""What a published recipe is: settings, each with its source."""
+"""Published recipes: settings, each with its source."""
 
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -7,7 +7,7 @@ from lwcl.settings import Layer, Origin, OriginKind
 
 
 class CitedValue(NamedTuple):
-    """A number and where it comes from."""
+    """A number and its source."""
 
     value: Any
     source: str
@@ -15,7 +15,7 @@ class CitedValue(NamedTuple):
 
 @dataclass(frozen=True)
 class PublishedRecipe:
-    """A published recipe: its method, its settings with their sources, and what differs for single architectures."""
+    """A published recipe: its method, its settings with their sources, and those of single architectures."""
 
     about: str
     method: str

@@ -9,7 +9,7 @@ from typing import Any
 def settings_diff(
     old: Mapping[str, Any], new: Mapping[str, Any], ignore: frozenset[str] = frozenset()
 ) -> dict[str, tuple[str, str]]:
-    """What differs between two sets of settings, as JSON: `name: (old, new)`, `absent` where one lacks it."""
+    """The settings that differ, as JSON: `name: (old, new)`, `absent` where one lacks it."""
     before, after = json_compatible(old), json_compatible(new)
     names = [name for name in dict.fromkeys(itertools.chain(before, after)) if name not in ignore]
     written = {
@@ -19,6 +19,6 @@ def settings_diff(
 
 
 def json_compatible(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings as JSON and YAML hold them: tuples as lists, paths as text."""
-    kept: dict[str, Any] = json.loads(json.dumps(dict(settings), default=str))
-    return kept
+    """Settings as JSON and YAML represent them: tuples as lists, paths as text."""
+    plain: dict[str, Any] = json.loads(json.dumps(dict(settings), default=str))
+    return plain

@@ -1,15 +1,15 @@
 """The published recipes of methods that learn from a teacher, with the source of each number.
 
 Sources: "SEED" is arXiv 2101.04731 and its code, "DisCo" is arXiv 2104.09124 and its code, "CompRess" is arXiv
-2010.14713 and its code. Queue, anchors, clusters, key momentum, epochs and weight decay are left to the rules, which
-give the published values at ImageNet's size but for the epochs: SEED and DisCo took the rules' 200, CompRess 130, and
-100 for its clusters.
+2010.14713 and its code. Queue, anchors, clusters, key momentum, epochs and weight decay are automatic: the rules give the
+published values at ImageNet's size, except for the epochs: SEED and DisCo used the rules' 200, CompRess 130, and 100
+for its clusters.
 """
 
 from lwcl.config.citation import CitedValue, PublishedRecipe
 
 SEED_CODE = "SEED, code default"
-SEED_RAMP = "SEED, code: 5 epochs from 0.03 to 0.03 x batch / 256: flat at batch 256, and left out at others"
+SEED_RAMP = "SEED, code: 5 epochs from 0.03 to 0.03 x batch / 256: constant at batch 256, left out at others"
 DISCO_COMMAND = "DisCo, published command"
 COMPRESS_CODE = "CompRess, code default"
 BASELINE_CODE = "CompRess, code default of 2q and 1q; those of its regression are not published"
@@ -34,14 +34,14 @@ def compress_settings(source: str, **own: CitedValue) -> dict[str, CitedValue]:
 
 DISTILL_RECIPES: dict[str, PublishedRecipe] = {
     "seed": PublishedRecipe(
-        "the teacher's embeddings as queue and target (SEED); --hidden 2048 was worth 2.3 points in an independent "
-        "re-implementation on a ResNet-18",
+        "the teacher's embeddings as queue and target (SEED); --hidden 2048 gained 2.3 points in an independent "
+        "re-implementation with a ResNet-18",
         "seed",
         {
             "augmentation": CitedValue("moco-v2", "SEED, code: for teachers trained by MoCo v2"),
             "temperature": CitedValue(0.2, SEED_CODE),
             "teacher_temperature": CitedValue(
-                0.01, "lwcl: the code's 1e-4 makes a one-hot target, so SEED would be InfoNCE with the teacher's keys"
+                0.01, "lwcl: the code's 1e-4 gives a one-hot target: InfoNCE with the teacher's keys"
             ),
             "hidden": CitedValue("1x", SEED_CODE + ": --student_mlp"),
             "optimizer": CitedValue("sgd", SEED_CODE),
@@ -51,8 +51,8 @@ DISTILL_RECIPES: dict[str, PublishedRecipe] = {
         },
     ),
     "disco": PublishedRecipe(
-        "MoCo v2 whose student embeds both views where the teacher does, with a wide head (DisCo); "
-        "--teacher-bn train is the published code's, not a choice of its paper",
+        "MoCo v2 and the squared distance to the teacher's embeddings of both views, wide head (DisCo); "
+        "--teacher-bn train is the published code's behaviour, not stated in the paper",
         "disco",
         {
             "augmentation": CitedValue("moco-v2", DISCO_COMMAND + ": --aug-plus"),
@@ -68,12 +68,12 @@ DISTILL_RECIPES: dict[str, PublishedRecipe] = {
         },
     ),
     "compress-2q": PublishedRecipe(
-        "teacher and student each against their own anchors, no head (CompRess, Ours-2q); published with --epochs 130",
+        "teacher and student each with their own anchors, no head (CompRess, Ours-2q); published with --epochs 130",
         "2q",
         compress_settings(COMPRESS_CODE, temperature=CitedValue(0.04, COMPRESS_CODE)),
     ),
     "compress-1q": PublishedRecipe(
-        "teacher and student against the teacher's anchors, a linear head (CompRess, Ours-1q): "
+        "teacher and student with the teacher's anchors, a linear head (CompRess, Ours-1q): "
         "better than 2q in linear evaluation; published with --epochs 130",
         "1q",
         compress_settings(COMPRESS_CODE, temperature=CitedValue(0.04, COMPRESS_CODE)),
@@ -89,7 +89,7 @@ DISTILL_RECIPES: dict[str, PublishedRecipe] = {
         ),
     ),
     "cluster-classify": PublishedRecipe(
-        "k-means of the teacher's features, then their classification (CC, a baseline of CompRess); "
+        "classification of k-means clusters of the teacher's features (CC, a baseline of CompRess); "
         "published with --epochs 100",
         "cluster-classify",
         {

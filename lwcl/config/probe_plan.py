@@ -25,41 +25,39 @@ from lwcl.settings import (
     merge_layers,
 )
 
-PROBE_FLAGS = ("epochs", "batch_size", "lr")  # what a flag may overrule
-MIN_STEPS_PER_EPOCH, MIN_BATCH_SIZE = (
-    20,
-    16,
-)  # steps an epoch that a batch should leave, and images that it should have all the same
+PROBE_FLAGS = ("epochs", "batch_size", "lr")  # settings of a protocol that a flag may override
+MIN_STEPS_PER_EPOCH = 20  # the batch shrinks to leave this many,
+MIN_BATCH_SIZE = 16  # but not below this
 FAST_STEPS = 500  # of `fast`: on 4,000 images 300 and 900 gave the same best top-1 within a point
 
 
 @dataclass(frozen=True)
 class ProbePlan:
-    """How to probe: every setting with its value and where it came from."""
+    """How to probe: every setting with its value and origin."""
 
     protocol: Protocol
-    settled: Mapping[str, SettingValue]
+    values: Mapping[str, SettingValue]
 
     @cached_property
     def recipe(self) -> Recipe:
         """How to optimise."""
-        return build_settings(Recipe, self.settled)
+        return build_settings(Recipe, self.values)
 
     @cached_property
     def method(self) -> Linear:
         """What is trained."""
-        return build_settings(Linear, self.settled)
+        return build_settings(Linear, self.values)
 
     @cached_property
     def augmentation(self) -> Augmentation:
         """What a training view may do to an image."""
-        return build_settings(Augmentation, self.settled)
+        return build_settings(Augmentation, self.values)
 
 
 def plan_probe(name: str, chosen: Mapping[str, Any], images: int, classes: int, data: tuple[str, ...]) -> ProbePlan:
-    """The plan of a protocol for so many labelled images, with the flags of `OVERRULED` that are not None.
+    """The plan of a protocol for so many labelled images, with the flags of `PROBE_FLAGS` that are not None.
 
-    The augmentation that the images `data` ask for, if any, replaces the protocol's.
+    The augmentation that the data set `data` needs, if any, replaces the protocol's.
     Raises `UsageError` for an unknown protocol, or one that has no such setting.
     """
     protocol = protocol_named(name)
@@ -67,45 +65,40 @@ def plan_probe(name: str, chosen: Mapping[str, Any], images: int, classes: int, 
     flags = {key: chosen[key] for key in PROBE_FLAGS if chosen.get(key) is not None}
     if flags and protocol.way == "logistic":
         raise UsageError(
-            f"{flag_name(next(iter(flags)))} is no setting of the protocol logistic.",
-            "It finds the optimum, and has neither epochs nor a learning rate.",
-            "Leave it away, or choose --protocol fast.",
+            f"{flag_name(next(iter(flags)))} is not a setting of the protocol logistic.",
+            "It finds the optimum: there are neither epochs nor a learning rate.",
+            "Remove it, or choose --protocol fast.",
         )
     layers: list[Layer] = [(FLAG, {**flags, "classes": classes}), (Origin(OriginKind.PROTOCOL, name), own)]
-    settled = merge_layers(Recipe, layers) | merge_layers(Linear, layers)
-    asked = [values["augmentation"] for _, values in data_layers(data)]
-    named = next(iter(asked), own.get("augmentation", "plain"))
-    views = [*([] if asked else layers), (Origin(OriginKind.AUGMENTATION, named), AUGMENTATIONS[named])]
-    return ProbePlan(protocol, scale_probe(settled, images, protocol.way) | merge_layers(Augmentation, views))
+    values = merge_layers(Recipe, layers) | merge_layers(Linear, layers)
+    needed = [layer["augmentation"] for _, layer in data_layers(data)]
+    named = next(iter(needed), own.get("augmentation", "plain"))
+    views = [*([] if needed else layers), (Origin(OriginKind.AUGMENTATION, named), AUGMENTATIONS[named])]
+    return ProbePlan(protocol, scale_probe(values, images, protocol.way) | merge_layers(Augmentation, views))
 
 
-def scale_probe(settled: Mapping[str, SettingValue], images: int, way: str) -> dict[str, SettingValue]:
-    """The settings of a recipe at the scale of so many images, where no flag chose.
+def scale_probe(values: Mapping[str, SettingValue], images: int, way: str) -> dict[str, SettingValue]:
+    """The settings of a recipe scaled to so many images, where no flag chose.
 
     The batch shrinks so that an epoch keeps 20 steps, and the learning rate with it (Goyal et al., arXiv 1706.02677);
     epochs stay as published. LARS moves weights by a share of their length, so with few steps its rate stays too.
     """
-    new = dict(settled)
-    batch, chosen = settled["batch_size"].value or 256, settled["batch_size"].origin is FLAG
+    new = dict(values)
+    batch, chosen = values["batch_size"].value or 256, values["batch_size"].origin is FLAG
     if not chosen and images < MIN_STEPS_PER_EPOCH * batch:
-        fits = min(
-            floor_power_of_two(
-                images / MIN_STEPS_PER_EPOCH, min(MIN_BATCH_SIZE, floor_power_of_two(images, 2, MIN_BATCH_SIZE)), batch
-            ),
-            images,
-        )
-        new["batch_size"] = auto_value(
-            fits, f"{batch}, or less for {MIN_STEPS_PER_EPOCH} steps an epoch from {images:,} images"
-        )
+        least = floor_power_of_two(images, 2, MIN_BATCH_SIZE)
+        fits = min(floor_power_of_two(images / MIN_STEPS_PER_EPOCH, min(MIN_BATCH_SIZE, least), batch), images)
+        reason = f"{batch}, reduced to keep {MIN_STEPS_PER_EPOCH} steps per epoch of {images:,} images"
+        new["batch_size"] = auto_value(fits, reason)
     elif not chosen:
-        new["batch_size"] = SettingValue(batch, settled["batch_size"].origin)
+        new["batch_size"] = SettingValue(batch, values["batch_size"].origin)
     size = new["batch_size"].value
-    if way == "fast" and settled["epochs"].value is None:
+    if way == "fast" and values["epochs"].value is None:
         epochs = min(100, max(10, math.ceil(FAST_STEPS / math.ceil(images / size))))
         new["epochs"] = auto_value(epochs, f"{FAST_STEPS} steps of {size} images, within 10 and 100 epochs")
-    if way == "images" and settled["lr"].value is None:
-        few = settled["optimizer"].value == "lars" and images < SMALL_DATA_IMAGES
-        scale, base = (batch if few else size) / 256, settled["base_lr"].value
-        reason = f"as published for a batch of {batch}: few steps" if few else f"{base:g} x batch {size} / 256"
+    if way == "images" and values["lr"].value is None:
+        few = values["optimizer"].value == "lars" and images < SMALL_DATA_IMAGES
+        scale, base = (batch if few else size) / 256, values["base_lr"].value
+        reason = f"few steps: as published for a batch of {batch}" if few else f"{base:g} x batch {size} / 256"
         new["lr"] = auto_value(float(f"{base * scale:.6g}"), reason)
     return new

@@ -1,7 +1,7 @@
 """Protocols of `lwcl probe`: how a linear classifier is trained on features, with the source of each number.
 
-The papers train image by image; `fast` and `logistic` are ours and train on features that are computed once. Learning
-rates stand for a batch of 256, as the papers give them.
+The papers train on augmented images; `fast` and `logistic` are ours and train on features computed once. Learning rates
+are for a batch of 256, as in the papers.
 """
 
 from dataclasses import dataclass, field
@@ -51,17 +51,17 @@ SEMI_LINEAR = cited_settings(
 
 PROTOCOLS: dict[str, Protocol] = {
     "fast": Protocol(
-        "a grid of learning rates, weight decays and forms of the features, trained at once on features computed once; "
-        "chosen on a fifth of the training images: the default",
+        "a grid of learning rates, weight decays and feature normalisations, trained together on features computed "
+        "once; selected on 20% of the training images: the default",
         way="fast",
     ),
     "logistic": Protocol(
-        "logistic regression of standardised features (scikit-learn), its penalty chosen on a fifth of the training "
+        "logistic regression on standardised features (scikit-learn), its penalty selected on 20% of the training "
         "images",
         way="logistic",
     ),
     "moco": Protocol(
-        "MoCo's: raw features, learning rate 30",
+        "MoCo: raw features, learning rate 30",
         cited_settings(
             MOCO,
             **PER_EPOCH_SCHEDULE,
@@ -70,7 +70,7 @@ PROTOCOLS: dict[str, Protocol] = {
         ),
     ),
     "disco": Protocol(
-        "DisCo's: raw features, learning rate 3, halved eleven times",
+        "DisCo: raw features, learning rate 3, halved 11 times",
         cited_settings(
             DISCO,
             **PER_EPOCH_SCHEDULE,
@@ -79,7 +79,7 @@ PROTOCOLS: dict[str, Protocol] = {
         ),
     ),
     "simsiam": Protocol(
-        "SimSiam's and light-moco's: raw features, LARS, a batch of 4,096",
+        "SimSiam and light-moco: raw features, LARS, batch 4,096",
         cited_settings(
             SIMSIAM,
             **PER_EPOCH_SCHEDULE | {"optimizer": "lars", "schedule": "cosine"},
@@ -87,7 +87,7 @@ PROTOCOLS: dict[str, Protocol] = {
         ),
     ),
     "compress": Protocol(
-        "CompRess's: unit features, standardised by the training images",
+        "CompRess: L2-normalised features, standardised by the training images",
         cited_settings(
             COMPRESS,
             **PER_EPOCH_SCHEDULE | {"form": "standard"},
@@ -96,7 +96,7 @@ PROTOCOLS: dict[str, Protocol] = {
         ),
     ),
     "swav": Protocol(
-        "SwAV's: raw features, learning rate 0.3 along a cosine",
+        "SwAV: raw features, learning rate 0.3, cosine schedule",
         cited_settings(
             SWAV,
             **PER_EPOCH_SCHEDULE | {"schedule": "cosine"},
@@ -104,7 +104,7 @@ PROTOCOLS: dict[str, Protocol] = {
         ),
     ),
     "transfer": Protocol(
-        "ssl-small's for small data sets: unit features, crops of 0.6 to 1 of an image",
+        "ssl-small for small data sets: L2-normalised features, crops of 60% to 100% of an image",
         cited_settings(
             TRANSFER,
             **PER_EPOCH_SCHEDULE | {"crop_min": 0.6, "form": "unit"},
@@ -112,15 +112,13 @@ PROTOCOLS: dict[str, Protocol] = {
             **{"schedule": "step", "milestones": (40 / 60,), "step_factor": 0.1},
         ),
     ),
-    "finetune": Protocol(
-        "ssl-small's finetuning: all weights are trained, batch norm in train mode in every epoch", FINETUNING
-    ),
+    "finetune": Protocol("ssl-small finetuning: trains all weights, batch norm in train mode", FINETUNING),
     **{
         f"semi:{percent}%{kind}": Protocol(f"{percent}% of the labels: {about}", settings, share=percent / 100)
         for percent in (1, 10)
         for kind, about, settings in (
-            ("", "DisCo's, the classifier alone", SEMI_LINEAR),
-            ("-finetune", "all weights, by ssl-small's finetuning", FINETUNING),
+            ("", "DisCo, classifier only", SEMI_LINEAR),
+            ("-finetune", "all weights, as ssl-small finetuning", FINETUNING),
         )
     },
 }

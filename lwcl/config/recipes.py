@@ -1,4 +1,4 @@
-"""How to optimise: `Recipe`, and `RECIPES`, the published recipes with the source of each number.
+"""How to optimise: `Recipe`; and `RECIPES`, the published recipes with the source of each number.
 
 Sources: "ssl-small" is arXiv 2107.14762 and its code, "light-moco" is arXiv 2212.07158 and its code, "MoCo v2" is arXiv
 2003.04297. light-moco's code does not contain its final ImageNet recipe; what is reconstructed from its flags and run
@@ -8,52 +8,55 @@ names says so.
 from lwcl.config.citation import CitedValue, PublishedRecipe
 from lwcl.config.distill_recipes import DISTILL_RECIPES
 from lwcl.methods.method import Verb, methods
-from lwcl.settings import Settings, setting, unknown_name
+from lwcl.settings import Auto, Settings, setting, unknown_name
 
 
 class Recipe(Settings):
     """The optimisation of a run."""
 
-    epochs: int | None = setting(
-        None, "passes over the images [settled from their number]", at_least=1, group="Optimisation"
+    epochs: Auto[int] = setting(
+        None, "passes over the images [auto: from their number]", at_least=1, group="Optimisation"
     )
-    batch_size: int | None = setting(
-        None, "images a step, over all processes [settled from their number]", at_least=2, group="Optimisation"
+    batch_size: Auto[int] = setting(
+        None, "images per step, over all processes [auto: from their number]", at_least=2, group="Optimisation"
     )
     accumulate: int = setting(
-        1, "parts of a batch that are computed one after another to save memory", at_least=1, group="Optimisation"
+        1, "micro-batches per step (gradient accumulation): less memory", at_least=1, group="Optimisation"
     )
     optimizer: str = setting(
         "sgd", "sgd, adamw or lars (of timm)", choices=("sgd", "adamw", "lars"), group="Optimisation"
     )
-    lr: float | None = setting(None, "learning rate [base-lr scaled by the batch]", above=0, group="Optimisation")
+    lr: Auto[float] = setting(
+        None, "peak learning rate [auto: base-lr scaled by the batch]", above=0, group="Optimisation"
+    )
     base_lr: float = setting(0.03, "learning rate for a batch of 256", above=0, group="Optimisation")
-    momentum: float = setting(0.9, "momentum of the optimiser", at_least=0, below=1, group="Optimisation")
-    weight_decay: float | None = setting(
-        None, "weight decay of all parameters [settled from the number of images]", at_least=0, group="Optimisation"
+    momentum: float = setting(0.9, "momentum of the optimizer", at_least=0, below=1, group="Optimisation")
+    weight_decay: Auto[float] = setting(
+        None, "weight decay of all parameters [auto: from the number of images]", at_least=0, group="Optimisation"
     )
     schedule: str = setting(
-        "cosine", "cosine, constant or step", choices=("cosine", "constant", "step"), group="Optimisation"
+        "cosine",
+        "learning rate schedule: cosine, constant or step",
+        choices=("cosine", "constant", "step"),
+        group="Optimisation",
     )
     milestones: tuple[float, ...] = setting(
-        (0.6, 0.8), "share of the epochs after which schedule step lowers the rate", group="Optimisation"
+        (0.6, 0.8), "shares of the epochs after which schedule step lowers the rate", group="Optimisation"
     )
-    step_factor: float = setting(
-        0.1, "what schedule step multiplies the rate with", above=0, at_most=1, group="Optimisation"
-    )
-    warmup: float | None = setting(
-        None, "epochs of linear warm-up [settled from the epochs]", at_least=0, group="Optimisation"
+    step_factor: float = setting(0.1, "factor of the rate at each milestone", above=0, at_most=1, group="Optimisation")
+    warmup: Auto[float] = setting(
+        None, "epochs of linear warm-up [auto: from the epochs]", at_least=0, group="Optimisation"
     )
     per_epoch: bool = setting(
         False, "change the learning rate at epoch starts only, as the published code does", group="Optimisation"
     )
 
 
-#: With fewer images than this a run has too few steps for SGD as published for ImageNet.
+#: With fewer images, a run has too few steps for SGD as published for ImageNet.
 SMALL_DATA_IMAGES = 200_000
-LWCL_RESULTS = "lwcl, docs/results.md: with few steps SGD and a head without batch norm stay on InfoNCE's plateau"
+LWCL_RESULTS = "lwcl, docs/results.md: with few steps SGD and a head without batch norm stay on the plateau of InfoNCE"
 
-#: What every recipe that has a teacher changes for fewer than `FEW_IMAGES` images.
+#: What every recipe changes for fewer than `SMALL_DATA_IMAGES` images.
 SMALL_DATA_COMMON: dict[str, CitedValue] = {
     "optimizer": CitedValue("adamw", LWCL_RESULTS),
     "base_lr": CitedValue(1e-3, LWCL_RESULTS),
@@ -63,7 +66,7 @@ SMALL_DATA_COMMON: dict[str, CitedValue] = {
     "zero_residuals": CitedValue(True, "lwcl, docs/results.md; light-moco's ResNets start so too (zero_init_residual)"),
 }
 
-#: What the recipes of each command change for so few images; a flag or a file wins over it.
+#: The same by command; a flag or a file wins over it.
 SMALL_DATA_OVERRIDES: dict[Verb, dict[str, CitedValue]] = {
     "pretrain": {
         **SMALL_DATA_COMMON,
@@ -74,10 +77,10 @@ SMALL_DATA_OVERRIDES: dict[Verb, dict[str, CitedValue]] = {
     "compress": SMALL_DATA_COMMON,
 }
 
-#: What every recipe changes on an embedded set.
+#: What every recipe changes on a built-in data set.
 DEMO_OVERRIDES: dict[str, CitedValue] = {
-    "symmetric": CitedValue(False, "lwcl, docs/results.md: half of the time of a step, and it helps in as many steps"),
-    "key_momentum": CitedValue(0.9, "lwcl, docs/results.md: a lag of 100 of 552 steps parts queries from their keys"),
+    "symmetric": CitedValue(False, "lwcl, docs/results.md: half the time per step, a few points lower"),
+    "key_momentum": CitedValue(0.9, "lwcl, docs/results.md: 0.99 lags 100 of 552 steps, so keys do not match queries"),
 }
 
 TESTED_ARCHS = (
@@ -96,7 +99,7 @@ LIGHT_RECONSTRUCTED = "light-moco, reconstructed: published neither in the paper
 
 RECIPES: dict[str, PublishedRecipe] = {
     "moco-v2": PublishedRecipe(
-        "the baseline: MoCo v2 as published for ResNet-50, which small models learn poorly from",
+        "the baseline: MoCo v2 as published for ResNet-50; small models learn little from it",
         "moco",
         {
             "augmentation": CitedValue("moco-v2", MOCO_V2_CODE),
@@ -110,8 +113,8 @@ RECIPES: dict[str, PublishedRecipe] = {
         },
     ),
     "ssl-small": PublishedRecipe(
-        "a colder contrast, stronger colour and a wider head (ssl-small); "
-        "it starts from random weights here, the paper's from a SEED student",
+        "lower temperature, stronger colour jitter and a wider head (ssl-small); "
+        "starts from random weights here, in the paper from a SEED student",
         "moco",
         {
             "augmentation": CitedValue("ssl-small", SSL_SMALL_COMMAND + ": cj 1, gray 0.5"),
@@ -125,7 +128,7 @@ RECIPES: dict[str, PublishedRecipe] = {
         },
     ),
     "light": PublishedRecipe(
-        "smoothed targets, symmetric loss, a wide head and warm-up (light-moco): the default",
+        "smoothed targets, symmetric loss, wide head, warm-up (light-moco): the default",
         "light-moco",
         {
             "augmentation": CitedValue("moco-v2", LIGHT_CODE + ": --aug-plus"),
@@ -145,12 +148,12 @@ RECIPES: dict[str, PublishedRecipe] = {
 
 
 def recipes_for(verb: Verb) -> dict[str, PublishedRecipe]:
-    """The recipes whose method is of that verb."""
+    """The recipes of a command."""
     return {name: published for name, published in RECIPES.items() if published.method in methods(verb)}
 
 
 def recipe_named(name: str, verb: Verb) -> PublishedRecipe:
-    """The published recipe of that name for a command; raises `UsageError` with the nearest names."""
+    """The recipe of that name for a command; raises `UsageError` with the nearest names."""
     known = recipes_for(verb)
     if name not in known:
         raise unknown_name(f"{verb} recipe", name, known, "`lwcl list recipes` shows them all.")

@@ -1,4 +1,4 @@
-"""What is said of a teacher before it is loaded: how its answers are kept, and a first stage that it begins with."""
+"""Options of a teacher, parsed and checked before it is loaded: how its outputs are cached, and the first stage."""
 
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -11,33 +11,33 @@ if TYPE_CHECKING:
 
 
 class TeacherCacheSpec(NamedTuple):
-    """How a teacher's answers are kept: `off`, `center`, or `views` for so many crops of an image."""
+    """The cached outputs of a teacher: none (`off`), of the center crop (`center`), of `crops` per image (`views`)."""
 
     kind: str
     crops: int = 0
 
 
 class FirstStage(NamedTuple):
-    """A first stage of a run: a method that learns from a teacher, for so many epochs."""
+    """The first stage of a run: a method that learns from a teacher, and its number of epochs."""
 
     method: str
     epochs: int
 
 
 def parse_teacher_cache(text: str) -> TeacherCacheSpec:
-    """`--teacher-cache` as written. Raises `UsageError`."""
+    """The value of `--teacher-cache`. Raises `UsageError`."""
     kind, _, crops = text.strip().lower().partition(":")
     if kind in ("off", "center") and not crops:
         return TeacherCacheSpec(kind)
     if kind == "views" and crops.isdecimal() and int(crops) > 0:
         return TeacherCacheSpec(kind, int(crops))
     raise UsageError(
-        f"--teacher-cache: got {text!r}.", remedy="Give off, center, or views:K, such as views:8 for 8 crops an image."
+        f"--teacher-cache: got {text!r}.", remedy="Give off, center, or views:K, such as views:8 for 8 crops per image."
     )
 
 
 def parse_init_by(text: str) -> FirstStage:
-    """`--init-by` as written. Raises `UsageError`."""
+    """The value of `--init-by`. Raises `UsageError`."""
     name, _, epochs = text.strip().partition(":")
     known = methods("distill") | methods("compress")
     if name not in known:
@@ -62,22 +62,23 @@ def check_cached_views(method: Method, cache: TeacherCacheSpec) -> None:
 
 
 def check_teacher_options(options: "TrainOptions", method: Method) -> None:
-    """Raises `UsageError` where a teacher is needed and not named, or named and of no use."""
+    """Raises `UsageError` for a missing or unused teacher, and for options that contradict each other."""
     cache, first = parse_teacher_cache(options.teacher_cache), getattr(options, "init_by", None)
     learner = methods()[parse_init_by(first).method]() if first else method
     check_cached_views(learner, cache)
     if options.init_head and not options.init:
-        raise UsageError("--init-head takes over the head of --init, and none is named.", remedy="Give --init ENCODER.")
+        raise UsageError("--init-head requires --init.", remedy="Give --init ENCODER.")
     if first and options.init:
-        raise UsageError("--init and --init-by both say where to start from.", remedy="Give one of them.")
+        raise UsageError(
+            "--init and --init-by exclude each other: both set the initial weights.", remedy="Give one of them."
+        )
     if options.teacher is None and (method.teacher_space or first):
         raise UsageError(
-            f"{f'--init-by {first}' if first else method.name} learns from a teacher, and none is named.",
+            f"{f'--init-by {first}' if first else method.name} requires --teacher.",
             remedy="Give --teacher ENCODER: a run folder, a checkpoint, or timm/NAME.",
         )
     if options.teacher is not None and not method.teacher_space and not first:
         raise UsageError(
-            f"{method.name} has no teacher.",
-            "It learns from the images alone.",
-            "Leave --teacher out, give --init-by seed:2 to start from it, or use `lwcl distill` or `lwcl compress`.",
+            f"--teacher does not apply to {method.name}, which learns from the images alone.",
+            remedy="Remove --teacher, add --init-by seed:2, or use `lwcl distill` or `lwcl compress`.",
         )

@@ -11,7 +11,7 @@ from lwcl.config.train_options import PretrainOptions, TrainOptions
 from lwcl.methods.method import METHODS
 from lwcl.settings import DEFAULT, field_names
 
-#: Settings of a run that are not its first stage's.
+#: Settings that the first stage does not take over from the run.
 NOT_INHERITED = frozenset(
     {"recipe", "method", "augmentation", "init", "init_head", "out", "resume", "overwrite", "monitor"}
 )
@@ -24,6 +24,6 @@ def plan_first_stage(plan: Plan, out: Path) -> Plan | None:
         return None
     stage = parse_init_by(options.init_by)
     shared = (name for name in field_names(TrainOptions) if name not in NOT_INHERITED)
-    chosen = {name: plan.settled[name].value for name in shared if plan.settled[name].origin is not DEFAULT}
+    chosen = {name: plan.values[name].value for name in shared if plan.values[name].origin is not DEFAULT}
     chosen |= {"method": stage.method, "epochs": stage.epochs, "out": str(out)}
     return plan_run(METHODS[stage.method].verb, chosen)

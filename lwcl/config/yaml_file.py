@@ -1,4 +1,4 @@
-"""Reading the settings file of `--config`: YAML, safely, with a sentence for every way it can be wrong."""
+"""Reads the settings file of `--config`: YAML, safely, with a clear error for every way it can be wrong."""
 
 import re
 from pathlib import Path
@@ -8,7 +8,7 @@ import yaml
 
 from lwcl.errors import UsageError
 
-CONFIG_HINT = "A settings file has a line `name: value` for each setting; the config.yaml of a run is one."
+CONFIG_HINT = "A settings file has one line `name: value` per setting, like the config.yaml of a run."
 
 
 class ConfigLoader(yaml.SafeLoader):
@@ -20,21 +20,21 @@ class ConfigLoader(yaml.SafeLoader):
         for key, _ in node.value:
             name = str(key.value)
             if name in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"{name!r} stands there twice", key.start_mark)
+                raise yaml.constructor.ConstructorError(None, None, f"{name!r} is given twice", key.start_mark)
             seen.add(name)
         return super().construct_mapping(node, deep)
 
 
 def yaml_resolvers() -> dict[Any, list[tuple[str, "re.Pattern[str]"]]]:
-    """YAML 1.1's guesses at types, without dates and with `true` and `false` alone as truth values (as in YAML 1.2)."""
-    truth = "tag:yaml.org,2002:bool"
-    kept = {
-        first: [(tag, pattern) for tag, pattern in guesses if tag not in (truth, "tag:yaml.org,2002:timestamp")]
+    """YAML 1.1's implicit types, without dates, and with `true` and `false` as the only booleans (as in YAML 1.2)."""
+    boolean = "tag:yaml.org,2002:bool"
+    resolvers = {
+        first: [(tag, pattern) for tag, pattern in guesses if tag not in (boolean, "tag:yaml.org,2002:timestamp")]
         for first, guesses in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
     for first in "tTfF":
-        kept.setdefault(first, []).append((truth, re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$")))
-    return kept
+        resolvers.setdefault(first, []).append((boolean, re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$")))
+    return resolvers
 
 
 ConfigLoader.yaml_implicit_resolvers = yaml_resolvers()
@@ -43,17 +43,17 @@ ConfigLoader.yaml_implicit_resolvers = yaml_resolvers()
 def read_config(path: str) -> dict[str, Any]:
     """The settings in a YAML file.
 
-    Raises `UsageError` when it is missing, is no YAML, names a setting twice or is no mapping.
+    Raises `UsageError` when it is missing, is not YAML, names a setting twice or is not a mapping.
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
-        settings = yaml.load(text, ConfigLoader)  # noqa: S506  # Loader is a SafeLoader
+        settings = yaml.load(text, ConfigLoader)  # noqa: S506  # ConfigLoader is a SafeLoader
     except OSError as error:
         what = f"Cannot read the settings file {path!r}: {error.strerror}."
         raise UsageError(what, remedy="Give --config a YAML file.") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise UsageError(f"{path!r} is no settings file.", " ".join(str(error).split()), CONFIG_HINT) from None
+        raise UsageError(f"{path!r} is not a settings file.", " ".join(str(error).split()), CONFIG_HINT) from None
     if settings is not None and not isinstance(settings, dict):
         why = f"It holds {type(settings).__name__}, not settings by name."
-        raise UsageError(f"{path!r} is no settings file.", why, CONFIG_HINT)
+        raise UsageError(f"{path!r} is not a settings file.", why, CONFIG_HINT)
     return settings or {}

@@ -114,7 +114,6 @@ def probe_features(
     if plan.protocol.way == "logistic":
         return logistic_probe(bank, images.labels, queries, held_out, classes=classes)
     recipe = plan.recipe
-    assert recipe.epochs and recipe.batch_size
     return fast_probe(
         bank,
         images.labels,
@@ -135,7 +134,6 @@ def probe_images(
 ) -> FittedClassifier:
     """A published protocol: trained on random views, evaluated on the queries after each epoch."""
     recipe, compute = plan.recipe, setup.compute(loaded)
-    assert recipe.epochs and recipe.lr and recipe.weight_decay is not None
     loader = build_probe_loader(setup, plan, loaded, compute, train)
     net = build_probe_net(plan, loaded, compute, features, train)
     optimizer = engine.build_optimizer(net, recipe, recipe.lr, recipe.weight_decay)
@@ -178,7 +176,6 @@ def build_probe_loader(
     """Labelled training batches of the images `train`. Raises `UsageError` where they are fewer than a batch."""
     cached, size = setup.cached_images(loaded.input_spec.size, plan.augmentation.crop_min), plan.recipe.batch_size
     images, store = cached.images.subset(train), cached.store
-    assert size
     if len(images) < size:
         raise UsageError(
             f"{plural(len(images), 'image')} cannot fill a batch of {size:,}.",

@@ -4,7 +4,7 @@ from typing import Protocol
 
 from lwcl.methods._torch import ClusterClassifier, Encoder, F, Net, Tensor, kmeans, losses, memory, nets
 from lwcl.methods.method import Batch, Loss, Method, ViewSpec, method
-from lwcl.settings import setting
+from lwcl.settings import Auto, setting
 
 
 class ClusterNet(Protocol):
@@ -21,7 +21,7 @@ class ClusterClassify(Method):
     teacher_space = "features"
     needs_teacher_features = True
 
-    clusters: int | None = setting(
+    clusters: Auto[int] = setting(
         None, "k-means clusters of the teacher's features [auto: from the number of images]", at_least=2, group="Method"
     )
 
@@ -35,12 +35,10 @@ class ClusterClassify(Method):
 
     def build(self, student: Encoder, teacher_dim: int = 0) -> Net:
         """The student, and the clusters with their classification layer."""
-        assert self.clusters is not None, "a rule settles it before a run"
         return nets.Net(student=student, clusters=memory.ClusterClassifier(self.clusters, student.width, teacher_dim))
 
     def initialise(self, net: ClusterNet, features: Tensor, seed: int) -> None:
         """Spherical k-means of the teacher's features (N, D) of all images; raises `UsageError` for too few images."""
-        assert self.clusters is not None, "a rule settles it before a run"
         net.clusters.centroids.copy_(kmeans.kmeans(features, self.clusters, seed=seed).centroids)
 
     def loss(self, net: ClusterNet, batch: Batch, epoch: float) -> Loss:

@@ -15,7 +15,7 @@ from lwcl.methods._torch import (
     torch,
 )  # fmt: skip
 from lwcl.methods.method import Batch, Loss, Method, ViewSpec, method
-from lwcl.settings import setting
+from lwcl.settings import Auto, setting
 
 
 class CompRessNet(Protocol):
@@ -37,7 +37,7 @@ class CompRess(Method):
         above=0,
         group="Method",
     )
-    anchors: int | None = setting(
+    anchors: Auto[int] = setting(
         None, "anchors: images in the feature memory [auto: from the number of images]", at_least=2, group="Method"
     )
     anchor_dtype: str = setting(
@@ -59,7 +59,6 @@ class CompRess(Method):
 
     def feature_bank(self, *widths: int) -> FeatureBank:
         """An empty memory of anchors for networks of these feature widths."""
-        assert self.anchors is not None, "a rule settles it before a run"
         return memory.FeatureBank(self.anchors, widths, self.anchor_dtype, wait=self.fill == "wait")
 
     def similarity_loss(self, student: Tensor, teacher: Tensor, pairs: tuple[Tensor, Tensor]) -> Loss:
@@ -82,7 +81,7 @@ class TwoQueues(CompRess):
     there are half as many anchors as images. Hence `fill` waits by default.
     """
 
-    key_momentum: float | None = setting(
+    key_momentum: Auto[float] = setting(
         None,
         "EMA momentum of the key encoder, which writes the student's anchors; 0: the student writes them "
         "[auto: from the number of steps]",
@@ -97,7 +96,6 @@ class TwoQueues(CompRess):
 
     def build(self, student: Encoder, teacher_dim: int = 0) -> Net:
         """The student, its momentum encoder unless the momentum is 0, and paired anchors of teacher and student."""
-        assert self.key_momentum is not None, "a rule settles it before a run"
         key_encoder = momentum_encoder.DropoutFreeMomentumEncoder
         key = {"key": key_encoder(student, self.key_momentum)} if self.key_momentum else {}
         return nets.Net(student=student, **key, anchors=self.feature_bank(teacher_dim, student.width))

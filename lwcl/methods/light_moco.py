@@ -33,9 +33,9 @@ class LightMoCo(MoCo):
 
     def build(self, student: Encoder, teacher_dim: int = 0) -> Net:
         """As MoCo's. Raises `UsageError` for an undefined target, or one that needs more keys than the queue holds."""
-        queue: int = self.queue_size or 0
+        queue = self.queue_size
         try:
-            reach = len(losses.smoothed_target(self.target, self.smoothing, self.neighbours, queue or 1).ranks)
+            reach = len(losses.smoothed_target(self.target, self.smoothing, self.neighbours, queue).ranks)
         except ValueError as error:
             raise UsageError(str(error), remedy="Give one of these --neighbours, or another --target.") from error
         if reach > queue:

@@ -16,7 +16,7 @@ from lwcl.methods._torch import (
     torch,
 )  # fmt: skip
 from lwcl.methods.method import Batch, Loss, Method, method
-from lwcl.settings import setting
+from lwcl.settings import Auto, setting
 
 
 class MoCoNet(Protocol):
@@ -32,10 +32,10 @@ class MoCo(Method):
     """Contrast two views of an image with a queue of keys from a momentum encoder."""
 
     temperature: float = setting(0.2, "softmax temperature of the contrastive loss", above=0, group="Method")
-    queue_size: int | None = setting(
+    queue_size: Auto[int] = setting(
         None, "negative keys in the queue [auto: from the number of images]", at_least=1, group="Method"
     )
-    key_momentum: float | None = setting(
+    key_momentum: Auto[float] = setting(
         None, "EMA momentum of the key encoder [auto: from the number of steps]", at_least=0, below=1, group="Method"
     )
     hidden: str = setting(
@@ -55,7 +55,6 @@ class MoCo(Method):
 
     def build(self, student: Encoder, teacher_dim: int = 0) -> Net:
         """The student, its momentum encoder, and the queue of keys."""
-        assert self.queue_size is not None and self.key_momentum is not None, "rules settle both before a run"
         return nets.Net(
             student=student,
             key=momentum_encoder.MomentumEncoder(student, self.key_momentum),

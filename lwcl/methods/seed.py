@@ -5,7 +5,7 @@ from typing import Protocol
 from lwcl.errors import UsageError
 from lwcl.methods._torch import Encoder, Net, Queue, encoder, losses, memory, nets
 from lwcl.methods.method import Batch, Loss, Method, ViewSpec, method
-from lwcl.settings import setting
+from lwcl.settings import Auto, setting
 
 
 class SEEDNet(Protocol):
@@ -45,7 +45,7 @@ class SEED(Method):
         above=0,
         group="Method",
     )
-    queue_size: int | None = setting(
+    queue_size: Auto[int] = setting(
         None, "teacher embeddings in the queue [auto: from the number of images]", at_least=1, group="Method"
     )
     hidden: str = setting(
@@ -67,7 +67,6 @@ class SEED(Method):
 
     def build(self, student: Encoder, teacher_dim: int = 0) -> Net:
         """The student and the queue of the teacher's embeddings."""
-        assert self.queue_size is not None, "a rule settles it before a run"
         dim = matching_teacher_dim(self.dim, teacher_dim)
         return nets.Net(student=student, queue=memory.Queue(self.queue_size, dim))
 

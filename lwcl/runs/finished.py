@@ -9,6 +9,7 @@ from lwcl.errors import UsageError
 from lwcl.formatting import duration, percent
 from lwcl.reporting.knn import EncoderResult, format_gain, format_interval
 from lwcl.runs.folder import RunFolder
+from lwcl.runs.guard import require_current_format
 
 SCORE_COLUMNS = (
     *("Run", "Method", "Architecture", "Epochs", "kNN top-1", "95% interval", "vs. untrained", "Effective rank"),
@@ -24,6 +25,7 @@ class FinishedRun:
 
     def __init__(self, name: str) -> None:
         self.name, folder = name, RunFolder(Path(name))
+        require_current_format(folder.path, "Train it again with this version.")
         try:
             self.report: dict[str, Any] = json.loads(folder.report_json.read_text(encoding="utf-8"))
             self.settings = {key: entry["value"] for key, entry in self.report["settings"].items()}

@@ -14,7 +14,15 @@ from typing import Any, Self
 from lwcl.config.diff import settings_diff
 from lwcl.errors import UsageError
 from lwcl.formatting import json_text
-from lwcl.runs.guard import ResumeMode, is_finished, is_run, read_settings, require_run_or_empty, start_or_resume
+from lwcl.runs.guard import (
+    ResumeMode,
+    is_finished,
+    is_run,
+    read_settings,
+    require_run_or_empty,
+    start_or_resume,
+    write_settings,
+)
 from lwcl.system.atomic_files import crash_point, explain_disk_errors, write_atomically
 from lwcl.system.environment import RUN_SPECIFIC_KEYS, describe_environment
 from lwcl.system.lock import folder_lock, is_locked
@@ -27,10 +35,10 @@ def report_folder(out: str | None, encoders: Sequence[str], name: str) -> Path |
 
 
 class RunFolder:
-    """A run's folder: `RunFolder(path)` to read one, `RunFolder.open` to run in one, holding its lock until `close`.
+    """The folder of a run: `RunFolder(path)` to read it, `RunFolder.open` to run in it, with its lock until `close`.
 
-    `resumed`: a run that was there goes on. `changed`: versions and machine that are not as they were, `name: (then,
-    now)`; then the last bits of the result may differ from the unbroken run's.
+    `resumed`: whether it holds an interrupted run that is resumed. `changed`: versions and machine that differ since,
+    `name: (then, now)`; then the result may differ in the last bits from an unbroken run.
     """
 
     def __init__(self, path: Path) -> None:
@@ -54,11 +62,11 @@ class RunFolder:
         overwrite: bool = False,
         ignore: frozenset[str] = frozenset(),
     ) -> Self:
-        """Make `path` for a run of `settings`, or go on with the unfinished run of the same settings that is there.
+        """Create `path` for a run of `settings`, or resume the unfinished run of the same settings in it.
 
-        `ignore` names settings that do not change the result (workers, out). Raises `UsageError` when the folder is in
-        use, no run of lwcl, or holds a finished or another run and `overwrite` is false; `StorageError` when the disk
-        refuses. `overwrite` removes what a run of lwcl makes and nothing else.
+        `ignore` names settings that do not change the result (workers, out). Raises `UsageError` for a folder in use,
+        one that is not a run of lwcl, and, unless `overwrite`, a finished or another run; `StorageError` of the disk.
+        `overwrite` removes what a run of lwcl writes and nothing else.
         """
         run = cls(path)
         require_run_or_empty(path)
@@ -91,8 +99,14 @@ class RunFolder:
         self.close()
 
     def settings(self) -> dict[str, Any]:
-        """The settings in config.yaml. Raises `UsageError` when it is not there or is no list of settings."""
+        """The settings in config.yaml. Raises `UsageError` where it is missing or holds no settings."""
         return read_settings(self.path)
+
+    def record_setting(self, name: str, value: Any) -> None:
+        """Write a setting that was decided after the start into config.yaml; nothing if it is there already."""
+        settings = self.settings()
+        if settings.get(name) != value:
+            write_settings(self.path, settings | {name: value})
 
     def is_finished(self) -> bool:
         """Whether the run came to its end: its report is written last."""
@@ -132,21 +146,19 @@ class RunFolder:
 
 
 def default_out(
-    verb: str,
-    method: str,
-    arch: str,
+    stem: str,
     settings: Mapping[str, Any],
     *,
     resume: ResumeMode = "auto",
     ignore: frozenset[str] = frozenset(),
     runs: Path = Path("runs"),
 ) -> Path:
-    """Where a run goes when the user does not say: runs/VERB-METHOD-ARCH-N, N the smallest number that is free.
+    """Where a run goes without --out: runs/STEM-N, N the smallest free number.
 
-    The same command given again after an interruption goes on: the newest such folder with an unfinished run of the
-    same `settings`, that no process has open, comes before a free one, unless `resume` is never.
+    An interrupted command given again resumes: the newest such folder with an unfinished run of the same `settings`,
+    that no process has open, comes before a free one, unless `resume` is never.
     """
-    stem = re.sub(r"[^\w.+-]+", "-", f"{verb}-{method}-{arch}")
+    stem = re.sub(r"[^\w.+-]+", "-", stem)
     names = [path.name for path in runs.iterdir()] if runs.is_dir() else []
     taken = {int(match[1]) for name in names if (match := re.fullmatch(re.escape(stem) + r"-([1-9]\d{0,8})", name))}
     waiting = [

@@ -1,4 +1,4 @@
-"""Whether a run may have a folder: begin in it, go on in it, replace what is there, or be refused with the reason."""
+"""May a run use this folder? Start, resume or replace the run in it, or refuse with the reason."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,8 +11,10 @@ from lwcl.errors import StorageError, UsageError
 from lwcl.system.atomic_files import crash_point, remove_leftovers, remove_path, write_atomically
 
 ResumeMode = Literal["auto", "never", "must"]
-CONFIG_HEADING = "# Settings of a run of lwcl: give this file to --config, and the run is made again.\n"
-# In the order in which --overwrite removes them: killed half-way, the run is still refused as finished or as another.
+#: The first line of config.yaml names the format of the run folder; format 1 had another sentence.
+CONFIG_HEADING = "# Run of lwcl, format 2. Give this file to --config to repeat the run.\n"
+OLD_HEADING = "# Settings of a run of lwcl: give this file to --config, and the run is made again.\n"
+#: In the order in which --overwrite removes them: if killed halfway, the run is still found finished, or another one.
 RUN_FILES = (
     *("checkpoints", "first", "metrics.jsonl", "encoder.safetensors", "export", "plots", "knn", "probe", "diagnosis"),
     *("nonfinite", "bad_files.jsonl"),
@@ -22,39 +24,50 @@ OVERWRITE_HINT = "Give --overwrite to replace it, or another --out."
 
 
 def require_run_or_empty(path: Path) -> None:
-    """Raise `UsageError` for what is no folder, and for a folder that holds something else than a run of lwcl."""
+    """Raises `UsageError` for a path that is no folder, or a folder that holds something else than a run of lwcl."""
     if not path.is_dir():
         if path.exists() or path.is_symlink():
             raise UsageError(f"{path} is not a folder.", remedy="Give another --out.")
         return
     own = (name.name == ".lock" or name.name.startswith(".tmp-") for name in path.iterdir())
     if not all(own) and not is_run(path):
-        why = "It holds files, and no config.yaml that a run of lwcl wrote; nothing in it was touched."
-        raise UsageError(f"The folder {path} is no run of lwcl.", why, "Give another --out, or an empty folder.")
+        why = "It holds files, but no config.yaml written by lwcl; nothing in it was changed."
+        raise UsageError(f"The folder {path} is not a run of lwcl.", why, "Give another --out, or an empty folder.")
 
 
 def is_run(path: Path) -> bool:
-    """Whether a run of lwcl has begun in a folder."""
+    """Whether a run of lwcl has started in a folder."""
+    return config_heading(path) in (CONFIG_HEADING, OLD_HEADING)
+
+
+def config_heading(path: Path) -> str:
+    """The first line of a folder's config.yaml, "" where there is none."""
     try:
         with open(path / "config.yaml", encoding="utf-8", errors="replace") as file:
-            return file.readline() == CONFIG_HEADING
+            return file.readline()
     except OSError:
-        return False
+        return ""
+
+
+def require_current_format(path: Path, remedy: str = OVERWRITE_HINT) -> None:
+    """Raises `UsageError` for the run of an older version of lwcl, whose files have another format."""
+    if config_heading(path) == OLD_HEADING:
+        raise UsageError(f"The run in {path} was written by an older version of lwcl.", remedy=remedy)
 
 
 def reject_run_folder(out: str | None) -> None:
-    """Raise `UsageError` where a report is to go into the folder of a run, which has one of its own."""
+    """Raises `UsageError` where a report would go into the folder of a run, which has its own report."""
     if out and is_run(Path(out)):
-        raise UsageError(f"{out} is a run, and has a report of its own.", remedy="Give another --out.")
+        raise UsageError(f"{out} is a run, which has its own report.", remedy="Give another --out.")
 
 
 def is_finished(path: Path) -> bool:
-    """Whether the run in a folder came to its end: its report is written last."""
+    """Whether the run in a folder is finished: its report is written last."""
     return (path / "report.json").exists()
 
 
 def never_started(path: Path, settings: Mapping[str, Any], ignore: frozenset[str]) -> bool:
-    """Whether a run of other settings is in a folder that failed before its first step: nothing is lost with it."""
+    """Whether a folder holds a run of other settings that failed before its first step: nothing is lost with it."""
     steps = (folder / name for folder in (path, path / "first") for name in ("metrics.jsonl", "checkpoints"))
     done = is_finished(path) or any(step.exists() for step in steps)
     return is_run(path) and not done and bool(settings_diff(read_settings(path), settings, ignore))
@@ -63,54 +76,60 @@ def never_started(path: Path, settings: Mapping[str, Any], ignore: frozenset[str
 def start_or_resume(
     path: Path, settings: Mapping[str, Any], resume: ResumeMode, overwrite: bool, ignore: frozenset[str] = frozenset()
 ) -> bool:
-    """Settle, holding the lock, whether a run of `settings` begins in `path` or goes on (true); refuse it otherwise.
+    """Starts a run of `settings` in `path` (false) or resumes the one there (true), holding the lock.
 
-    After one that failed before its first step, the command can be given again with other settings.
-    Raises `UsageError` for a finished or another run, or where `resume` forbids, and `StorageError` of the disk.
+    After a run that failed before its first step, the command can be given again with other settings.
+    Raises `UsageError` for a finished or another run, or where `resume` forbids it, and `StorageError` of the disk.
     """
-    for place in (path, path / "export", path / "plots"):
-        remove_leftovers(place, of_the_living=True)
+    for folder in (path, path / "export", path / "plots"):
+        remove_leftovers(folder, of_the_living=True)
     if overwrite or (resume != "must" and never_started(path, settings, ignore)):
         clear_run(path)
     if is_run(path):
+        require_current_format(path)
         require_resumable(path, settings, resume, ignore)
         return True
     if resume == "must":
-        raise UsageError(f"There is no run to resume in {path}.", remedy="Without --resume must, one begins.")
-    crash_point("config.write")
-    write_atomically(path / "config.yaml", CONFIG_HEADING + yaml.safe_dump(json_compatible(settings), sort_keys=False))
+        raise UsageError(f"There is no run to resume in {path}.", remedy="Remove --resume must to start one.")
+    write_settings(path, settings)
     return False
 
 
 def clear_run(path: Path) -> None:
-    """Remove what a run makes, nothing else; raises `StorageError` when something stays."""
-    for made in (path / name for name in RUN_FILES):
-        remove_path(made)
-        if made.exists():
-            raise StorageError(f"Cannot remove {made}.", remedy="Remove it yourself, or give another --out.")
+    """Removes what a run writes, nothing else; raises `StorageError` for what cannot be removed."""
+    for file in (path / name for name in RUN_FILES):
+        remove_path(file)
+        if file.exists():
+            raise StorageError(f"Cannot remove {file}.", remedy="Remove it yourself, or give another --out.")
 
 
 def require_resumable(path: Path, settings: Mapping[str, Any], resume: ResumeMode, ignore: frozenset[str]) -> None:
-    """Raise `UsageError` unless the run in `path` is unfinished, of the same settings, and may go on."""
-    differing = settings_diff(read_settings(path), settings, ignore)
-    listed = "; ".join(f"{name}: {old} -> {new}" for name, (old, new) in differing.items())
-    why = f"Settings differ: {listed}." if listed else "Its settings are the same."
+    """Raises `UsageError` unless the run in `path` is unfinished, of the same settings, and may be resumed."""
+    diff = settings_diff(read_settings(path), settings, ignore)
+    changes = "; ".join(f"{name}: {old} -> {new}" for name, (old, new) in diff.items())
+    why = f"Settings differ: {changes}." if changes else "Its settings are the same."
     if is_finished(path):
         raise UsageError(f"The folder {path} holds a finished run.", why, OVERWRITE_HINT)
-    if listed:
+    if changes:
         raise UsageError(f"The folder {path} holds another run.", why, OVERWRITE_HINT)
     if resume == "never":
-        remedy = f"Leave out --resume never to go on with it. {OVERWRITE_HINT}"
+        remedy = f"Remove --resume never to resume it. {OVERWRITE_HINT}"
         raise UsageError(f"The folder {path} holds an unfinished run.", why, remedy)
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """The settings in a folder's config.yaml. Raises `UsageError` when it is not there or is no list of settings."""
+    """The settings in a folder's config.yaml. Raises `UsageError` where it is missing or holds no settings."""
     try:
         settings = yaml.safe_load((path / "config.yaml").read_bytes())
-        reason = "It is no list of settings."
+        reason = "It does not map names to values."
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         settings, reason = None, " ".join(str(error).split())
     if not isinstance(settings, dict):
         raise UsageError(f"Cannot read {path / 'config.yaml'}.", reason, OVERWRITE_HINT)
     return settings
+
+
+def write_settings(path: Path, settings: Mapping[str, Any]) -> None:
+    """Writes a folder's config.yaml, atomically. Raises `StorageError`."""
+    crash_point("config.write")
+    write_atomically(path / "config.yaml", CONFIG_HEADING + yaml.safe_dump(json_compatible(settings), sort_keys=False))

@@ -1,13 +1,14 @@
-"""A training run put together from its plan and its images: net, decoded images, batches, optimiser."""
+"""A training run built from its configuration and its images: net, teacher, precision, cached images, optimizer."""
 
 import functools
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 
 from lwcl import engine
 from lwcl.checkpoints.load import load_encoder
-from lwcl.config.plan import Plan
+from lwcl.config.plan import ResolvedConfig
 from lwcl.config.teacher_options import parse_teacher_cache
 from lwcl.config.train_options import TrainOptions
 from lwcl.data.cache.open import CachedImages, open_cached_images
@@ -15,6 +16,7 @@ from lwcl.data.cache.policy import CacheMode
 from lwcl.data.dataset import BrokenImage, ImageSet
 from lwcl.data.loader import Loader, StudentViews
 from lwcl.errors import UsageError
+from lwcl.kernels import bfloat16
 from lwcl.kernels.depthwise import use_fast_depthwise
 from lwcl.kernels.pointwise import use_fast_pointwise
 from lwcl.models.backbone import zero_init_residuals
@@ -23,148 +25,161 @@ from lwcl.models.encoder import Encoder
 from lwcl.models.loaded import InputSpec
 from lwcl.models.net import Net
 from lwcl.reporting.console import Screen
+from lwcl.settings import AUTO, auto_value
 from lwcl.system.compute import Compute
-from lwcl.system.device import choose_compute, set_matmul_precision
+from lwcl.system.device import choose_compute, resolve_device, set_matmul_precision
+from lwcl.training.precision import AUTOCAST_DTYPES, TimingJob, choose_precision
 from lwcl.training.state import TrainingState
-from lwcl.training.teacher import attach_teacher, cache_center_crops, load_teacher
+from lwcl.training.teacher import OnlineTeacher, attach_teacher, cache_center_crops, load_teacher
 
-#: A stored image's short side, in sides of a view: a crop of a fifth of its area has 0.8 of a view's pixels across.
+#: Short side of a cached image over the side of a view: a crop of 20% of its area is then 0.8 views wide.
 STORED_SIDE_RATIO = 1.75
 
 
-def build_net(plan: Plan, options: TrainOptions, teacher_dim: int = 0) -> tuple[Net, Compute, InputSpec]:
-    """The net of a plan, how it computes, and the images it takes; `teacher_dim`: width of the teacher's outputs.
+@dataclass(frozen=True)
+class BuiltModel:
+    """What is trained, before any image is decoded; `config` names the precision in the place of `auto`."""
 
-    Weights are those of `--init`, or follow from the seed.
-    """
-    assert options.image_size is not None
-    torch.manual_seed(options.seed)
-    student = Encoder(
-        options.arch,
-        functools.partial(plan.method.head, teacher_dim=teacher_dim),
-        norm=plan.method.head_norm,
-        image_size=options.image_size,
-        output_stride=options.output_stride,
-    )
-    for size in {spec.pixels(options.image_size) for spec in plan.method.view_specs()}:
-        check_forward(student, size)
-    if options.init:
-        init_from(student, options.init, head=options.init_head)
-    elif options.zero_residuals:
-        zero_init_residuals(student.backbone)
-    net = plan.method.build(student, teacher_dim)
-    compute = choose_compute(student, options.device, options.precision)
+    config: ResolvedConfig
+    net: Net
+    compute: Compute
+    input_spec: InputSpec
+    teacher: OnlineTeacher | None = None
+
+
+def build_model(config: ResolvedConfig, screen: Screen) -> BuiltModel:
+    """The net, its teacher, and how they are computed. Raises `UsageError` where architecture or teacher do not fit."""
+    options, method = config.options, config.method
+    warn_slow_precision(config, screen)
+    # 1. The teacher first: the student's head may have its width.
+    teacher = load_teacher(options, method)
+    teacher_dim = teacher.dim if teacher else 0
+    net = build_net(config, teacher_dim)
+    # 2. Only now is there a net to time: fp32 or bf16, whichever is faster for these very weights and shapes.
+    compute = choose_compute(net.student, options.device, options.precision)
     compute.place(net)
     if compute.device.type == "cpu":
         use_fast_depthwise(net.student)
         use_fast_pointwise(net)
     if options.compile:
         compile_backbones(net)
-    return net, compute, InputSpec.for_arch(options.arch, options.image_size)
+    if options.precision == AUTO and compute.device.type == "cpu":
+        choice = choose_precision(TimingJob(method, net, config.recipe, compute, options.image_size, teacher_dim))
+        config = config.with_values(precision=auto_value(choice.name, choice.reason))
+        compute = compute._replace(autocast=AUTOCAST_DTYPES[choice.name])
+    set_matmul_precision(compute)
+    return BuiltModel(config, net, compute, InputSpec.for_arch(options.arch, options.image_size), teacher)
+
+
+def warn_slow_precision(config: ResolvedConfig, screen: Screen) -> None:
+    """Warns of a chosen bf16 that this CPU emulates."""
+    options = config.options
+    if resolve_device(options.device).type != "cpu" or not bfloat16.bf16_is_emulated():
+        return
+    for flag, precision, used in (
+        ("--precision", options.precision, True),
+        ("--teacher-precision", options.teacher_precision, options.teacher),
+    ):
+        if used and precision == "bf16":
+            screen.warn(f"{flag} bf16: this CPU is many times faster in fp32.")
+
+
+def build_net(config: ResolvedConfig, teacher_dim: int = 0) -> Net:
+    """The net of a run; `teacher_dim` is the width of the teacher's output, 0 without one.
+
+    Its weights are those of `--init`, or follow from the seed.
+    """
+    options, method = config.options, config.method
+    torch.manual_seed(options.seed)
+    student = Encoder(
+        options.arch,
+        functools.partial(method.head, teacher_dim=teacher_dim),
+        norm=method.head_norm,
+        image_size=options.image_size,
+        output_stride=options.output_stride,
+    )
+    for size in {spec.pixels(options.image_size) for spec in method.view_specs()}:
+        check_forward(student, size)
+    if options.init:
+        init_from(student, options.init, head=options.init_head)
+    elif options.zero_residuals:
+        zero_init_residuals(student.backbone)
+    return method.build(student, teacher_dim)
 
 
 def compile_backbones(net: Net) -> None:
-    """Let `torch.compile` make kernels of the backbones at their first pass; names and weights stay as they are."""
+    """Lets `torch.compile` compile the backbones at their first pass; names and weights stay as they are."""
     for encoder in (module for module in net.modules() if isinstance(module, Encoder)):
         encoder.backbone.compile()
 
 
 def init_from(student: Encoder, spec: str, *, head: bool) -> None:
-    """Gives the student another encoder's backbone, and its head if wanted. Raises `UsageError` where they differ."""
-    first = load_encoder(spec).encoder
-    parts = [("backbone", student.backbone, first.backbone)]
-    parts += [("head", student.head, first.head)] if head else []
-    for name, own, other in parts:
+    """Loads another encoder's backbone, and its head if asked to. Raises `UsageError` where the shapes differ."""
+    source = load_encoder(spec).encoder
+    modules = [("backbone", student.backbone, source.backbone)]
+    modules += [("head", student.head, source.head)] if head else []
+    for name, own, other in modules:
         try:
             own.load_state_dict(other.state_dict())
         except RuntimeError as error:
             raise UsageError(
                 f"--init {spec}: its {name} does not fit the {name} of {student.arch}.",
-                f"It is of {first.arch}. {' '.join(str(error).split())[:200]}",
-                "Give an encoder of the same --arch" + (", or leave --init-head out." if head else "."),
+                f"It is a {source.arch}. {' '.join(str(error).split())[:200]}",
+                "Give an encoder of the same --arch" + (", or remove --init-head." if head else "."),
             ) from None
 
 
-def check_batch_size(plan: Plan, images: int) -> None:
-    """Raises `UsageError` where the batch does not fit the number of images, or its parts do not fit the batch."""
-    recipe = plan.recipe
-    assert recipe.batch_size
-    if images < recipe.batch_size:
-        raise UsageError(
-            f"{images} images are fewer than a batch of {recipe.batch_size}.",
-            remedy=f"Give --batch-size {max(2, images)} or less, or more images.",
-        )
-    if recipe.batch_size % recipe.accumulate:
-        raise UsageError(
-            f"A batch of {recipe.batch_size} has no {recipe.accumulate} equal parts.",
-            remedy="Give an --accumulate that divides --batch-size.",
-        )
-    parts = recipe.accumulate * plan.method.bn_splits
-    if recipe.batch_size // parts < 2:
-        raise UsageError(
-            f"A batch of {recipe.batch_size} in {parts} parts (--accumulate x --bn-splits) "
-            "leaves less than 2 images each.",
-            remedy=f"Give --batch-size {2 * parts} or more, or fewer parts.",
-        )
+def stored_short_side(options: TrainOptions, teacher_size: int = 0) -> int | None:
+    """The short side of a cached image, None for whole images; `teacher_size`: side of the teacher's views in pixels.
 
-
-def stored_short_side(options: TrainOptions, teacher: int = 0) -> int | None:
-    """The short side of a stored image, if it is shrunk; `teacher`: pixels of its views. Raises `UsageError`."""
-    assert options.image_size
+    Raises `UsageError` for options that contradict each other.
+    """
     if options.cache == "jpeg" and options.cache_size == "full":
-        what = "--cache jpeg keeps shrunk images, and --cache-size full is to keep whole ones."
-        raise UsageError(what, remedy="Leave one of them out.")
-    return round(max(options.image_size, teacher) * STORED_SIDE_RATIO) if options.cache_size == "auto" else None
+        what = "--cache jpeg stores shrunk images, --cache-size full stores whole ones."
+        raise UsageError(what, remedy="Remove one of them.")
+    return round(max(options.image_size, teacher_size) * STORED_SIDE_RATIO) if options.cache_size == AUTO else None
 
 
-def open_image_cache(images: ImageSet, teacher: int, options: TrainOptions, screen: Screen) -> CachedImages:
-    """The images for this run, held as `--cache` and `--cache-size` say."""
-    assert options.workers is not None
+def open_image_cache(images: ImageSet, teacher_size: int, options: TrainOptions, screen: Screen) -> CachedImages:
+    """The images of a run, cached as `--cache` and `--cache-size` say."""
     mode: CacheMode = options.cache  # type: ignore[assignment]  # its choices are checked
-    short_side = stored_short_side(options, teacher)
+    short_side = stored_short_side(options, teacher_size)
     return open_cached_images(images, short_side, mode, screen, workers=options.workers, max_bad=options.max_bad)
 
 
 def build_training(
-    plan: Plan, images: ImageSet, screen: Screen, broken: Callable[[BrokenImage], None]
+    model: BuiltModel, images: ImageSet, screen: Screen, broken: Callable[[BrokenImage], None]
 ) -> TrainingState:
-    """Everything a run needs, from its plan and images. Raises `UsageError` or `DataError` where they do not fit."""
-    options, recipe = plan.options, plan.recipe
-    assert (
-        recipe.batch_size
-        and recipe.lr
-        and recipe.weight_decay is not None
-        and options.workers is not None
-        and options.views_by
-    )
-    check_batch_size(plan, len(images))
-    live = load_teacher(plan)
-    net, compute, takes = build_net(plan, options, live.dim if live else 0)
-    set_matmul_precision(compute)
-    largest = live.input_spec.size if live and parse_teacher_cache(options.teacher_cache).kind != "center" else 0
-    found = open_image_cache(images, largest, options, screen)
-    for bad in found.broken:
+    """Everything a run needs, from its model and images. Raises `UsageError` or `DataError` where they do not fit."""
+    config, teacher = model.config, model.teacher
+    options, recipe = config.options, config.recipe
+    # 1. Cached images are large enough for the student's views, and for the teacher's where it sees crops.
+    cache = parse_teacher_cache(options.teacher_cache)
+    teacher_size = teacher.input_spec.size if teacher and cache.kind != "center" else 0
+    cached = open_image_cache(images, teacher_size, options, screen)
+    for bad in cached.broken:
         broken(bad)
+    # 2. Batches, with the outputs of the teacher: computed in each step, or now where they are cached.
     loader = Loader(
-        images=found.images,
-        store=found.store,
-        short_side=found.short_side,
-        student=StudentViews(plan.method.view_specs(), plan.augmentation, takes),
+        images=cached.images,
+        store=cached.store,
+        short_side=cached.short_side,
+        student=StudentViews(config.method.view_specs(), config.augmentation, model.input_spec),
         batch_size=recipe.batch_size,
         seed=options.seed,
-        compute=compute,
+        compute=model.compute,
         workers=options.workers,
         on_broken=broken,
         views_by=options.views_by,
     )
-    loader = attach_teacher(loader, live, plan, images, screen) if live else loader
-    optimizer = engine.build_optimizer(net, recipe, recipe.lr, recipe.weight_decay)
-    return TrainingState(plan, images, takes, net, optimizer, compute, loader, live)
+    loader = attach_teacher(loader, teacher, cache, images, screen) if teacher else loader
+    optimizer = engine.build_optimizer(model.net, recipe, recipe.lr, recipe.weight_decay)
+    return TrainingState(config, images, model.input_spec, model.net, optimizer, model.compute, loader, teacher)
 
 
 def prepare_method(training: TrainingState, screen: Screen) -> None:
-    """What a method needs before its first step: what the teacher says of all images, where it learns from that."""
-    method, live, loader = training.plan.method, training.teacher, training.loader
-    if live and method.needs_teacher_features:
-        said = cache_center_crops(live, training.images, loader.workers, screen)
-        method.initialise(training.net, said.whole(0), training.plan.options.seed)
+    """What a method fits before its first step: to the teacher's features of all images, where it learns from them."""
+    method, teacher, loader = training.config.method, training.teacher, training.loader
+    if teacher and method.needs_teacher_features:
+        features = cache_center_crops(teacher, training.images, loader.workers, screen).whole(0)
+        method.initialise(training.net, features, training.config.options.seed)

@@ -12,7 +12,6 @@ from lwcl.reporting.console import Screen
 from lwcl.reporting.distillation import DistillationRow, GapShare
 from lwcl.reporting.knn import EncoderResult
 from lwcl.runs.folder import RunFolder
-from lwcl.system.device import choose_compute
 from lwcl.training.state import TrainingState
 
 MAX_BANK, MAX_QUERIES = 20_000, 5_000  # `lwcl knn` takes all
@@ -29,7 +28,7 @@ class FinalScores(NamedTuple):
 
 def final_scores(training: TrainingState, folder: RunFolder, screen: Screen) -> FinalScores:
     """kNN accuracy of the encoder, an untrained one and the teacher, if there is one; nothing without labels."""
-    options = training.plan.options
+    options = training.config.options
     if not options.monitor and not (training.images.labelled and training.images.has_splits):
         return FinalScores([], 0, [], None)
     bank, queries = open_labelled_pair(options.monitor or options.data, (), seed=options.seed)
@@ -37,8 +36,7 @@ def final_scores(training: TrainingState, folder: RunFolder, screen: Screen) -> 
     evaluator = Evaluator(bank, queries, screen=screen)
     encoder = Subject(training.loaded(str(folder.path)))
     untrained = Subject(untrained_like(encoder.loaded, options.seed))
-    compute = choose_compute(encoder.loaded.encoder, options.device, options.precision)
-    subjects, computes = [encoder, untrained], [compute, compute]
+    subjects, computes = [encoder, untrained], [training.compute, training.compute]
     if training.teacher:
         subjects.insert(1, Subject(training.teacher.loaded, is_teacher=True))
         computes.insert(1, training.teacher.compute)
@@ -54,7 +52,7 @@ def final_scores(training: TrainingState, folder: RunFolder, screen: Screen) -> 
             one.loaded.encoder.backbone,
             one.loaded.input_spec.size,
             channels_last=how.channels_last,
-            threads=options.threads or 1,
+            threads=options.threads,
         )
         for one, how in zip(subjects[:2], computes, strict=False)
     ]

@@ -44,10 +44,10 @@ def finalize_run(training: TrainingState, folder: RunFolder, screen: Screen, tim
         "SHA-256": {name: sha256_file(folder.path / name) for name in VERIFIED_FILES},
     }
     report = training_report(
-        training.plan.verb,
+        training.config.verb,
         f"{facts['method']} on {student.arch}",
         folder.metrics(),
-        settings=training.plan.settled,
+        settings=training.config.values,
         facts=facts | {"knn": [row._asdict() for row in rows]},
         environment=describe_environment(),
         command=current_command(),
@@ -55,7 +55,7 @@ def finalize_run(training: TrainingState, folder: RunFolder, screen: Screen, tim
         samples=sample_views(training.loader),
     )
     report = add_scores(report, final)
-    made = render_model_card(folder.path.resolve().name, student.arch, trained.metadata, rows, training.plan.settled)
+    made = render_model_card(folder.path.resolve().name, student.arch, trained.metadata, rows, training.config.values)
     write_atomically(folder.export / "README.md", made)
     report.write(folder.path)
     if as_json:

@@ -24,7 +24,7 @@ class TrainingMonitor:
 
     def __init__(self, training: TrainingState, folder: RunFolder, screen: Screen) -> None:
         self.training, self.folder, self.screen = training, folder, screen
-        options = training.plan.options
+        options = training.config.options
         self.every, self.epochs = options.log_every, options.monitor_every * training.loader.steps_per_epoch
         self.judge = (
             open_evaluator(dataclasses.replace(options, data=options.monitor), 256, (), options.seed, screen)
@@ -33,7 +33,7 @@ class TrainingMonitor:
         )
         known = (record for record in folder.metrics() if "std" in record)
         self.history = [Health(*(float_or_nan(record[name]) for name in Health._fields)) for record in known]
-        self.alarm = HealthAlarm(training.plan.settled)
+        self.alarm = HealthAlarm(training.config.values)
         for end, health in enumerate(self.history, 1):
             self.alarm.update(
                 health.effective_rank, collapsed=is_collapsed(self.history[max(0, end - COLLAPSE_PATIENCE) : end])

@@ -13,11 +13,11 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 
 import lwcl
 from lwcl import engine
@@ -47,66 +47,76 @@ TIMED_ROUNDS = 3  # timed steps of each precision
 MIN_TIMED_IMAGES = 16  # images of a step that is timed, where so many fit
 
 
+@dataclass(frozen=True)
+class TimingJob:
+    """What is timed: a training step of `net`, placed as `compute` says, on views of `size` pixels.
+
+    `teacher_dim` is the width of a teacher's output, 0 without a teacher.
+    """
+
+    method: Method
+    net: Net
+    recipe: Recipe
+    compute: Compute
+    size: int
+    teacher_dim: int = 0
+
+    def key(self) -> str:
+        """A digest of what the times depend on: machine, net, method, size and batch, versions."""
+        student, recipe = self.net.student, self.recipe
+        facts = {
+            "cpu": cpu_name(),
+            "threads": torch.get_num_threads(),
+            "arch": student.arch,
+            "arguments": student.arguments,
+            "head": student.head_widths,
+            "channels_last": self.compute.channels_last,
+            "method": [self.method.name, str(self.method), self.teacher_dim],
+            "size": self.size,
+            "batch": [recipe.batch_size, recipe.accumulate, recipe.optimizer],
+            "versions": [lwcl.__version__, *map(package_version, ("torch", "timm"))],
+        }
+        return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:32]
+
+
 class PrecisionChoice(NamedTuple):
     """A precision and why it was chosen."""
 
     name: str  # "fp32" or "bf16"
     reason: str
-    table: dict[str, float]  # seconds of a step by the precision's name; empty where nothing was timed
+    table: dict[str, float]  # seconds per step by the precision's name; empty where nothing was timed
 
 
-def choose_precision(
-    method: Method, net: Net, recipe: Recipe, compute: Compute, size: int, teacher_dim: int = 0
-) -> PrecisionChoice:
-    """The precision for training `net`, which is placed as `compute` says, on a CPU by views of `size` pixels.
+def choose_precision(job: TimingJob) -> PrecisionChoice:
+    """The precision for training a net on a CPU; the net is left as it is.
 
-    `recipe` is settled; `teacher_dim` is the width of what a teacher says, 0 without one. What was timed is kept in the
-    cache folder for the next run of the same net on the same machine. `net` is left as it is.
+    Times are kept in the cache folder for the next run of the same net on the same machine.
     """
-    if without := precision_without_timing(net.student.arch):
+    if without := precision_without_timing(job.net.student.arch):
         return without
     if distributed.world_size() > 1:
         return PrecisionChoice("fp32", "precisions are not timed in several processes", {})
-    assert recipe.batch_size
-    key = timing_key(method, net, recipe, compute, size, teacher_dim)
-    known = load_timings()
+    key, known = job.key(), load_timings()
     if key not in known:
-        known[key] = time_precisions(method, net, recipe, compute, size, teacher_dim)
+        known[key] = time_precisions(job)
         with suppress(StorageError):
             write_atomically(timings_file(), json_text(known, indent=1))
     return faster_precision(known[key])
 
 
 def precision_without_timing(arch: str) -> PrecisionChoice | None:
-    """float32 where nothing need be timed: bfloat16 is not known to be as good, or known to be slow; else None."""
+    """float32 where nothing needs timing: bfloat16 is not validated, or known to be slow; else None."""
     if arch not in BF16_VALIDATED:
-        return PrecisionChoice("fp32", f"no run has shown yet that bf16 costs {arch} no accuracy", {})
-    return PrecisionChoice("fp32", "this CPU is many times slower in bf16", {}) if bfloat16.bf16_is_emulated() else None
+        return PrecisionChoice("fp32", f"bf16 not validated for {arch}", {})
+    return PrecisionChoice("fp32", "this CPU emulates bf16", {}) if bfloat16.bf16_is_emulated() else None
 
 
 def faster_precision(table: dict[str, float]) -> PrecisionChoice:
-    """bfloat16 where it is `WORTH` it, with the times as the reason."""
-    gain = table["fp32"] / table["bf16"]
+    """bfloat16 where it is at least `MIN_SPEEDUP` times as fast, with the times as the reason."""
+    speedup = table["fp32"] / table["bf16"]
     times = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in table.items())
-    reason = f"bf16 is {gain:.2f} times as fast as fp32 here (a step: {times}); {MIN_SPEEDUP} is worth it"
-    return PrecisionChoice("bf16" if gain >= MIN_SPEEDUP else "fp32", reason, table)
-
-
-def timing_key(method: Method, net: Net, recipe: Recipe, compute: Compute, size: int, teacher_dim: int) -> str:
-    """A digest of what the times depend on: machine, net, method, size and batch, versions."""
-    facts = {
-        "cpu": cpu_name(),
-        "threads": torch.get_num_threads(),
-        "arch": net.student.arch,
-        "arguments": net.student.arguments,
-        "head": net.student.head_widths,
-        "channels_last": compute.channels_last,
-        "method": [method.name, str(method), teacher_dim],
-        "size": size,
-        "batch": [recipe.batch_size, recipe.accumulate, recipe.optimizer],
-        "versions": [lwcl.__version__, *map(package_version, ("torch", "timm"))],
-    }
-    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:32]
+    reason = f"bf16 is {speedup:.2f}x as fast as fp32 here ({times} per step; at least {MIN_SPEEDUP}x needed)"
+    return PrecisionChoice("bf16" if speedup >= MIN_SPEEDUP else "fp32", reason, table)
 
 
 def timings_file() -> Path:
@@ -115,35 +125,35 @@ def timings_file() -> Path:
 
 
 def load_timings() -> dict[str, dict[str, float]]:
-    """The times that are kept, by their keys; what is damaged is not there."""
+    """The kept times by their keys; none where the file is damaged."""
     try:
-        found: Any = json.loads(timings_file().read_text(encoding="utf-8"))
-        return {key: {name: float(times[name]) for name in AUTOCAST_DTYPES} for key, times in found.items()}
+        read: Any = json.loads(timings_file().read_text(encoding="utf-8"))
+        return {key: {name: float(times[name]) for name in AUTOCAST_DTYPES} for key, times in read.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
 
 
-def time_precisions(
-    method: Method, net: Net, recipe: Recipe, compute: Compute, size: int, teacher_dim: int
-) -> dict[str, float]:
-    """Seconds of a training step in each precision: the least of `ROUNDS`, scaled to a whole batch; they take turns."""
-    assert recipe.batch_size
-    fewest = max(MIN_TIMED_IMAGES, 2 * recipe.accumulate * method.bn_splits)
-    least = min(recipe.batch_size, fewest)
+def time_precisions(job: TimingJob) -> dict[str, float]:
+    """Seconds of a training step in each precision: the least of `TIMED_ROUNDS`, scaled to a whole batch.
+
+    The precisions take turns.
+    """
+    fewest = max(MIN_TIMED_IMAGES, 2 * job.recipe.accumulate * job.method.bn_splits)
+    least = min(job.recipe.batch_size, fewest)
     with torch.random.fork_rng(devices=[]):
-        trial = timing_runs(method, net, recipe, compute, size, teacher_dim, least)
+        trial = timing_runs(job, least)
         time_round(trial)  # the first steps are slow: memory is taken and kernels are made
         first = sum(time_round(trial).values())
         affordable = int(least * TIMING_BUDGET_SECONDS / ((TIMED_ROUNDS + 1) * first))
-        count = max(least, min(recipe.batch_size, affordable - affordable % fewest))
-        running = timing_runs(method, net, recipe, compute, size, teacher_dim, count)
+        count = max(least, min(job.recipe.batch_size, affordable - affordable % fewest))
+        running = timing_runs(job, count)
         time_round(running)
         rounds = [time_round(running) for _ in range(TIMED_ROUNDS)]
-    return {name: min(each[name] for each in rounds) * recipe.batch_size / count for name in AUTOCAST_DTYPES}
+    return {name: min(times[name] for times in rounds) * job.recipe.batch_size / count for name in AUTOCAST_DTYPES}
 
 
 def time_round(running: dict[str, Iterator[engine.TrainStep]]) -> dict[str, float]:
-    """Seconds of one more step in each precision, as CPU time a thread: other work on the machine counts little."""
+    """Seconds of one more step in each precision, as CPU time per thread: other work on the machine counts little."""
     taken = {}
     for name, fitted in running.items():
         start = time.process_time()
@@ -152,30 +162,26 @@ def time_round(running: dict[str, Iterator[engine.TrainStep]]) -> dict[str, floa
     return taken
 
 
-def timing_runs(
-    method: Method, net: Net, recipe: Recipe, compute: Compute, size: int, teacher_dim: int, count: int
-) -> dict[str, Iterator[engine.TrainStep]]:
-    """A training in each precision of a copy of `net` on `count` random images, ready to take steps."""
-    calm = dataclasses.replace(recipe, lr=1e-6, warmup=0.0, batch_size=count)
-    batch = noise_batch(method, compute, size, teacher_dim, count)
+def timing_runs(job: TimingJob, count: int) -> dict[str, Iterator[engine.TrainStep]]:
+    """A training in each precision of a copy of the net on `count` random images, ready to take steps."""
+    timing_recipe = dataclasses.replace(job.recipe, lr=1e-6, warmup=0.0, batch_size=count)
+    batch = noise_batch(job, count)
     running = {}
-    for name, precision in AUTOCAST_DTYPES.items():
-        own = copy.deepcopy(net)
-        optimizer = engine.build_optimizer(own, calm, 1e-6, 0.0)
-        way = compute._replace(autocast=precision)
+    for name, dtype in AUTOCAST_DTYPES.items():
+        net = copy.deepcopy(job.net)
+        optimizer = engine.build_optimizer(net, timing_recipe, 1e-6, 0.0)
+        compute = job.compute._replace(autocast=dtype)
+        batches = itertools.repeat(batch)
         running[name] = engine.fit(
-            method, own, itertools.repeat(batch), calm, optimizer, way, steps_per_epoch=1000, start=0, seed=0
+            job.method, net, batches, timing_recipe, optimizer, compute, steps_per_epoch=1000, start=0, seed=0
         )
     return running
 
 
-def noise_batch(method: Method, compute: Compute, size: int, teacher_dim: int, count: int) -> Batch:
-    """`count` images of noise in all their views, with teacher outputs of noise."""
-
-    def noise(*shape: int) -> Tensor:
-        return torch.randn(*shape)
-
-    sizes = [spec.pixels(size) for spec in method.view_specs()]
-    views = tuple(noise(count, 3, side, side).contiguous(memory_format=compute.memory_format) for side in sizes)
-    outputs = tuple(l2_normalise(noise(count, teacher_dim)) for _ in (sizes if teacher_dim else ()))
+def noise_batch(job: TimingJob, count: int) -> Batch:
+    """`count` images of noise in all their views, with a teacher's outputs of noise."""
+    sizes = [spec.pixels(job.size) for spec in job.method.view_specs()]
+    layout = job.compute.memory_format
+    views = tuple(torch.randn(count, 3, side, side).contiguous(memory_format=layout) for side in sizes)
+    outputs = tuple(l2_normalise(torch.randn(count, job.teacher_dim)) for _ in (sizes if job.teacher_dim else ()))
     return Batch(views, torch.arange(count), torch.full((count,), -1), outputs)

@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 
 from lwcl.checkpoints import training_state
 from lwcl.checkpoints.optimizer_state import pack_optimizer, unpack_optimizer
-from lwcl.config.plan import Plan
+from lwcl.config.plan import ResolvedConfig
 from lwcl.data.dataset import ImageSet
 from lwcl.data.loader import Loader
 from lwcl.engine import NonFiniteError
@@ -27,7 +27,7 @@ MIN_SAVE_SECONDS = 10.0  # epochs shorter than this are not all saved
 class TrainingState:
     """What a training run works with; `done` steps are behind it."""
 
-    plan: Plan
+    config: ResolvedConfig
     images: ImageSet
     takes: InputSpec
     net: Net
@@ -40,8 +40,7 @@ class TrainingState:
     @property
     def steps(self) -> int:
         """Steps of the whole run."""
-        assert self.plan.recipe.epochs is not None
-        return self.plan.recipe.epochs * self.loader.steps_per_epoch
+        return self.config.recipe.epochs * self.loader.steps_per_epoch
 
     def save(self, folder: RunFolder) -> None:
         """Writes the whole state as a checkpoint of step `done`."""
@@ -58,10 +57,10 @@ class TrainingState:
 
     def loaded(self, name: str) -> LoadedEncoder:
         """The student as it is now, as judging takes it, with where its weights come from."""
-        options = self.plan.options
+        options = self.config.options
         facts = {
-            "origin": f"lwcl {self.plan.verb}",
-            "method": self.plan.method.name,
+            "origin": f"lwcl {self.config.verb}",
+            "method": self.config.method.name,
             "recipe": options.recipe,
             "steps": self.done,
             "epochs": self.done / self.loader.steps_per_epoch,

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lwcl.checkpoints.load import load_encoder
-from lwcl.config.plan import Plan
-from lwcl.config.teacher_options import parse_teacher_cache
+from lwcl.config.teacher_options import TeacherCacheSpec, parse_teacher_cache
 from lwcl.config.train_options import TrainOptions
 from lwcl.data.augment.views import normalise_images
 from lwcl.data.dataset import ImageSet
@@ -37,7 +36,6 @@ class OnlineTeacher:
     """A teacher that computes its outputs in every step."""
 
     def __init__(self, loaded: LoadedEncoder, method: Method, options: TrainOptions) -> None:
-        assert options.teacher_precision, "a rule settles it before a run"
         self.loaded, self.space = loaded, method.teacher_space
         self.compute = choose_compute(loaded.encoder, options.device, options.teacher_precision)
         self.encoder = self.compute.place(loaded.encoder).requires_grad_(False).eval()
@@ -91,9 +89,8 @@ class CachedTeacher:
         return tuple(output.to(self.device) for output in rows)
 
 
-def load_teacher(plan: Plan) -> OnlineTeacher | None:
-    """The teacher of a plan's method; None if the method has none. Raises `UsageError`."""
-    options, method = plan.options, plan.method
+def load_teacher(options: TrainOptions, method: Method) -> OnlineTeacher | None:
+    """The teacher of a method; None if the method has none. Raises `UsageError`."""
     if options.teacher is None or not method.teacher_space:
         return None
     loaded = load_encoder(options.teacher, arch=options.teacher_arch, image_size=options.teacher_size)
@@ -108,12 +105,13 @@ def load_teacher(plan: Plan) -> OnlineTeacher | None:
     return OnlineTeacher(loaded, method, options)
 
 
-def attach_teacher(loader: Loader, teacher: OnlineTeacher, plan: Plan, images: ImageSet, screen: Screen) -> Loader:
+def attach_teacher(
+    loader: Loader, teacher: OnlineTeacher, cache: TeacherCacheSpec, images: ImageSet, screen: Screen
+) -> Loader:
     """The loader with the teacher's outputs in its batches; if they are to be cached, computes and caches them first.
 
     `images` are the original ones; those of the loader may be shrunk.
     """
-    cache = parse_teacher_cache(plan.options.teacher_cache)
     if cache.kind == "off":
         return dataclasses.replace(loader, teacher=teacher)
     if cache.kind == "center":
