@@ -17,9 +17,9 @@ from lwcl.models.archs import known_archs
 from lwcl.settings import unknown_name
 
 DATASETS = {
-    "textures": "3,960 generated textures of 64 x 64 pixels, built in: the default without --data; no files, no network",
+    "textures": "3,960 generated textures of 64 x 64 pixels, built in: the default without --data; no network",
     "digits": "1,797 handwritten digits, built in: no files, no network",
-    "tv/NAME:ROOT": "a torchvision data set in the folder ROOT, such as tv/cifar10:~/data; needs --download to download",
+    "tv/NAME:ROOT": "a torchvision data set in the folder ROOT, such as tv/cifar10:~/data; fetched only with --download",
     "FOLDER": "images in class folders, nested folders or none; subfolders train and val are recognised",
     "LIST.txt": "one image path per line",
     "ARCHIVE.zip, ARCHIVE.tar": "read in place; several can be given",

@@ -1,9 +1,9 @@
 """The published recipes of methods that learn from a teacher, with the source of each number.
 
 Sources: "SEED" is arXiv 2101.04731 and its code, "DisCo" is arXiv 2104.09124 and its code, "CompRess" is arXiv
-2010.14713 and its code. Queue, anchors, clusters, key momentum, epochs and weight decay are automatic: the rules give the
-published values at ImageNet's size, except for the epochs: SEED and DisCo used the rules' 200, CompRess 130, and 100
-for its clusters.
+2010.14713 and its code. Queue, anchors, clusters, key momentum, epochs and weight decay are automatic: at ImageNet's
+size the rules give the published values, except for the epochs: SEED and DisCo used the rules' 200, CompRess 130, and
+100 for its clusters.
 """
 
 from lwcl.config.citation import CitedValue, PublishedRecipe
