@@ -102,7 +102,7 @@ def run(monkeypatch, tmp_path):
             raise stand_in.outcome
         return stand_in.outcome
 
-    for place in ("commands.train.train_run", "evaluation.judge.run_knn", "commands.doctor.run_doctor"):
+    for place in ("commands.train.train_run", "commands.knn.run_knn", "commands.doctor.run_doctor"):
         monkeypatch.setattr(f"lwcl.{place}", called)
     return stand_in
 
