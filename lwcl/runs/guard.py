@@ -69,7 +69,7 @@ def start_or_resume(
     Raises `UsageError` for a finished or another run, or where `resume` forbids, and `StorageError` of the disk.
     """
     for place in (path, path / "export", path / "plots"):
-        remove_leftovers(place, of_the_living=True)
+        remove_leftovers(place, all_processes=True)
     if overwrite or (resume != "must" and never_started(path, settings, ignore)):
         clear_run(path)
     if is_run(path):

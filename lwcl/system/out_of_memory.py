@@ -1,4 +1,4 @@
-"""Running out of memory, in words: what was too large, and the command to try next."""
+"""Explains out-of-memory errors: what was too large, and the command to try next."""
 
 import contextlib
 import shlex
@@ -8,12 +8,12 @@ from typing import Any
 from lwcl.errors import LwclError, UsageError
 from lwcl.settings import SettingValue
 
-#: What torch and the system say (PyTorch's CUDA and CPU allocators), where they raise no class of their own.
+#: In the messages of torch's CUDA and CPU allocators, where they raise no class of their own.
 OUT_OF_MEMORY_PHRASES = ("out of memory", "can't allocate memory", "not enough memory")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error means that there was not enough memory; torch is not imported to find out."""
+    """Whether an error means that memory ran out; does not import torch."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in OUT_OF_MEMORY_PHRASES)

@@ -11,7 +11,7 @@ from lwcl.config.plan import Plan
 from lwcl.config.teacher_options import parse_teacher_cache
 from lwcl.config.train_options import TrainOptions
 from lwcl.data.cache.open import CachedImages, open_cached_images
-from lwcl.data.cache.policy import CacheMode
+from lwcl.data.cache.policy import CACHED_SIDE_RATIO, CacheMode
 from lwcl.data.dataset import BrokenImage, ImageSet
 from lwcl.data.loader import Loader, StudentViews
 from lwcl.errors import UsageError
@@ -27,9 +27,6 @@ from lwcl.system.compute import Compute
 from lwcl.system.device import choose_compute, set_matmul_precision
 from lwcl.training.state import TrainingState
 from lwcl.training.teacher import attach_teacher, cache_center_crops, load_teacher
-
-#: A stored image's short side, in sides of a view: a crop of a fifth of its area has 0.8 of a view's pixels across.
-STORED_SIDE_RATIO = 1.75
 
 
 def build_net(plan: Plan, options: TrainOptions, teacher_dim: int = 0) -> tuple[Net, Compute, InputSpec]:
@@ -114,7 +111,7 @@ def stored_short_side(options: TrainOptions, teacher: int = 0) -> int | None:
     if options.cache == "jpeg" and options.cache_size == "full":
         what = "--cache jpeg keeps shrunk images, and --cache-size full is to keep whole ones."
         raise UsageError(what, remedy="Leave one of them out.")
-    return round(max(options.image_size, teacher) * STORED_SIDE_RATIO) if options.cache_size == "auto" else None
+    return round(max(options.image_size, teacher) * CACHED_SIDE_RATIO) if options.cache_size == "auto" else None
 
 
 def open_image_cache(images: ImageSet, teacher: int, options: TrainOptions, screen: Screen) -> CachedImages:

@@ -11,7 +11,7 @@ from lwcl import engine
 from lwcl.config.plan import Plan
 from lwcl.config.teacher_options import parse_teacher_cache
 from lwcl.data.augment.views import denormalise_images
-from lwcl.data.cache.policy import CacheChoice, CacheMode, SampledEstimate, choose_cache
+from lwcl.data.cache.policy import CacheChoice, CacheEstimate, CacheMode, choose_cache
 from lwcl.data.dataset import ImageSet
 from lwcl.data.loader import Loader
 from lwcl.formatting import duration
@@ -31,8 +31,8 @@ def print_dry_run(plan: Plan, images: ImageSet, screen: Screen, *, as_json: bool
     """Prints the settings and their origins, parameters, MACs, memory, steps, and the time by a few timed steps."""
     few = images.subset(range(min(len(images), (TIMED_STEPS + 1) * (plan.recipe.batch_size or 1))))
     mode: CacheMode = plan.options.cache  # type: ignore[assignment]  # its choices are checked
-    cache = choose_cache(mode, SampledEstimate(images, stored_short_side(plan.options)))
-    screen.say(f"Decoded images: {cache.reason}")
+    cache = choose_cache(mode, CacheEstimate(images, stored_short_side(plan.options)))
+    screen.say(cache.message)
     training = build_training(without_writing(plan, cache), few, Screen(quiet=True), lambda broken: None)
     per_epoch = len(images) // training.loader.batch_size
     steps = per_epoch * (plan.recipe.epochs or 0)

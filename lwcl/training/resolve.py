@@ -13,8 +13,8 @@ from lwcl.errors import UsageError
 from lwcl.kernels import bfloat16
 from lwcl.reporting.console import Screen
 from lwcl.settings import RESUMED, SettingValue
-from lwcl.system.cpu import usable_cpus
 from lwcl.system.device import resolve_device
+from lwcl.system.limits import usable_cpus
 from lwcl.training.build import build_net
 from lwcl.training.precision import choose_precision, precision_without_timing
 from lwcl.training.teacher import load_teacher
