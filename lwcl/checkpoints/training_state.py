@@ -126,8 +126,8 @@ def prune_checkpoints(folder: Path, keep: int) -> None:
 
 def list_checkpoints(folder: Path) -> list[Path]:
     """The checkpoints in a folder by step, newest first; a replaced one follows its replacement."""
-    found = [(match, path) for path in folder.glob("step-*") if (match := STEP_FOLDER.fullmatch(path.name))]
-    return [path for match, path in sorted(found, key=lambda pair: (-int(pair[0][1]), pair[0][2] or ""))]
+    matches = [(match, path) for path in folder.glob("step-*") if (match := STEP_FOLDER.fullmatch(path.name))]
+    return [path for match, path in sorted(matches, key=lambda pair: (-int(pair[0][1]), pair[0][2] or ""))]
 
 
 def latest_checkpoint(folder: Path, warn: Callable[[str], None]) -> Checkpoint | None:
@@ -138,13 +138,15 @@ def latest_checkpoint(folder: Path, warn: Callable[[str], None]) -> Checkpoint |
     """
     remove_leftovers(folder)
     damaged = []
-    while found := [path for path in list_checkpoints(folder) if path not in damaged]:
+    while intact := [path for path in list_checkpoints(folder) if path not in damaged]:
         try:
-            return read_checkpoint(found[0])
+            return read_checkpoint(intact[0])
         except DAMAGE_ERRORS as error:
-            if os.path.lexists(found[0]):  # else it was pruned while being read, and a newer one exists
-                damaged.append(found[0])
-                warn(f"Checkpoint {found[0].name} is damaged ({error}) and was renamed to {quarantine(found[0]).name}.")
+            if os.path.lexists(intact[0]):  # else it was pruned while being read, and a newer one exists
+                damaged.append(intact[0])
+                warn(
+                    f"Checkpoint {intact[0].name} is damaged ({error}) and was renamed to {quarantine(intact[0]).name}."
+                )
     if damaged or any(folder.glob("corrupt-step-*")):
         what, why = f"No checkpoint in {folder} is intact.", "Files are missing or changed: the disk may be failing."
         raise StorageError(what, why, "Start again with --overwrite, or with another --out.")

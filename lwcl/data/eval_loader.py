@@ -35,8 +35,8 @@ def center_crop_batches(
     batches = torch.split(torch.arange(len(images)), batch_size)
     for items in load_in_workers(CenterCropDataset(images, input_spec), [batch.tolist() for batch in batches], workers):
         for _, bad in items:
-            for each in bad:
-                broken(each)
+            for image in bad:
+                broken(image)
         yield torch.stack([pixels for pixels, _ in items])
 
 

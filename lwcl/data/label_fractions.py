@@ -9,6 +9,7 @@ from lwcl.data.dataset import ImageSet, open_images
 from lwcl.data.labelled import open_labelled_pair
 from lwcl.data.sources.splits import stratified_holdout
 from lwcl.errors import DataError
+from lwcl.formatting import first_names
 
 MAX_LISTED_NAMES = 5  # in an error message
 
@@ -21,8 +22,8 @@ def open_probe_pair(
     Raises `DataError` if labels are missing, or test images have a class without a training image.
     """
     bank, queries = (
-        each.subset((each.labels >= 0).nonzero()[:, 0])
-        for each in open_labelled_pair(data, val, seed=seed, download=download)
+        images.subset((images.labels >= 0).nonzero()[:, 0])
+        for images in open_labelled_pair(data, val, seed=seed, download=download)
     )
     known = {bank.classes[label] for label in set(bank.labels.tolist())}
     asked = {queries.classes[label] for label in set(queries.labels.tolist())}
@@ -32,16 +33,11 @@ def open_probe_pair(
     if asked - known:
         names = sorted(asked - known)
         raise DataError(
-            f"{len(names)} classes of the test images have no training images: {shortened_list(names)}.",
+            f"{len(names)} classes of the test images have no training images: {first_names(names, MAX_LISTED_NAMES)}.",
             "A classifier cannot predict a class that it was not trained on.",
             "Use the same class folder names in both, or remove those images.",
         )
     return bank, queries
-
-
-def shortened_list(names: Sequence[str]) -> str:
-    """The first names, then `...` if there are more."""
-    return ", ".join(names[:MAX_LISTED_NAMES]) + (", ..." if len(names) > MAX_LISTED_NAMES else "")
 
 
 def sample_label_fraction(images: ImageSet, share: float, seed: int) -> Tensor:
@@ -58,7 +54,8 @@ def sample_label_fraction(images: ImageSet, share: float, seed: int) -> Tensor:
     if scarce:
         least = 0.5 / int(counts[counts > 0].min())
         raise DataError(
-            f"{100 * share:g}% of the labels leave {len(scarce)} classes without an image: {shortened_list(scarce)}.",
+            f"{100 * share:g}% of the labels leave {len(scarce)} classes without an image: "
+            f"{first_names(scarce, MAX_LISTED_NAMES)}.",
             f"The smallest class has {int(counts[counts > 0].min())} images.",
             f"Give at least {100 * least:.2g}%, or more images.",
         )

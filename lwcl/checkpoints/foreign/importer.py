@@ -39,25 +39,25 @@ def import_encoder(
     `arch` overrides the detected architecture and `image_size` the input size; `part`: teacher, student or key, for
     layouts with several. Raises `UsageError` unless every tensor of the backbone is there.
     """
-    found = find_encoder_tensors(path, read_untrusted(path), part)
-    fit = match_architecture(path, found.tensors, arch, found.arch)
-    encoder, head = build_imported_encoder(path, found, fit)
-    input_spec = resize_input(path, encoder, input_spec_of(found, fit, chosen=arch is not None), image_size)
+    selected = find_encoder_tensors(path, read_untrusted(path), part)
+    fit = match_architecture(path, selected.tensors, arch, selected.arch)
+    encoder, head = build_imported_encoder(path, selected, fit)
+    input_spec = resize_input(path, encoder, input_spec_of(selected, fit, chosen=arch is not None), image_size)
     matched = MatchReport(
-        layout=found.layout,
+        layout=selected.layout,
         matched=len(fit.tensors),
         missing=fit.missing,
-        unexpected=tuple(name for name in (*fit.rest, *found.beside) if name not in head.names),
+        unexpected=tuple(name for name in (*fit.rest, *selected.beside) if name not in head.names),
         head=encoder.head_widths,
     )
     metadata = {"origin": "foreign", "file": path.name, "part": part, **matched._asdict()}
     return LoadedEncoder(f"{path}#{part}" if part else str(path), encoder, input_spec, metadata), matched
 
 
-def build_imported_encoder(path: Path, found: EncoderTensors, fit: ArchMatch) -> tuple[Encoder, ImportedHead]:
+def build_imported_encoder(path: Path, selected: EncoderTensors, fit: ArchMatch) -> tuple[Encoder, ImportedHead]:
     """The encoder with the file's tensors, loaded strictly, and its head."""
-    left = {name: found.tensors[name] for name in fit.rest} | found.beside
-    head = find_head(left, fit.width, found.projects)
+    left = {name: selected.tensors[name] for name in fit.rest} | selected.beside
+    head = find_head(left, fit.width, selected.projects)
     bn_eps = fit.naming.bn_eps if fit.naming else None
     with torch.random.fork_rng(devices=[]):  # these random weights are overwritten
         encoder = Encoder(fit.arch, head.layers, image_size=fit.side, bn_eps=bn_eps)
@@ -71,9 +71,9 @@ def build_imported_encoder(path: Path, found: EncoderTensors, fit: ArchMatch) ->
     return encoder, head
 
 
-def input_spec_of(found: EncoderTensors, fit: ArchMatch, *, chosen: bool) -> InputSpec:
+def input_spec_of(selected: EncoderTensors, fit: ArchMatch, *, chosen: bool) -> InputSpec:
     """Its input: ImageNet's statistics, or timm's for a plain file whose architecture was `chosen` by the user."""
-    if fit.arch.startswith(LITE_PREFIX) or (chosen and found.layout == PLAIN):
+    if fit.arch.startswith(LITE_PREFIX) or (chosen and selected.layout == PLAIN):
         return InputSpec.for_arch(fit.arch, fit.side)
     return InputSpec(fit.side or DEFAULT_IMAGE_SIZE, IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
 

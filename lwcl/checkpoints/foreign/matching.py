@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lwcl.checkpoints.foreign.naming import ARCH_ALIASES, NamingScheme, find_naming_scheme, sort_by_layer
 from lwcl.errors import UsageError
+from lwcl.formatting import first_names
 from lwcl.models.backbone import build_backbone
 
 BATCH_COUNTER = "num_batches_tracked"  # of batch norm; no feature depends on it, and files before torch 0.4.1 lack it
@@ -74,22 +75,21 @@ def match_architecture(path: Path, tensors: Mapping[str, Tensor], arch: str | No
     if not fits:
         raise UsageError(
             f"{path}: its architecture is not stored in the file and cannot be detected.",
-            f"Its tensors have names such as {first_names(tensors)}.",
+            f"Its tensors have names such as {name_list(tensors)}.",
             "Give --arch (`lwcl list archs` shows all).",
         )
     nearest = max(fits, key=lambda one: len(one.tensors) - len(one.missing))
     raise UsageError(
         f"{path}: its tensors do not match {nearest.arch}{'' if arch else ', the closest architecture'}.",
-        f"{len(nearest.tensors)} matched; {len(nearest.missing)} missing ({first_names(nearest.missing)}); "
-        f"{len(nearest.rest)} unexpected ({first_names((*nearest.alien, *nearest.rest))}).",
+        f"{len(nearest.tensors)} matched; {len(nearest.missing)} missing ({name_list(nearest.missing)}); "
+        f"{len(nearest.rest)} unexpected ({name_list((*nearest.alien, *nearest.rest))}).",
         "Give its --arch (`lwcl list archs` shows all)." if arch is None else "Leave --arch out.",
     )
 
 
-def first_names(names: Iterable[str]) -> str:
-    """The first few names, for an error."""
-    names = list(dict.fromkeys(names))
-    return ", ".join(names[:MAX_SHOWN_TENSORS]) + (", ..." if len(names) > MAX_SHOWN_TENSORS else "") or "none"
+def name_list(names: Iterable[str]) -> str:
+    """The first few different names, for an error."""
+    return first_names(dict.fromkeys(names), MAX_SHOWN_TENSORS) or "none"
 
 
 def candidate_archs(naming: NamingScheme | None, stored_arch: str | None) -> list[str]:

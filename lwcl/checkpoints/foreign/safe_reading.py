@@ -22,15 +22,12 @@ from torch import Tensor
 from lwcl.errors import UsageError
 
 ZIP_SIGNATURE, SAFETENSORS_SIGNATURE = b"PK\x03\x04", b"{"
-LEGACY_SIGNATURE = (
-    b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the pickled magic number of torch.save before torch 1.6
-)
+#: the pickled magic number of torch.save before torch 1.6
+LEGACY_SIGNATURE = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 LEGACY_PICKLES = 5  # magic number, protocol, system, content, keys of the storages
 MAX_DESCRIPTION = 16 << 20  # bytes of a pickle, header or table of contents; a full ResNet-50 checkpoint has 0.2 MB
-MAX_PICKLE_STEPS, MAX_TENSORS = (
-    500_000,
-    20_000,
-)  # of a pickle (a full ResNet-50 checkpoint has 20,000); of a safetensors file
+MAX_PICKLE_STEPS = 500_000  # a full ResNet-50 checkpoint has 20,000
+MAX_TENSORS = 20_000  # of a safetensors file
 
 STORAGE_TYPES = ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool")
 TENSOR_DTYPES = ("float32", "float64", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool")
@@ -130,10 +127,10 @@ def read_zip_pickle(path: Path) -> bytes:
         if names.count("data.pkl") != 1 or "constants.pkl" in names or len(set(names)) < len(names):
             why = "It is an archive, but not of torch.save: TorchScript, an exported program (.pt2) or other data."
             raise unreadable_file_error(path, why, "Save the model's state_dict() with torch.save or safetensors.")
-        found = entries[names.index("data.pkl")]
-        if found.file_size > MAX_DESCRIPTION:
+        entry = entries[names.index("data.pkl")]
+        if entry.file_size > MAX_DESCRIPTION:
             raise unreadable_file_error(path, "Its pickle is larger than any checkpoint's.")
-        return archive.read(found)
+        return archive.read(entry)
 
 
 def zip_directory_bytes(path: Path) -> int:
@@ -172,12 +169,12 @@ def check_pickle(path: Path, pickles: bytes, count: int) -> None:
 
 def named_tensors(path: Path, content: Mapping[Any, Any]) -> dict[str, Tensor]:
     """The tensors of a dict by name. Raises `UsageError` if one claims more elements than the file can hold."""
-    found = {name: value for name, value in content.items() if isinstance(name, str) and isinstance(value, Tensor)}
+    tensors = {name: value for name, value in content.items() if isinstance(name, str) and isinstance(value, Tensor)}
     size = path.stat().st_size
-    for name, tensor in found.items():
-        held = tensor.untyped_storage().nbytes()
-        if not tensor.numel() * tensor.element_size() <= held <= size:
+    for name, tensor in tensors.items():
+        storage_bytes = tensor.untyped_storage().nbytes()
+        if not tensor.numel() * tensor.element_size() <= storage_bytes <= size:
             raise unreadable_file_error(
                 path, f"Its tensor {name} of shape {tuple(tensor.shape)} is larger than the file."
             )
-    return {name: tensor.detach() for name, tensor in found.items()}
+    return {name: tensor.detach() for name, tensor in tensors.items()}

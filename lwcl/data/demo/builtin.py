@@ -24,11 +24,11 @@ def digits_source() -> ImageSource:
     """The digits, scaled from 0..16 to 0..255, as RGB; 1,297 train and 500 val, up to rounding."""
     from sklearn.datasets import load_digits  # takes a second to import
 
-    found = load_digits()
-    pixels = np.rint(found.images * (255 / 16)).astype(np.uint8)
-    classes = [str(label) for label in found.target]
+    data = load_digits()
+    pixels = np.rint(data.images * (255 / 16)).astype(np.uint8)
+    classes = [str(label) for label in data.target]
     own = [f"{label}/{position:04d}" for position, label in enumerate(classes)]
-    val = stratified_holdout(own, found.target.tolist(), DIGITS_VAL_FRACTION, seed=0)
+    val = stratified_holdout(own, data.target.tolist(), DIGITS_VAL_FRACTION, seed=0)
     splits = np.where(val, "val", "train").tolist()
     return source_from_arrays("digits", np.repeat(pixels[:, :, :, None], 3, axis=3), splits, classes)
 

@@ -73,17 +73,15 @@ def read_image_bytes(path: str | Path, offset: int = 0, size: int | None = None)
     """`size` bytes (None: all) of a file from `offset`; raises `UnreadableImageError` above the size limit, or
     `OSError`."""
     with open(path, "rb", buffering=0) as file:
-        whole = os.fstat(file.fileno())
-        wanted = whole.st_size - offset if size is None else size
-        if not stat.S_ISREG(whole.st_mode) or wanted > MAX_FILE_BYTES:
-            raise UnreadableImageError(
-                "not a regular file"
-                if wanted <= MAX_FILE_BYTES
-                else f"{wanted} bytes are more than the limit of {MAX_FILE_BYTES}"
-            )
+        status = os.fstat(file.fileno())
+        length = status.st_size - offset if size is None else size
+        if length > MAX_FILE_BYTES:
+            raise UnreadableImageError(f"{length} bytes are more than the limit of {MAX_FILE_BYTES}")
+        if not stat.S_ISREG(status.st_mode):
+            raise UnreadableImageError("not a regular file")
         file.seek(offset)
-        pieces = [file.read(max(wanted, 0))]  # a read may return less than requested
-        while pieces[-1] and (missing := wanted - sum(map(len, pieces))) > 0:
+        pieces = [file.read(max(length, 0))]  # a read may return less than requested
+        while pieces[-1] and (missing := length - sum(map(len, pieces))) > 0:
             pieces.append(file.read(missing))
     return b"".join(pieces)
 
@@ -114,8 +112,8 @@ class ImageFolder(NamedTuple):
             raise DataError(
                 f"Cannot list {error.filename!r}.", f"{error.strerror}.", "Check its permissions."
             ) from None
-        found = f"Found {counts['files']} other files and {counts['links']} links that lead outside or nowhere."
-        return make_listing(entries, self.path, found)
+        others = f"Found {counts['files']} other files and {counts['links']} links that lead outside or nowhere."
+        return make_listing(entries, self.path, others)
 
     def read(self, name: str, row: npt.NDArray[np.int64]) -> bytes:
         """See `FileContainer`."""

@@ -68,24 +68,15 @@ def open_torchvision_source(spec: str, download: bool) -> ImageSource:
     if not root:
         raise UsageError(f"{spec!r} has no folder.", remedy=f"Give {TORCHVISION_PREFIX}{name}:FOLDER.")
     kind, splits = TORCHVISION_SETS[name.lower()]
-    found = [(split, open_torchvision_split(kind, root, choice, download)) for split, choice in splits.items()]
-    names = [split for split, dataset in found for _ in range(len(dataset))]
-    classes = [label for _, dataset in found for label in class_name_per_image(dataset)]
-    first = found[0][1]
-    if hasattr(first, "data"):
-        return source_from_arrays(
-            f"{TORCHVISION_PREFIX}{name}",
-            np.concatenate([pixel_array_of(dataset) for _, dataset in found]),
-            names,
-            classes,
-        )
-    return source_from_paths(
-        f"{TORCHVISION_PREFIX}{name}",
-        [path for _, dataset in found for path in image_paths_of(dataset)],
-        root,
-        names,
-        classes,
-    )
+    sets = {split: open_torchvision_split(kind, root, choice, download) for split, choice in splits.items()}
+    split_names = [split for split, dataset in sets.items() for _ in range(len(dataset))]
+    classes = [label for dataset in sets.values() for label in class_name_per_image(dataset)]
+    source_kind = f"{TORCHVISION_PREFIX}{name}"
+    if all(hasattr(dataset, "data") for dataset in sets.values()):
+        pixels = np.concatenate([pixel_array_of(dataset) for dataset in sets.values()])
+        return source_from_arrays(source_kind, pixels, split_names, classes)
+    paths = [path for dataset in sets.values() for path in image_paths_of(dataset)]
+    return source_from_paths(source_kind, paths, root, split_names, classes)
 
 
 def open_torchvision_split(kind: str, root: str, choice: Mapping[str, Any], download: bool) -> Any:
