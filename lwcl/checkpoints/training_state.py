@@ -138,15 +138,14 @@ def latest_checkpoint(folder: Path, warn: Callable[[str], None]) -> Checkpoint |
     """
     remove_leftovers(folder)
     damaged = []
-    while intact := [path for path in list_checkpoints(folder) if path not in damaged]:
+    while candidates := [path for path in list_checkpoints(folder) if path not in damaged]:
         try:
-            return read_checkpoint(intact[0])
+            return read_checkpoint(candidates[0])
         except DAMAGE_ERRORS as error:
-            if os.path.lexists(intact[0]):  # else it was pruned while being read, and a newer one exists
-                damaged.append(intact[0])
-                warn(
-                    f"Checkpoint {intact[0].name} is damaged ({error}) and was renamed to {quarantine(intact[0]).name}."
-                )
+            newest = candidates[0]
+            if os.path.lexists(newest):  # else it was pruned while being read, and a newer one exists
+                damaged.append(newest)
+                warn(f"Checkpoint {newest.name} is damaged ({error}) and was renamed to {quarantine(newest).name}.")
     if damaged or any(folder.glob("corrupt-step-*")):
         what, why = f"No checkpoint in {folder} is intact.", "Files are missing or changed: the disk may be failing."
         raise StorageError(what, why, "Start again with --overwrite, or with another --out.")
