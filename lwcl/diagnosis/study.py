@@ -20,7 +20,6 @@ from lwcl.errors import DataError, UsageError
 from lwcl.formatting import escape, plural
 from lwcl.reporting.console import Screen
 from lwcl.system.device import choose_compute
-from lwcl.system.limits import usable_cpus
 
 MIN_DIAGNOSIS_IMAGES, MIN_HELD_OUT_IMAGES = 8, 2
 THUMBNAIL_PIXELS = 80

@@ -33,7 +33,6 @@ from lwcl.evaluation.judge import check_features_finite
 from lwcl.methods.method import Batch
 from lwcl.models.loaded import InputSpec, LoadedEncoder
 from lwcl.system.compute import Compute
-from lwcl.system.limits import available_memory
 
 RANDOM_VIEWS = (1, 2)  # numbers of the random views; the centre crop is view 0
 
