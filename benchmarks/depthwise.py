@@ -37,7 +37,8 @@ from torch import Tensor, nn
 
 from lwcl.kernels import bfloat16
 from lwcl.kernels.depthwise import use_fast_depthwise
-from lwcl.system.cpu import keep_freed_memory, usable_cpus
+from lwcl.system.cpu import keep_freed_memory
+from lwcl.system.limits import usable_cpus
 
 # Idle threads must sleep, or the CPU time of a step would count their waiting too; before the workers import torch.
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"

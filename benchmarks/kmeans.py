@@ -33,7 +33,7 @@ from torch import Tensor
 
 from lwcl.losses import l2_normalise
 from lwcl.metrics.kmeans import assign_clusters, kmeans
-from lwcl.system.cpu import usable_cpus
+from lwcl.system.limits import usable_cpus
 
 RESULTS = Path(__file__).with_name("results.jsonl")
 GROUPS, DIRECTIONS, ITERATIONS = 300, 60, 20

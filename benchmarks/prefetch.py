@@ -31,8 +31,8 @@ from peer_ways.pictures import pictures
 from peer_ways.turns import Work
 
 from lwcl.methods.method import Batch
-from lwcl.system.cpu import usable_cpus
 from lwcl.system.environment import cpu_name
+from lwcl.system.limits import usable_cpus
 
 RESULTS = Path(__file__).with_name("results.jsonl")
 ARCHS = ["mobilenetv3_small_100", "mobilenetv3_large_100", "resnet18"]

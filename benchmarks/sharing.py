@@ -29,7 +29,8 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from lwcl.system.cpu import GOMP_SPINS, usable_cpus
+from lwcl.system.cpu import GOMP_SPINS
+from lwcl.system.limits import usable_cpus
 
 RESULTS = Path(__file__).with_name("results.jsonl")
 TRAINING = """

@@ -1,10 +1,10 @@
-"""What can go wrong for a user: each error says what happened, why, and what to do, and knows its exit code."""
+"""Errors that users can act on: each says what happened, why, and what to do, and has an exit code."""
 
 
 class LwclError(Exception):
     """An error that a user can act on.
 
-    `what` happened, `why`, and the `remedy`: one sentence each, printed as a line each without a traceback.
+    `what` happened, `why`, and the `remedy`: one sentence each, printed on a line each without a traceback.
     """
 
     exit_code = 1
@@ -24,18 +24,18 @@ class UsageError(LwclError, ValueError):
 
 
 class TrainingDivergedError(LwclError):
-    """The model is sick: its loss is not finite, or it collapsed under `--strict`."""
+    """Training diverged: non-finite values, or an embedding that collapsed under `--strict`."""
 
     exit_code = 3
 
 
 class DataError(LwclError):
-    """The images cannot be used: none found, too many broken, labels missing, a worker died."""
+    """The images cannot be used: none found, too many broken, labels missing, a worker process died."""
 
     exit_code = 4
 
 
 class StorageError(LwclError):
-    """The disk refused: full, read-only, or every checkpoint corrupt."""
+    """The disk is full or read-only, or every checkpoint is corrupt."""
 
     exit_code = 5

@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 SPARK_BARS = "▁▂▃▄▅▆▇█"
@@ -70,6 +70,12 @@ def percent(share: float) -> str:
 def plural(count: int, noun: str, nouns: str = "") -> str:
     """A count with its noun: `1 image`, `2,000 images`, `3 classes` where `nouns` says `classes`."""
     return f"{count:,} {noun if count == 1 else nouns or noun + 's'}"
+
+
+def first_names(names: Iterable[str], limit: int) -> str:
+    """The first `limit` names, then `...` if there are more."""
+    listed = list(names)
+    return ", ".join(listed[:limit] + ["..."] * (len(listed) > limit))
 
 
 def clock(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""Modules imported at their first use: what parses a command line never waits for torch."""
+"""Modules imported at first use: optional packages, and torch, for which parsing a command line must not wait."""
 
 import importlib
 from types import ModuleType
@@ -6,9 +6,9 @@ from typing import Any
 
 
 class Lazy:
-    """Stands for a module and imports it when one of its attributes is first read.
+    """A proxy for a module that imports it when an attribute is first read.
 
-    To be used inside function bodies only; type checkers see the real import, under `TYPE_CHECKING`.
+    For use inside function bodies only; type checkers see the real import under `TYPE_CHECKING`.
     """
 
     def __init__(self, name: str) -> None:

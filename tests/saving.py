@@ -24,7 +24,7 @@ def saved(folder: Path, *steps: int) -> None:
 def must_be(found: training_state.Checkpoint | None, step: int) -> None:
     """Assert that a checkpoint is that of a step, all of it."""
     assert found is not None
-    assert (found.step, found.facts) == (step, {"epoch": step / 3})
+    assert (found.step, found.metadata) == (step, {"epoch": step / 3})
     assert identical(found.tensors, state(step))
 
 

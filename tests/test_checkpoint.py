@@ -87,7 +87,7 @@ def test_a_kill_anywhere_in_a_save_leaves_a_whole_checkpoint(tmp_path: Path, poi
 def test_an_old_checkpoint_is_out_of_sight_before_it_is_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training_state, "remove", lambda path: None)
+    monkeypatch.setattr(training_state, "remove_path", lambda path: None)
     saved(tmp_path, 1, 2, 3)
     assert sorted(path.name for path in tmp_path.glob("step-*")) == ["step-000002", "step-000003"]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lwcl.system import cpu
+from lwcl.system import cpu, limits
 from lwcl.system.environment import cpu_name
 
 
@@ -46,31 +46,32 @@ def write(root: Path, files: dict[str, str]) -> None:
     ],
 )
 def test_a_cgroup_quota_is_read(tmp_path: Path, membership: str, files: dict[str, str], quota: float) -> None:
-    write(tmp_path, files | {"membership": membership + "\n"})
-    assert cpu.cgroup_cpu_quota(tmp_path / "membership", tmp_path) == quota
+    write(tmp_path, {"proc/self/cgroup": membership + "\n"})
+    write(tmp_path / "sys/fs/cgroup", files)
+    assert limits.cgroup_cpu_quota(tmp_path) == quota
 
 
 def test_without_cgroups_there_is_no_quota(tmp_path: Path) -> None:
-    assert cpu.cgroup_cpu_quota(tmp_path / "absent", tmp_path) == math.inf
+    assert limits.cgroup_cpu_quota(tmp_path) == math.inf
 
 
 @pytest.mark.parametrize(("quota", "cpus"), [(0.5, 1), (1.9, 1), (3.0, 3), (math.inf, 8)])
 def test_usable_cpus_are_whole_and_at_least_one(monkeypatch: pytest.MonkeyPatch, quota: float, cpus: int) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
-    monkeypatch.setattr(cpu, "cgroup_quota", lambda: quota)
-    assert cpu.usable_cpus() == cpus
+    monkeypatch.setattr(limits, "cgroup_cpu_quota", lambda: quota)
+    assert limits.usable_cpus() == cpus
 
 
 def test_usable_cpus_follow_the_affinity(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {5}, raising=False)
-    assert cpu.usable_cpus() == 1
+    assert limits.usable_cpus() == 1
 
 
 def test_without_affinities_all_cpus_count(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 6)
-    monkeypatch.setattr(cpu, "cgroup_quota", lambda: math.inf)
-    assert cpu.usable_cpus() == 6
+    monkeypatch.setattr(limits, "cgroup_cpu_quota", lambda: math.inf)
+    assert limits.usable_cpus() == 6
 
 
 def test_the_allocator_is_left_alone_off_linux(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,14 +86,14 @@ def test_the_allocator_is_left_alone_without_glibc(monkeypatch: pytest.MonkeyPat
 
 KEEPS_MEMORY = """
 import ctypes, resource, sys
-from lwcl.system.cpu import tune_allocator
+from lwcl.system.cpu import keep_freed_memory
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(4):
         bytearray(64 << 20)
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 stock = faults()
-assert tune_allocator()
+assert keep_freed_memory()
 faults()
 assert "torch" not in sys.modules
 print(stock, faults())

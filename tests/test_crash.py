@@ -98,8 +98,10 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
     with pytest.MonkeyPatch.context() as patch, cache_at(folder / "cache"):
         for method in (*METHODS, TAUGHT):
             points = [point for point in FAULT_POINTS if passing(point) == method]
-            for module in [m for name, m in sys.modules.items() if name.startswith("lwcl") and hasattr(m, "fault")]:
-                patch.setattr(module, "fault", counted_in(found.passed, points))
+            for module in [
+                m for name, m in sys.modules.items() if name.startswith("lwcl") and hasattr(m, "crash_point")
+            ]:
+                patch.setattr(module, "crash_point", counted_in(found.passed, points))
             begin = time.monotonic()
             assert ran(found.words(folder / method, method)) == 0
             found.seconds = time.monotonic() - begin
@@ -271,9 +273,9 @@ def test_a_step_that_is_not_finite_changes_no_weights_and_is_kept_for_study(
     moved = [name for name, tensor in before.items() if "running" not in name and not tensor.equal(kept[name])]
     assert [name for name in moved if "num_batches" not in name] == [], "batch norm alone has seen the batch"
     state = json.loads((out / "nonfinite" / "step-000008" / "state.json").read_text())
-    assert state["facts"]["what"].splitlines() == said
-    assert len(state["facts"]["images"]) == 8
-    assert [record["step"] for record in state["facts"]["last"]] == list(range(1, 8))
+    assert state["metadata"]["what"].splitlines() == said
+    assert len(state["metadata"]["images"]) == 8
+    assert [record["step"] for record in state["metadata"]["last"]] == list(range(1, 8))
     assert [path.name for path in sorted((out / "checkpoints").iterdir())] == ["step-000003", "step-000006"]
     monkeypatch.undo()
     whole.must_end_so(out, cache)

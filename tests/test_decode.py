@@ -150,13 +150,13 @@ def test_no_mutation_raises_anything_but_bad_image(kind: str, edits: list[tuple[
 
 @given(st.integers(8, 200), st.integers(8, 200), st.integers(1, 60))
 @settings(max_examples=40, deadline=None)
-def test_a_jpeg_never_comes_smaller_than_wanted(width: int, height: int, at_least: int) -> None:
-    image = decode(encoded(Image.new("RGB", (width, height)), "JPEG"), at_least=at_least)
-    assert min(image.size) >= min(at_least, width, height)
+def test_a_jpeg_never_comes_smaller_than_wanted(width: int, height: int, min_side: int) -> None:
+    image = decode(encoded(Image.new("RGB", (width, height)), "JPEG"), min_side=min_side)
+    assert min(image.size) >= min(min_side, width, height)
 
 
 def test_a_large_jpeg_is_decoded_smaller() -> None:
-    assert decode(encoded(photo(800, 600), "JPEG"), at_least=100).size == (200, 150)
+    assert decode(encoded(photo(800, 600), "JPEG"), min_side=100).size == (200, 150)
 
 
 @given(st.integers(1, 300), st.integers(1, 300), st.one_of(st.none(), st.integers(1, 64)))

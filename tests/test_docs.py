@@ -149,7 +149,7 @@ def test_the_exit_codes_are_those_of_the_errors(error):
     rows = re.findall(r"^\| (\d+) \| (\w+)", TEXTS["docs/reliability.md"].read_text(encoding="utf-8"), re.MULTILINE)
     words = {
         UsageError: "usage",
-        TrainingDivergedError: "the",
+        TrainingDivergedError: "training",
         DataError: "data",
         StorageError: "storage",
         LwclError: "a",

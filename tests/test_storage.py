@@ -45,7 +45,9 @@ def test_a_fault_point_that_is_not_registered_is_an_error(monkeypatch: pytest.Mo
         atomic_files.crash_point("checkpoint.file")
 
 
-@pytest.mark.parametrize(("wanted", "survived"), [("index.write", 0), ("index.write@3", 2), ("store.rows", 5), ("", 5)])
+@pytest.mark.parametrize(
+    ("wanted", "survived"), [("index.write", 0), ("index.write@3", 2), ("cache.index", 5), ("", 5)]
+)
 def test_a_fault_kills_at_the_hit_that_was_asked_for(tmp_path: Path, wanted: str, survived: int) -> None:
     def hit_five_times() -> None:
         for number in range(5):
@@ -77,7 +79,7 @@ def test_what_a_running_process_writes_is_no_leftover(tmp_path: Path) -> None:
     (tmp_path / ".tmp-mine").touch()
     atomic_files.remove_leftovers(tmp_path)
     assert sorted(os.listdir(tmp_path)) == sorted([other.name, ".tmp-mine"])
-    atomic_files.remove_leftovers(tmp_path, of_the_living=True)
+    atomic_files.remove_leftovers(tmp_path, all_processes=True)
     assert os.listdir(tmp_path) == [".tmp-mine"]
 
 
@@ -110,8 +112,8 @@ def test_a_full_disk_leaves_the_old_file_and_is_explained(tmp_path: Path) -> Non
         (errno.ENOSPC, "The disk is full: 4 bytes needed"),
         (errno.EDQUOT, "quota"),
         (errno.EROFS, "read-only"),
-        (errno.EACCES, "may not write"),
-        (errno.EPERM, "may not write"),
+        (errno.EACCES, "Permission denied"),
+        (errno.EPERM, "Permission denied"),
         (errno.EIO, os.strerror(errno.EIO)),
     ],
 )

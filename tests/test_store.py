@@ -19,10 +19,12 @@ from PIL import Image
 from lwcl.data.cache import decode_all, disk
 from lwcl.data.cache.build import CacheBuilder
 from lwcl.data.cache.pixels import CHANNELS, ImageIndex, PixelStore, make_pixel_store
-from lwcl.data.cache.policy import SampledEstimate, available_memory, choose_cache
+from lwcl.data.cache.policy import CacheEstimate, choose_cache
 from lwcl.data.dataset import ImageSet, open_images
 from lwcl.data.decode import UnreadableImageError, decode, downscale
 from lwcl.errors import DataError, StorageError
+from lwcl.system.limits import available_memory
+from lwcl.system.lock import wait_for_lock
 
 COUNT = 24
 Where = Literal["ram", "disk"]
@@ -30,7 +32,7 @@ WHERE: tuple[Where, ...] = ("ram", "disk")
 
 
 def fill(images: ImageSet, *, where: Where, **how: Any) -> PixelStore:
-    return CacheBuilder(images=images, **how).store(where)
+    return CacheBuilder(images=images, **how).pixel_store(where)
 
 
 def jpeg(value: int, width: int, height: int, mode: str = "RGB") -> bytes:
@@ -71,7 +73,7 @@ def holed(tmp_path: Path) -> ImageSet:
 
 def same(first: PixelStore, second: PixelStore) -> bool:
     columns = zip(*((s.offsets, s.heights, s.widths, s.pixels) for s in (first, second)), strict=True)
-    return all(torch.equal(*pair) for pair in columns) and first.bad == second.bad
+    return all(torch.equal(*pair) for pair in columns) and first.broken == second.broken
 
 
 def expected(images: ImageSet, index: int, short_side: int | None) -> torch.Tensor:
@@ -85,9 +87,9 @@ def test_a_store_holds_every_image_as_decoded_and_shrunk(
     ragged: ImageSet, where: Where, short_side: int | None
 ) -> None:
     told: list[tuple[int, int]] = []
-    store = fill(ragged, short_side=short_side, where=where, tell=lambda *args: told.append(args))
+    store = fill(ragged, short_side=short_side, where=where, progress=lambda *args: told.append(args))
     assert all(torch.equal(store.image(index), expected(ragged, index, short_side)) for index in range(COUNT))
-    assert (len(store), store.bad, store.uniform) == (COUNT, [], False)
+    assert (len(store), store.broken, store.uniform) == (COUNT, [], False)
     assert told == [(5, COUNT), (10, COUNT), (15, COUNT), (20, COUNT), (24, COUNT)]
 
 
@@ -143,7 +145,7 @@ def test_a_store_equals_a_list_of_images(rows: list[tuple[int, int, bool]], data
 
 def test_broken_images_are_listed_and_the_next_good_one_stands_in(holed: ImageSet) -> None:
     store = fill(holed, short_side=None, where="disk", max_bad=0.2)
-    assert store.bad == [(f"{row:02d}.jpg", "the file is empty") for row in (3, 4, 23)]
+    assert store.broken == [(f"{row:02d}.jpg", "the file is empty") for row in (3, 4, 23)]
     assert torch.equal(store.image(3), store.image(5))
     assert torch.equal(store.image(4), store.image(5))
     assert torch.equal(store.image(23), store.image(0))
@@ -155,7 +157,7 @@ def test_images_kept_as_jpeg_are_small_near_the_originals_and_found_again(
     holed: ImageSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     filling = CacheBuilder(images=holed, short_side=16, workers=1, max_bad=0.5)
-    shrunk, bad = filling.shrunk()
+    shrunk, bad = filling.jpeg_set()
     assert [name for name, _ in bad] == ["03.jpg", "04.jpg", "23.jpg"]
     assert (len(shrunk), shrunk.names, shrunk.fingerprint) == (COUNT, holed.names, holed.fingerprint)
     for index in range(COUNT):
@@ -164,8 +166,8 @@ def test_images_kept_as_jpeg_are_small_near_the_originals_and_found_again(
         wanted = downscale(original, 16)
         assert (image.size, none_broken) == (wanted.size, [])
         assert np.abs(np.asarray(image, float) - np.asarray(wanted, float)).mean() < 8
-    monkeypatch.setattr(CacheBuilder, "chunks", None)
-    again, _ = filling.shrunk()
+    monkeypatch.setattr(CacheBuilder, "decode_rest", None)
+    again, _ = filling.jpeg_set()
     assert again.image(7).tobytes() == shrunk.image(7).tobytes()
 
 
@@ -205,19 +207,19 @@ def test_ten_kinds_of_difficult_files_are_used_or_listed_with_a_reason(tmp_path:
         (tmp_path / name).write_bytes(data)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     store = fill(open_images([str(tmp_path)]), short_side=16, where="ram", max_bad=0.5)
-    assert [name for name, _ in store.bad] == sorted(bad)
-    assert all(reason and "\n" not in reason for _, reason in store.bad)
+    assert [name for name, _ in store.broken] == sorted(bad)
+    assert all(reason and "\n" not in reason for _, reason in store.broken)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 class Deadly(NamedTuple):
-    """Pictures of which one kills or stops the process that asks for it, unless that is the test's own."""
+    """An image reader that kills or hangs the process at one image, unless it is the test's own process."""
 
     at: int
     how: str
     own: int
 
-    def image(self, row: int, at_least: int | None) -> Image.Image:
+    def image(self, row: int, min_side: int | None) -> Image.Image:
         if row == self.at and os.getpid() != self.own:
             if self.how == "killed":
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -233,10 +235,10 @@ def deadly(how: str) -> ImageSet:
     return ImageSet(names, torch.full((COUNT,), -1), (), "f", False, (Deadly(13, how, os.getpid()),), rows)
 
 
-@pytest.mark.parametrize(("how", "message"), [("killed", "died"), ("stuck", "silent for too long")])
+@pytest.mark.parametrize(("how", "message"), [("killed", "died"), ("stuck", "did not respond")])
 def test_a_lost_worker_is_reported_with_the_file_it_was_at(how: str, message: str) -> None:
     start = time.monotonic()
-    with pytest.raises(DataError, match=rf"A worker .*{message} while it decoded '13.png'\."):
+    with pytest.raises(DataError, match=rf"{message}.*'13\.png'"):
         fill(deadly(how), short_side=None, where="ram", workers=2, timeout=1)
     assert time.monotonic() - start < 15
 
@@ -260,7 +262,11 @@ def test_a_store_on_disk_is_found_again_and_not_decoded(ragged: ImageSet, monkey
 
 @pytest.mark.parametrize(
     ("name", "harm"),
-    [(name, harm) for name in (disk.CONTENT, disk.ROWS, disk.MANIFEST) for harm in ("cut", "flip", "remove")],
+    [
+        (name, harm)
+        for name in (disk.CONTENT_FILE, disk.INDEX_FILE, disk.MANIFEST_FILE)
+        for harm in ("cut", "flip", "remove")
+    ],
 )
 def test_a_store_that_is_not_whole_is_made_anew(ragged: ImageSet, name: str, harm: str) -> None:
     first = fill(ragged, short_side=12, where="disk")
@@ -276,15 +282,15 @@ def test_a_store_that_is_not_whole_is_made_anew(ragged: ImageSet, name: str, har
 
 FILL = """
 import sys
-from lwcl.data import decoding, disk
-from lwcl.data.cache.build import Filling
+from lwcl.data.cache import decode_all, disk
+from lwcl.data.cache.build import CacheBuilder
 from lwcl.data.dataset import open_images
-decoding.CHUNK_IMAGES, disk.SYNC_BYTES = 5, 1000
-Filling(images=open_images([sys.argv[1]]), short_side=None, max_bad=0.5).store("disk")
+decode_all.CHUNK_IMAGES, disk.SYNC_BYTES = 5, 1000
+CacheBuilder(images=open_images([sys.argv[1]]), short_side=None, max_bad=0.5).pixel_store("disk")
 """
 
 
-@pytest.mark.parametrize("point", ["store.rows@1", "store.rows@4", "store.rename@1"])
+@pytest.mark.parametrize("point", ["cache.index@1", "cache.index@4", "cache.rename@1"])
 def test_a_killed_filling_goes_on_where_it_was(
     holed: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, point: str
 ) -> None:
@@ -295,15 +301,15 @@ def test_a_killed_filling_goes_on_where_it_was(
     decoded: list[int] = []
     plain = ImageSet.image
 
-    def noted(images: ImageSet, index: int, at_least: int | None = None) -> Image.Image:
+    def noted(images: ImageSet, index: int, min_side: int | None = None) -> Image.Image:
         decoded.append(index)
-        return plain(images, index, at_least)
+        return plain(images, index, min_side)
 
-    monkeypatch.setattr(SampledEstimate, "__init__", lambda self, images, short_side: None)
-    monkeypatch.setattr(SampledEstimate, "pixels", COUNT)
+    monkeypatch.setattr(CacheEstimate, "__init__", lambda self, images, short_side: None)
+    monkeypatch.setattr(CacheEstimate, "pixel_bytes", COUNT)
     monkeypatch.setattr(ImageSet, "image", noted)
     store = fill(holed, short_side=None, where="disk", max_bad=0.5)
-    done = {"store.rows@1": 0, "store.rows@4": 10, "store.rename@1": COUNT}[point]
+    done = {"cache.index@1": 0, "cache.index@4": 10, "cache.rename@1": COUNT}[point]
     assert decoded == list(range(done, COUNT))
     assert same(store, fill(holed, short_side=None, where="ram", max_bad=0.5))
 
@@ -313,13 +319,13 @@ def test_pixels_lost_with_the_power_are_decoded_anew(ragged: ImageSet) -> None:
     folder = disk.disk_cache_folder(ragged, None)
     unfinished = folder.with_suffix(".part")
     folder.rename(unfinished)
-    (unfinished / disk.MANIFEST).unlink()
-    os.truncate(unfinished / disk.CONTENT, 100)
+    (unfinished / disk.MANIFEST_FILE).unlink()
+    os.truncate(unfinished / disk.CONTENT_FILE, 100)
     assert same(store, fill(ragged, short_side=None, where="disk"))
 
 
 def test_two_processes_that_want_the_same_store_fill_it_once(ragged: ImageSet, tmp_path: Path, cache: Path) -> None:
-    with disk.wait_for_lock(disk.disk_cache_folder(ragged, None).with_suffix(".lock")):
+    with wait_for_lock(disk.disk_cache_folder(ragged, None).with_suffix(".lock")):
         other = subprocess.Popen([sys.executable, "-c", FILL, str(tmp_path)])
         with pytest.raises(subprocess.TimeoutExpired):
             other.wait(3)
@@ -337,18 +343,18 @@ def test_a_cache_folder_that_cannot_be_written_is_a_storage_error(
 
 
 def test_bytes_needed_is_exact_when_all_are_sampled(ragged: ImageSet) -> None:
-    assert SampledEstimate(ragged, 12).pixels == len(fill(ragged, short_side=12, where="ram").pixels)
+    assert CacheEstimate(ragged, 12).pixel_bytes == len(fill(ragged, short_side=12, where="ram").pixels)
 
 
 class Wanted(NamedTuple):
-    """What images need, as `choose_cache` asks it."""
+    """A `CacheEstimate` of given sizes."""
 
-    pixels: int
-    jpeg: int = 9
-    shrinks: bool = True
+    pixel_bytes: int
+    jpeg_bytes: int = 9
+    is_downscaled: bool = True
     kept: int = 0
 
-    def held(self, form: str) -> int:
+    def cached_bytes(self, form: str) -> int:
         return self.kept
 
 
@@ -358,54 +364,52 @@ class Wanted(NamedTuple):
         (Wanted(50), "ram"),
         (Wanted(51), "disk"),
         (Wanted(160), "disk"),
-        (Wanted(161, jpeg=160), "jpeg"),
-        (Wanted(161, jpeg=160, shrinks=False), "off"),
-        (Wanted(999, jpeg=161), "off"),
+        (Wanted(161, jpeg_bytes=160), "jpeg"),
+        (Wanted(161, jpeg_bytes=160, is_downscaled=False), "off"),
+        (Wanted(999, jpeg_bytes=161), "off"),
         (Wanted(161, kept=2), "disk"),  # an interrupted run goes on with what it has kept
-        (Wanted(999, jpeg=180, kept=100), "jpeg"),
+        (Wanted(999, jpeg_bytes=180, kept=100), "jpeg"),
     ],
 )
 def test_the_cache_is_chosen_by_memory_then_by_disk(wanted: Wanted, where: str) -> None:
     choice = choose_cache("auto", wanted, memory=100, disk=200)
     assert choice.where == where
-    assert f"{wanted.pixels} bytes" in choice.reason or where == "jpeg"
+    assert f"{wanted.pixel_bytes} bytes" in choice.message or where == "jpeg"
     assert choose_cache("off", wanted, memory=100, disk=200).where == "off"
 
 
 def test_a_cache_that_cannot_fit_is_refused() -> None:
-    wanted = Wanted(101, jpeg=51)
+    wanted = Wanted(101, jpeg_bytes=51)
     assert choose_cache("ram", wanted, memory=101, disk=0).where == "ram"
     assert choose_cache("jpeg", wanted, memory=0, disk=51).where == "jpeg"
     assert choose_cache("disk", wanted._replace(kept=101), memory=0, disk=0).where == "disk"
-    with pytest.raises(DataError, match="do not fit into 100 bytes of memory"):
+    with pytest.raises(DataError, match="100 bytes of memory"):
         choose_cache("ram", wanted, memory=100, disk=1000)
-    with pytest.raises(
-        StorageError, match=r"101 bytes of decoded images do not fit onto 100 bytes of disk[^!]*--cache jpeg"
-    ):
+    with pytest.raises(StorageError, match=r"101 bytes .* 100 bytes free[^!]*--cache jpeg"):
         choose_cache("disk", wanted, memory=1000, disk=100)
-    with pytest.raises(StorageError, match=r"51 bytes as JPEG do not fit onto 50 bytes of disk[^!]*--cache off"):
+    with pytest.raises(StorageError, match=r"51 bytes as JPEG .* 50 bytes free[^!]*--cache off"):
         choose_cache("jpeg", wanted, memory=1000, disk=50)
 
 
 def test_an_unfinished_store_counts_as_held(ragged: ImageSet) -> None:
-    sample = SampledEstimate(ragged, 12)
-    assert (sample.held("pixels"), sample.held("jpeg")) == (0, 0)
+    sample = CacheEstimate(ragged, 12)
+    assert (sample.cached_bytes("pixels"), sample.cached_bytes("jpeg")) == (0, 0)
     store = fill(ragged, short_side=12, where="disk")
-    assert (sample.held("pixels"), sample.held("jpeg")) == (len(store.pixels), 0)
+    assert (sample.cached_bytes("pixels"), sample.cached_bytes("jpeg")) == (len(store.pixels), 0)
     folder = disk.disk_cache_folder(ragged, 12)
     folder.rename(folder.with_suffix(".part"))
-    assert sample.held("pixels") == len(store.pixels)
-    assert sample.shrinks
-    assert not SampledEstimate(ragged, 100).shrinks
-    assert not SampledEstimate(ragged, None).shrinks
+    assert sample.cached_bytes("pixels") == len(store.pixels)
+    assert sample.is_downscaled
+    assert not CacheEstimate(ragged, 100).is_downscaled
+    assert not CacheEstimate(ragged, None).is_downscaled
 
 
 def test_kept_images_that_vanish_in_use_are_told_of_as_such(ragged: ImageSet) -> None:
-    shrunk, _ = CacheBuilder(images=ragged, short_side=12).shrunk()
-    os.truncate(disk.disk_cache_folder(ragged, 12, "jpeg") / disk.CONTENT, 1000)
-    with pytest.raises(StorageError, match="removed or changed while they were in use"):
+    shrunk, _ = CacheBuilder(images=ragged, short_side=12).jpeg_set()
+    os.truncate(disk.disk_cache_folder(ragged, 12, "jpeg") / disk.CONTENT_FILE, 1000)
+    with pytest.raises(StorageError, match="image cache"):
         shrunk.image(COUNT - 1)
-    (disk.disk_cache_folder(ragged, 12, "jpeg") / disk.CONTENT).unlink()
+    (disk.disk_cache_folder(ragged, 12, "jpeg") / disk.CONTENT_FILE).unlink()
     with pytest.raises(StorageError, match="No such file"):
         shrunk.image(0)
 
@@ -414,8 +418,8 @@ def test_a_comment_that_no_jpeg_can_hold_is_left_out(tmp_path: Path) -> None:
     Image.new("P", (9, 9), 3).save(tmp_path / "talkative.gif", "GIF", comment=b"x" * 70_000)
     images = open_images([str(tmp_path)])
     assert images.image(0).info["comment"]
-    assert SampledEstimate(images, 8).jpeg < 5000
-    shrunk, _ = CacheBuilder(images=images, short_side=8).shrunk()
+    assert CacheEstimate(images, 8).jpeg_bytes < 5000
+    shrunk, _ = CacheBuilder(images=images, short_side=8).jpeg_set()
     assert shrunk.image(0).size == (8, 8)
     assert "comment" not in shrunk.image(0).info
 
@@ -454,5 +458,5 @@ def test_available_memory_respects_control_groups(
 
 def test_decoding_for_a_store_and_alone_agree(ragged: ImageSet) -> None:
     store = fill(ragged, short_side=8, where="ram")
-    small = downscale(decode(jpeg(2, 22, 38), at_least=8), 8)
+    small = downscale(decode(jpeg(2, 22, 38), min_side=8), 8)
     assert np.array_equal(store.image(2).permute(1, 2, 0), np.asarray(small))

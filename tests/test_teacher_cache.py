@@ -160,7 +160,7 @@ def test_killed_again_and_again_at_random_moments_it_ends_with_the_same_bytes(se
 def test_the_fault_points_of_a_filling_are_those_that_are_tested(monkeypatch: pytest.MonkeyPatch) -> None:
     passed: list[str] = []
     for module in (chunk_file, atomic_files):
-        monkeypatch.setattr(module, "fault", passed.append)
+        monkeypatch.setattr(module, "crash_point", passed.append)
     filled()
     assert {point: passed.count(point) for point in passed} == POINTS
 

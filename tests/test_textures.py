@@ -9,16 +9,17 @@ import torch
 
 from lwcl.data.dataset import open_images
 from lwcl.data.demo import textures
+from lwcl.data.demo.patterns import PATTERNS
 
 EACH = 12  # images of a class
-CHANCE = 1 / len(textures.CLASSES)
+CHANCE = 1 / len(PATTERNS)
 Rows = npt.NDArray[np.float64]
 
 
 @pytest.fixture(scope="module")
 def gray() -> Rows:
     """Twelve images of each class in turn, in gray, scaled to mean 0 and deviation 1 each."""
-    images = textures.draw_textures(EACH * len(textures.CLASSES)).mean(axis=3)
+    images = textures.draw_textures(EACH * len(PATTERNS)).mean(axis=3)
     return scaled(images, (1, 2))
 
 
@@ -40,7 +41,7 @@ def right(queries: Rows, bank: Rows) -> float:
     """The share of queries whose nearest row of the bank, their own image's left out, is of their class."""
     distances = ((queries[:, None] - bank) ** 2).sum(axis=2)
     np.fill_diagonal(distances, np.inf)
-    labels = np.arange(len(bank)) % len(textures.CLASSES)
+    labels = np.arange(len(bank)) % len(PATTERNS)
     return float((labels[distances.argmin(axis=1)] == labels).mean())
 
 
@@ -48,14 +49,14 @@ def test_a_texture_is_a_function_of_its_number_on_every_machine() -> None:
     again = textures.draw_texture(30)
     assert again.shape == (64, 64, 3)
     assert np.array_equal(textures.draw_texture(30), again)
-    assert not np.array_equal(textures.draw_texture(30 + len(textures.CLASSES)), again)
-    assert zlib.crc32(textures.draw_textures(len(textures.CLASSES))) == 3270331677
+    assert not np.array_equal(textures.draw_texture(30 + len(PATTERNS)), again)
+    assert zlib.crc32(textures.draw_textures(len(PATTERNS))) == 3270331677
 
 
 def test_the_textures_are_balanced_over_classes_and_splits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(textures, "drawn", lambda count: np.zeros((count, 64, 64, 3), np.uint8))
+    monkeypatch.setattr("lwcl.data.demo.textures.draw_textures", lambda count: np.zeros((count, 64, 64, 3), np.uint8))
     train, val = open_images(["textures"], "train"), open_images(["textures"], "val")
-    assert train.classes == tuple(textures.CLASSES) == tuple(sorted(textures.CLASSES))
+    assert train.classes == tuple(PATTERNS) == tuple(sorted(PATTERNS))
     assert torch.bincount(train.labels).tolist() == [125] * 24
     assert torch.bincount(val.labels).tolist() == [40] * 24
 

@@ -1,7 +1,7 @@
-"""A run's whole state in a folder of safetensors and JSON: written whole or not at all, verified when read, no pickle.
+"""Training checkpoints: folders of safetensors and JSON, written atomically, verified when read, without pickle.
 
-safetensors has no checksum (97% of random bit flips load silently), does not fsync and writes mode 0600. So a SHA-256
-of each file stands in a manifest that holds its own, and `storage` writes the bytes.
+safetensors has no checksum (97% of random bit flips load silently), does not fsync and writes mode 0600. So a manifest
+holds the SHA-256 of each file and of itself, and `atomic_files` writes the bytes.
 """
 
 import errno
@@ -33,33 +33,34 @@ from lwcl.system.atomic_files import (
 TensorGroups = Mapping[str, Mapping[str, Tensor]]
 STEP_FOLDER = re.compile(r"step-(\d{6,18})(-replaced)?")
 TENSORS_SUFFIX = ".safetensors"
+CHECKPOINT_FORMAT = 2  # 1: other names of the state's fields
 DAMAGE_ERRORS = (ValueError, KeyError, TypeError, AttributeError, RecursionError, safetensors.SafetensorError)
 
 
 class Checkpoint(NamedTuple):
-    """What was saved: the step, the groups of tensors (on the CPU) and the facts (JSON; floats come back exactly)."""
+    """The step, the groups of tensors (on the CPU) and the metadata (JSON, in which floats are exact)."""
 
     step: int
     tensors: dict[str, dict[str, Tensor]]
-    facts: dict[str, Any]
+    metadata: dict[str, Any]
 
 
-def save_checkpoint(folder: Path, step: int, tensors: TensorGroups, facts: Mapping[str, Any], keep: int = 2) -> Path:
-    """Write `folder`/step-000500: a file for each group of `tensors`, one for `facts`; keep the last `keep` steps.
+def save_checkpoint(folder: Path, step: int, tensors: TensorGroups, metadata: Mapping[str, Any], keep: int = 2) -> Path:
+    """Write `folder`/step-000500, with one file per group of `tensors` and one for `metadata`; keep the last `keep`.
 
-    Killed at any moment, the newest checkpoint that was whole stays so. For who holds the run folder's lock.
-    Raises `StorageError` when the disk refuses; then nothing is left behind and the checkpoints before are intact.
+    After a kill at any moment the newest complete checkpoint is intact. The caller must hold the run folder's lock.
+    Raises `StorageError` if the disk refuses; then nothing is left behind and earlier checkpoints are intact.
     """
     final = folder / f"step-{step:06d}"
     size = sum(tensor.nbytes for group in tensors.values() for tensor in group.values())
     with explain_disk_errors(final, size):
         folder.mkdir(parents=True, exist_ok=True)
         sync_folder(folder.parent)
-        remove_leftovers(folder, of_the_living=True)
+        remove_leftovers(folder, all_processes=True)
         require_free_space(final, size)
         unfinished = temporary_path(final)
         try:
-            write_folder(unfinished, checkpoint_files(step, tensors, facts))
+            write_folder(unfinished, checkpoint_files(step, tensors, metadata))
             replace_folder(unfinished, final)
         except BaseException:
             remove_path(unfinished)
@@ -68,17 +69,18 @@ def save_checkpoint(folder: Path, step: int, tensors: TensorGroups, facts: Mappi
     return final
 
 
-def checkpoint_files(step: int, tensors: TensorGroups, facts: Mapping[str, Any]) -> Iterator[tuple[str, bytes]]:
-    """The names and bytes of a checkpoint's files, made one at a time: the whole is not in memory twice."""
-    yield "state.json", json.dumps({"step": step, "facts": dict(facts)}).encode()
+def checkpoint_files(step: int, tensors: TensorGroups, metadata: Mapping[str, Any]) -> Iterator[tuple[str, bytes]]:
+    """The names and bytes of a checkpoint's files, one at a time, so that memory does not hold everything twice."""
+    state = {"format": CHECKPOINT_FORMAT, "step": step, "metadata": dict(metadata)}
+    yield "state.json", json.dumps(state).encode()
     for name, group in tensors.items():
         yield f"{name}{TENSORS_SUFFIX}", safetensors.torch.save(untied_tensors(group))
 
 
 def write_folder(folder: Path, files: Iterable[tuple[str, bytes]]) -> None:
-    """Write a new folder of `files`, then the manifest that vouches for them, and wait until the disk has it all.
+    """Write a new folder of `files` and their manifest, and wait until everything is on disk.
 
-    The manifest lists each file's bytes and SHA-256, and the SHA-256 of that list itself.
+    The manifest lists the size and SHA-256 of each file, and the SHA-256 of that list.
     """
     folder.mkdir()
     crash_point("checkpoint.mkdir")
@@ -100,7 +102,7 @@ def sha256_hex(data: bytes) -> str:
 
 
 def replace_folder(unfinished: Path, final: Path) -> None:
-    """Rename a finished folder. One of the same step is put aside first, under a name that `latest` reads too."""
+    """Rename a complete folder. An existing one is moved aside first, to a name that `latest_checkpoint` also reads."""
     if final.exists():
         aside = final.with_name(f"{final.name}-replaced")
         remove_path(aside)
@@ -113,7 +115,7 @@ def replace_folder(unfinished: Path, final: Path) -> None:
 
 
 def prune_checkpoints(folder: Path, keep: int) -> None:
-    """Remove replaced checkpoints and all but the last `keep`; renamed first: no kill, no reader meets half of one."""
+    """Remove replaced checkpoints and all but the last `keep`; renamed first, so that none is ever incomplete."""
     steps = [path for path in list_checkpoints(folder) if not path.name.endswith("-replaced")]
     for path in set(list_checkpoints(folder)) - set(steps[: max(keep, 1)]):
         doomed = temporary_path(path)
@@ -123,33 +125,35 @@ def prune_checkpoints(folder: Path, keep: int) -> None:
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints in a folder by step, newest first; a replaced one comes after the one that replaced it."""
-    found = [(match, path) for path in folder.glob("step-*") if (match := STEP_FOLDER.fullmatch(path.name))]
-    return [path for match, path in sorted(found, key=lambda pair: (-int(pair[0][1]), pair[0][2] or ""))]
+    """The checkpoints in a folder by step, newest first; a replaced one follows its replacement."""
+    matches = [(match, path) for path in folder.glob("step-*") if (match := STEP_FOLDER.fullmatch(path.name))]
+    return [path for match, path in sorted(matches, key=lambda pair: (-int(pair[0][1]), pair[0][2] or ""))]
 
 
-def latest_checkpoint(folder: Path, tell: Callable[[str], None]) -> Checkpoint | None:
-    """The newest checkpoint that is whole, or None where none was ever saved. May run beside a process that saves.
+def latest_checkpoint(folder: Path, warn: Callable[[str], None]) -> Checkpoint | None:
+    """The newest intact checkpoint, or None if none was ever saved. Safe next to a process that saves.
 
-    A damaged one is renamed to corrupt-step-..., and `tell` gets a sentence. Raises `StorageError` if all are damaged.
+    A damaged one is renamed to corrupt-step-... and reported through `warn`. Raises `StorageError` if all are damaged,
+    or the newest was written by another version.
     """
     remove_leftovers(folder)
     damaged = []
-    while found := [path for path in list_checkpoints(folder) if path not in damaged]:
+    while candidates := [path for path in list_checkpoints(folder) if path not in damaged]:
         try:
-            return read_checkpoint(found[0])
+            return read_checkpoint(candidates[0])
         except DAMAGE_ERRORS as error:
-            if os.path.lexists(found[0]):  # else it was pruned while being read, and there is a newer one
-                damaged.append(found[0])
-                tell(f"Checkpoint {found[0].name} is damaged ({error}) and set aside as {quarantine(found[0]).name}.")
+            newest = candidates[0]
+            if os.path.lexists(newest):  # else it was pruned while being read, and a newer one exists
+                damaged.append(newest)
+                warn(f"Checkpoint {newest.name} is damaged ({error}) and was renamed to {quarantine(newest).name}.")
     if damaged or any(folder.glob("corrupt-step-*")):
-        what, why = f"No checkpoint in {folder} is whole.", "Files are missing or changed: the disk may be failing."
-        raise StorageError(what, why, "Start anew with --overwrite, or with another --out.")
+        what, why = f"No checkpoint in {folder} is intact.", "Files are missing or changed: the disk may be failing."
+        raise StorageError(what, why, "Start again with --overwrite, or with another --out.")
     return None
 
 
 def quarantine(path: Path) -> Path:
-    """Rename a damaged checkpoint so that it is not read again; on a read-only disk it stays. Returns where it is."""
+    """Rename a damaged checkpoint so that it is not read again, if the disk allows it. Returns its path."""
     tried = (path.with_name(f"corrupt-{path.name}{f'-{n}' if n else ''}") for n in range(1000))
     aside = next(candidate for candidate in tried if not candidate.exists())
     try:
@@ -159,19 +163,25 @@ def quarantine(path: Path) -> Path:
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Read and verify one checkpoint folder. Raises one of `DAMAGE` when anything in it is not as it was written."""
+    """Read and verify one checkpoint. Raises one of `DAMAGE_ERRORS` if it is not exactly as it was written.
+
+    Raises `StorageError` if another version of lwcl wrote it.
+    """
     manifest = json.loads(read_plain_file(path / "manifest.json", 2**20))
     listed = manifest["files"]
     if manifest["sha256"] != sha256_hex(json.dumps(listed).encode()):
         raise ValueError("manifest.json: checksum differs")
     files = {name: read_verified(path, name, entry) for name, entry in listed.items()}
     state = json.loads(files.pop("state.json"))
+    if state.get("format") != CHECKPOINT_FORMAT:
+        what = f"Checkpoint {path} was written by another version of lwcl."
+        raise StorageError(what, remedy="Resume it with that version, or start again with --overwrite.")
     tensors = {name.removesuffix(TENSORS_SUFFIX): safetensors.torch.load(data) for name, data in files.items()}
-    return Checkpoint(state["step"], tensors, state["facts"])
+    return Checkpoint(state["step"], tensors, state["metadata"])
 
 
 def read_verified(folder: Path, name: str, entry: Mapping[str, Any]) -> bytes:
-    """The content of a file that the manifest vouches for. Raises `ValueError` when it is not that content."""
+    """The content of a file in the manifest. Raises `ValueError` if its checksum differs."""
     if Path(name).name != name:
         raise ValueError(f"{name!r}: not a file name")
     data = read_plain_file(folder / name, entry["bytes"])
@@ -180,16 +190,16 @@ def read_verified(folder: Path, name: str, entry: Mapping[str, Any]) -> bytes:
     return data
 
 
-def read_plain_file(path: Path, most: int) -> bytes:
-    """The content of a plain file, `most` + 1 bytes of it at the most.
+def read_plain_file(path: Path, limit: int) -> bytes:
+    """The content of a regular file, at most `limit` + 1 bytes.
 
-    Raises `ValueError` for what is no plain file or fails to read, `StorageError` for what must not be read.
+    Raises `ValueError` if it is not a regular file or reading fails, `StorageError` without permission.
     """
     if path.is_symlink() or not path.is_file():
-        raise ValueError(f"{path.name}: not a plain file" if path.exists() else f"{path.name}: missing")
+        raise ValueError(f"{path.name}: not a regular file" if path.exists() else f"{path.name}: missing")
     try:
         with open(path, "rb") as file:
-            return file.read(most + 1)
+            return file.read(limit + 1)
     except OSError as error:
         if error.errno in (errno.EIO, errno.ENOENT, errno.ESTALE):
             raise ValueError(f"{path.name}: {error.strerror}") from error

@@ -26,7 +26,7 @@ from lwcl.reporting.console import Screen
 from lwcl.reporting.report import Report
 from lwcl.runs.folder import report_folder
 from lwcl.settings import recorded_settings
-from lwcl.system.cpu import usable_cpus
+from lwcl.system.limits import usable_cpus
 
 
 def run_diagnosis(encoders: list[str], options: DiagnoseOptions, *, as_json: bool = False, quiet: bool = False) -> int:

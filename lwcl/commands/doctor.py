@@ -10,15 +10,15 @@ from typing import NamedTuple
 import torch
 
 from lwcl.config.plan import plan_pretrain
-from lwcl.data.cache.policy import available_memory
 from lwcl.data.dataset import ImageSet, open_images
 from lwcl.data.decode import UnreadableImageError
 from lwcl.errors import LwclError
 from lwcl.kernels import bfloat16
 from lwcl.reporting.console import Screen, print_json, print_table
 from lwcl.system.atomic_files import cache_folder, format_bytes, free_space
-from lwcl.system.cpu import keep_freed_memory, usable_cpus
+from lwcl.system.cpu import keep_freed_memory
 from lwcl.system.device import resolve_device
+from lwcl.system.limits import available_memory, usable_cpus
 from lwcl.training.build import build_model, build_training
 from lwcl.training.dry_run import median_step_seconds
 from lwcl.training.resolve import has_opencv, resolve

@@ -11,8 +11,8 @@ from lwcl.reporting.console import Screen
 from lwcl.reporting.knn import knn_report, knn_table
 from lwcl.runs.folder import report_folder
 from lwcl.settings import recorded_settings
-from lwcl.system.cpu import usable_cpus
 from lwcl.system.device import choose_compute
+from lwcl.system.limits import usable_cpus
 
 
 def run_knn(encoders: list[str], options: KnnOptions, *, as_json: bool = False, quiet: bool = False) -> int:

@@ -19,7 +19,7 @@ from lwcl.reporting.probe import FractionResult, ProbeRow, probe_report, probe_t
 from lwcl.reporting.report import Report
 from lwcl.runs.folder import report_folder
 from lwcl.settings import Origin, OriginKind, recorded_settings
-from lwcl.system.cpu import usable_cpus
+from lwcl.system.limits import usable_cpus
 
 
 def run_probe(encoders: list[str], options: ProbeOptions, *, as_json: bool = False, quiet: bool = False) -> int:

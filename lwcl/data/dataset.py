@@ -1,4 +1,4 @@
-"""A set of images: what `--data` values mean together, and which image stands in for a broken one."""
+"""The image set that `--data` values form together, and what replaces a broken image."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -24,7 +24,7 @@ IndexArray = npt.NDArray[np.int64]
 
 
 class BrokenImage(NamedTuple):
-    """A line of bad_files.jsonl."""
+    """A broken image: a line of bad_files.jsonl."""
 
     name: str
     reason: str
@@ -32,95 +32,99 @@ class BrokenImage(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class ImageSet:
-    """Images by position, with names, labels (int64, -1: unlabelled), and a fingerprint of them (SHA-256, hex).
+    """Images by position, with names, labels (int64, -1: unlabelled) and a fingerprint (SHA-256, hex).
 
-    The fingerprint is over names, sizes and times or checksums, not over paths: a set that was moved keeps it.
+    The fingerprint covers names, sizes and times or checksums, but not paths: a data set keeps it when it is moved.
     """
 
     names: list[str]
     labels: Tensor
     classes: tuple[str, ...]
     fingerprint: str
-    has_splits: bool  # whether where these come from, training and validation images are told apart
-    pictures: tuple[ImageReader, ...]
-    rows: IndexArray  # (N, 2): which of `pictures`, which row there
+    has_splits: bool  # whether the sources have training and validation splits
+    readers: tuple[ImageReader, ...]
+    rows: IndexArray  # (N, 2): which of `readers`, which row there
 
     def __len__(self) -> int:
         return len(self.names)
 
     @property
     def labelled(self) -> bool:
-        """Whether there are classes and any image has a label; those without have -1."""
+        """Whether any image has a label."""
         return bool((self.labels >= 0).any())
 
-    def image(self, index: int, at_least: int | None = None) -> Image.Image:
-        """One image in RGB; a large JPEG may come smaller, its short side `at_least` that; raises
-        `UnreadableImageError`."""
-        part, row = (int(number) for number in self.rows[index])
-        return self.pictures[part].image(row, at_least)
+    def image(self, index: int, min_side: int | None = None) -> Image.Image:
+        """One image in RGB; a large JPEG may be decoded smaller, its short side no less than `min_side` pixels.
 
-    def good_image(self, index: int, at_least: int | None = None) -> tuple[Image.Image, list[BrokenImage]]:
-        """The image, or the one that stands in for it, and the broken ones met; raises `DataError` if none is good."""
+        Raises `UnreadableImageError`.
+        """
+        reader, row = (int(number) for number in self.rows[index])
+        return self.readers[reader].image(row, min_side)
+
+    def good_image(self, index: int, min_side: int | None = None) -> tuple[Image.Image, list[BrokenImage]]:
+        """The image, or its replacement, and the broken ones on the way; raises `DataError` if none is readable."""
         broken: list[BrokenImage] = []
         for position in replacement_positions(index, len(self)):
             try:
-                return self.image(position, at_least), broken
+                return self.image(position, min_side), broken
             except UnreadableImageError as error:
                 broken.append(BrokenImage(self.names[position], error.reason))
         raise no_readable_image_error(broken)
 
     def subset(self, indices: Sequence[int] | Tensor | IndexArray) -> "ImageSet":
         """The images at these positions, in this order."""
-        kept = np.asarray(indices, dtype=np.int64)
-        digest = hashlib.sha256(self.fingerprint.encode() + kept.tobytes()).hexdigest()
-        names = [self.names[index] for index in kept]
-        labels = self.labels[torch.from_numpy(kept)]
-        return ImageSet(names, labels, self.classes, digest, self.has_splits, self.pictures, self.rows[kept])
+        positions = np.asarray(indices, dtype=np.int64)
+        digest = hashlib.sha256(self.fingerprint.encode() + positions.tobytes()).hexdigest()
+        names = [self.names[index] for index in positions]
+        labels = self.labels[torch.from_numpy(positions)]
+        return ImageSet(names, labels, self.classes, digest, self.has_splits, self.readers, self.rows[positions])
 
 
 def replacement_positions(index: int, count: int) -> Iterator[int]:
-    """Where to look for image `index` of `count`: there, then at the next ones, around the end."""
+    """Where to look for image `index` of `count`: there, then at the following ones, wrapping around."""
     return ((index + step) % count for step in range(count))
 
 
 def no_readable_image_error(broken: Sequence[BrokenImage]) -> DataError:
-    """The error for a set without one good image."""
+    """The error for a data set without a readable image."""
     first = f"{broken[0].name!r}: {broken[0].reason}." if broken else ""
     return DataError("None of the images can be read.", first, "Check what --data names.")
 
 
 def open_images(data: Sequence[str], split: Split = "all", *, download: bool = False) -> ImageSet:
-    """The images that `--data` values name, one after the other; the embedded default for none.
+    """The images of all `--data` values, one source after the other; the built-in default if there are none.
 
-    A value is a folder, .txt list, .zip, .tar, `tv/NAME:ROOT` (see `named`), or an embedded set's name (a folder of
-    that name is written `./digits`). Without splits (`has_splits`), each split is the whole. Raises `UsageError`,
+    A value is a folder, .txt list, .zip, .tar, `tv/NAME:ROOT` (see `torchvision`), or the name of a built-in set (write
+    `./digits` for a folder of that name). Without splits, each split is the whole set. Raises `UsageError` and
     `DataError`.
     """
-    parts = [open_image_source(spec, download) for spec in data or (builtin.DEFAULT_SET,)]
-    splits = [name for part in parts for name in part.splits]
-    kept = positions_of_split(splits, split)
-    if not len(kept):
+    sources = [open_image_source(spec, download) for spec in data or (builtin.DEFAULT_SET,)]
+    splits = [name for source in sources for name in source.splits]
+    chosen = positions_of_split(splits, split)
+    if not len(chosen):
         raise DataError(f"No images for {split!r} in {' '.join(data)!r}.")
-    names = [
-        name
-        for part, above in zip(parts, source_prefixes(data), strict=True)
-        for name in with_prefix(part.names, above)
-    ]
-    counts = [len(part.names) for part in parts]
-    every = np.stack([np.repeat(np.arange(len(parts)), counts), np.concatenate([np.arange(n) for n in counts])], axis=1)
-    class_names = [name for part in parts for name in part.classes]
+    names, class_names, rows = list[str](), list[str](), list[IndexArray]()
+    for number, (source, prefix) in enumerate(zip(sources, source_prefixes(data), strict=True)):
+        names += [prefix + name for name in source.names] if prefix else source.names
+        class_names += source.classes
+        positions = np.arange(len(source.names))
+        rows.append(np.stack([np.full_like(positions, number), positions], axis=1))
     classes = tuple(sorted(set(class_names) - {""}))
     ids = {name: number for number, name in enumerate(classes)} | {"": -1}
-    labels = torch.tensor([ids[class_names[index]] for index in kept])
-    rows = every[kept]
-    pictures = tuple(part.pictures for part in parts)
+    chosen_rows = np.concatenate(rows)[chosen]
     return ImageSet(
-        [names[index] for index in kept], labels, classes, fingerprint(parts, rows), has_splits(splits), pictures, rows
+        names=[names[index] for index in chosen],
+        labels=torch.tensor([ids[class_names[index]] for index in chosen]),
+        classes=classes,
+        fingerprint=fingerprint(sources, chosen_rows),
+        has_splits=has_splits(splits),
+        readers=tuple(source.reader for source in sources),
+        rows=chosen_rows,
     )
 
 
 def open_image_source(spec: str, download: bool) -> ImageSource:
-    """What one `--data` value names."""
+    """The source that one `--data` value names."""
     if spec in builtin.BUILTIN_SETS:
         return builtin.BUILTIN_SETS[spec]()
     return (
@@ -131,33 +135,28 @@ def open_image_source(spec: str, download: bool) -> ImageSource:
 
 
 def source_prefixes(data: Sequence[str]) -> list[str]:
-    """What to put before the names of each source: nothing for a single one, else what tells them apart."""
+    """A prefix for the names of each source: none for a single one, else what distinguishes them."""
     if len(data) < 2:
         return [""]
     short = [Path(spec).name for spec in data]
     return [f"{name}/" for name in (short if len(set(short)) == len(short) else data)]
 
 
-def with_prefix(names: list[str], above: str) -> list[str]:
-    """The names with `above` before each."""
-    return [above + name for name in names] if above else names
-
-
-def fingerprint(parts: Sequence[ImageSource], rows: IndexArray) -> str:
-    """SHA-256 (hex) over the kind, names, and marks of the chosen rows of each part."""
+def fingerprint(sources: Sequence[ImageSource], rows: IndexArray) -> str:
+    """SHA-256 (hex) over the kind, names and content keys of the chosen rows of each source."""
     digest = hashlib.sha256()
-    for number, part in enumerate(parts):
+    for number, source in enumerate(sources):
         own = rows[rows[:, 0] == number, 1]
-        names = "\0".join(part.names[row] for row in own)
-        digest.update(f"{part.kind}\0{len(own)}\0{names}\0".encode("utf-8", "surrogateescape"))
-        digest.update(part.marks[own].tobytes())
+        names = "\0".join(source.names[row] for row in own)
+        digest.update(f"{source.kind}\0{len(own)}\0{names}\0".encode("utf-8", "surrogateescape"))
+        digest.update(source.content_keys[own].tobytes())
     return digest.hexdigest()
 
 
 def split_holdout(images: ImageSet, fraction: float, seed: int) -> tuple[ImageSet, ImageSet]:
-    """Split labelled images without splits of their own into (train, val): see `held_out`."""
+    """Split labelled images without splits of their own into (train, val), see `stratified_holdout`."""
     if not 0 < fraction < 1:
-        raise UsageError(f"The share to hold out is {fraction}.", remedy="Give a share between 0 and 1.")
+        raise UsageError(f"The fraction to hold out is {fraction}.", remedy="Give a fraction between 0 and 1.")
     out = stratified_holdout(images.names, images.labels.tolist(), fraction, seed)
     return images.subset(np.flatnonzero(~out)), images.subset(np.flatnonzero(out))
 

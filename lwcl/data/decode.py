@@ -1,7 +1,7 @@
-"""Bytes to an upright RGB image, and images to views that need no chance, with Pillow only.
+"""Decoding bytes to an upright RGB image, and deterministic resizing and cropping, with Pillow only.
 
 torchvision's PNG decoder crashes the process on malformed files and its decoders are deprecated; Pillow raises.
-Nothing that a file contains may raise anything but `UnreadableImageError`, and no file's declared size may be
+No content of a file may raise anything but `UnreadableImageError`, and no file's declared size may be
 allocated before
 it is checked.
 """
@@ -22,9 +22,9 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 from lwcl.errors import DataError
 
-DECODER_VERSION = 2  # of what the functions below return, and how it is kept: stores of another version are not used
-MAX_IMAGE_PIXELS = 89_478_485  # Pillow's own limit for "could be a decompression bomb": 256 MiB as RGB
-MAX_ASPECT_RATIO = 4  # an image longer than 4:1 is cut to its middle
+DECODER_VERSION = 2  # of the functions below and the cache format: caches of other versions are ignored
+MAX_IMAGE_PIXELS = 89_478_485  # Pillow's limit for "could be a decompression bomb": 256 MiB as RGB
+MAX_ASPECT_RATIO = 4  # longer images are cropped to their centre
 BACKGROUND_COLOUR = (255, 255, 255)
 EXIF_ORIENTATION = 0x0112  # the EXIF tag
 TRANSPOSE_BY_ORIENTATION = {
@@ -37,7 +37,7 @@ TRANSPOSE_BY_ORIENTATION = {
     8: Image.Transpose.ROTATE_90,
 }
 ImageDecoder = Callable[[BytesIO], Image.Image]
-# A plugin is chosen by the file's first bytes, not through Image.open, which only warns of decompression bombs.
+# A decoder is chosen by the file's first bytes, not by Image.open, which only warns of decompression bombs.
 DECODERS: tuple[tuple[bytes, ImageDecoder], ...] = (
     (b"\xff\xd8\xff", JpegImageFile),
     (b"\x89PNG\r\n\x1a\n", PngImageFile),
@@ -51,12 +51,12 @@ DECODERS: tuple[tuple[bytes, ImageDecoder], ...] = (
     (b"MM\0+", TiffImageFile),
 )
 
-# Pillow warns on standard error about broken metadata; whether the pixels can be read is what counts here.
+# Pillow warns of broken metadata on stderr; only the pixels matter here.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 class UnreadableImageError(DataError):
-    """One image that cannot be used; `reason` is one line."""
+    """An image that cannot be decoded; `reason` is one line."""
 
     @property
     def reason(self) -> str:
@@ -64,11 +64,11 @@ class UnreadableImageError(DataError):
         return self.what
 
 
-def decode(data: bytes, *, at_least: int | None = None, most_pixels: int = MAX_IMAGE_PIXELS) -> Image.Image:
+def decode(data: bytes, *, min_side: int | None = None, most_pixels: int = MAX_IMAGE_PIXELS) -> Image.Image:
     """The first frame of a JPEG, PNG, WebP, BMP, GIF or TIFF file as an upright RGB image.
 
-    Transparency is composed on white; 16-bit grey is scaled to 8 bits, not clipped; EXIF orientation is applied. With
-    `at_least` (pixels) a JPEG may come 2, 4 or 8 times smaller, its short side not below that. Raises
+    Transparency is composited on white; 16-bit grey is scaled to 8 bits, not clipped; EXIF orientation is applied. With
+    `min_side` a JPEG may be decoded at 1/2, 1/4 or 1/8 size, its short side no less than that many pixels. Raises
     `UnreadableImageError`.
     """
     reader = find_decoder(data)
@@ -77,8 +77,8 @@ def decode(data: bytes, *, at_least: int | None = None, most_pixels: int = MAX_I
         width, height = image.size
         if width * height > most_pixels:
             raise UnreadableImageError(f"{width} x {height} pixels are more than the limit of {most_pixels}")
-        if at_least and isinstance(image, JpegImageFile):
-            image.draft(None, (at_least, at_least))
+        if min_side and isinstance(image, JpegImageFile):
+            image.draft(None, (min_side, min_side))
         image.load()
         return apply_orientation(to_rgb(image), exif_orientation(image))
     except UnreadableImageError:
@@ -90,37 +90,36 @@ def decode(data: bytes, *, at_least: int | None = None, most_pixels: int = MAX_I
 
 
 def find_decoder(data: bytes) -> ImageDecoder:
-    """The decoder that these first bytes ask for; raises `UnreadableImageError` that says what they look like
-    instead."""
+    """The decoder for a file's first bytes; raises `UnreadableImageError` that says what it looks like instead."""
     if not data:
         raise UnreadableImageError("the file is empty")
     for signature, reader in DECODERS:
         if data.startswith(signature) and (signature != b"RIFF" or data[8:12] == b"WEBP"):
             return reader
     if data[4:8] == b"ftyp":
-        raise UnreadableImageError("AVIF and HEIC files are not read")
+        raise UnreadableImageError("AVIF and HEIC are not supported")
     if data.lstrip()[:1] == b"<":
         raise UnreadableImageError("a web page or drawing (HTML, XML, SVG), not an image")
     raise UnreadableImageError("not a JPEG, PNG, WebP, BMP, GIF or TIFF file")
 
 
 def one_line_message(error: Exception) -> str:
-    """An exception's message in at most 120 characters of one line, or its name where it has none."""
+    """An exception's message on one line of at most 120 characters, or its class name if it has none."""
     return " ".join(str(error).split())[:120] or type(error).__name__
 
 
 def exif_orientation(image: Image.Image) -> int:
-    """The EXIF orientation, 1 to 8; 1 (upright) where there is none, it is broken, or the reader has applied it."""
+    """The EXIF orientation, 1 to 8; 1 (upright) if there is none, it is broken, or the decoder applied it already."""
     if "exif" not in image.info or isinstance(image, TiffImageFile):
         return 1
     try:
         return int(image.getexif().get(EXIF_ORIENTATION, 1))
-    except Exception:  # as above: metadata never decides whether an image can be used
+    except Exception:  # as above: broken metadata does not make an image unusable
         return 1
 
 
 def apply_orientation(image: Image.Image, orientation: int) -> Image.Image:
-    """The image turned as its EXIF orientation asks."""
+    """The image rotated or flipped to its EXIF orientation."""
     turn = TRANSPOSE_BY_ORIENTATION.get(orientation)
     return image if turn is None else image.transpose(turn)
 
@@ -132,17 +131,17 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if image.has_transparency_data:
         layers = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", layers.size, (*BACKGROUND_COLOUR, 255)), layers).convert("RGB")
-    return image.convert("RGB")  # returns a plain Image, detached from the file, even when the mode is RGB already
+    return image.convert("RGB")  # also detaches the image from its file, even if it is RGB already
 
 
 def to_8_bits(grey: npt.NDArray[np.generic]) -> npt.NDArray[np.uint8]:
-    """Grey values of more than 8 bits as 8: 0..65535 by that range, what leaves it, or is no integer, by its own.
+    """Grey values of more than 8 bits scaled to 8: integers within 0..65535 by that range, others by their own range.
 
-    Raises `UnreadableImageError` for values that are not finite.
+    Raises `UnreadableImageError` for non-finite values.
     """
     values = grey.astype(np.float64)
     if not np.isfinite(values).all():
-        raise UnreadableImageError("its values are not finite")
+        raise UnreadableImageError("non-finite values")
     low, high = values.min(), values.max()
     if grey.dtype.kind in "iu" and low >= 0 and high <= 65535:
         low, high = np.float64(0), np.float64(65535)
@@ -151,10 +150,10 @@ def to_8_bits(grey: npt.NDArray[np.generic]) -> npt.NDArray[np.uint8]:
 
 
 def downscale(image: Image.Image, short_side: int | None) -> Image.Image:
-    """The image with its short side at most `short_side` pixels (None: any), its long one at most 4 times that.
+    """The image with a short side of at most `short_side` pixels (None: any), and a long one of at most 4 times that.
 
-    What is longer than 4:1 is cut to its middle. Never enlarged. Antialiased bilinear, after a box reduction down to
-    twice the wanted size (Pillow's `reducing_gap`).
+    Longer images are cropped to their centre. Never enlarged. Antialiased bilinear, after a box reduction to twice the
+    target size (Pillow's `reducing_gap`).
     """
     short = min(image.size)
     width, height = (min(side, MAX_ASPECT_RATIO * short) for side in image.size)
@@ -168,19 +167,19 @@ def downscale(image: Image.Image, short_side: int | None) -> Image.Image:
 
 
 def encode_jpeg(image: Image.Image) -> bytes:
-    """An RGB image as JPEG of quality 95, colours at full resolution.
+    """An RGB image as JPEG, quality 95, without chroma subsampling.
 
-    Photographs shrunk to 112 px take 8.2 kB, where their pixels take 37.6, and come back within 43.5 dB (PSNR).
+    Photographs at 112 px need 8.2 kB instead of 37.6 kB as pixels, with a PSNR of 43.5 dB.
     """
     file = BytesIO()
-    image.save(file, "JPEG", quality=95, subsampling=0, comment=b"")  # not the one that its own file may have
+    image.save(file, "JPEG", quality=95, subsampling=0, comment=b"")  # not the comment of the original file
     return file.getvalue()
 
 
 def center_crop(image: Image.Image, size: int, *, crop_pct: float = 0.875) -> npt.NDArray[np.uint8]:
-    """The view that judging uses, uint8 (size, size, 3): short side to round(size / crop_pct) bicubic, then the centre.
+    """The view for evaluation, uint8 (size, size, 3): resize the short side to size / crop_pct, bicubic, and crop.
 
-    Equals resizing the whole and cropping at a whole pixel, but computes only the part that is kept.
+    Equals resizing the whole image and cropping at a whole pixel, but computes only the crop.
     """
     short = min(image.size)
     whole = [round(side * round(size / crop_pct) / short) for side in image.size]

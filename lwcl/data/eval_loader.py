@@ -1,4 +1,4 @@
-"""Batches for judging: the central square of every image, in order."""
+"""Batches for evaluation: the centre crop of every image, in order."""
 
 from collections.abc import Callable, Iterator, Sequence
 
@@ -16,41 +16,42 @@ from lwcl.system.compute import Compute
 
 
 class CenterCropDataset(Dataset[tuple[Tensor, list[BrokenImage]]]):
-    """Item i: the judging view of image i, uint8 (3, size, size), and the broken images met."""
+    """Item i: the centre crop of image i, uint8 (3, size, size), and the broken images on the way."""
 
-    def __init__(self, images: ImageSet, takes: InputSpec) -> None:
-        self.images, self.takes = images, takes
+    def __init__(self, images: ImageSet, input_spec: InputSpec) -> None:
+        self.images, self.input_spec = images, input_spec
 
     def __getitem__(self, index: int) -> tuple[Tensor, list[BrokenImage]]:
-        image, broken = self.images.good_image(index, round(self.takes.size / self.takes.crop_pct))
-        view = center_crop(image, self.takes.size, crop_pct=self.takes.crop_pct)
+        size, crop_pct = self.input_spec.size, self.input_spec.crop_pct
+        image, broken = self.images.good_image(index, round(size / crop_pct))
+        view = center_crop(image, size, crop_pct=crop_pct)
         return torch.from_numpy(view.copy()).permute(2, 0, 1), broken
 
 
 def center_crop_batches(
-    images: ImageSet, takes: InputSpec, *, batch_size: int, workers: int, broken: Callable[[BrokenImage], None]
+    images: ImageSet, input_spec: InputSpec, *, batch_size: int, workers: int, broken: Callable[[BrokenImage], None]
 ) -> Iterator[Tensor]:
-    """The judging views of all images in order, in batches of uint8 (B, 3, size, size)."""
+    """The centre crops of all images in order, in batches of uint8 (B, 3, size, size)."""
     batches = torch.split(torch.arange(len(images)), batch_size)
-    for items in load_in_workers(CenterCropDataset(images, takes), [batch.tolist() for batch in batches], workers):
+    for items in load_in_workers(CenterCropDataset(images, input_spec), [batch.tolist() for batch in batches], workers):
         for _, bad in items:
-            for each in bad:
-                broken(each)
+            for image in bad:
+                broken(image)
         yield torch.stack([pixels for pixels, _ in items])
 
 
 def eval_batches(
-    pixels: Iterator[Tensor] | Sequence[Tensor], labels: Tensor, takes: InputSpec, compute: Compute
+    pixels: Iterator[Tensor] | Sequence[Tensor], labels: Tensor, input_spec: InputSpec, compute: Compute
 ) -> Iterator[Batch]:
-    """Batches for judging from uint8 pixels in the order of `labels` (N,)."""
+    """Batches for evaluation from uint8 pixels in the order of `labels` (N,)."""
     done = 0
-    for part in pixels:
-        index = torch.arange(done, done + len(part))
-        done += len(part)
+    for crops in pixels:
+        index = torch.arange(done, done + len(crops))
+        done += len(crops)
         view = normalise_images(
-            part.to(compute.device, non_blocking=True),
-            mean=takes.mean,
-            std=takes.std,
+            crops.to(compute.device, non_blocking=True),
+            mean=input_spec.mean,
+            std=input_spec.std,
             channels_last=compute.channels_last,
         )
         yield Batch((view,), index, labels[index])

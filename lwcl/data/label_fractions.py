@@ -1,4 +1,4 @@
-"""The labelled images of a probe: checked, and shares of them that hold the same part of every class."""
+"""The labelled images of a linear probe, and stratified fractions of them (1% or 10% of the labels)."""
 
 from collections.abc import Sequence
 
@@ -9,45 +9,41 @@ from lwcl.data.dataset import ImageSet, open_images
 from lwcl.data.labelled import open_labelled_pair
 from lwcl.data.sources.splits import stratified_holdout
 from lwcl.errors import DataError
+from lwcl.formatting import first_names
 
-MAX_LISTED_NAMES = 5  # names in an error
+MAX_LISTED_NAMES = 5  # in an error message
 
 
 def open_probe_pair(
     data: Sequence[str], val: Sequence[str], *, seed: int, download: bool = False
 ) -> tuple[ImageSet, ImageSet]:
-    """Labelled images to train a classifier on, and to judge it by; those without a label are left out.
+    """Labelled images to train a classifier on, and to test it on; unlabelled ones are dropped.
 
-    Raises `DataError` where labels are missing, or the second have a class that none of the first has.
+    Raises `DataError` if labels are missing, or test images have a class without a training image.
     """
     bank, queries = (
-        each.subset((each.labels >= 0).nonzero()[:, 0])
-        for each in open_labelled_pair(data, val, seed=seed, download=download)
+        images.subset((images.labels >= 0).nonzero()[:, 0])
+        for images in open_labelled_pair(data, val, seed=seed, download=download)
     )
     known = {bank.classes[label] for label in set(bank.labels.tolist())}
     asked = {queries.classes[label] for label in set(queries.labels.tolist())}
-    if val:  # a pair holds only what both sides have
+    if val:  # a pair holds only the classes that both sides have
         named = open_images(val, "val", download=download)
         asked = {named.classes[label] for label in set(named.labels.tolist()) - {-1}}
     if asked - known:
         names = sorted(asked - known)
         raise DataError(
-            f"{len(names)} classes of the images to judge by are not among those to train on: {shortened_list(names)}.",
-            "A classifier cannot name a class that it has not seen.",
-            "Name the class folders alike, or leave those images out.",
+            f"{len(names)} classes of the test images have no training images: {first_names(names, MAX_LISTED_NAMES)}.",
+            "A classifier cannot predict a class that it was not trained on.",
+            "Use the same class folder names in both, or remove those images.",
         )
     return bank, queries
 
 
-def shortened_list(names: Sequence[str]) -> str:
-    """The first names, and that there are more."""
-    return ", ".join(names[:MAX_LISTED_NAMES]) + (", ..." if len(names) > MAX_LISTED_NAMES else "")
-
-
 def sample_label_fraction(images: ImageSet, share: float, seed: int) -> Tensor:
-    """Positions of this share of each class's images, chosen by a hash of (seed, name): a smaller share is within.
+    """Positions of this fraction of each class, chosen by a hash of (seed, name); smaller fractions are subsets.
 
-    Raises `DataError` where a class would be left without an image.
+    Raises `DataError` if a class would have no image.
     """
     if share >= 1:
         return torch.arange(len(images))
@@ -58,23 +54,24 @@ def sample_label_fraction(images: ImageSet, share: float, seed: int) -> Tensor:
     if scarce:
         least = 0.5 / int(counts[counts > 0].min())
         raise DataError(
-            f"{100 * share:g}% of the labels leave no image of {len(scarce)} classes: {shortened_list(scarce)}.",
+            f"{100 * share:g}% of the labels leave {len(scarce)} classes without an image: "
+            f"{first_names(scarce, MAX_LISTED_NAMES)}.",
             f"The smallest class has {int(counts[counts > 0].min())} images.",
-            f"Give a share of {100 * least:.2g}% or more, or more images.",
+            f"Give at least {100 * least:.2g}%, or more images.",
         )
     return torch.from_numpy(stratified_holdout(images.names, images.labels.tolist(), share, seed)).nonzero()[:, 0]
 
 
 def selection_mask(images: ImageSet, share: float, seed: int) -> Tensor:
-    """Which images (N,) bool are held out to choose settings on: this share of each class that has two or more.
+    """Which images (N,) bool are held out for model selection: this fraction of each class with two or more images.
 
-    Raises `DataError` where no class has two.
+    Raises `DataError` if no class has two.
     """
     out = torch.from_numpy(stratified_holdout(images.names, images.labels.tolist(), share, seed))
     if not bool(out.any()):
         raise DataError(
-            f"Each of the {len(images.classes)} classes has one image to train on.",
-            "Settings are chosen on a part of these images, and a class of one has no part to spare.",
-            "Give more images of each class, or a protocol that chooses nothing, such as --protocol moco.",
+            f"Each of the {len(images.classes)} classes has a single training image.",
+            "Hyper-parameters are selected on a held-out part of these images.",
+            "Give more images per class, or a protocol without selection, such as --protocol moco.",
         )
     return out

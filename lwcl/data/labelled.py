@@ -1,4 +1,4 @@
-"""Labelled images to compare: the bank, to find neighbours in, and the queries, to classify, classes numbered alike."""
+"""Labelled images for evaluation: the bank, which is searched, and the queries, which are classified."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -8,15 +8,15 @@ import torch
 from lwcl.data.dataset import ImageSet, open_images, split_holdout
 from lwcl.errors import DataError
 
-HOLDOUT_FRACTION = 0.2  # of the bank becomes the queries where there is no val split
+HOLDOUT_FRACTION = 0.2  # of the bank becomes the queries if there is no val split
 
 
 def open_labelled_pair(
     data: Sequence[str], val: Sequence[str], *, seed: int, download: bool = False
 ) -> tuple[ImageSet, ImageSet]:
-    """The bank and the queries that `--data` and `--val` name; without a val split, a fifth of the images is held out.
+    """The bank and the queries that `--data` and `--val` name, with the same class numbers.
 
-    Raises `DataError` where labels are missing.
+    Without a val split, a fifth of the images is held out. Raises `DataError` if labels are missing.
     """
     bank = open_images(data, "train", download=download)
     if val:
@@ -32,17 +32,17 @@ def open_labelled_pair(
 
 
 def check_labelled(images: ImageSet, flag: str) -> None:
-    """Raises `DataError` unless there are at least two classes and an image for each side of a comparison."""
+    """Raises `DataError` unless the images have labels of at least two classes."""
     if not images.labelled or len(images.classes) < 2:
         raise DataError(
-            f"The {len(images):,} images of {flag} have no labels.",
-            "Judging needs class folders, at least two.",
-            "Put each class into a folder of its own, or give images that have labels.",
+            f"The {len(images):,} images of {flag} are not labelled.",
+            "Evaluation needs at least two class folders.",
+            "Put each class into its own folder, or give images with labels.",
         )
 
 
 def match_classes(bank: ImageSet, queries: ImageSet) -> ImageSet:
-    """The queries that have a class of the bank, numbered as there. Raises `DataError` if there are none."""
+    """The queries whose class is in the bank, numbered as there. Raises `DataError` if there are none."""
     if queries.classes == bank.classes:
         return queries
     numbers = {name: number for number, name in enumerate(bank.classes)}
@@ -51,9 +51,9 @@ def match_classes(bank: ImageSet, queries: ImageSet) -> ImageSet:
     known = (labels >= 0).nonzero()[:, 0]
     if not len(known):
         raise DataError(
-            "The images to classify share no class with the bank.",
+            "The images to classify have no class in common with the bank.",
             f"Bank: {', '.join(bank.classes[:5])}; to classify: {', '.join(queries.classes[:5])}.",
-            "Name the class folders alike.",
+            "Use the same class folder names in both.",
         )
     chosen = queries.subset(known)
     return dataclasses.replace(chosen, labels=labels[known], classes=bank.classes)

@@ -1,69 +1,78 @@
-"""Worker processes: they make the items of batches, which come in order whatever their number."""
+"""Worker processes that make the items of batches; batches come in order whatever the number of workers."""
 
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from torch.utils.data import DataLoader, Dataset
 
 from lwcl.errors import DataError, LwclError
-from lwcl.system.cpu import usable_cpus
+from lwcl.system.limits import usable_cpus
 
-WORKER_TIMEOUT = 120.0  # seconds after which a worker counts as hung
-MIN_IMAGES_FOR_WORKERS = 2000  # up to so many are decoded sooner than worker processes start
+WORKER_TIMEOUT = 120.0  # seconds after which a silent worker counts as hung
+MIN_IMAGES_FOR_WORKERS = 2000  # fewer are decoded before worker processes have started
 
 
 def worker_count(workers: int | None, images: int) -> int:
-    """How many worker processes decode so many images: `workers`, or one per usable CPU; 0 for few images."""
+    """The number of worker processes: `workers`, or one per usable CPU; 0 for few images."""
     return (usable_cpus() if workers is None else workers) if images > MIN_IMAGES_FOR_WORKERS else 0
 
 
-def load_in_workers(dataset: Dataset[Any], batches: Iterable[list[Any]], workers: int) -> Iterator[Any]:
-    """What `dataset` gives for each batch, in order, made by worker processes (0: by this one).
+def lost_worker_error(message: str) -> DataError:
+    """The error for a worker that died or hangs; `message` is torch's."""
+    what, remedy = "A worker process died or hangs.", "Give the machine more memory, or fewer --workers."
+    return DataError(what, message, remedy)
 
-    That is a list of items, or what its `__getitems__` returns. A lost worker is a `DataError`; an `LwclError` of a
-    worker is raised here as it was there.
+
+def load_in_workers(
+    dataset: Dataset[Any],
+    batches: Iterable[list[Any]],
+    workers: int,
+    *,
+    timeout: float = WORKER_TIMEOUT,
+    lost_worker: Callable[[str], DataError] = lost_worker_error,
+) -> Iterator[Any]:
+    """What `dataset` returns for each batch, in order, from worker processes (0: from this one).
+
+    That is a list of items, or what its `__getitems__` returns. Raises `lost_worker(message)` if a worker dies or is
+    silent for `timeout` seconds, and an `LwclError` of a worker as it was raised there.
     """
-    timeout = WORKER_TIMEOUT if workers else 0
+    guarded = ErrorReturningDataset(dataset)
     try:
-        guarded = ErrorReturningDataset(dataset)
-        for found in iterate_data_loader(
-            guarded, batch_sampler=batches, num_workers=workers, collate_fn=keep_items, timeout=timeout
-        ):
-            if isinstance(found, LwclError):
-                raise found
-            yield found
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "This DataLoader will create")  # torch's advice on the number of workers
+            loader = DataLoader(
+                guarded,
+                batch_sampler=batches,
+                num_workers=workers,
+                collate_fn=keep_items,
+                timeout=timeout if workers else 0,
+            )
+            items = iter(loader)
+        for item in items:
+            if isinstance(item, LwclError):
+                raise item
+            yield item
     except RuntimeError as error:
         if "DataLoader" not in str(error):
             raise
-        raise DataError(
-            "A process that decodes images died or hangs.",
-            " ".join(str(error).split())[:200],
-            "Give the machine more memory, or fewer --workers.",
-        ) from None
+        raise lost_worker(" ".join(str(error).split())[:200]) from None
 
 
 class ErrorReturningDataset(Dataset[Any]):
-    """A data set that returns its errors: raised in a worker, they would come back as the text of a traceback."""
+    """A data set that returns its errors: raised in a worker, they would arrive as the text of a traceback."""
 
     def __init__(self, dataset: Dataset[Any]) -> None:
         self.dataset = dataset
 
-    def __getitems__(self, places: list[Any]) -> Any:
-        several = getattr(self.dataset, "__getitems__", lambda places: [self.dataset[place] for place in places])
+    def __getitems__(self, batch: list[Any]) -> Any:
+        get_items = getattr(self.dataset, "__getitems__", lambda batch: [self.dataset[item] for item in batch])
         try:
-            return several(places)
+            return get_items(batch)
         except LwclError as error:
             return error
 
 
-def iterate_data_loader(dataset: Dataset[Any], **options: Any) -> Iterator[Any]:
-    """What a `DataLoader` gives, without its opinion on the number of workers: that is the user's, or a rule's."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "This DataLoader will create")
-        return iter(DataLoader(dataset, **options))
-
-
 def keep_items(items: list[Any]) -> list[Any]:
-    """Keeps the loader from stacking items itself."""
+    """A `collate_fn` that leaves the items as they are."""
     return items

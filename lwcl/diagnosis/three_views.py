@@ -24,6 +24,7 @@ from lwcl.data.augment.views import (
     normalise_images,
     sample_augment_params,
 )
+from lwcl.data.cache.policy import CACHED_SIDE_RATIO
 from lwcl.data.dataset import BrokenImage, ImageSet
 from lwcl.data.decode import center_crop
 from lwcl.data.workers import load_in_workers
@@ -33,8 +34,6 @@ from lwcl.methods.method import Batch
 from lwcl.models.loaded import InputSpec, LoadedEncoder
 from lwcl.system.compute import Compute
 
-#: A decoded image's short side, in sides of a view: a crop of a fifth of its area has 0.8 of a view's pixels across.
-DECODE_SCALE = 1.75
 RANDOM_VIEWS = (1, 2)  # numbers of the random views; the centre crop is view 0
 
 
@@ -73,7 +72,7 @@ class ViewsDataset(Dataset[ImageViews]):
 
     def __getitem__(self, position: int) -> ImageViews:
         size = self.spec.size
-        image, broken = self.images.good_image(position, round(DECODE_SCALE * size))
+        image, broken = self.images.good_image(position, round(CACHED_SIDE_RATIO * size))
         plain = center_crop(image, size, crop_pct=self.spec.crop_pct)
         crops = []
         for view in RANDOM_VIEWS:

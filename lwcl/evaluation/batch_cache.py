@@ -3,7 +3,7 @@
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import Generic, TypeVar
 
-from lwcl.data.cache.policy import available_memory
+from lwcl.system.limits import available_memory
 
 MAX_MEMORY_SHARE = 0.25  # of the available memory
 

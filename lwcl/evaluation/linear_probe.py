@@ -30,8 +30,8 @@ from lwcl.models.probe import ProbeNet, check_weights_unchanged
 from lwcl.reporting.console import Screen
 from lwcl.reporting.throughput import StepStats
 from lwcl.system.compute import Compute
-from lwcl.system.cpu import usable_cpus
 from lwcl.system.device import choose_compute
+from lwcl.system.limits import usable_cpus
 
 SELECTION_SHARE = 0.2  # of the training images, held out to select hyper-parameters of `fast` and `logistic`
 MIN_CROP_RESOLUTION = 0.8  # stored pixels per pixel of a view, for the smallest crop

@@ -82,7 +82,7 @@ def start_or_resume(
     Raises `UsageError` for a finished or another run, or where `resume` forbids it, and `StorageError` of the disk.
     """
     for folder in (path, path / "export", path / "plots"):
-        remove_leftovers(folder, of_the_living=True)
+        remove_leftovers(folder, all_processes=True)
     if overwrite or (resume != "must" and never_started(path, settings, ignore)):
         clear_run(path)
     if is_run(path):

@@ -1,7 +1,7 @@
-"""Files that survive a kill and a full disk: atomic writes, errors in words, and points where tests crash the program.
+"""Files that survive a kill and a full disk: atomic writes, disk errors explained, and crash points for tests.
 
-Atomic is: write a temporary file, fsync it, rename it, fsync the folder (fsync(2), rename(2)). The crash points follow
-SQLite's way of testing: fail at every point there is, one after the other (sqlite.org/testing.html).
+An atomic write is: write a temporary file, fsync it, rename it, fsync the folder (fsync(2), rename(2)). Crash points
+follow SQLite's testing strategy: fail at every point, one after the other (sqlite.org/testing.html).
 """
 
 import collections
@@ -15,28 +15,29 @@ import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from lwcl.errors import StorageError, UsageError
 
 FAULT_POINTS = (
-    "file.written",  # a temporary file is whole and on disk, and does not have its name yet
-    "file.renamed",  # it has its name, and the folder is not synced yet
+    "file.written",  # a temporary file is complete and on disk, but not renamed yet
+    "file.renamed",  # it is renamed, but the folder is not synced yet
     "checkpoint.mkdir",
-    "checkpoint.file",  # once for each file of a checkpoint
+    "checkpoint.file",  # once per file of a checkpoint
     "checkpoint.manifest",
     "checkpoint.sync",
-    "checkpoint.replace",  # only where this step was saved before: the old one is aside, the new one not in place
+    "checkpoint.replace",  # only if this step was saved before: the old one is aside, the new one not in place
     "checkpoint.rename.before",
     "checkpoint.rename.after",
-    "checkpoint.prune",  # once for each old checkpoint
+    "checkpoint.prune",  # once per old checkpoint
     "metrics.append",
     "config.write",
     "encoder.write",
     "export.write",
     "report.write",
     "index.write",
-    *("store.rows", "store.rename"),
-    *("chunk.written", "chunk.noted"),  # once for each chunk: it is on disk; its note is, too
+    *("cache.index", "cache.rename"),
+    *("chunk.written", "chunk.noted"),  # once per chunk: it is on disk; its entry in the notes is, too
 )
 TEMPORARY_NAME = re.compile(r"\.tmp-(\d{1,9})-")
 REMEDY_BY_ERRNO = {
@@ -44,7 +45,7 @@ REMEDY_BY_ERRNO = {
     errno.EDQUOT: ("Your disk quota is used up", "Free some space there, or write to another disk"),
     errno.EFBIG: ("The file is larger than this process or file system may write", "Raise the limit (ulimit -f)"),
     errno.EROFS: ("The file system is read-only", "Write to another folder"),
-    errno.EACCES: ("You may not write there", "Write to a folder of your own, or change its permissions"),
+    errno.EACCES: ("Permission denied", "Write to a folder of your own, or change its permissions"),
 }
 fault_counts: collections.Counter[str] = collections.Counter()
 
@@ -52,8 +53,7 @@ fault_counts: collections.Counter[str] = collections.Counter()
 def crash_point(name: str) -> None:
     """Kill this process (SIGKILL) if LWCL_FAULT is `name`, or `name@k` at the k-th call; else do nothing.
 
-    Raises `UsageError` when `name`, or what LWCL_FAULT names, is not in `FAULT_POINTS`: a typo must not pass for a
-    survived crash.
+    Raises `UsageError` if `name` or LWCL_FAULT is not in `FAULT_POINTS`: a typo must not pass for a survived crash.
     """
     wanted, _, count = os.environ.get("LWCL_FAULT", "").partition("@")
     for point in (name, wanted or name):
@@ -66,21 +66,21 @@ def crash_point(name: str) -> None:
 
 
 def cache_folder() -> Path:
-    """Where to keep what can be made again: $LWCL_CACHE, else $XDG_CACHE_HOME/lwcl, else ~/.cache/lwcl."""
+    """Where caches are: $LWCL_CACHE, else $XDG_CACHE_HOME/lwcl, else ~/.cache/lwcl."""
     if chosen := os.environ.get("LWCL_CACHE"):
-        return Path(os.path.expanduser(chosen))  # of an unknown ~user it is left as it is
+        return Path(os.path.expanduser(chosen))  # ~user stays as it is if there is no such user
     xdg = os.environ.get("XDG_CACHE_HOME", "")  # whose specification ignores relative paths
     return Path(xdg if xdg.startswith("/") else os.path.expanduser("~/.cache"), "lwcl")
 
 
 def format_bytes(size: int) -> str:
-    """A number of bytes for people: `12.3 MB` (decimal units)."""
+    """A number of bytes as text: `12.3 MB` (decimal units)."""
     scale = min(int(math.log10(max(size, 1))) // 3, 4)
     return f"{size} bytes" if scale == 0 else f"{size / 1000**scale:.1f} {('kB', 'MB', 'GB', 'TB')[scale - 1]}"
 
 
 def free_space(path: Path) -> int:
-    """Free bytes where `path` is, or would be made."""
+    """Free bytes on the disk of `path`, which need not exist."""
     above = (path.absolute(), *path.absolute().parents)
     return shutil.disk_usage(next(folder for folder in above if folder.exists())).free
 
@@ -94,7 +94,7 @@ def require_free_space(path: Path, size: int) -> None:
 
 @contextlib.contextmanager
 def explain_disk_errors(path: Path, size: int = 0) -> Iterator[None]:
-    """Turn an `OSError` of writing `path` (`size` bytes) into a `StorageError` that says why and what to do."""
+    """Turn an `OSError` while writing `path` (`size` bytes) into a `StorageError` with reason and remedy."""
     try:
         yield
     except OSError as error:
@@ -107,16 +107,21 @@ def explain_disk_errors(path: Path, size: int = 0) -> Iterator[None]:
         raise StorageError(f"Cannot write {path}.", f"{why}.", f"{remedy}.") from error
 
 
+def write_and_sync(file: BinaryIO, content: bytes) -> None:
+    """Write to an open file and wait until the content is on disk."""
+    file.write(content)
+    file.flush()
+    os.fsync(file.fileno())
+
+
 def write_synced(path: Path, data: bytes) -> None:
-    """Write a new file, its permissions by the umask, and wait until the disk has it."""
+    """Write a new file, with permissions by the umask, and wait until it is on disk."""
     with open(path, "xb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+        write_and_sync(file, data)
 
 
 def sync_folder(folder: Path) -> None:
-    """Wait until the disk has the names in `folder`."""
+    """Wait until the names in `folder` are on disk."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -128,16 +133,16 @@ def sync_folder(folder: Path) -> None:
 
 
 def temporary_path(path: Path) -> Path:
-    """A hidden name beside `path` that is free, and that tells `remove_leftovers` whose it is."""
+    """A free hidden name next to `path`, from which `remove_leftovers` sees which process it belongs to."""
     hidden = path.with_name(f".tmp-{os.getpid()}-{path.name[:50]}")
-    remove_path(hidden)  # an earlier process may have had this id, and been killed
+    remove_path(hidden)  # an earlier process with this id may have been killed
     return hidden
 
 
 def write_atomically(path: Path, data: bytes | str) -> None:
-    """Write `path` so that at every moment it holds the old content or the new, whole; folders above are made.
+    """Write `path` so that it holds the complete old or new content at every moment; parent folders are created.
 
-    Raises `StorageError` when the disk is full, read-only or forbidden; then the old content is still there.
+    Raises `StorageError` if the disk is full, read-only or not writable; then the old content is still there.
     """
     content = data if isinstance(data, bytes) else data.encode("utf-8", "surrogateescape")
     unfinished = temporary_path(path)
@@ -154,19 +159,20 @@ def write_atomically(path: Path, data: bytes | str) -> None:
         sync_folder(path.parent)
 
 
-def remove_leftovers(folder: Path, *, of_the_living: bool = False) -> None:
+def remove_leftovers(folder: Path, *, all_processes: bool = False) -> None:
     """Remove the temporary files and folders that killed processes left in `folder`.
 
-    `of_the_living`: those of running processes as well; for who holds the folder's lock, since ids are used again.
+    `all_processes`: also those of running processes, since process ids are reused; only for the owner of the folder's
+    lock.
     """
     for path in folder.glob(".tmp-*"):
         match = TEMPORARY_NAME.match(path.name)
-        if match and (of_the_living or int(match[1]) == os.getpid() or not process_is_running(int(match[1]))):
+        if match and (all_processes or int(match[1]) == os.getpid() or not process_is_running(int(match[1]))):
             remove_path(path)
 
 
 def process_is_running(process: int) -> bool:
-    """Whether a process of this id runs on this machine."""
+    """Whether a process with this id is running on this machine."""
     try:
         os.kill(process, 0)
     except OSError as error:
@@ -175,7 +181,7 @@ def process_is_running(process: int) -> bool:
 
 
 def remove_path(path: Path) -> None:
-    """Remove a file, link or whole folder if it is there; what cannot be removed stays."""
+    """Remove a file, link or folder with its content, if it exists and can be removed."""
     with contextlib.suppress(OSError):
         shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 

@@ -1,4 +1,4 @@
-"""One process or many: rank, size, and the three things processes do together. In one process each is the identity."""
+"""One process or many: rank, world size and three collectives, which are the identity in a single process."""
 
 from collections.abc import Iterable
 
@@ -8,22 +8,22 @@ from torch import Tensor
 
 
 def is_distributed() -> bool:
-    """Whether several processes work on one run."""
+    """Whether several processes train together."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
 def rank() -> int:
-    """This process's number, from 0; process 0 writes and speaks."""
+    """This process's number, from 0; only process 0 writes files and prints."""
     return dist.get_rank() if is_distributed() else 0
 
 
 def world_size() -> int:
-    """How many processes work on this run."""
+    """The number of processes."""
     return dist.get_world_size() if is_distributed() else 1
 
 
 def gather_rows(rows: Tensor) -> Tensor:
-    """The rows (B, ...) of all processes, in order of rank: (size x B, ...), without gradient."""
+    """The rows (B, ...) of all processes in order of rank: (world size x B, ...), without gradient."""
     if not is_distributed():
         return rows
     parts = [torch.empty_like(rows) for _ in range(world_size())]
@@ -32,7 +32,7 @@ def gather_rows(rows: Tensor) -> Tensor:
 
 
 def average_gradients(parameters: Iterable[Tensor]) -> None:
-    """Gradients become their mean over all processes."""
+    """Replaces gradients by their mean over all processes."""
     if is_distributed():
         for parameter in parameters:
             if parameter.grad is not None:
@@ -41,7 +41,7 @@ def average_gradients(parameters: Iterable[Tensor]) -> None:
 
 
 def any_process(flag: bool) -> bool:
-    """Whether `flag` holds in any process: all stop together or none."""
+    """Whether `flag` is set in any process, so that all stop together or none."""
     if not is_distributed():
         return flag
     word = torch.tensor(int(flag))

@@ -1,4 +1,4 @@
-"""With what and where a run is made: versions, machine, threads. Imports no package to ask for its version."""
+"""The environment of a run: versions, machine, threads. Package versions are read without importing the packages."""
 
 import importlib.metadata
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import lwcl
-from lwcl.system.cpu import usable_cpus
+from lwcl.system.limits import usable_cpus
 
 REPORTED_PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow", "safetensors")
 CPU_INFO = Path("/proc/cpuinfo")
@@ -17,7 +17,7 @@ RUN_SPECIFIC_KEYS = frozenset({"host", "folder", "started"})
 
 
 def describe_environment() -> dict[str, Any]:
-    """What the result of a run may depend on (torch: Reproducibility), then who ran it where and when."""
+    """What results may depend on (see torch's notes on reproducibility), then where and when the run started."""
     return {
         "lwcl": lwcl.__version__,
         "python": platform.python_version(),
@@ -41,9 +41,9 @@ def package_version(package: str) -> str | None:
 
 
 def cpu_name(info: Path = CPU_INFO) -> str:
-    """The processor's name as Linux tells it, with family and model, else as Python knows it.
+    """The processor's name with family and model on Linux, else Python's name for it.
 
-    A cloud's "AMD EPYC" may be of any generation, and what bits it computes depends on that.
+    A cloud's "AMD EPYC" may be of any generation, and results depend on that bit for bit.
     """
     try:
         lines = info.read_text(encoding="utf-8", errors="replace").splitlines()

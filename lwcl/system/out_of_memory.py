@@ -1,4 +1,4 @@
-"""Running out of memory, in words: what was too large, and the command to try next."""
+"""Explains out-of-memory errors: what was too large, and the command to try next."""
 
 import contextlib
 import shlex
@@ -8,12 +8,12 @@ from typing import Any
 from lwcl.errors import LwclError, UsageError
 from lwcl.settings import SettingValue
 
-#: What torch and the system say (PyTorch's CUDA and CPU allocators), where they raise no class of their own.
+#: In the messages of torch's CUDA and CPU allocators, where they raise no class of their own.
 OUT_OF_MEMORY_PHRASES = ("out of memory", "can't allocate memory", "not enough memory")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error means that there was not enough memory; torch is not imported to find out."""
+    """Whether an error means that memory ran out; does not import torch."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in OUT_OF_MEMORY_PHRASES)
@@ -21,9 +21,9 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 @contextlib.contextmanager
 def explain_out_of_memory(settled: Mapping[str, SettingValue], arguments: Sequence[str]) -> Iterator[None]:
-    """Turns running out of memory into a `UsageError` that says batch, image size and the command to try next.
+    """Turns out-of-memory errors into a `UsageError` with batch, image size and the command to try next.
 
-    `settled` are the settings of the run, `arguments` the words that followed `lwcl`.
+    `settled` are the settings of the run, `arguments` the words after `lwcl`.
     """
     try:
         yield
@@ -36,14 +36,14 @@ def explain_out_of_memory(settled: Mapping[str, SettingValue], arguments: Sequen
 
 
 def out_of_memory_error(values: dict[str, Any], arguments: Sequence[str]) -> UsageError:
-    """The error for settings that need more memory than there is: compute the batch in parts, then make it smaller."""
+    """The error for settings that need too much memory: suggests micro-batches first, then a smaller batch."""
     batch: Any = values.get("batch_size")
-    size, parts = values.get("image_size"), values.get("accumulate") or 1
+    size, microbatches = values.get("image_size"), values.get("accumulate") or 1
     known = [f"batch {batch}" if batch else "the batch", f"images of {size} px" if size else "the images"]
-    indivisible = batch is not None and batch // (2 * parts) < 2
-    again = f"--batch-size {max(2, batch // 2)}" if indivisible else f"--accumulate {2 * parts}"
+    indivisible = batch is not None and batch // (2 * microbatches) < 2
+    again = f"--batch-size {max(2, batch // 2)}" if indivisible else f"--accumulate {2 * microbatches}"
     return UsageError(
-        f"Out of memory: {' and '.join(known)} did not fit with {values.get('arch')} (--accumulate {parts}).",
-        "Less at once needs less memory: the batch in more parts, a smaller --batch-size or a smaller --image-size.",
+        f"Out of memory: {' and '.join(known)} did not fit with {values.get('arch')} (--accumulate {microbatches}).",
+        "To save memory, compute the batch in more micro-batches, or reduce --batch-size or --image-size.",
         f"Try: lwcl {shlex.join(arguments)} {again}",
     )

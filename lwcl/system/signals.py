@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM in training: finish the step, save, leave with the right exit code; Ctrl-C twice leaves now."""
+"""Ctrl-C and SIGTERM during training: finish the step, save, exit with the right code. A second Ctrl-C exits."""
 
 import signal
 from types import FrameType
@@ -27,5 +27,5 @@ class StopSignals:
 
     @property
     def exit_code(self) -> int:
-        """The exit code that tells which signal ended the run; 0 without one."""
+        """The exit code for the signal that stopped the run; 0 without one."""
         return SIGNAL_EXIT_CODES[self.received] if self.received else 0

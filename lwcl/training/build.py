@@ -12,7 +12,7 @@ from lwcl.config.plan import ResolvedConfig
 from lwcl.config.teacher_options import parse_teacher_cache
 from lwcl.config.train_options import TrainOptions
 from lwcl.data.cache.open import CachedImages, open_cached_images
-from lwcl.data.cache.policy import CacheMode
+from lwcl.data.cache.policy import CACHED_SIDE_RATIO, CacheMode
 from lwcl.data.dataset import BrokenImage, ImageSet
 from lwcl.data.loader import Loader, StudentViews
 from lwcl.errors import UsageError
@@ -31,9 +31,6 @@ from lwcl.system.device import choose_compute, resolve_device, set_matmul_precis
 from lwcl.training.precision import AUTOCAST_DTYPES, TimingJob, choose_precision
 from lwcl.training.state import TrainingState
 from lwcl.training.teacher import OnlineTeacher, attach_teacher, cache_center_crops, load_teacher
-
-#: Short side of a cached image over the side of a view: a crop of 20% of its area is then 0.8 views wide.
-STORED_SIDE_RATIO = 1.75
 
 
 @dataclass(frozen=True)
@@ -137,7 +134,7 @@ def stored_short_side(options: TrainOptions, teacher_size: int = 0) -> int | Non
     if options.cache == "jpeg" and options.cache_size == "full":
         what = "--cache jpeg stores shrunk images, --cache-size full stores whole ones."
         raise UsageError(what, remedy="Remove one of them.")
-    return round(max(options.image_size, teacher_size) * STORED_SIDE_RATIO) if options.cache_size == AUTO else None
+    return round(max(options.image_size, teacher_size) * CACHED_SIDE_RATIO) if options.cache_size == AUTO else None
 
 
 def open_image_cache(images: ImageSet, teacher_size: int, options: TrainOptions, screen: Screen) -> CachedImages:

@@ -11,7 +11,7 @@ from lwcl import engine
 from lwcl.config.plan import ResolvedConfig
 from lwcl.config.teacher_options import parse_teacher_cache
 from lwcl.data.augment.views import denormalise_images
-from lwcl.data.cache.policy import CacheChoice, CacheMode, SampledEstimate, choose_cache
+from lwcl.data.cache.policy import CacheChoice, CacheEstimate, CacheMode, choose_cache
 from lwcl.data.dataset import ImageSet
 from lwcl.data.loader import Loader
 from lwcl.formatting import duration
@@ -33,8 +33,8 @@ def print_dry_run(config: ResolvedConfig, images: ImageSet, screen: Screen, *, a
     """Prints the settings and their origins, parameters, MACs, memory, steps, and the time by a few timed steps."""
     few = images.subset(range(min(len(images), (TIMED_STEPS + 1) * config.recipe.batch_size)))
     mode: CacheMode = config.options.cache  # type: ignore[assignment]  # its choices are checked
-    cache = choose_cache(mode, SampledEstimate(images, stored_short_side(config.options)))
-    screen.say(cache.reason)
+    cache = choose_cache(mode, CacheEstimate(images, stored_short_side(config.options)))
+    screen.say(cache.message)
     model = build_model(config, Screen(quiet=True))
     timed = dataclasses.replace(model, config=without_writing(model.config, cache))
     training = build_training(timed, few, Screen(quiet=True), lambda broken: None)

@@ -13,8 +13,8 @@ from lwcl.errors import UsageError
 from lwcl.kernels import bfloat16
 from lwcl.reporting.console import Screen
 from lwcl.settings import AUTO, RESUMED, SettingValue
-from lwcl.system.cpu import usable_cpus
 from lwcl.system.device import resolve_device
+from lwcl.system.limits import usable_cpus
 
 SIZE_SAMPLE = 64  # images whose size stands for all
 

@@ -80,20 +80,20 @@ class TrainingState:
         folder.truncate_metrics(found.step if found else 0)
         if found is None:
             return False
-        if found.facts["data"] != self.images.fingerprint:
+        if found.metadata["data"] != self.images.fingerprint:
             raise DataError(
                 "The images are not those that this run began with.",
                 "Names, sizes or times of files have changed.",
                 "Put them back, or begin anew with --overwrite or another --out.",
             )
-        if found.facts.get("teacher") != (self.teacher and self.teacher.hash):
+        if found.metadata.get("teacher") != (self.teacher and self.teacher.hash):
             raise DataError(
                 "The teacher is not the one that this run began with.",
                 "Its weights have changed.",
                 "Put it back, or begin anew with --overwrite or another --out.",
             )
         self.net.load_state_dict(found.tensors["net"])
-        unpack_optimizer(self.optimizer, found.tensors["optimizer"], found.facts["optimizer"])
+        unpack_optimizer(self.optimizer, found.tensors["optimizer"], found.metadata["optimizer"])
         self.done = found.step
         return True
 

@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 
 from lwcl.config.diff import settings_diff
-from lwcl.data.cache.disk import wait_for_lock
 from lwcl.errors import StorageError, TrainingDivergedError, UsageError
 from lwcl.formatting import json_text
 from lwcl.system.atomic_files import cache_folder, explain_disk_errors, write_atomically
 from lwcl.system.chunk_file import ChunkFile
+from lwcl.system.lock import wait_for_lock
 
 TEACHER_CACHE_FORMAT = 1
 TEACHER_CHUNK_ROWS = 1024  # answers in a chunk, all to the same crop: what a kill can cost

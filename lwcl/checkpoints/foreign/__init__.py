@@ -1,1 +1,1 @@
-"""Third-party checkpoints: read safely, recognised, renamed to timm's names."""
+"""Third-party checkpoints: read safely, their layouts detected, their tensors renamed to timm's names."""

@@ -1,4 +1,4 @@
-"""The projection head behind an imported backbone: its layers in the words of `lwcl.models.encoder.mlp`."""
+"""The projection head of a third-party checkpoint, in the layer words of `lwcl.models.encoder`."""
 
 import collections
 from collections.abc import Mapping
@@ -9,13 +9,13 @@ from torch import Tensor
 
 from lwcl.checkpoints.foreign.matching import BATCH_COUNTER, HEAD_NAMES
 
-PROJECTION_HEAD_NAMES = ("projection_head", "projector", "head.mlp")  # a classifier never has these names
+PROJECTION_HEAD_NAMES = ("projection_head", "projector", "head.mlp")  # classifiers never have these names
 GELU_HEAD = "head.mlp"  # DINO's; all others have ReLU
 RUNNING_STATISTICS = {"running_mean", "running_var"}
 
 
 class ImportedHead(NamedTuple):
-    """A head's layers in words, its tensors as `nn.Sequential` names them, and the names that they had."""
+    """A head's layers in words, its tensors as `nn.Sequential` names them, and their original names."""
 
     layers: tuple[str, ...]
     tensors: dict[str, Tensor]
@@ -23,15 +23,15 @@ class ImportedHead(NamedTuple):
 
 
 def find_head(tensors: Mapping[str, Tensor], width: int, projects: bool) -> ImportedHead:
-    """The head on features of `width` among the tensors that the backbone left; an empty one where there is none.
+    """The head on features of `width` among the tensors left by the backbone; an empty one if there is none.
 
-    `projects`: a single linear layer called as classifiers are is a projection; several are one in any case.
+    `projects`: a single linear layer with a classifier's name is a projection; several layers always are.
     """
     for root in HEAD_NAMES:
         names = {name.removeprefix(f"{root}."): name for name in tensors if name.startswith(f"{root}.")}
-        if names.keys() <= {"weight", "bias"}:  # a single layer, which has no number
+        if names.keys() <= {"weight", "bias"}:  # a single layer has no number
             names = {f"0.{name}": full for name, full in names.items()}
-        if root == "projector" and names and "bn.running_mean" in tensors:  # Barlow Twins normalises what comes out
+        if root == "projector" and names and "bn.running_mean" in tensors:  # Barlow Twins normalises its output
             last = 1 + max((int(name.partition(".")[0]) for name in names if name[0].isdecimal()), default=0)
             names |= {
                 f"{last}.{name}": f"bn.{name}"
@@ -47,7 +47,7 @@ def find_head(tensors: Mapping[str, Tensor], width: int, projects: bool) -> Impo
 
 
 def layers_by_number(tensors: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
-    """Layers by number, each with its tensors; none where some name is not a number and a tensor's name."""
+    """Tensors by layer number; empty if some name is not a number and a tensor's name."""
     layers: dict[int, dict[str, Tensor]] = collections.defaultdict(dict)
     for name, tensor in tensors.items():
         number, _, kind = name.partition(".")
@@ -60,9 +60,9 @@ def layers_by_number(tensors: Mapping[str, Tensor]) -> dict[int, dict[str, Tenso
 def describe_layers(
     layers: Mapping[int, Mapping[str, Tensor]], width: int, activation: str
 ) -> tuple[tuple[str, ...], dict[str, Tensor]]:
-    """The layers in words and their tensors, renumbered; none for a head of other layers, or on another width.
+    """The layers in words and their tensors, renumbered; empty for a head of other layers, or on another width.
 
-    An activation has no tensors: it is where numbers are left out.
+    An activation has no tensors: it is where a number is missing.
     """
     words: list[str] = []
     tensors: dict[str, Tensor] = {}
@@ -80,7 +80,7 @@ def describe_layers(
 
 
 def describe_layer(layer: Mapping[str, Tensor], width: int) -> tuple[int, str]:
-    """The width after a layer on `width`, and the layer in words: "" where it is neither linear nor batch norm."""
+    """The output width of a layer on `width`, and the layer in words: "" if it is neither linear nor batch norm."""
     weight, vectors = layer.get("weight"), {name: tensor for name, tensor in layer.items() if tensor.dim() == 1}
     if weight is not None and weight.dim() == 2 and weight.shape[1] == width and layer.keys() <= {"weight", "bias"}:
         width = weight.shape[0]

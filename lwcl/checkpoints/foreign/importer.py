@@ -1,4 +1,4 @@
-"""Encoders that others trained, as lwcl's own: a checkpoint of other code, or a pretrained timm model."""
+"""Imports encoders that lwcl did not train: third-party checkpoints and pretrained timm models."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,13 +15,13 @@ from lwcl.errors import UsageError
 from lwcl.models.encoder import Encoder
 from lwcl.models.loaded import InputSpec, LoadedEncoder
 
-DEFAULT_IMAGE_SIZE = 224  # of the images that the papers' encoders were trained on
-LITE_PREFIX = "tf_efficientnet_lite"  # trained with mean = std = 0.5, at a size of its own for each
+DEFAULT_IMAGE_SIZE = 224  # pixels; that of the papers' encoders
+LITE_PREFIX = "tf_efficientnet_lite"  # trained with mean = std = 0.5, each at its own size
 
 
 class MatchReport(NamedTuple):
-    """How a checkpoint was read: its layout; its tensors that are the backbone (how many), that the backbone lacks, and
-    that were left out; the widths of its projection head's layers.
+    """How a checkpoint was matched: layout, number of backbone tensors, names of missing and of unused tensors, and the
+    widths of the projection head's layers.
     """
 
     layout: str
@@ -34,32 +34,32 @@ class MatchReport(NamedTuple):
 def import_encoder(
     path: Path, arch: str | None, image_size: int | None, part: str = ""
 ) -> tuple[LoadedEncoder, MatchReport]:
-    """The encoder of a checkpoint that other code wrote, with its projection head, and how it was matched.
+    """The encoder of a third-party checkpoint with its projection head, and how it was matched.
 
-    `arch` overrules the guess, `image_size` the size of images; `part`: teacher, student or key, where a layout has
-    several. Raises `UsageError` unless every tensor of the backbone is there.
+    `arch` overrides the detected architecture and `image_size` the input size; `part`: teacher, student or key, for
+    layouts with several. Raises `UsageError` unless every tensor of the backbone is there.
     """
-    found = find_encoder_tensors(path, read_untrusted(path), part)
-    fit = match_architecture(path, found.tensors, arch, found.arch)
-    encoder, head = build_imported_encoder(path, found, fit)
-    images = resize_input(path, encoder, input_spec_of(found, fit, chosen=arch is not None), image_size)
+    selected = find_encoder_tensors(path, read_untrusted(path), part)
+    fit = match_architecture(path, selected.tensors, arch, selected.arch)
+    encoder, head = build_imported_encoder(path, selected, fit)
+    input_spec = resize_input(path, encoder, input_spec_of(selected, fit, chosen=arch is not None), image_size)
     matched = MatchReport(
-        layout=found.layout,
+        layout=selected.layout,
         matched=len(fit.tensors),
         missing=fit.missing,
-        unexpected=tuple(name for name in (*fit.rest, *found.beside) if name not in head.names),
+        unexpected=tuple(name for name in (*fit.rest, *selected.beside) if name not in head.names),
         head=encoder.head_widths,
     )
-    facts = {"origin": "foreign", "file": path.name, "part": part, **matched._asdict()}
-    return LoadedEncoder(f"{path}#{part}" if part else str(path), encoder, images, facts), matched
+    metadata = {"origin": "foreign", "file": path.name, "part": part, **matched._asdict()}
+    return LoadedEncoder(f"{path}#{part}" if part else str(path), encoder, input_spec, metadata), matched
 
 
-def build_imported_encoder(path: Path, found: EncoderTensors, fit: ArchMatch) -> tuple[Encoder, ImportedHead]:
+def build_imported_encoder(path: Path, selected: EncoderTensors, fit: ArchMatch) -> tuple[Encoder, ImportedHead]:
     """The encoder with the file's tensors, loaded strictly, and its head."""
-    left = {name: found.tensors[name] for name in fit.rest} | found.beside
-    head = find_head(left, fit.width, found.projects)
+    left = {name: selected.tensors[name] for name in fit.rest} | selected.beside
+    head = find_head(left, fit.width, selected.projects)
     bn_eps = fit.naming.bn_eps if fit.naming else None
-    with torch.random.fork_rng(devices=[]):  # what is drawn here is overwritten; no other draw may change by it
+    with torch.random.fork_rng(devices=[]):  # these random weights are overwritten
         encoder = Encoder(fit.arch, head.layers, image_size=fit.side, bn_eps=bn_eps)
     state = {f"backbone.{name}": tensor for name, tensor in fit.tensors.items()}
     state |= {f"head.{name}": tensor for name, tensor in head.tensors.items()}
@@ -71,42 +71,41 @@ def build_imported_encoder(path: Path, found: EncoderTensors, fit: ArchMatch) ->
     return encoder, head
 
 
-def input_spec_of(found: EncoderTensors, fit: ArchMatch, *, chosen: bool) -> InputSpec:
-    """The images it takes: with ImageNet's statistics, but as timm has them for a plain file of a `chosen` arch."""
-    if fit.arch.startswith(LITE_PREFIX) or (chosen and found.layout == PLAIN):
+def input_spec_of(selected: EncoderTensors, fit: ArchMatch, *, chosen: bool) -> InputSpec:
+    """Its input: ImageNet's statistics, or timm's for a plain file whose architecture was `chosen` by the user."""
+    if fit.arch.startswith(LITE_PREFIX) or (chosen and selected.layout == PLAIN):
         return InputSpec.for_arch(fit.arch, fit.side)
     return InputSpec(fit.side or DEFAULT_IMAGE_SIZE, IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
 
 
-def resize_input(path: Path, encoder: Encoder, images: InputSpec, size: int | None) -> InputSpec:
-    """The images at the size that is asked for; position embeddings are interpolated to it (timm). Raises `UsageError`.
+def resize_input(path: Path, encoder: Encoder, input_spec: InputSpec, size: int | None) -> InputSpec:
+    """The input at the requested size; position embeddings are interpolated to it (timm). Raises `UsageError`.
 
-    Models without such take images of many sizes.
+    Models without position embeddings accept any size.
     """
-    if size is None or size == images.size:
-        return images
+    if size is None or size == input_spec.size:
+        return input_spec
     backbone: Any = encoder.backbone
     if "img_size" in encoder.arguments:
         try:
             backbone.set_input_size(img_size=size)
         except (AttributeError, AssertionError, RuntimeError, ValueError) as error:
-            raise UsageError(
-                f"{path}: takes images of {images.size} pixels only.", str(error), "Leave --image-size out."
-            ) from error
+            what = f"{path}: only accepts images of {input_spec.size} pixels."
+            raise UsageError(what, str(error), "Leave --image-size out.") from error
         encoder.arguments["img_size"] = size
-    return InputSpec(size, images.mean, images.std, images.crop_pct)
+    return InputSpec(size, input_spec.mean, input_spec.std, input_spec.crop_pct)
 
 
 def load_timm_encoder(name: str, image_size: int | None) -> LoadedEncoder:
-    """A pretrained timm model from the local cache, without its classifier. Raises `UsageError` if it is not there."""
+    """A pretrained timm model from the local cache, without its classifier. Raises `UsageError` if it is not cached."""
     encoder = Encoder(name, image_size=image_size)
     try:
         pretrained = timm.create_model(name, pretrained=True, num_classes=0, **encoder.arguments)
-    except Exception as error:  # timm and huggingface_hub raise many kinds here; all mean: not to be had
+    except Exception as error:  # timm and huggingface_hub raise many kinds of errors here
         raise UsageError(
-            f"timm/{name}: its weights cannot be had.",
+            f"timm/{name}: its weights are not available.",
             f"{type(error).__name__}: {str(error).splitlines()[0]}",
-            f"Fetch them into timm's cache once, or write random/{name} for an untrained one.",
+            f"Download them into timm's cache once, or use random/{name} for an untrained encoder.",
         ) from error
     encoder.backbone.load_state_dict(pretrained.state_dict())
     return LoadedEncoder(f"timm/{name}", encoder, InputSpec.for_arch(name, image_size), {"origin": "timm"})

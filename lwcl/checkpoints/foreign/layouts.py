@@ -1,7 +1,7 @@
-"""Where the encoder is in a checkpoint: which method's code wrote it, under which prefix the wanted part lies.
+"""Finds the encoder in a checkpoint: which method's code wrote it, and under which prefix the encoder is.
 
-The layouts are those of the released code of MoCo, ssl-small, light-moco, DisCo, SEED, CompRess, SwAV, DINO, Barlow
-Twins, VICReg, MoCo v3 and SimSiam, and of plain, wrapped and Lightning state dicts.
+Supported layouts: the released code of MoCo, ssl-small, light-moco, DisCo, SEED, CompRess, SwAV, DINO, Barlow
+Twins, VICReg, MoCo v3 and SimSiam, and plain, wrapped and Lightning state dicts.
 """
 
 import collections
@@ -26,7 +26,7 @@ class CheckpointLayout(NamedTuple):
 
 
 class EncoderTensors(NamedTuple):
-    """The wanted part: its tensors, the layout's other tensors that may hold its head, and what the file calls it.
+    """The selected part: its tensors, other tensors that may hold its head, and the `arch` stored in the file.
 
     `projects`: a single linear layer behind the backbone is a projection, not a classifier.
     """
@@ -38,7 +38,7 @@ class EncoderTensors(NamedTuple):
     projects: bool
 
 
-#: The first whose marks all occur is it.
+#: The first layout whose marks all occur applies.
 LAYOUTS = (
     CheckpointLayout("SEED converted to MoCo", ("student.", "encoder_q."), {"student": "encoder_q."}),
     CheckpointLayout(
@@ -52,21 +52,21 @@ LAYOUTS = (
     CheckpointLayout("SimSiam", ("encoder.", "predictor."), {"": "encoder."}),
     CheckpointLayout("backbone and head", ("backbone.", "head."), {"": "backbone."}),
 )
-MULTI_NETWORK_LAYOUTS = LAYOUTS[:5]  # what lies beside the wanted part is another network
+MULTI_NETWORK_LAYOUTS = LAYOUTS[:5]  # tensors outside of the selected part belong to another network
 PLAIN, LINEAR, COMPRESS, DINO, LIGHTNING = "plain", "linear probe", "CompRess", "DINO", "Lightning"
-CLASSIFIER_LAYOUTS = (PLAIN, LINEAR, LIGHTNING)  # their single linear layer tells classes apart
+CLASSIFIER_LAYOUTS = (PLAIN, LINEAR, LIGHTNING)  # their single linear layer is a classifier
 STATE_DICT_KEYS = ("state_dict", "model", "model_state_dict", "teacher", "student", "model_ema", "net", "network")
 WRAPPER_PREFIXES = re.compile(r"(?:(?:module|_orig_mod|model|encoder|backbone|net|network)\.)*")
 
 
 def find_encoder_tensors(path: Path, content: Any, part: str = "") -> EncoderTensors:
-    """The tensors of the wanted part ("": the layout's default). Raises `UsageError` where there is none."""
+    """The tensors of the selected part ("": the layout's default). Raises `UsageError` if there are none."""
     content = content if isinstance(content, Mapping) else {}
     kind, inner, part = unpack_checkpoint(path, content, part)
     tensors = strip_wrappers(named_tensors(path, inner))
     if not tensors:
-        named = ", ".join(map(str, list(content)[:5])) or "nothing that has names"
-        raise unreadable_file_error(path, f"No tensors are where checkpoints have them; it holds {named}.")
+        names = ", ".join(map(str, list(content)[:5])) or "nothing with names"
+        raise unreadable_file_error(path, f"It has no tensors where checkpoints have them; it holds {names}.")
     layout = next((one for one in LAYOUTS if all(split_by_prefix(tensors, mark)[0] for mark in one.marks)), None)
     parts = layout.parts if layout else {"": ""}
     if part not in ("", *parts):
@@ -86,7 +86,7 @@ def find_encoder_tensors(path: Path, content: Any, part: str = "") -> EncoderTen
 
 
 def unpack_checkpoint(path: Path, content: Mapping[Any, Any], part: str) -> tuple[str, Mapping[Any, Any], str]:
-    """The layout as far as the outermost names tell it ("": not), the dict that holds tensors, the part in it."""
+    """The layout, if the outermost names identify it (else ""), the dict of tensors, and the part to select in it."""
     inner = {name: content[name] for name in STATE_DICT_KEYS if isinstance(content.get(name), Mapping)}
     if "teacher" in inner and "student" in inner:
         if part not in ("", "teacher", "student"):
@@ -99,14 +99,14 @@ def unpack_checkpoint(path: Path, content: Mapping[Any, Any], part: str) -> tupl
 
 
 def unknown_part_error(path: Path, layout: str, part: str, parts: tuple[str, ...]) -> UsageError:
-    """The error for a part that a layout does not have."""
+    """The error for a part that the layout does not have."""
     if not parts:
-        return unreadable_file_error(path, f"#{part}: its layout ({layout}) has one part only.", f"Leave #{part} out.")
+        return unreadable_file_error(path, f"#{part}: its layout ({layout}) has only one part.", f"Leave #{part} out.")
     return unknown_name(f"part of {path} ({layout})", part, parts)
 
 
 def split_by_prefix(tensors: Mapping[str, Tensor], prefix: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The tensors whose names begin with the prefix, without it; and the others."""
+    """The tensors whose names start with the prefix, which is stripped; and the others."""
     mine = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
     return mine, {name: tensor for name, tensor in tensors.items() if not name.startswith(prefix)}
 
@@ -121,6 +121,6 @@ def strip_wrappers(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def most_common_prefix(tensors: Mapping[str, Tensor]) -> str:
-    """The prefix of wrappers' names that most tensors have (Lightning: `model.`, `encoder.`, `backbone.`)."""
+    """The prefix of wrapper names that most tensors have (Lightning: `model.`, `encoder.`, `backbone.`)."""
     counts = collections.Counter(match[0] for name in tensors if (match := WRAPPER_PREFIXES.match(name)))
     return counts.most_common(1)[0][0] if counts else ""

@@ -1,6 +1,6 @@
-"""Networks that timm has under other names: the same tensors in the same order, renamed by that order.
+"""Architectures that timm has under other tensor names: the same tensors in the same order, renamed by that order.
 
-Each family was compared by features (1e-6) with its own code or, for lukemelas' EfficientNet, with a copy by order.
+Each family's features were compared (1e-6) with its own code or, for lukemelas' EfficientNet, with a manual copy.
 """
 
 import re
@@ -17,7 +17,7 @@ LITES = tuple(f"tf_efficientnet_lite{size}" for size in range(5))
 
 
 class NamingScheme(NamedTuple):
-    """A family of networks: a name that tells it, timm's models of it, and its batch norms' epsilon if it differs."""
+    """A family of networks: a pattern that identifies it, its timm models, and its batch-norm epsilon if it differs."""
 
     name: str
     mark: str
@@ -26,7 +26,7 @@ class NamingScheme(NamedTuple):
     by_order: bool = True
 
 
-#: The first whose mark, a pattern, is a tensor's whole name is it.
+#: The first whose mark, a pattern, matches a tensor's whole name applies.
 NAMING_SCHEMES = (
     NamingScheme(
         "lukemelas EfficientNet",  # TensorFlow's "same" padding and epsilon 1e-3, as timm's tf_ models have them
@@ -67,11 +67,11 @@ NAMING_SCHEMES = (
     ),
 )
 
-#: What looks like a network of timm's and computes something else: a name that tells it, and the sentence.
+#: Networks that resemble timm's but compute something else: a pattern that identifies them, and the reason.
 INCOMPATIBLE = (
     (
         r"features\.\d+\.conv\.\d+\.fc\.\d\.weight",
-        "It is d-li14's MobileNetV3, which squeezes and excites before the activation; timm's does so after it.",
+        "It is d-li14's MobileNetV3, with squeeze-and-excitation before the activation; in timm's it comes after.",
     ),
     (
         r"(transformer\.layers\.0\.0\.|to_patch_embedding\.).*",
@@ -79,7 +79,7 @@ INCOMPATIBLE = (
     ),
 )
 
-#: Parts of names in the order in which the families have them; numbers count, what is not listed comes last.
+#: Parts of names in layer order; numbers sort as numbers, unlisted parts come last.
 NAME_ORDER = (
     *("_conv_stem", "_expand_conv", "_bn0", "_blocks", "_depthwise_conv", "_conv_head", "_bn1"),
     *("_se_reduce", "_se_expand", "_project_conv", "_bn2"),
@@ -87,7 +87,7 @@ NAME_ORDER = (
     *("weight", "bias", "running_mean", "running_var", "classifier"),
 )
 
-#: What checkpoints write as `arch`, beside timm's own names (light-moco, DisCo, ssl-small, SEED).
+#: Values of `arch` in checkpoints other than timm's names (light-moco, DisCo, ssl-small, SEED).
 ARCH_ALIASES = {
     "mobilenetv3": "mobilenetv3_large_100",
     "mobilenetv3_large": "mobilenetv3_large_100",
@@ -98,18 +98,16 @@ ARCH_ALIASES = {
 
 
 def find_naming_scheme(path: Path, names: Iterable[str]) -> NamingScheme | None:
-    """The family that names tell, None for one that is not known. Raises `UsageError` for what timm cannot compute."""
+    """The family that tensor names identify, None if unknown. Raises `UsageError` if timm cannot compute it."""
     names = list(names)
     for mark, why in INCOMPATIBLE:
         if any(re.fullmatch(mark, name) for name in names):
-            raise UsageError(
-                f"{path}: cannot be converted.", why, "Its weights would give other features: use its own code."
-            )
+            raise UsageError(f"{path}: cannot be converted.", why, "Its features would differ: use its own code.")
     return next((one for one in NAMING_SCHEMES if any(re.fullmatch(one.mark, name) for name in names)), None)
 
 
 def sort_by_layer(tensors: Mapping[str, Any]) -> list[str]:
-    """The names of a foreign network in the order of its layers, whatever order the file has them in."""
+    """Tensor names in the order of the layers, whatever their order in the file."""
 
     places = {word: place for place, word in enumerate(NAME_ORDER, 1)}
 

@@ -1,1 +1,1 @@
-"""Decoded images kept in memory or on disk."""
+"""Decoded images cached in RAM or on disk."""

@@ -1,15 +1,13 @@
-"""Images decoded and shrunk, on disk under the cache folder, where the next run finds them by what they are.
+"""Decoded images on disk, in the cache folder, where later runs on the same images find them.
 
-Their bytes are appended and synced, then noted in a file of rows, so a filling that was killed goes on where it was;
-the folder gets its name when it is whole. One process fills, others that want the same wait for it. What is not whole
-is made anew.
+Bytes are appended and synced, then recorded in an index, so an interrupted build resumes where it was; the folder gets
+its final name once it is complete. One process builds, others that need the same images wait. Whatever is damaged is
+built again.
 """
 
 import contextlib
-import fcntl
 import hashlib
 import json
-import os
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -29,128 +27,120 @@ from lwcl.system.atomic_files import (
     remove_path,
     sha256_file,
     sync_folder,
+    write_and_sync,
     write_atomically,
 )
+from lwcl.system.lock import wait_for_lock
 
-SYNC_BYTES, SYNC_IMAGES = 64 * 2**20, 2048  # between two notes, at most: what a kill can cost
-CONTENT, ROWS, MANIFEST = "content.bin", "rows.jsonl", "manifest.json"
+SYNC_BYTES, SYNC_IMAGES = 64 * 2**20, 2048  # at most this much is lost when the process is killed
+CONTENT_FILE, INDEX_FILE, MANIFEST_FILE = "content.bin", "index.jsonl", "manifest.json"
 
 
-def disk_cache_folder(images: ImageSet, short_side: int | None, form: CacheFormat = "pixels") -> Path:
-    """Where these images are kept in this form."""
-    key = f"{images.fingerprint}/{short_side}/{form}/{DECODER_VERSION}/{PIL.__version__}"
+def disk_cache_folder(images: ImageSet, short_side: int | None, cache_format: CacheFormat = "pixels") -> Path:
+    """Where these images are cached in this format."""
+    key = f"{images.fingerprint}/{short_side}/{cache_format}/{DECODER_VERSION}/{PIL.__version__}"
     return cache_folder() / "store" / hashlib.sha256(key.encode()).hexdigest()[:32]
 
 
+def unfinished_folder(folder: Path) -> Path:
+    """Where a disk cache is while it is built."""
+    return folder.with_suffix(".part")
+
+
 def bytes_on_disk(folder: Path) -> int:
-    """Bytes that are in a store's file, whole or not."""
-    files = (folder / CONTENT, folder.with_suffix(".part") / CONTENT)
+    """Bytes that a disk cache has already, complete or not."""
+    files = (folder / CONTENT_FILE, unfinished_folder(folder) / CONTENT_FILE)
     return max((file.stat().st_size for file in files if file.exists()), default=0)
 
 
 def open_or_build(
-    folder: Path, images: ImageSet, chunks: Callable[[ImageIndex], Iterator[DecodedChunk]]
+    folder: Path, count: int, decode_rest: Callable[[ImageIndex], Iterator[DecodedChunk]]
 ) -> tuple[Path, ImageIndex]:
-    """The file of bytes and its rows that are kept in `folder`; made of `chunks(done)` if not there.
+    """The content file and the index of `count` images in `folder`; what is missing comes from `decode_rest(done)`.
 
-    Raises `StorageError` when the disk refuses, and what `chunks` raises: then what is done stays for the next time.
+    Raises `StorageError` if the disk refuses, and what `decode_rest` raises; finished chunks stay for the next call.
     """
     with explain_disk_errors(folder), wait_for_lock(folder.with_suffix(".lock")):
-        rows = read_complete_index(folder, len(images))
-        if rows is None:
+        index = read_complete_index(folder, count)
+        if index is None:
             remove_path(folder)
-            unfinished = folder.with_suffix(".part")
-            append_missing(unfinished, chunks)
-            finish_disk_cache(unfinished, folder, len(images))
-            rows = read_complete_index(folder, len(images))
-    if rows is None:
-        raise StorageError(f"{str(folder)!r} was changed while it was made.", remedy="Run again, or with --cache off.")
-    return folder / CONTENT, rows
-
-
-@contextlib.contextmanager
-def wait_for_lock(lock: Path) -> Iterator[None]:
-    """Wait until no other process holds `lock`, then hold it. A record lock: it goes with this process (fcntl(2))."""
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-    try:
-        with contextlib.suppress(OSError):  # a file system without locks
-            fcntl.lockf(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
+            unfinished = unfinished_folder(folder)
+            append_missing(unfinished, decode_rest)
+            finish_disk_cache(unfinished, folder, count)
+            index = read_complete_index(folder, count)
+    if index is None:
+        raise StorageError(f"{str(folder)!r} changed while it was written.", remedy="Run again, or with --cache off.")
+    return folder / CONTENT_FILE, index
 
 
 def read_complete_index(folder: Path, count: int) -> ImageIndex | None:
-    """The rows of a finished store of `count` images; None if it is missing, stale or not as its manifest says."""
+    """The index of a complete cache of `count` images; None if it is missing or does not match its manifest."""
     try:
-        manifest = json.loads((folder / MANIFEST).read_text())
-        size = (folder / CONTENT).stat().st_size
-        if manifest != {"images": count, "bytes": size, "rows": sha256_file(folder / ROWS)}:
+        manifest = json.loads((folder / MANIFEST_FILE).read_text())
+        size = (folder / CONTENT_FILE).stat().st_size
+        if manifest != {"images": count, "bytes": size, "index": sha256_file(folder / INDEX_FILE)}:
             return None
     except (OSError, ValueError):
         return None
-    rows = read_partial_index(folder)
-    whole = len(rows.sizes) == count and sum(rows.lengths) == size
-    return rows if whole and content_is_intact(folder / CONTENT, rows) else None
+    index = read_partial_index(folder)
+    complete = len(index.sizes) == count and sum(index.lengths) == size
+    return index if complete and content_is_intact(folder / CONTENT_FILE, index) else None
 
 
-def content_is_intact(content: Path, rows: ImageIndex) -> bool:
-    """Whether all bytes are as they were written: they are read once, a second for a gigabyte or so."""
+def content_is_intact(content: Path, index: ImageIndex) -> bool:
+    """Whether all bytes match their checksums: the file is read once, about a second per gigabyte."""
     with open(content, "rb") as file:
-        return all(
-            zlib.crc32(file.read(size)) == checksum for size, checksum in zip(rows.lengths, rows.checksums, strict=True)
-        )
+        pairs = zip(index.lengths, index.checksums, strict=True)
+        return all(zlib.crc32(file.read(size)) == checksum for size, checksum in pairs)
 
 
 def read_partial_index(folder: Path) -> ImageIndex:
-    """The rows noted so far; a last line that was cut off does not count."""
-    rows = ImageIndex([], [], [], [])
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError), open(folder / ROWS) as file:
+    """The index as far as it was written; a truncated last line is ignored."""
+    index = ImageIndex.empty()
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError), open(folder / INDEX_FILE) as file:
         for line in file:
-            noted: dict[str, Any] = json.loads(line)
-            sizes, bad = ([(one, other) for one, other in noted[name]] for name in ("sizes", "bad"))
-            rows.extend(ImageIndex(sizes, noted["lengths"], noted["checksums"], bad))
-    return rows
+            entry: dict[str, Any] = json.loads(line)
+            sizes, broken = ([(one, other) for one, other in entry[name]] for name in ("sizes", "broken"))
+            index.extend(ImageIndex(sizes, entry["lengths"], entry["checksums"], broken))
+    return index
 
 
-def append_missing(unfinished: Path, chunks: Callable[[ImageIndex], Iterator[DecodedChunk]]) -> None:
-    """Write what is missing of a store: the images' bytes first, their rows when they are on disk."""
+def append_missing(unfinished: Path, decode_rest: Callable[[ImageIndex], Iterator[DecodedChunk]]) -> None:
+    """Complete an unfinished cache: first the images' bytes, then, once they are on disk, their index."""
     unfinished.mkdir(exist_ok=True)
+    content_path, index_path = unfinished / CONTENT_FILE, unfinished / INDEX_FILE
     done = read_partial_index(unfinished)
-    if not (unfinished / CONTENT).exists() or (unfinished / CONTENT).stat().st_size < sum(done.lengths):
-        done = ImageIndex([], [], [], [])
-    write_atomically(unfinished / ROWS, index_line(done) if done.sizes else "")
-    with open(unfinished / CONTENT, "ab") as content, open(unfinished / ROWS, "ab") as rows:
+    if not content_path.exists() or content_path.stat().st_size < sum(done.lengths):
+        done = ImageIndex.empty()
+    write_atomically(index_path, index_line(done) if done.sizes else "")
+    with open(content_path, "ab") as content, open(index_path, "ab") as index_file:
         content.truncate(sum(done.lengths))
-        waiting = ImageIndex([], [], [], [])
-        for chunk in chunks(done):
+        pending = ImageIndex.empty()
+        for chunk in decode_rest(done):
             content.write(chunk.content)
-            waiting.extend(chunk.rows)
-            if sum(waiting.lengths) >= SYNC_BYTES or len(waiting.lengths) >= SYNC_IMAGES:
-                append_index_line(content, rows, waiting)
-                waiting = ImageIndex([], [], [], [])
-        append_index_line(content, rows, waiting)
+            pending.extend(chunk.records)
+            if sum(pending.lengths) >= SYNC_BYTES or len(pending.lengths) >= SYNC_IMAGES:
+                append_index_line(content, index_file, pending)
+                pending = ImageIndex.empty()
+        append_index_line(content, index_file, pending)
 
 
-def append_index_line(content: BinaryIO, rows: BinaryIO, waiting: ImageIndex) -> None:
-    """Sync the content, then the line that says it is there."""
-    for file, text in ((content, ""), (rows, index_line(waiting))):
-        file.write(text.encode())
-        file.flush()
-        os.fsync(file.fileno())
-        crash_point("store.rows")
+def append_index_line(content: BinaryIO, index_file: BinaryIO, pending: ImageIndex) -> None:
+    """Sync the content, then write the index line that vouches for it."""
+    for file, text in ((content, ""), (index_file, index_line(pending))):
+        write_and_sync(file, text.encode())
+        crash_point("cache.index")
 
 
-def index_line(rows: ImageIndex) -> str:
-    """Rows as a line of JSON."""
-    return json.dumps(rows._asdict()) + "\n"
+def index_line(index: ImageIndex) -> str:
+    """An index as a line of JSON."""
+    return json.dumps(index._asdict()) + "\n"
 
 
 def finish_disk_cache(unfinished: Path, folder: Path, count: int) -> None:
-    """Give a whole store its manifest, then its name."""
-    manifest = {"images": count, "bytes": (unfinished / CONTENT).stat().st_size, "rows": sha256_file(unfinished / ROWS)}
-    write_atomically(unfinished / MANIFEST, json.dumps(manifest))
-    crash_point("store.rename")
+    """Write the manifest of a complete cache, then give the folder its name."""
+    size, digest = (unfinished / CONTENT_FILE).stat().st_size, sha256_file(unfinished / INDEX_FILE)
+    write_atomically(unfinished / MANIFEST_FILE, json.dumps({"images": count, "bytes": size, "index": digest}))
+    crash_point("cache.rename")
     unfinished.replace(folder)
     sync_folder(folder.parent)

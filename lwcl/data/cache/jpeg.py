@@ -1,6 +1,6 @@
-"""Images shrunk once to what views need and kept as JPEG in one file: for sets too large to be kept decoded.
+"""Images downscaled once and cached as JPEG in one file: for data sets too large to be cached decoded.
 
-They are decoded each time, as from their own files, but a photograph of many megapixels is now one of a few thousand.
+They are decoded in every epoch, like the original files, but a photograph of many megapixels now has a few thousand.
 """
 
 import dataclasses
@@ -18,24 +18,24 @@ from lwcl.errors import StorageError
 
 
 class JpegCacheReader(NamedTuple):
-    """Pictures (see `lwcl.data.sources.source`) in one file; a broken one's row is its stand-in's."""
+    """Reads images (see `ImageReader`) from one file; a broken one's row is that of its replacement."""
 
     file: Path
-    starts: IndexArray  # (N,)
+    offsets: IndexArray  # (N,)
     lengths: IndexArray  # (N,)
 
-    def image(self, row: int, at_least: int | None) -> Image.Image:
-        """See `Pictures`. It comes whole: it is as small as it may be."""
+    def image(self, row: int, min_side: int | None) -> Image.Image:
+        """See `ImageReader`. At full size: it is as small as it may be."""
         try:
-            return decode(read_image_bytes(self.file, int(self.starts[row]), int(self.lengths[row])))
-        except (OSError, UnreadableImageError) as error:  # it was whole when the run began
-            what = f"The kept images in {str(self.file.parent)!r} were removed or changed while they were in use."
-            raise StorageError(what, f"{error}.", "Give the command again: they are made anew.") from None
+            return decode(read_image_bytes(self.file, int(self.offsets[row]), int(self.lengths[row])))
+        except (OSError, UnreadableImageError) as error:  # it was complete when the run began
+            what = f"The image cache in {str(self.file.parent)!r} was removed or changed while it was in use."
+            raise StorageError(what, f"{error}.", "Repeat the command: the cache is built again.") from None
 
 
-def with_jpeg_cache(images: ImageSet, file: Path, rows: ImageIndex) -> ImageSet:
-    """The set, its images taken from the file whose bytes these rows describe."""
-    source, starts = (places.numpy() for places in rows.places())
-    pictures = JpegCacheReader(file, starts[source], np.array(rows.lengths)[source])
-    place = np.arange(len(images))
-    return dataclasses.replace(images, pictures=(pictures,), rows=np.stack([np.zeros_like(place), place], axis=1))
+def with_jpeg_cache(images: ImageSet, file: Path, index: ImageIndex) -> ImageSet:
+    """The image set, read from the cache file that `index` describes."""
+    source, offsets = (column.numpy() for column in index.locate())
+    reader = JpegCacheReader(file, offsets[source], np.array(index.lengths)[source])
+    position = np.arange(len(images))
+    return dataclasses.replace(images, readers=(reader,), rows=np.stack([np.zeros_like(position), position], axis=1))

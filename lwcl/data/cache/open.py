@@ -1,45 +1,45 @@
-"""Images as a loader takes them: decoded and kept, shrunk and kept, or decoded from their own files each time."""
+"""Opens the images of a run as a loader uses them: cached as pixels, cached as JPEG, or read from their own files."""
 
 from typing import NamedTuple
 
 from lwcl.data.cache.build import CacheBuilder
 from lwcl.data.cache.pixels import PixelStore
-from lwcl.data.cache.policy import CacheMode, SampledEstimate, choose_cache
+from lwcl.data.cache.policy import CacheEstimate, CacheMode, choose_cache
 from lwcl.data.dataset import BrokenImage, ImageSet
 from lwcl.data.workers import worker_count
 from lwcl.reporting.console import Screen
 
 
 class CachedImages(NamedTuple):
-    """Images, and how they are held."""
+    """Images and their cache."""
 
-    images: ImageSet  # what is decoded, where there is no store: files of their own, or shrunk ones
+    images: ImageSet  # what is decoded where there is no store: the files themselves, or the JPEG cache
     store: PixelStore | None
-    short_side: int | None  # pixels below which a shrunk image must not come; None: whole ones
+    short_side: int | None  # the minimum short side when decoding, in pixels; None: full size
     broken: list[BrokenImage]
 
 
 def open_cached_images(
     images: ImageSet, short_side: int | None, mode: CacheMode, screen: Screen, *, workers: int, max_bad: float = 0.05
 ) -> CachedImages:
-    """The images, held as `mode` says (see `choose_cache`), their short side at most `short_side` if there is one.
+    """The images, cached as `mode` says (see `choose_cache`), with a short side of at most `short_side` if given.
 
-    Raises as `choose_cache` and `Filling.store`.
+    Raises as `choose_cache` and `CacheBuilder`.
     """
-    cache = choose_cache(mode, SampledEstimate(images, short_side))
-    screen.say(f"Decoded images: {cache.reason}")
+    cache = choose_cache(mode, CacheEstimate(images, short_side))
+    screen.say(cache.message)
     if cache.where == "off":
         return CachedImages(images, None, short_side, [])
     with screen.counting("Decoding images", len(images)) as counting:
-        filling = CacheBuilder(
+        builder = CacheBuilder(
             images=images,
             short_side=short_side,
             workers=worker_count(workers, len(images)),
             max_bad=max_bad,
-            tell=counting.update,
+            progress=counting.update,
         )
         if cache.where == "jpeg":
-            shrunk, bad = filling.shrunk()
-            return CachedImages(shrunk, None, short_side, bad)
-        store = filling.store(cache.where)
-        return CachedImages(images, store, short_side, store.bad)
+            jpeg_images, broken = builder.jpeg_set()
+            return CachedImages(jpeg_images, None, short_side, broken)
+        store = builder.pixel_store(cache.where)
+        return CachedImages(images, store, short_side, store.broken)

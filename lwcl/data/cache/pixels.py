@@ -1,6 +1,6 @@
-"""All images of a set decoded once, shrunk, and kept as bytes: in memory, or in a file that is mapped into memory.
+"""All images of a data set decoded once, downscaled, and kept as bytes: in RAM, or in a memory-mapped file.
 
-Decoding is most of the work of a small encoder's training; a store makes a batch one gather of bytes.
+Decoding is most of the work of training a small encoder; with the pixels at hand, a batch is a single gather.
 """
 
 from collections.abc import Sequence
@@ -16,50 +16,53 @@ CHANNELS = 3
 
 
 class ImageIndex(NamedTuple):
-    """What is known of images decoded in order: (height, width), bytes and their CRC-32, 0 if broken; the broken."""
+    """Images decoded in order: each one's (height, width), bytes and CRC-32, all 0 if broken; and the broken ones."""
 
     sizes: list[tuple[int, int]]
     lengths: list[int]
     checksums: list[int]
-    bad: list[tuple[int, str]]  # (position, reason)
+    broken: list[tuple[int, str]]  # (position, reason)
+
+    @classmethod
+    def empty(cls) -> "ImageIndex":
+        """An index of no images."""
+        return cls([], [], [], [])
 
     def extend(self, more: "ImageIndex") -> None:
-        """Adds what is known of the images that follow."""
+        """Appends the images that follow."""
         self.sizes.extend(more.sizes)
         self.lengths.extend(more.lengths)
         self.checksums.extend(more.checksums)
-        self.bad.extend(more.bad)
+        self.broken.extend(more.broken)
 
-    def places(self) -> tuple[Tensor, Tensor]:
-        """Which image each one is, itself or its stand-in, and where each image's bytes begin: int64 (N,) each."""
+    def locate(self) -> tuple[Tensor, Tensor]:
+        """Which image to show at each position (a broken one is replaced), and each image's offset: int64 (N,) each."""
         ends = torch.tensor(self.lengths).cumsum(0)
-        broken = {position for position, _ in self.bad}
+        broken = {position for position, _ in self.broken}
         source = torch.arange(len(self.sizes))
         for position in broken:
-            source[position] = next(
-                other for other in replacement_positions(position, len(source)) if other not in broken
-            )
+            source[position] = next(i for i in replacement_positions(position, len(source)) if i not in broken)
         return source, torch.cat([ends.new_zeros(1), ends[:-1]])
 
-    def broken(self, names: Sequence[str]) -> list[BrokenImage]:
-        """The broken ones by their names."""
-        return [BrokenImage(names[position], reason) for position, reason in sorted(self.bad)]
+    def broken_images(self, names: Sequence[str]) -> list[BrokenImage]:
+        """The broken images by name."""
+        return [BrokenImage(names[position], reason) for position, reason in sorted(self.broken)]
 
 
 @dataclass(frozen=True, eq=False)
 class PixelStore:
-    """N images of any sizes in a row: `pixels` uint8 (bytes,), each image (height, width, 3) from its offset on.
+    """N images of any size, one behind the other: uint8 (bytes,), each (height, width, 3) from its offset on.
 
-    So a crop is scaled two to three times as fast as from planes, and OpenCV takes it as it is.
-    A broken image shares the bytes of the one that stands in for it. `bad` are the broken ones.
+    With channels last, crops are resized two to three times as fast, and OpenCV can use the memory as it is. A broken
+    image shares the bytes of its replacement.
     """
 
     pixels: Tensor
     offsets: Tensor  # (N,) int64
     heights: Tensor  # (N,) int64
     widths: Tensor  # (N,) int64
-    bad: list[BrokenImage]
-    uniform: bool = field(init=False)  # whether all have the same size
+    broken: list[BrokenImage]
+    uniform: bool = field(init=False)  # whether all images have the same size
 
     def __post_init__(self) -> None:
         same = all(bool((sides == sides[0]).all()) for sides in (self.heights, self.widths))
@@ -69,14 +72,14 @@ class PixelStore:
         return len(self.offsets)
 
     def image(self, index: int) -> Tensor:
-        """One image, uint8 (3, height, width): a view of the store."""
+        """One image, uint8 (3, height, width): a view of the stored bytes."""
         offset, height, width = (int(column[index]) for column in (self.offsets, self.heights, self.widths))
         return self.pixels[offset : offset + CHANNELS * height * width].view(height, width, CHANNELS).permute(2, 0, 1)
 
     def batch(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Images `index` (B,) as uint8 (B, 3, H, W), their channels last in memory, heights (B,), widths (B,).
+        """Images `index` (B,) as uint8 (B, 3, H, W), channels last in memory, with heights (B,) and widths (B,).
 
-        Smaller ones have zeros below and to the right.
+        Smaller images are padded with zeros at the bottom and on the right.
         """
         heights, widths = self.heights[index], self.widths[index]
         if self.uniform:
@@ -93,8 +96,8 @@ class PixelStore:
         return images, heights, widths
 
 
-def make_pixel_store(pixels: Tensor, rows: ImageIndex, names: Sequence[str]) -> PixelStore:
-    """A store of images decoded in order; at least one must be good."""
-    source, starts = rows.places()
-    heights, widths = torch.tensor(rows.sizes)[source].T
-    return PixelStore(pixels, starts[source], heights, widths, rows.broken(names))
+def make_pixel_store(pixels: Tensor, index: ImageIndex, names: Sequence[str]) -> PixelStore:
+    """A store of images decoded in order; at least one must be readable."""
+    source, offsets = index.locate()
+    heights, widths = torch.tensor(index.sizes)[source].T
+    return PixelStore(pixels, offsets[source], heights, widths, index.broken_images(names))

@@ -1,6 +1,6 @@
-"""Images read in place from .zip and .tar archives by an index of offsets; nothing is ever extracted.
+"""Images read in place from .zip and .tar archives through an index of offsets; nothing is ever extracted.
 
-Extraction filters have been bypassed twice (CVE-2025-4517, CVE-2026-11940); what is never extracted cannot escape.
+Extraction filters have been bypassed twice (CVE-2025-4517, CVE-2026-11940); without extraction nothing can escape.
 """
 
 import contextlib
@@ -20,12 +20,12 @@ import numpy.typing as npt
 
 from lwcl.data.decode import UnreadableImageError
 from lwcl.data.sources.files import (
-    CHECKSUM,
+    COMPRESSED_SIZE,
+    COMPRESSION,
+    CRC32,
     MAX_FILE_BYTES,
-    METHOD,
     OFFSET,
     SIZE,
-    STORED,
     FileEntry,
     FileListing,
     is_image_name,
@@ -37,7 +37,7 @@ from lwcl.system.atomic_files import cache_folder, crash_point, write_atomically
 
 INDEX_VERSION = 1
 ZIP_HEADER = struct.Struct("<4s22xHH")  # a member's local header: signature, lengths of its name and extra field
-MAX_MTIME_NS = 2**62  # modification times beyond are a lie, and would not fit 64 bits
+MAX_MTIME_NS = 2**62  # later modification times are wrong, and would not fit into 64 bits
 
 
 class ZipArchive(NamedTuple):
@@ -48,31 +48,32 @@ class ZipArchive(NamedTuple):
 
     @property
     def kind(self) -> str:
-        """See `Source`."""
+        """See `FileContainer`."""
         return "zip"
 
     def listing(self) -> FileListing:
-        """See `Source`."""
+        """See `FileContainer`."""
         return cached_listing(self.path, self.stamp, lambda: list_archive(self.path, zip_members(self.path)))
 
     def read(self, name: str, row: npt.NDArray[np.int64]) -> bytes:
-        """See `Source`. The checksum is verified, and no more is unpacked than the index declares."""
-        size, offset, stored, method = (int(row[column]) for column in (SIZE, OFFSET, STORED, METHOD))
+        """See `FileContainer`. The checksum is verified, and no more is decompressed than the index declares."""
+        columns = (SIZE, OFFSET, COMPRESSED_SIZE, COMPRESSION)
+        size, offset, compressed_size, compression = (int(row[column]) for column in columns)
         check_not_modified(self.path, self.stamp)
-        if method not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise UnreadableImageError(
-                "encrypted" if method < 0 else f"compressed with zip method {method}: only stored and deflated are read"
-            )
+        if compression not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            reason = f"zip compression method {compression} is not supported, only stored and deflated"
+            raise UnreadableImageError("encrypted" if compression < 0 else reason)
         if size > MAX_FILE_BYTES:
             raise UnreadableImageError(f"{size} bytes are more than the limit of {MAX_FILE_BYTES}")
         header = read_image_bytes(self.path, offset, ZIP_HEADER.size)
         if len(header) < ZIP_HEADER.size or not header.startswith(b"PK\3\4"):
-            raise UnreadableImageError("the archive is broken here")
-        data = read_image_bytes(self.path, offset + ZIP_HEADER.size + sum(ZIP_HEADER.unpack(header)[1:]), stored)
-        if method == zipfile.ZIP_DEFLATED:
+            raise UnreadableImageError("the archive is damaged here")
+        start = offset + ZIP_HEADER.size + sum(ZIP_HEADER.unpack(header)[1:])
+        data = read_image_bytes(self.path, start, compressed_size)
+        if compression == zipfile.ZIP_DEFLATED:
             data = inflate(data, size)
-        if len(data) != size or zlib.crc32(data) != row[CHECKSUM]:
-            raise UnreadableImageError("its checksum in the archive is wrong")
+        if len(data) != size or zlib.crc32(data) != row[CRC32]:
+            raise UnreadableImageError("wrong checksum in the archive")
         return data
 
 
@@ -84,31 +85,31 @@ class TarArchive(NamedTuple):
 
     @property
     def kind(self) -> str:
-        """See `Source`."""
+        """See `FileContainer`."""
         return "tar"
 
     def listing(self) -> FileListing:
-        """See `Source`."""
+        """See `FileContainer`."""
         return cached_listing(self.path, self.stamp, lambda: list_archive(self.path, tar_members(self.path)))
 
     def read(self, name: str, row: npt.NDArray[np.int64]) -> bytes:
-        """See `Source`."""
+        """See `FileContainer`."""
         check_not_modified(self.path, self.stamp)
         return read_image_bytes(self.path, int(row[OFFSET]), int(row[SIZE]))
 
 
 def zip_members(path: Path) -> Iterator[tuple[str, FileEntry]]:
-    """Yield (name, numbers) of all files of a zip; an encrypted one has method -1."""
+    """Yield (name, entry) of all files of a zip; encrypted ones have compression -1."""
     with zipfile.ZipFile(path) as archive:
         for member in archive.infolist():
-            method = -1 if member.flag_bits & 1 else member.compress_type
+            compression = -1 if member.flag_bits & 1 else member.compress_type
             if not member.is_dir():
-                entry = (member.file_size, 0, member.CRC, member.header_offset, member.compress_size, method)
+                entry = (member.file_size, 0, member.CRC, member.header_offset, member.compress_size, compression)
                 yield member.filename, entry
 
 
 def tar_members(path: Path) -> Iterator[tuple[str, FileEntry]]:
-    """Yield (name, numbers) of all plain files of a tar: links, devices and sparse files are passed over."""
+    """Yield (name, entry) of all regular files of a tar: links, devices and sparse files are skipped."""
     with tarfile.open(path, "r:", errors="surrogateescape") as archive:
         for member in archive:
             if member.isreg() and not member.issparse():
@@ -117,9 +118,9 @@ def tar_members(path: Path) -> Iterator[tuple[str, FileEntry]]:
 
 
 def list_archive(path: Path, members: Iterable[tuple[str, FileEntry]]) -> FileListing:
-    """The listing of an archive's members; of a name that comes twice the later counts, as when unpacking.
+    """The listing of an archive's members; of duplicate names the last one counts, as when extracting.
 
-    Raises `DataError` for a broken archive, and for member names that lead out of it.
+    Raises `DataError` for a broken archive, or one with member names that point outside of it.
     """
     entries: dict[str, FileEntry] = {}
     others = 0
@@ -127,55 +128,55 @@ def list_archive(path: Path, members: Iterable[tuple[str, FileEntry]]) -> FileLi
         for name, entry in members:
             inside = name.removeprefix("./")
             if inside.startswith(("/", "\\")) or ".." in inside.replace("\\", "/").split("/") or "\0" in inside:
-                remedy = "Pack it anew, with relative paths."
+                remedy = "Pack it again with relative paths."
                 raise DataError(
-                    f"{str(path)!r} has a member that leads out of it: {name!r}.", "It may be hostile.", remedy
+                    f"{str(path)!r} has a member that points outside of it: {name!r}.", "It may be malicious.", remedy
                 )
-            if is_image_name(inside) and min(entry[SIZE], entry[OFFSET], entry[STORED]) >= 0:
+            if is_image_name(inside) and min(entry[SIZE], entry[OFFSET], entry[COMPRESSED_SIZE]) >= 0:
                 entries[inside] = entry
             else:
                 others += 1
     except LwclError:
         raise
     except Exception as error:  # zipfile and tarfile raise nearly everything on hostile archives
-        what = f"{str(path)!r} is not a whole archive."
+        what = f"{str(path)!r} is not a complete archive."
         raise DataError(what, f"{type(error).__name__}: {str(error)!r}.", "Copy or download it again.") from None
-    return make_listing(entries, path, f"{others} other files.")
+    return make_listing(entries, path, f"Found {others} other files.")
 
 
 def inflate(data: bytes, size: int) -> bytes:
-    """Unpack raw deflate to at most `size` bytes and one; raises `UnreadableImageError`."""
+    """Decompress raw deflate data to at most `size` + 1 bytes; raises `UnreadableImageError`."""
     try:
         return zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, size + 1)
     except zlib.error as error:
-        raise UnreadableImageError(f"broken in the archive: {error}") from None
+        raise UnreadableImageError(f"damaged in the archive: {error}") from None
 
 
 def file_stamp(path: Path) -> tuple[int, int]:
-    """Size and modification time (ns): what an archive's index is valid for."""
+    """Size and modification time (ns): an archive's index is valid for these."""
     info = os.stat(path)
     return info.st_size, info.st_mtime_ns
 
 
 def check_not_modified(path: Path, stamp: tuple[int, int]) -> None:
-    """Raises `DataError` when an archive is no longer what was indexed: its offsets would give other bytes."""
+    """Raises `DataError` if an archive was modified after it was indexed: its offsets would no longer be right."""
     if file_stamp(path) != stamp:
-        raise DataError(f"{str(path)!r} has changed while it was in use.", remedy="Start again when it is whole.")
+        raise DataError(f"{str(path)!r} changed while it was in use.", remedy="Start again once it is complete.")
 
 
 def cached_listing(path: Path, stamp: tuple[int, int], build: Callable[[], FileListing]) -> FileListing:
-    """The listing that `build` gives, kept in the cache folder by absolute path, and valid for this stamp.
+    """The listing that `build` returns, cached by absolute path and valid for this stamp.
 
-    25,000 members: 0.006 s instead of 0.2 s (zip) or 0.6 s (tar). A cache that cannot be read or written is no error.
+    25,000 members: 0.006 s instead of 0.2 s (zip) or 0.6 s (tar). A cache that is not readable or writable is no error.
     """
     key = hashlib.sha256(os.fsencode(path.absolute())).hexdigest()[:32]
     file = cache_folder() / "index" / f"{key}.npz"
     valid = np.array([INDEX_VERSION, *stamp])
-    with contextlib.suppress(Exception):  # whatever a broken file raises
-        kept = np.load(io.BytesIO(file.read_bytes()), allow_pickle=False)
-        if (kept["valid"] == valid).all():  # numpy's archive verifies its checksums
-            names = kept["names"].tobytes().decode("utf-8", "surrogateescape").split("\0")
-            return FileListing(names, kept["table"])
+    with contextlib.suppress(Exception):  # a damaged file may raise anything
+        cached = np.load(io.BytesIO(file.read_bytes()), allow_pickle=False)
+        if (cached["valid"] == valid).all():  # np.load verifies the checksums
+            names = cached["names"].tobytes().decode("utf-8", "surrogateescape").split("\0")
+            return FileListing(names, cached["table"])
     listing = build()
     names = "\0".join(listing.names).encode("utf-8", "surrogateescape")
     content = io.BytesIO()

@@ -1,4 +1,4 @@
-"""One `--data` value as a part of an image set: names, splits, classes, and something that gives the pictures."""
+"""One `--data` value as an image source: its names, splits and classes, and a reader of its images."""
 
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -10,7 +10,7 @@ from PIL import Image
 from lwcl.data.decode import UnreadableImageError, decode
 from lwcl.data.sources.archives import TarArchive, ZipArchive, file_stamp
 from lwcl.data.sources.files import (
-    CHECKSUM,
+    CRC32,
     FileContainer,
     FileListing,
     ImageFolder,
@@ -25,62 +25,61 @@ COMPRESSION_SIGNATURES = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz
 
 
 class ImageReader(Protocol):
-    """Gives a part's images by row."""
+    """Reads a source's images by row."""
 
-    def image(self, row: int, at_least: int | None) -> Image.Image:
-        """One image in RGB (`at_least` as in `decode`); raises `UnreadableImageError`."""
+    def image(self, row: int, min_side: int | None) -> Image.Image:
+        """One image in RGB (`min_side` as in `decode`); raises `UnreadableImageError`."""
 
 
 class ImageSource(NamedTuple):
-    """What one `--data` value holds; the lists and `marks` have an entry for each row of `pictures`."""
+    """What one `--data` value holds; the lists and `content_keys` have one entry per row of `reader`."""
 
     kind: str
     names: list[str]
     splits: list[str]  # train, val, test, other, or "" for no split
-    classes: list[str]  # "" for unlabelled
-    marks: npt.NDArray[np.int64]  # (rows, m): numbers that change with an image's content, for the fingerprint
-    pictures: ImageReader
+    classes: list[str]  # "" for unlabelled images
+    content_keys: npt.NDArray[np.int64]  # (rows, m): sizes, times or checksums, for the fingerprint
+    reader: ImageReader
 
 
 class FileReader(NamedTuple):
-    """Pictures that are decoded from a source's files."""
+    """Decodes the files of a container."""
 
-    source: FileContainer
+    container: FileContainer
     listing: FileListing
 
-    def image(self, row: int, at_least: int | None) -> Image.Image:
-        """See `Pictures`."""
+    def image(self, row: int, min_side: int | None) -> Image.Image:
+        """See `ImageReader`."""
         try:
-            data = self.source.read(self.listing.names[row], self.listing.table[row])
+            data = self.container.read(self.listing.names[row], self.listing.table[row])
         except OSError as error:
-            raise UnreadableImageError(f"cannot be read: {error.strerror or error}") from None
-        return decode(data, at_least=at_least)
+            raise UnreadableImageError(f"not readable: {error.strerror or error}") from None
+        return decode(data, min_side=min_side)
 
 
 class ArrayReader(NamedTuple):
-    """Pictures that are in memory: uint8 (rows, height, width, 3)."""
+    """Images in memory: uint8 (rows, height, width, 3)."""
 
     pixels: npt.NDArray[np.uint8]
 
-    def image(self, row: int, at_least: int | None) -> Image.Image:
-        """See `Pictures`."""
+    def image(self, row: int, min_side: int | None) -> Image.Image:
+        """See `ImageReader`."""
         return Image.fromarray(self.pixels[row])
 
 
 def source_from_files(spec: str) -> ImageSource:
-    """A folder, list or archive as a part; raises as `open_container` and `Source.listing`."""
-    source = open_container(spec)
-    listing = source.listing()
+    """A folder, list or archive as a source; raises as `open_container` and `FileContainer.listing`."""
+    container = open_container(spec)
+    listing = container.listing()
     splits, classes = parse_folder_layout(listing.names)
-    return ImageSource(
-        source.kind, listing.names, splits, classes, listing.table[:, : CHECKSUM + 1], FileReader(source, listing)
-    )
+    keys = listing.table[:, : CRC32 + 1]
+    return ImageSource(container.kind, listing.names, splits, classes, keys, FileReader(container, listing))
 
 
 def open_container(spec: str) -> FileContainer:
-    """The source that a path means: a folder, an archive (told by its content), or a .txt list.
+    """The container at a path: a folder, an archive (detected by its content), or a .txt list.
 
-    Raises `UsageError` for what does not exist or is none of these, `DataError` for what cannot be read.
+    Raises `UsageError` if there is none, `DataError` if it cannot be read.
     """
     path = Path(spec).expanduser()
     try:
@@ -92,15 +91,16 @@ def open_container(spec: str) -> FileContainer:
         raise missing_path_error(path) from None
     except OSError as error:
         raise DataError(f"Cannot read {spec!r}.", f"{error.strerror}.", "Check the path and its permissions.") from None
-    packed = next((name for signature, name in COMPRESSION_SIGNATURES.items() if head.startswith(signature)), None)
-    if packed:
-        remedy = "Pack the images as a .zip or a plain .tar: images hardly shrink."
-        raise DataError(f"{spec!r} is compressed with {packed}.", "A compressed tar cannot be read in place.", remedy)
+    compression = next((name for signature, name in COMPRESSION_SIGNATURES.items() if head.startswith(signature)), None)
+    if compression:
+        remedy = "Pack the images as a .zip or an uncompressed .tar: images hardly compress."
+        what = f"{spec!r} is compressed with {compression}."
+        raise DataError(what, "Compressed tar archives cannot be read in place.", remedy)
     return detect_container(path, head)
 
 
 def detect_container(path: Path, head: bytes) -> FileContainer:
-    """The source that a file with these first bytes is; raises `UsageError`."""
+    """The container type of a file with these first bytes; raises `UsageError`."""
     ending = path.suffix.lower()
     if head.startswith((b"PK\3\4", b"PK\5\6")) or ending == ".zip":
         return ZipArchive(path, file_stamp(path))

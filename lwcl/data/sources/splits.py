@@ -1,4 +1,4 @@
-"""What folder names say: which images are for training, which for validation, and of which class each is.
+"""Splits and classes read from folder names, and stratified hold-out sets.
 
 Pure functions of names; the conventions are those of ImageNet, Imagenette, CIFAR as PNG files and torchvision's
 ImageFolder.
@@ -19,23 +19,23 @@ SPLIT_FOLDER_NAMES = {
     "test": ("test", "testing"),
 }
 SPLIT_BY_FOLDER_NAME = {word: split for split, words in SPLIT_FOLDER_NAMES.items() for word in words}
-OTHER_SPLIT = "other"  # beside the splits of a source, in none of them
-MAX_SPLIT_DEPTH = 3  # splits are looked for this deep below the folders that all names share
+OTHER_SPLIT = "other"  # next to the splits of a source, but in none of them
+MAX_SPLIT_DEPTH = 3  # levels below the folders that all names share
 
 
 class FolderLayout(NamedTuple):
-    """For each name: its split (train, val, test, `other`, or "" where its source has none), its class or ""."""
+    """For each name its split (train, val, test, other, or "" if its source has none) and its class or ""."""
 
     splits: list[str]
     classes: list[str]
 
 
 def parse_folder_layout(names: Sequence[str]) -> FolderLayout:
-    """Read the folders of one source's names.
+    """Read splits and classes from the folders of one source's names.
 
-    Below the folders that all share, the first of three levels with a training folder and a val or test folder
-    beside it holds the splits; a source whose shared folders name one split is all of that. The class is the first
-    folder below the split's (else below the shared ones), if there are at least two such.
+    Below the folders that all names share, the first of three levels with a training folder next to a val or test
+    folder defines the splits; if a shared folder names a split, all images belong to it. The class is the first folder
+    below the split (else below the shared folders), if there are at least two.
     """
     folders = [name.split("/")[:-1] for name in names]
     first, last = min(folders), max(folders)
@@ -57,21 +57,21 @@ def parse_folder_layout(names: Sequence[str]) -> FolderLayout:
 
 
 def classes_at_level(folders: Sequence[Sequence[str]], level: int) -> list[str]:
-    """The folder at this level of each path, "" where there is none; all "" if fewer than two different ones."""
+    """The folder at this level of each path, "" if there is none; all "" if fewer than two differ."""
     classes = [path[level] if len(path) > level else "" for path in folders]
     return classes if len(set(classes) - {""}) >= 2 else [""] * len(classes)
 
 
 def has_splits(splits: Sequence[str]) -> bool:
-    """Whether both a training split and one to validate on are there."""
+    """Whether there is both a training split and a validation or test split."""
     present = set(splits)
     return "train" in present and bool(present & {"val", "test"})
 
 
 def positions_of_split(splits: Sequence[str], split: Split) -> npt.NDArray[np.int64]:
-    """Positions of the images of a split; all of them where there are no splits.
+    """Positions of the images of a split; all of them if there are no splits.
 
-    `val` means test where there is no val. What comes from a source without any split is for training.
+    `val` means test if there is no val. Images of sources without splits count as training images.
     """
     if split == "all" or not has_splits(splits):
         return np.arange(len(splits))
@@ -82,9 +82,10 @@ def positions_of_split(splits: Sequence[str], split: Split) -> npt.NDArray[np.in
 def stratified_holdout(
     names: Sequence[str], labels: Sequence[int], fraction: float, seed: int
 ) -> npt.NDArray[np.bool_]:
-    """Which images to hold out: the same fraction of each label, at least one of two, by a hash of (seed, name).
+    """Which images (N,) bool to hold out: the same fraction of each label, by a hash of (seed, name).
 
-    An image's place in the order depends on nothing but its name, so a set that grows keeps most of its split.
+    At least one image of a label stays on each side, if it has two. A name's rank depends on nothing else, so a set
+    that grows keeps most of its split.
     """
     groups: dict[int, list[tuple[bytes, int]]] = {}
     for position, (name, label) in enumerate(zip(names, labels, strict=True)):

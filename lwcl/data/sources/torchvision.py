@@ -1,6 +1,6 @@
 """torchvision's data sets by name: `tv/NAME:ROOT`. torchvision finds and checks the files; lwcl decodes them.
 
-torchvision is imported only when such a set is opened, and downloads only when asked to.
+torchvision is imported only when such a data set is opened, and downloads only on request.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ from lwcl.errors import DataError, UsageError
 from lwcl.settings import unknown_name
 
 TORCHVISION_PREFIX = "tv/"
-SplitArguments = Mapping[str, Mapping[str, Any]]  # our name of a split -> torchvision's arguments for it
+SplitArguments = Mapping[str, Mapping[str, Any]]  # split -> torchvision's arguments
 TRAIN_FLAG_SPLITS: SplitArguments = {"train": {"train": True}, "test": {"train": False}}
 TRAIN_TEST_SPLITS: SplitArguments = {split: {"split": split} for split in ("train", "test")}
 TRAIN_VAL_TEST_SPLITS: SplitArguments = {split: {"split": split} for split in ("train", "val", "test")}
@@ -45,51 +45,42 @@ TORCHVISION_SETS: dict[str, tuple[str, SplitArguments]] = {
 
 
 class PathReader(NamedTuple):
-    """Pictures that are files anywhere."""
+    """Decodes files at any paths."""
 
     paths: list[Path]
 
-    def image(self, row: int, at_least: int | None) -> Image.Image:
-        """See `Pictures`."""
+    def image(self, row: int, min_side: int | None) -> Image.Image:
+        """See `ImageReader`."""
         try:
-            return decode(read_image_bytes(self.paths[row]), at_least=at_least)
+            return decode(read_image_bytes(self.paths[row]), min_side=min_side)
         except OSError as error:
-            raise UnreadableImageError(f"cannot be read: {error.strerror or error}") from None
+            raise UnreadableImageError(f"not readable: {error.strerror or error}") from None
 
 
 def open_torchvision_source(spec: str, download: bool) -> ImageSource:
-    """A torchvision data set, all its splits, as a part.
+    """A torchvision data set with all its splits.
 
-    Raises `UsageError` for an unknown name or a missing root, `DataError` when it is not there (and not downloaded).
+    Raises `UsageError` for an unknown name or a missing root, `DataError` if it is missing and not downloaded.
     """
     name, _, root = spec.removeprefix(TORCHVISION_PREFIX).partition(":")
     if name.lower() not in TORCHVISION_SETS:
         raise unknown_name("torchvision data set", name, TORCHVISION_SETS)
     if not root:
-        raise UsageError(f"{spec!r} does not say where the set is.", remedy=f"Give {TORCHVISION_PREFIX}{name}:FOLDER.")
+        raise UsageError(f"{spec!r} has no folder.", remedy=f"Give {TORCHVISION_PREFIX}{name}:FOLDER.")
     kind, splits = TORCHVISION_SETS[name.lower()]
-    found = [(split, open_torchvision_split(kind, root, choice, download)) for split, choice in splits.items()]
-    names = [split for split, dataset in found for _ in range(len(dataset))]
-    classes = [label for _, dataset in found for label in class_name_per_image(dataset)]
-    first = found[0][1]
-    if hasattr(first, "data"):
-        return source_from_arrays(
-            f"{TORCHVISION_PREFIX}{name}",
-            np.concatenate([pixel_array_of(dataset) for _, dataset in found]),
-            names,
-            classes,
-        )
-    return source_from_paths(
-        f"{TORCHVISION_PREFIX}{name}",
-        [path for _, dataset in found for path in image_paths_of(dataset)],
-        root,
-        names,
-        classes,
-    )
+    sets = {split: open_torchvision_split(kind, root, choice, download) for split, choice in splits.items()}
+    split_names = [split for split, dataset in sets.items() for _ in range(len(dataset))]
+    classes = [label for dataset in sets.values() for label in class_name_per_image(dataset)]
+    source_kind = f"{TORCHVISION_PREFIX}{name}"
+    if all(hasattr(dataset, "data") for dataset in sets.values()):
+        pixels = np.concatenate([pixel_array_of(dataset) for dataset in sets.values()])
+        return source_from_arrays(source_kind, pixels, split_names, classes)
+    paths = [path for dataset in sets.values() for path in image_paths_of(dataset)]
+    return source_from_paths(source_kind, paths, root, split_names, classes)
 
 
 def open_torchvision_split(kind: str, root: str, choice: Mapping[str, Any], download: bool) -> Any:
-    """One split as torchvision's data set, downloaded if it is missing and `download`; raises `DataError`."""
+    """One split as torchvision's data set, downloaded if it is missing and `download` is set; raises `DataError`."""
     from torchvision import datasets
 
     make = getattr(datasets, kind)
@@ -102,14 +93,14 @@ def open_torchvision_split(kind: str, root: str, choice: Mapping[str, Any], down
                 raise
             return make(where, **choice, download=True)
     except ImportError as error:
-        raise DataError(f"{kind} cannot be read.", f"{error}.", f"pip install {error.name or 'scipy'}") from None
+        raise DataError(f"{kind} needs another package.", f"{error}.", f"pip install {error.name or 'scipy'}") from None
     except (RuntimeError, OSError) as error:
         remedy = "Check the network and the disk." if download else "Check the folder, or add --download."
         raise DataError(f"{kind} is not in {root!r}.", str(error).split(". You can use")[0] + ".", remedy) from None
 
 
 def class_name_per_image(dataset: Any) -> list[str]:
-    """The class name of each image, "" for unlabelled ones: torchvision keeps labels under four names."""
+    """The class name of each image, "" for unlabelled ones; torchvision has four attribute names for labels."""
     pairs = getattr(dataset, "samples", getattr(dataset, "_samples", None))
     if pairs is not None:
         labels: Sequence[Any] = [label for _, label in pairs]
@@ -120,13 +111,13 @@ def class_name_per_image(dataset: Any) -> list[str]:
 
 
 def class_name_of(titles: Sequence[Any] | None, label: int) -> str:
-    """The name of a class; its number where the set has no names. Imagenette has several names for one: the first."""
+    """The name of a class, or its number if it has none. Imagenette has several names for a class: the first."""
     title = titles[label] if titles else label
     return str(title[0] if isinstance(title, tuple) else title)
 
 
 def pixel_array_of(dataset: Any) -> npt.NDArray[np.uint8]:
-    """The images of a set that is in memory, uint8 (N, height, width, 3), whatever their layout there."""
+    """The images of an in-memory data set as uint8 (N, height, width, 3), whatever its own layout."""
     pixels = np.asarray(dataset.data)
     if pixels.ndim == 3:
         return np.repeat(pixels[:, :, :, None], 3, axis=3)
@@ -134,7 +125,7 @@ def pixel_array_of(dataset: Any) -> npt.NDArray[np.uint8]:
 
 
 def image_paths_of(dataset: Any) -> list[Path]:
-    """The files of a set that is not in memory."""
+    """The image files of a data set that is not in memory."""
     pairs = getattr(dataset, "samples", getattr(dataset, "_samples", None))
     if pairs is not None:
         return [Path(path) for path, _ in pairs]
@@ -142,9 +133,9 @@ def image_paths_of(dataset: Any) -> list[Path]:
 
 
 def source_from_paths(kind: str, paths: list[Path], root: str, splits: list[str], classes: list[str]) -> ImageSource:
-    """Files as a part, named relative to the root; their sizes and times are their marks."""
+    """Files as a source, named relative to the root, with their sizes and times as content keys."""
     above = Path(root).expanduser()
     names = [path.relative_to(above).as_posix() for path in paths]
     infos = [path.stat() if path.exists() else None for path in paths]
-    marks = np.array([(info.st_size, info.st_mtime_ns) if info else (-1, -1) for info in infos], dtype=np.int64)
-    return ImageSource(kind, names, splits, classes, marks, PathReader(paths))
+    keys = np.array([(info.st_size, info.st_mtime_ns) if info else (-1, -1) for info in infos], dtype=np.int64)
+    return ImageSource(kind, names, splits, classes, keys, PathReader(paths))
