@@ -1,4 +1,4 @@
-"""Every formula, as a pure function of tensors.
+"""Losses and formulas, as pure functions of tensors.
 
 B images in a batch, D the width of an embedding, K keys in a queue, N samples, C classes. Similarities are cosines: dot
 products of unit vectors. Losses are computed in float32 or wider, whatever the precision of the encoder.
