@@ -1,4 +1,4 @@
-"""Worker processes: they make the items of batches, which come in order whatever their number."""
+"""Worker processes that load batches, in order for any number of workers."""
 
 import warnings
 from collections.abc import Iterable, Iterator
@@ -19,51 +19,51 @@ def worker_count(workers: int | None, images: int) -> int:
 
 
 def load_in_workers(dataset: Dataset[Any], batches: Iterable[list[Any]], workers: int) -> Iterator[Any]:
-    """What `dataset` gives for each batch, in order, made by worker processes (0: by this one).
+    """The items of `dataset` for each batch, in order, loaded by worker processes (0: by this process).
 
-    That is a list of items, or what its `__getitems__` returns. A lost worker is a `DataError`; an `LwclError` of a
-    worker is raised here as it was there.
+    A batch is a list of items, or what `__getitems__` of the data set returns. Raises `DataError` if a worker died, and
+    an `LwclError` of a worker as it was raised there.
     """
     timeout = WORKER_TIMEOUT if workers else 0
     try:
         guarded = ErrorReturningDataset(dataset)
-        for found in iterate_data_loader(
+        for items in iterate_data_loader(
             guarded, batch_sampler=batches, num_workers=workers, collate_fn=keep_items, timeout=timeout
         ):
-            if isinstance(found, LwclError):
-                raise found
-            yield found
+            if isinstance(items, LwclError):
+                raise items
+            yield items
     except RuntimeError as error:
         if "DataLoader" not in str(error):
             raise
         raise DataError(
-            "A process that decodes images died or hangs.",
+            "A worker process died or hangs.",
             " ".join(str(error).split())[:200],
             "Give the machine more memory, or fewer --workers.",
         ) from None
 
 
 class ErrorReturningDataset(Dataset[Any]):
-    """A data set that returns its errors: raised in a worker, they would come back as the text of a traceback."""
+    """A data set that returns its errors: raised in a worker, they would arrive as the text of a traceback."""
 
     def __init__(self, dataset: Dataset[Any]) -> None:
         self.dataset = dataset
 
-    def __getitems__(self, places: list[Any]) -> Any:
-        several = getattr(self.dataset, "__getitems__", lambda places: [self.dataset[place] for place in places])
+    def __getitems__(self, batch: list[Any]) -> Any:
+        get = getattr(self.dataset, "__getitems__", lambda batch: [self.dataset[item] for item in batch])
         try:
-            return several(places)
+            return get(batch)
         except LwclError as error:
             return error
 
 
 def iterate_data_loader(dataset: Dataset[Any], **options: Any) -> Iterator[Any]:
-    """What a `DataLoader` gives, without its opinion on the number of workers: that is the user's, or a rule's."""
+    """The batches of a `DataLoader`, without its warning about the number of workers."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "This DataLoader will create")
         return iter(DataLoader(dataset, **options))
 
 
 def keep_items(items: list[Any]) -> list[Any]:
-    """Keeps the loader from stacking items itself."""
+    """Collates nothing: items stay as they are."""
     return items

@@ -148,7 +148,7 @@ def weight_gradient(gradient: Tensor, images: Tensor, weight: Tensor, stride: in
 
 
 def stack_maps(x: Tensor, g: Tensor, reach: int, stride: int) -> tuple[Tensor, Tensor]:
-    """The n maps and their gradients as one, (1, n * (h + blank), w, c), with at least `reach` blank rows after each."""
+    """The n maps and their gradients as one, (1, n * (h + blank), w, c), at least `reach` blank rows after each."""
     rows = -(-(x.shape[1] + reach) // stride)
     x = F.pad(x, (0, 0, 0, 0, 0, rows * stride - x.shape[1]))
     g = F.pad(g, (0, 0, 0, 0, 0, rows - g.shape[1]))
