@@ -16,9 +16,7 @@ from lwcl.data.augment.colour import (
 )
 from lwcl.system.compute import torch_threads
 
-CHUNK_ELEMENTS = (
-    1 << 18
-)  # elements of a chunk: 1 MiB of float32 fits the cache and needs few calls
+CHUNK_ELEMENTS = 1 << 18  # elements of a chunk: 1 MiB of float32 fits the cache and needs few calls
 
 CropWriter = Callable[[list[int], Tensor], None]  # writes crops of some images, in [0, 255], into (n, 3, size, size)
 
