@@ -114,14 +114,9 @@ def fit(
         for group in optimizer.param_groups:
             group["lr"] = lr
         torch.manual_seed(step_seed(seed, done))
-        # 3. Loss and gradient, a micro-batch at a time. Memories still hold earlier batches only.
+        # 3. Loss and gradient. Memories still hold earlier batches only.
         optimizer.zero_grad(set_to_none=True)
-        losses = []
-        for microbatch in split_microbatches(batch, recipe.accumulate):
-            with compute.context():
-                loss = method.loss(net, microbatch, epoch)
-            (loss.total / recipe.accumulate).backward()  # type: ignore[no-untyped-call]
-            losses.append(loss)
+        losses = compute_gradients(method, net, batch, epoch, recipe.accumulate, compute)
         distributed.average_gradients(trained)
         norm = nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
         # 4. Check before the update, so that the weights stay usable.
@@ -133,6 +128,19 @@ def fit(
         method.after_step(net, Progress(done, done / steps_per_epoch, recipe.epochs))
         seconds = time.perf_counter() - begun
         yield TrainStep(done, done / steps_per_epoch, lr, metrics, grad_norm, losses[-1].pairs, waited, seconds)
+
+
+def compute_gradients(
+    method: Method, net: Net, batch: Batch, epoch: float, accumulate: int, compute: Compute
+) -> list[Loss]:
+    """Adds the gradient of the mean loss over `accumulate` micro-batches; returns their losses."""
+    losses = []
+    for microbatch in split_microbatches(batch, accumulate):
+        with compute.context():
+            loss = method.loss(net, microbatch, epoch)
+        (loss.total / accumulate).backward()  # type: ignore[no-untyped-call]
+        losses.append(loss)
+    return losses
 
 
 def read_scalars(losses: list[Loss], norm: Tensor) -> tuple[float, float, dict[str, float]]:

@@ -1,7 +1,7 @@
-"""Every formula, as a pure function of tensors.
+"""Losses and formulas, as pure functions of tensors.
 
 B images in a batch, D the width of an embedding, K keys in a queue, N samples, C classes. Similarities are cosines: dot
-products of unit vectors. Losses are computed in float32 or wider, whatever the precision of the encoder.
+products of unit vectors. Losses are computed in at least float32, in any precision of the encoder.
 """
 
 import functools
@@ -13,58 +13,58 @@ from torch import Tensor
 
 
 class SmoothedTarget(NamedTuple):
-    """A target for the logits [positive, queue]: mass on the positive, on keys by rank of similarity, on every key."""
+    """A target distribution over the logits [positive, queue]."""
 
     positive: float
-    ranks: tuple[float, ...]
-    each: float = 0.0
+    ranks: tuple[float, ...]  # on the nearest key of the queue, the second nearest, ...
+    uniform: float = 0.0  # on every key
 
 
 def positive_negative_cosines(queries: Tensor, keys: Tensor, queue: Tensor) -> tuple[Tensor, Tensor]:
-    """Cosines of queries (B, D) with their keys (B, D) and with the queue (K, D): (B,) and (B, K), at least float32."""
+    """Cosines of queries (B, D) with their keys (B, D) and with a queue (K, D): (B,) and (B, K), at least float32."""
     with torch.autocast(queries.device.type, enabled=False):
         queries, keys = upcast(queries), upcast(keys)
         return (queries * keys).sum(1), queries @ queue.to(queries.dtype).T
 
 
 def upcast(x: Tensor) -> Tensor:
-    """`x` in float32, or in float64 if it is."""
+    """`x` in float32, or unchanged if it is float64."""
     return x if x.dtype == torch.float64 else x.float()
 
 
 def info_nce(positive: Tensor, negative: Tensor, temperature: float) -> Tensor:
-    """Mean cross-entropy with the positive as the one target (MoCo, arXiv 1911.05722, eq. 1); (B,) and (B, K) -> ()."""
+    """Mean cross-entropy with the positive as the target (MoCo, arXiv 1911.05722, eq. 1); (B,) and (B, K) -> ()."""
     return smoothed_info_nce(positive, negative, temperature, SmoothedTarget(1.0, ()))
 
 
 def smoothed_info_nce(positive: Tensor, negative: Tensor, temperature: float, target: SmoothedTarget) -> Tensor:
     """Mean cross-entropy of softmax([positive, negative] / T) with a smoothed target (light-moco, `moco/builder.py`).
 
-    (B,) and (B, K) -> (). Keys are ranked by the query's own similarity to them. No dense target is made: the loss is
-    log-sum-exp(z) - sum of mass x z over what has mass.
+    (B,) and (B, K) -> (). Keys are ranked by their similarity to the query. The loss is computed without a dense
+    target, as logsumexp(z) - sum(target x z) over the entries that are not zero.
     """
     z_positive, z_negative = positive / temperature, negative / temperature
     loss = torch.logaddexp(z_positive, z_negative.logsumexp(1)) - target.positive * z_positive
     if target.ranks:
         nearest = z_negative.topk(len(target.ranks), dim=1).values
         loss = loss - nearest @ nearest.new_tensor(target.ranks)
-    if target.each:
-        loss = loss - target.each * z_negative.sum(1)
+    if target.uniform:
+        loss = loss - target.uniform * z_negative.sum(1)
     return loss.mean()
 
 
-#: Where light-moco's three groups of neighbours end, by the number of neighbours (strategy 2).
+#: The ends of light-moco's three groups of neighbours, by the number of neighbours (strategy 2).
 NEIGHBOUR_GROUPS = {5: (1, 3, 5), 10: (1, 4, 10), 20: (2, 8, 20), 30: (3, 12, 30)}
 
 
 @functools.cache
 def smoothed_target(target: str, mass: float, neighbours: int, queue_size: int) -> SmoothedTarget:
-    """light-moco's targets by name (its code's strategies 1 to 6); all sum to 1.
+    """light-moco's targets by name (strategies 1 to 6 of its code); each sums to 1.
 
-    `top` (1): `mass` shared evenly by the `neighbours` nearest keys. `groups` (2): half, a quarter and a quarter of it
-    on three groups of them. `halving` (3): 0.6 on the positive, then 0.2, 0.1, ... `nearest` (4): half on the nearest
-    key. `uniform` (5): on all keys. `wide-groups` (6): a third of `mass` on each group of the 20 nearest. Raises
-    `ValueError` where a target is not defined.
+    `top` (1): `mass` spread evenly over the `neighbours` nearest keys. `groups` (2): half, a quarter and a quarter of
+    it on three groups of them. `halving` (3): 0.6 on the positive, then 0.2, 0.1, ... `nearest` (4): half on the
+    nearest key. `uniform` (5): `mass` spread over all keys. `wide-groups` (6): a third of `mass` on each group of the
+    20 nearest. Raises `ValueError` for an undefined target.
     """
     if target == "uniform":
         return SmoothedTarget(1 - mass, (), mass / queue_size)
@@ -76,13 +76,12 @@ def smoothed_target(target: str, mass: float, neighbours: int, queue_size: int) 
         return SmoothedTarget(1 - mass, (mass / neighbours,) * neighbours)
     if target == "groups" and neighbours not in NEIGHBOUR_GROUPS:
         raise ValueError(
-            f"--target groups is defined for {', '.join(map(str, NEIGHBOUR_GROUPS))} neighbours, got {neighbours}."
+            f"--target groups needs {', '.join(map(str, NEIGHBOUR_GROUPS))} --neighbours, not {neighbours}."
         )
-    shares, ends = (
-        ((1 / 2, 1 / 4, 1 / 4), NEIGHBOUR_GROUPS[neighbours])
-        if target == "groups"
-        else ((1 / 3,) * 3, NEIGHBOUR_GROUPS[20])
-    )
+    if target == "groups":
+        shares, ends = (1 / 2, 1 / 4, 1 / 4), NEIGHBOUR_GROUPS[neighbours]
+    else:
+        shares, ends = (1 / 3, 1 / 3, 1 / 3), NEIGHBOUR_GROUPS[20]
     ranks: list[float] = []
     for share, start, end in zip(shares, (0, *ends), ends, strict=False):
         ranks += [mass * share / (end - start)] * (end - start)
@@ -94,28 +93,28 @@ def teacher_cross_entropy(
 ) -> Tensor:
     """Mean cross-entropy of softmax(student / T) with softmax(teacher / T_t) as target (SEED, arXiv 2101.04731).
 
-    Each side is what `similarities` gives for the teacher's embeddings as keys: (B,) with the own image's, 1 for the
-    teacher itself, and (B, K) with the queue. () at least the entropy of the target.
+    Each side has cosines with the teacher's embeddings, of the image itself (B,) and of the queue (B, K); see
+    `positive_negative_cosines`. () at least the entropy of the target.
     """
-    z, said = (torch.cat([positive[:, None], negative], 1) for positive, negative in (student, teacher))
-    return F.cross_entropy(z / temperature, (said / teacher_temperature).softmax(1))
+    logits, target = (torch.cat([positive[:, None], negative], 1) for positive, negative in (student, teacher))
+    return F.cross_entropy(logits / temperature, (target / teacher_temperature).softmax(1))
 
 
 def kl_divergence(log_q: Tensor, log_p: Tensor) -> Tensor:
-    """Mean KL(p || q) of B distributions over K anchors, as logarithms (B, K) (CompRess, arXiv 2010.14713); ()."""
+    """Mean KL(p || q) of B distributions over K anchors, from logarithms (B, K) (CompRess, arXiv 2010.14713); ()."""
     return F.kl_div(log_q, log_p, log_target=True, reduction="batchmean")
 
 
 def distribution_overlap(log_q: Tensor, log_p: Tensor) -> Tensor:
-    """Mean mass that two distributions (B, K), as logarithms, put on the same anchors: () in [0, 1], 1 if equal."""
+    """Mean overlap of pairs of distributions, from logarithms (B, K): the sum of minima, () in [0, 1], 1 if equal."""
     return torch.minimum(log_q, log_p).exp().sum(1).mean()
 
 
-MEMORY_CHUNK_ROWS = 8192  # rows of a memory that are widened at a time
+MEMORY_CHUNK_ROWS = 8192  # rows of a memory that are converted at a time
 
 
 class ChunkedMatmul(torch.autograd.Function):
-    """rows (B, D) times a memory (K, D) transposed, in the rows' precision, without a widened copy of the memory."""
+    """Rows (B, D) times a memory (K, D) transposed, in the precision of the rows, without converting all of it."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, memory: Tensor) -> Tensor:
@@ -127,16 +126,15 @@ class ChunkedMatmul(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         """The gradient of the rows (B, D); the memory has none."""
         (memory,) = ctx.saved_tensors
-        of_rows = gradient.new_zeros(len(gradient), memory.shape[1])
-        for part, of_part in zip(
-            torch.split(memory, MEMORY_CHUNK_ROWS), torch.split(gradient, MEMORY_CHUNK_ROWS, 1), strict=True
-        ):
-            of_rows.addmm_(of_part, part.to(gradient.dtype))
-        return of_rows, None
+        rows = gradient.new_zeros(len(gradient), memory.shape[1])
+        chunks = torch.split(memory, MEMORY_CHUNK_ROWS), torch.split(gradient, MEMORY_CHUNK_ROWS, 1)
+        for memory_chunk, gradient_chunk in zip(*chunks, strict=True):
+            rows.addmm_(gradient_chunk, memory_chunk.to(gradient.dtype))
+        return rows, None
 
 
 def cosine_similarities(rows: Tensor, memory: Tensor) -> Tensor:
-    """Cosines of unit rows (B, D) with a memory's (K, D) of any precision: (B, K), at least float32."""
+    """Cosines of unit rows (B, D) with a memory (K, D) of any precision: (B, K), at least float32."""
     with torch.autocast(rows.device.type, enabled=False):
         products: Tensor = ChunkedMatmul.apply(upcast(rows), memory)
         return products
@@ -145,8 +143,8 @@ def cosine_similarities(rows: Tensor, memory: Tensor) -> Tensor:
 def standardised_mse(first: Tensor, second: Tensor) -> Tensor:
     """Mean squared difference of (B, D) and (B, D), each dimension at mean 0 and variance 1 over the batch.
 
-    () in [0, 4]: 2 - 2 x the mean correlation of a dimension. CompRess's Reg-BN (arXiv 2010.14713): batch norm without
-    scale and shift on both sides, in place of unit length. With several processes each takes its own part's statistics.
+    () in [0, 4]: 2 - 2 x the mean correlation over dimensions. CompRess's Reg-BN (arXiv 2010.14713): batch norm without
+    scale and shift on both sides, instead of unit length. Each process uses the statistics of its own part.
     """
     first, second = (F.batch_norm(upcast(x), None, None, training=True) for x in (first, second))
     return (first - second).square().mean()

@@ -1,4 +1,4 @@
-"""Counter-based randomness: every number is a hash of where it is used, never of what was drawn before.
+"""Counter-based random numbers: each is a hash of where it is used, never of what was sampled before.
 
 SplitMix64 (Steele, Lea & Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014, with Stafford's
 variant 13 of the mixing constants) on int64 tensors, whose products wrap like unsigned ones.
@@ -8,11 +8,7 @@ import torch
 from torch import Tensor
 
 GAMMA, MIX_1, MIX_2 = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
-VIEW_STREAM, ORDER_STREAM, STEP_STREAM = (
-    0,
-    1,
-    2,
-)  # what a number is for: equal seeds never share numbers between purposes
+VIEW_STREAM, ORDER_STREAM, STEP_STREAM = 0, 1, 2  # purposes, which never share numbers
 
 
 def wrap_int64(value: int) -> int:
@@ -49,8 +45,7 @@ def stream_key(*path: int) -> Tensor:
 def image_uniforms(seed: int, epoch: int, view: int, index: Tensor, count: int) -> Tensor:
     """`count` numbers for each image: float64 (B, count), uniform in [0, 1), on the device of `index`.
 
-    They depend on the seed, the epoch, the view and the image's place `index` (B,) in the data set, and on nothing
-    else: an image meets the same numbers in whatever batch it comes.
+    They depend only on seed, epoch, view and the position `index` (B,) of an image in the data set, not on its batch.
     """
     keys = child_key(stream_key(seed, VIEW_STREAM, epoch, view).to(index.device), index.to(torch.int64))
     columns = torch.arange(count, device=index.device)

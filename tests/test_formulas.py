@@ -97,7 +97,7 @@ def dense(target: SmoothedTarget, negative: Tensor) -> Tensor:
     """The target as a full row of probabilities for each query, written slowly."""
     rows = torch.zeros(len(negative), 1 + negative.shape[1], dtype=negative.dtype)
     rows[:, 0] = target.positive
-    rows[:, 1:] = target.each
+    rows[:, 1:] = target.uniform
     for row, similarity in zip(rows, negative, strict=True):
         ranked = sorted(range(len(similarity)), key=lambda j: -float(similarity[j]))
         for mass, j in zip(target.ranks, ranked, strict=False):

@@ -3,7 +3,6 @@
 import dataclasses
 import importlib.util
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -172,7 +171,7 @@ def test_groups_of_a_batch_and_of_its_parts(images: ImageSet) -> None:
 
 
 @pytest.fixture
-def byol(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+def byol(monkeypatch: pytest.MonkeyPatch) -> Any:
     """The example's method; other tests do not see it."""
     path = Path(__file__).parents[1] / "examples/own_method.py"
     monkeypatch.setattr(registry, "METHODS", dict(registry.METHODS))

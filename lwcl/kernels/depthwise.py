@@ -1,18 +1,18 @@
-"""Gradients of depthwise convolutions that are fast on a CPU: the sums autograd takes, given to kernels that are fast.
+"""Fast gradients of depthwise convolutions on a CPU: the same sums as autograd's, by faster kernels.
 
-oneDNN (3.12, in torch 2.14) has a fast kernel for the weight gradient of a depthwise convolution, but takes it only for
-filters of at most three columns and maps no shorter than the filter; all others it computes as if the groups were dense
-16 x 16 blocks (`ONEDNN_VERBOSE=1` prints `jit` instead of `jit_dw`), several times slower. Here every sum is written as
-one that the fast kernel is made for:
+oneDNN (3.12, in torch 2.14) has a fast kernel for the weight gradient of a depthwise convolution, but uses it only for
+filters of at most three columns and maps no shorter than the filter. All others are computed as if the groups were
+dense 16 x 16 blocks (`ONEDNN_VERBOSE=1` prints `jit` instead of `jit_dw`), several times slower. Here every sum is
+rewritten for the fast kernel:
 
 * a 5 x 5 filter as filters of 5 x 3: its outer columns see every other column of the map, and in channels_last memory
   two neighbouring columns of c channels are, without a copy, one column of 2c channels;
-* maps shorter than the filter are stacked, rows of zeros between them, into one tall map;
-* a 1 x 1 map meets the filter's centre only: products, forward too.
+* maps shorter than the filter are stacked into one tall map, with rows of zeros between them;
+* on a 1 x 1 map only the centre of the filter counts: products, in the forward pass too.
 
-The input gradient at stride 1 is the forward convolution of the output's gradient with the turned filter: its kernel is
-the faster one. At stride 2 it is taken in float32, as in bfloat16 oneDNN has but a reference kernel. All of it is
-measured by benchmarks/depthwise.py.
+The input gradient at stride 1 is the forward convolution of the output's gradient with the flipped filter, whose kernel
+is faster. At stride 2 it is computed in float32: in bfloat16 oneDNN has only a reference kernel. Measured by
+benchmarks/depthwise.py.
 
 Shapes: n images, c channels, maps h x w, filters (c, 1, k, k) padded by k // 2, stride s, outputs
 (n, c, ceil(h / s), ceil(w / s)); x and g are images and the output's gradient with the channels last, (n, h, w, c).
@@ -29,17 +29,17 @@ SUPPORTED_INSTRUCTION_SETS = ("AVX2", "AVX512")  # where oneDNN's kernels are th
 
 
 def use_fast_depthwise(model: nn.Module) -> int:
-    """Give the depthwise 3 x 3 and 5 x 5 convolutions of `model` the gradients of this file; returns how many got them.
+    """Replaces the gradients of the depthwise 3 x 3 and 5 x 5 convolutions of `model`; returns the number of layers.
 
     Parameters, `state_dict`, types and outputs stay the same, bit for bit. A deep copy keeps the fast gradients, an
-    unpickled model is a plain one. Tensors on other devices take torch's own way, and on a CPU other than x86 so does
-    all of `model`. Subclasses of `nn.Conv2d` (timm's `Conv2dSame`), other filters, paddings, dilations are left alone.
+    unpickled model does not. Tensors on other devices, and CPUs other than x86, use torch's own gradients. Subclasses
+    of `nn.Conv2d` (timm's `Conv2dSame`), other filters, paddings and dilations are left alone.
     """
     if torch.backends.cpu.get_cpu_capability() not in SUPPORTED_INSTRUCTION_SETS:
         return 0
     layers = [module for module in model.modules() if supports_fast_depthwise(module)]
     for layer in layers:
-        layer.__dict__["forward"] = MethodType(forward, layer)
+        layer.__dict__["forward"] = MethodType(FastDepthwise.forward, layer)
     return len(layers)
 
 
@@ -57,18 +57,20 @@ def supports_fast_depthwise(module: nn.Module) -> bool:
     )
 
 
-# Of this name because pickle stores a bound method as its object and name, and so restores `nn.Conv2d.forward`.
-def forward(self: nn.Conv2d, images: Tensor) -> Tensor:
-    """What `nn.Conv2d.forward` computes, (n, c, h, w) to (n, c, ceil(h / s), ceil(w / s)), with fast gradients."""
-    weight, bias = self.weight, self.bias
-    if images.device.type != "cpu" or images.dim() != 4:
-        return nn.Conv2d.forward(self, images)
-    if torch.is_autocast_enabled("cpu"):
-        precision = torch.get_autocast_dtype("cpu")
-        images, weight = images.to(precision), weight.to(precision)
-        bias = None if bias is None else bias.to(precision)
-    output: Tensor = DepthwiseConv.apply(images, weight, bias, self.stride[0])
-    return output
+class FastDepthwise(nn.Conv2d):
+    """Lends its `forward` to layers. Pickle stores a bound method as object and name, so it restores a plain layer."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """What `nn.Conv2d.forward` computes, (n, c, h, w) -> (n, c, ceil(h / s), ceil(w / s)), with fast gradients."""
+        weight, bias = self.weight, self.bias
+        if images.device.type != "cpu" or images.dim() != 4:
+            return nn.Conv2d.forward(self, images)
+        if torch.is_autocast_enabled("cpu"):
+            precision = torch.get_autocast_dtype("cpu")
+            images, weight = images.to(precision), weight.to(precision)
+            bias = None if bias is None else bias.to(precision)
+        output: Tensor = DepthwiseConv.apply(images, weight, bias, self.stride[0])
+        return output
 
 
 class DepthwiseConv(torch.autograd.Function):
@@ -76,7 +78,7 @@ class DepthwiseConv(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, images: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
-        """torch's own convolution, but products for 1 x 1 maps: there torch takes 30-40 ms for 0.2 ms of work."""
+        """torch's convolution, but products for 1 x 1 maps, for which torch takes 30-40 ms instead of 0.2 ms."""
         ctx.save_for_backward(images, weight)
         ctx.stride = stride
         if is_single_pixel(images) and bias is None:
@@ -85,7 +87,7 @@ class DepthwiseConv(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
-        """The gradients of images, weight and bias, where they are asked for."""
+        """The gradients of images, weight and bias, if needed."""
         images, weight = ctx.saved_tensors
         of_images, of_weight, of_bias, _ = ctx.needs_input_grad
         with torch.autocast("cpu", enabled=False):  # the forward pass has chosen the precision
@@ -109,7 +111,7 @@ def centre_weights(weight: Tensor) -> Tensor:
 
 
 def accumulation_dtype(tensor: Tensor) -> torch.dtype:
-    """The precision to sum `tensor` in."""
+    """The precision in which to sum `tensor`."""
     return torch.promote_types(tensor.dtype, torch.float32)
 
 
@@ -146,7 +148,7 @@ def weight_gradient(gradient: Tensor, images: Tensor, weight: Tensor, stride: in
 
 
 def stack_maps(x: Tensor, g: Tensor, reach: int, stride: int) -> tuple[Tensor, Tensor]:
-    """The n maps as one, (1, n * (h + blank), w, c), at least `reach` blank rows after each; so for their gradients."""
+    """The n maps and their gradients as one, (1, n * (h + blank), w, c), at least `reach` blank rows after each."""
     rows = -(-(x.shape[1] + reach) // stride)
     x = F.pad(x, (0, 0, 0, 0, 0, rows * stride - x.shape[1]))
     g = F.pad(g, (0, 0, 0, 0, 0, rows - g.shape[1]))
@@ -154,7 +156,7 @@ def stack_maps(x: Tensor, g: Tensor, reach: int, stride: int) -> tuple[Tensor, T
 
 
 def weight_gradient_three_columns(x: Tensor, g: Tensor, rows: int, down: int, across: int) -> Tensor:
-    """The gradient (c, 1, rows, 3) of filters of three columns and strides (down, across), by torch's own kernel."""
+    """The gradient (c, 1, rows, 3) of filters with three columns and strides (down, across), by the fast kernel."""
     images, gradient = x.permute(0, 3, 1, 2), g.permute(0, 3, 1, 2)
     channels = x.shape[3]
     weight = x.new_empty(channels, 1, rows, 3)
@@ -171,7 +173,7 @@ def pair_columns(x: Tensor) -> Tensor:
 
 
 def weight_gradient_five_columns(x: Tensor, g: Tensor) -> Tensor:
-    """The gradient (c, 1, 5, 5) of stride 1 on an even width: columns 1, 2, 3, and columns 0, 2, 4 from the pairs."""
+    """The gradient (c, 1, 5, 5) at stride 1 and even width: columns 1, 2, 3, and columns 0, 2, 4 from the pairs."""
     near = weight_gradient_three_columns(x, g, 5, 1, 1)
     if x.shape[2] == 2:  # too narrow for the outer columns
         return F.pad(near, (1, 1))
@@ -180,7 +182,7 @@ def weight_gradient_five_columns(x: Tensor, g: Tensor) -> Tensor:
 
 
 def weight_gradient_five_columns_strided(x: Tensor, g: Tensor) -> Tensor:
-    """The gradient (c, 1, 5, 5) of stride 2: even columns of x meet columns 0, 2, 4 of the filter, odd ones 1 and 3."""
+    """The gradient (c, 1, 5, 5) at stride 2: columns 0, 2, 4 of the filter from even columns of x, 1 and 3 from odd."""
     even_odd = weight_gradient_three_columns(pair_columns(x), torch.cat([g, g], dim=3), 5, 2, 1)
     columns = even_odd.view(2, -1, 1, 5, 3).permute(1, 2, 3, 4, 0).flatten(3)
     return columns[..., :5].contiguous()

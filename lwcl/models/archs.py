@@ -1,6 +1,6 @@
-"""The names of timm's models: they stand in `archs.txt`, so that timm need not be imported to know them.
+"""The names of timm's models, from `archs.txt`, so that timm need not be imported to check one.
 
-Another timm than the list was made from is asked before a name is refused.
+If another version of timm is installed than the list is of, timm itself is asked before a name is refused.
 """
 
 import difflib
@@ -13,7 +13,7 @@ from lwcl.settings import unknown_name
 
 @cache
 def known_archs() -> tuple[str, tuple[str, ...]]:
-    """The version of timm that `archs.txt` was made from, and the names of its models."""
+    """The version of timm that `archs.txt` is of, and the names of its models."""
     first, *names = files("lwcl.models").joinpath("archs.txt").read_text(encoding="utf-8").splitlines()
     return first.removeprefix("# timm "), tuple(names)
 
@@ -21,7 +21,7 @@ def known_archs() -> tuple[str, tuple[str, ...]]:
 def check_arch(name: str) -> str:
     """The name of an architecture of timm; raises `UsageError` with the nearest names.
 
-    A name that is not listed is asked of timm itself (seconds) if it is another timm than the list was made from.
+    For a name that is not listed, another version of timm is imported and asked (seconds).
     """
     version, names = known_archs()
     if name.partition(".")[0] in names:
@@ -36,6 +36,6 @@ def check_arch(name: str) -> str:
 
 
 def suggest_encoder(spec: str) -> str:
-    """What an encoder that is no file may have meant: a question, or "" where no model of timm is near."""
+    """A question that suggests a model of timm for an encoder that was not found; "" if none is similar."""
     near = difflib.get_close_matches(spec, known_archs()[1], n=1, cutoff=0.8)
     return "".join(f"Did you mean random/{name} or timm/{name}?" for name in near)

@@ -1,4 +1,4 @@
-"""timm's models as backbones: built without their classifier, and how their residual branches begin."""
+"""timm's models as backbones: without classifier, and zero initialisation of residual branches."""
 
 from typing import Any
 
@@ -12,14 +12,14 @@ from lwcl.models.archs import check_arch
 def build_backbone(
     arch: str, *, image_size: int | None = None, output_stride: int | None = None
 ) -> tuple[nn.Module, dict[str, Any]]:
-    """A timm model without its classifier and the arguments that made it (beside the name); weights are random.
+    """A randomly initialised timm model without its classifier, and the arguments it was created with.
 
-    `image_size` is passed on only to models with a fixed input size (vision transformers). Raises `UsageError` where
-    timm refuses.
+    `image_size` is passed only to models with a fixed input size (vision transformers). Raises `UsageError` if timm
+    cannot build it.
     """
     arguments: dict[str, Any] = {}
     if output_stride not in (None, 8, 16, 32):
-        raise UsageError(f"--output-stride: got {output_stride}.", remedy="Give 8, 16 or 32.")
+        raise UsageError(f"--output-stride: invalid value {output_stride}.", remedy="Give 8, 16 or 32.")
     try:
         known = timm.get_pretrained_cfg(arch)
         if known is None or known.fixed_input_size:
@@ -29,7 +29,7 @@ def build_backbone(
         return timm.create_model(arch, pretrained=False, num_classes=0, **arguments), arguments
     except (RuntimeError, TypeError, ValueError, AssertionError, NotImplementedError) as error:
         if not timm.is_model(arch) and ":" not in arch:
-            check_arch(arch)  # refuses it, with the nearest names
+            check_arch(arch)  # raises an error with the nearest names
         given = ", ".join(f"{name}={value}" for name, value in arguments.items()) or "its defaults"
         raise UsageError(
             f"timm cannot build {arch!r} with {given}.",
@@ -39,9 +39,10 @@ def build_backbone(
 
 
 def zero_init_residuals(backbone: nn.Module) -> int:
-    """Starts the residual branches of MobileNet-like blocks at zero, as timm's ResNets do; gives how many there are.
+    """Zero-initialises the residual branches of MobileNet-like blocks, as timm's ResNets do; returns their number.
 
-    The last normalisation of a branch gets weight 0 (Goyal et al., arXiv 1706.02677, 5.1): the net begins shallow.
+    The last normalisation of a branch gets weight 0 (Goyal et al., arXiv 1706.02677, 5.1): each block starts as the
+    identity.
     """
     count = 0
     for block in backbone.modules():

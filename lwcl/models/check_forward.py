@@ -1,4 +1,4 @@
-"""One forward pass before anything long begins: an architecture may be built and still refuse images of some sizes."""
+"""One forward pass as a check of the image size, before anything long starts: some architectures refuse some sizes."""
 
 import torch
 
@@ -12,16 +12,16 @@ def check_forward(encoder: Encoder, size: int) -> None:
     training = encoder.training
     try:
         with torch.no_grad():
-            found = tuple(encoder.eval().features(torch.zeros(1, 3, size, size)).shape)
-        reason = "" if found == (1, encoder.width) else f"Its features have shape {found}, not (1, {encoder.width})."
-    except Exception as error:  # timm's models raise many kinds for a size that does not suit them
+            shape = tuple(encoder.eval().features(torch.zeros(1, 3, size, size)).shape)
+        reason = "" if shape == (1, encoder.width) else f"Its features have shape {shape}, not (1, {encoder.width})."
+    except Exception as error:  # timm's models raise errors of many classes for a size that they do not support
         if is_out_of_memory(error):
             raise
         reason = " ".join(str(error).split())[:200] or type(error).__name__
     encoder.train(training)
     if reason:
         raise UsageError(
-            f"{encoder.arch} does not take images of {size} px.",
+            f"{encoder.arch} does not support images of {size} px.",
             reason,
-            "Give another --image-size, such as a multiple of 32, or the architecture's own.",
+            "Give another --image-size, such as a multiple of 32, or the default of the architecture.",
         )

@@ -1,1 +1,1 @@
-"""Augmentations: parameters drawn for a whole batch, applied by tensors or by OpenCV."""
+"""Augmentations: parameters sampled for a whole batch, applied by tensors or by OpenCV."""

@@ -1,8 +1,7 @@
-"""Gaussian blur for many images at once, each with its own sigma, as sums of shifted images.
+"""Gaussian blur of many images at once, each with its own sigma, as sums of shifted images.
 
-At the sigmas of a view (up to 2 pixels of 224) a kernel has few taps, and adding shifted images is no slower than a
-convolution or a product with a banded matrix. Products and sums round separately, so an image's result is the same bits
-in whatever company.
+At usual sigmas (up to 2 pixels of 224) a kernel has few taps, and adding shifted images is as fast as a convolution or
+a product with a banded matrix. Products and sums round separately, so the bits of an image do not depend on the batch.
 """
 
 import torch
@@ -11,16 +10,16 @@ from torch.nn import functional as F
 
 
 def kernel_radii(sigmas: Tensor) -> Tensor:
-    """The radius of each kernel in pixels: 3 sigma, rounded (n,); what lies beyond is under 0.3% and is left out."""
+    """The radius of each kernel in pixels: 3 sigma, rounded (n,); under 0.3% of the mass lies beyond."""
     return torch.round(3 * sigmas).to(torch.int64)
 
 
 def half_kernels(sigmas: Tensor, limit: int) -> Tensor:
-    """One side of each normalised kernel: (n, reach + 1), the centre first, zeros beyond the kernel's own radius.
+    """Half of each normalised kernel: (n, reach + 1), the centre first, zeros beyond the kernel's own radius.
 
-    The reach is the largest radius, but at most `limit`: a border of s pixels can reflect s - 1.
+    The reach is the largest radius, at most `limit`: only s - 1 pixels of an image of s can be reflected.
     """
-    distance = torch.arange(limit + 1, device=sigmas.device)  # as long for any batch, so that sums have the same bits
+    distance = torch.arange(limit + 1, device=sigmas.device)  # independent of the batch, as are the bits of sums
     bells = torch.exp(-0.5 * (distance / sigmas.to(torch.float64).clamp_min(1e-3)[:, None]) ** 2)
     bells = bells * (distance <= kernel_radii(sigmas)[:, None])
     reach = int(kernel_radii(sigmas).max())
@@ -28,9 +27,9 @@ def half_kernels(sigmas: Tensor, limit: int) -> Tensor:
 
 
 def gaussian_blur_(images: Tensor, kernels: Tensor) -> None:
-    """Blurs float images (n, 3, s, s) in place with kernels whose `sides` are (n, reach + 1), reach < s.
+    """Blurs float images (n, 3, s, s) in place with the kernels of `half_kernels` (n, reach + 1), reach < s.
 
-    Borders are reflected, as torchvision's `gaussian_blur` does; its kernel size is 2 `radii` + 1.
+    Borders are reflected, as in torchvision's `gaussian_blur`, whose kernel size is 2 x radius + 1.
     """
     count = len(images)
     reach = kernels.shape[1] - 1
@@ -45,7 +44,7 @@ def gaussian_blur_(images: Tensor, kernels: Tensor) -> None:
 def symmetric_convolution(flat: Tensor, kernels: Tensor, step: int) -> Tensor:
     """The weighted sum of `flat` (n, L) and itself shifted by multiples of `step` to both sides: (n, L - 2 reach step).
 
-    Rows run on into the next: what is summed across their ends lies in the padding, and is not read.
+    Rows are not separated: sums across their ends lie in the padding and are not used.
     """
     reach = kernels.shape[1] - 1
     length = flat.shape[1] - 2 * reach * step

@@ -1,7 +1,7 @@
-"""Colour jitter and gray for many images at once, in place, with torchvision's tensor semantics.
+"""Colour jitter and grayscale for many images at once, in place, with torchvision's tensor semantics.
 
-Pixels are float (n, 3, P) in [0, 255], P pixels of n images. Only operations that round once are used (no
-fused multiply-add), so an image's result is the same bits in whatever company it is computed.
+Pixels are float (n, 3, P) in [0, 255], P pixels of n images. Every operation rounds separately (no fused multiply-add),
+so the bits of an image do not depend on the batch.
 """
 
 from collections.abc import Collection, Sequence
@@ -14,18 +14,17 @@ from lwcl.config.augmentation import Augmentation
 
 MAX_PIXEL_VALUE = 255.0
 LUMA_WEIGHTS = torch.tensor([0.2989, 0.587, 0.114])  # ITU-R 601, as torchvision's rgb_to_grayscale
-HUE_CHANNEL_OFFSETS = torch.tensor(
-    [2.0, 0.0, 4.0]
-)  # red, green and blue from green, in sixths of the circle; see `shifts`
-IDENTITY_FACTORS = torch.tensor([1.0, 1.0, 1.0, 0.0], dtype=torch.float64)  # strengths that change nothing
+#: Offsets of red, green and blue from green, in sixths of the colour circle; see `hue_shifts`.
+HUE_CHANNEL_OFFSETS = torch.tensor([2.0, 0.0, 4.0])
+IDENTITY_FACTORS = torch.tensor([1.0, 1.0, 1.0, 0.0], dtype=torch.float64)  # factors that change nothing
 MIN_FACTORS = torch.tensor([0.0, 0.0, 0.0, -0.5], dtype=torch.float64)
 HUE_FULL_CIRCLE = torch.tensor([6.0, 0.0, 6.0])
 
 
 def sample_jitter_factors(augmentation: Augmentation, numbers: Tensor, jittered: Tensor) -> Tensor:
-    """The factors (B, 4) of the colour operations from uniform `numbers` (B, 4): ColorJitter's ranges.
+    """The factors (B, 4) of the colour operations, from uniform `numbers` (B, 4), in the ranges of ColorJitter.
 
-    They change nothing where `jittered` (B,) is false.
+    `IDENTITY_FACTORS` where `jittered` (B,) is false.
     """
     strength = torch.tensor(
         [augmentation.brightness, augmentation.contrast, augmentation.saturation, augmentation.hue], dtype=torch.float64
@@ -36,10 +35,10 @@ def sample_jitter_factors(augmentation: Augmentation, numbers: Tensor, jittered:
 
 
 def jitter_coefficients(factors: Tensor) -> Tensor:
-    """What the operations need for factors (n, 4), worked out for all images at once: (n, 4 operations, 4, 1).
+    """The coefficients of the operations for factors (n, 4), for all images at once: (n, 4 operations, 4, 1).
 
-    First the factor; then three numbers for the channels: for contrast and saturation the weights of the gray that is
-    blended in, luma times 1 - factor, for hue the `shifts`, for brightness unused.
+    The factor, then one number per channel: for contrast and saturation the weights of the gray to blend in, luma times
+    1 - factor; for hue the `hue_shifts`; for brightness unused.
     """
     weights = (1 - factors)[:, :, None] * LUMA_WEIGHTS.to(factors.device)
     weights[:, 3] = hue_shifts(factors[:, 3])
@@ -52,23 +51,23 @@ def adjust_brightness_(pixels: Tensor, factor: Tensor, _: Tensor) -> None:
 
 
 def adjust_contrast_(pixels: Tensor, factor: Tensor, weights: Tensor) -> None:
-    """Blends with the image's mean gray and clamps (torchvision `adjust_contrast`)."""
+    """Blends with the mean luma of the image and clamps (torchvision `adjust_contrast`)."""
     gray = (pixels.mean(2, keepdim=True) * weights).sum(1, keepdim=True)
     pixels.mul_(factor).add_(gray).clamp_(0, MAX_PIXEL_VALUE)
 
 
 def adjust_saturation_(pixels: Tensor, factor: Tensor, weights: Tensor) -> None:
-    """Blends with each pixel's gray and clamps (torchvision `adjust_saturation`)."""
+    """Blends each pixel with its luma and clamps (torchvision `adjust_saturation`)."""
     gray = (pixels * weights).sum(1, keepdim=True)
     pixels.mul_(factor).add_(gray).clamp_(0, MAX_PIXEL_VALUE)
 
 
 def adjust_hue_(pixels: Tensor, _: Tensor, shifts: Tensor) -> None:
-    """Turns the hue by a share of the colour circle in [-0.5, 0.5] (torchvision `adjust_hue`).
+    """Shifts the hue by a fraction of the colour circle in [-0.5, 0.5] (torchvision `adjust_hue`).
 
-    Equal to the way through HSV, without divisions and cases. Let V and L be the largest and smallest channel,
-    C = V - L, and D the angle from green in sixths of the circle, positive towards blue. Then
-    C |D| = R + B - G - L + C, with the sign of B - R; and a channel at the angle A from the turned hue is
+    Equal to a conversion to HSV and back, without divisions and branches. Let V and L be the largest and the smallest
+    channel, C = V - L, and D the angle from green in sixths of the circle, positive towards blue. Then
+    C |D| = R + B - G - L + C, with the sign of B - R; and a channel at the angle A from the shifted hue is
     clamp(| |C A| - 3 C | - C + L, L, V).
     """
     red, green, blue = torch.split(pixels, 1, 1)
@@ -83,11 +82,10 @@ def adjust_hue_(pixels: Tensor, _: Tensor, shifts: Tensor) -> None:
 
 
 def hue_shifts(turns: Tensor) -> Tensor:
-    """How far, in sixths of the circle, red, green and blue lie behind the turned angle from green: (n,) -> (n, 3).
+    """Distances, in sixths of the circle, of red, green and blue from the shifted hue of green: (n,) -> (n, 3).
 
-    Red and blue are taken at the side of the circle from which no angle in `adjust_hue_` is farther than 7 sixths:
-    its fold is
-    right up to there.
+    Red and blue are taken on the side of the circle from which no angle in `adjust_hue_` is farther than 7 sixths, the
+    range in which its formula holds.
     """
     column = turns[:, None]
     return column * 6 + HUE_CHANNEL_OFFSETS.to(turns.device) - (column > 0) * HUE_FULL_CIRCLE.to(turns.device)
@@ -99,10 +97,10 @@ JITTER_OPERATIONS = (adjust_brightness_, adjust_contrast_, adjust_saturation_, a
 def colour_jitter_(
     pixels: Tensor, orders: Sequence[Sequence[int]], table: Tensor, skipped: Collection[int] = ()
 ) -> None:
-    """Applies the operations but the skipped to each image in its own order; `table` (n, 4, 4, 1) has the `amounts`.
+    """Applies the operations, except those skipped, to each image in its own order; `table`: `jitter_coefficients`.
 
-    Images must be sorted by their orders, so that those whose next operation is the same lie together: the operation
-    runs once for all of them, then each such run splits by the operation that follows.
+    Images must be sorted by their orders, so that those with the same next operation are neighbours: it runs once for
+    all of them, then they are split by the operation that follows.
     """
     start = 0
     for operation, alike in groupby(order[0] for order in orders):
@@ -116,6 +114,6 @@ def colour_jitter_(
 
 
 def to_grayscale_(pixels: Tensor) -> None:
-    """Makes all images gray (torchvision `rgb_to_grayscale` with three channels)."""
+    """Converts to grayscale (torchvision `rgb_to_grayscale` with three channels)."""
     luma = (pixels * LUMA_WEIGHTS[:, None].to(pixels.device)).sum(1, keepdim=True)
     pixels.copy_(luma.expand_as(pixels))

@@ -1,7 +1,7 @@
-"""Crops scaled to a view, antialiased bilinear as Pillow and torchvision scale, by three ways that tests hold equal.
+"""Crops scaled to a view by antialiased bilinear interpolation, as in Pillow and torchvision; in three ways.
 
-`crop_uint8` (CPU; uint8, through torch's vectorised kernel), `crop_float32` (any device; float, as matrix products) and
-`crop_with_pillow` (for processes that decode).
+`crop_uint8` (CPU, torch's vectorised kernel), `crop_float32` (any device, as matrix products) and `crop_with_pillow`
+(for worker processes that decode). Tests check that they agree.
 """
 
 import math
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from PIL import Image
 
-CROP_ATTEMPTS = 10  # crops tried before the central one, as torchvision
+CROP_ATTEMPTS = 10  # before the centre crop is used, as in torchvision
 
 
 def sample_crop_boxes(augmentation: Augmentation, numbers: Tensor, heights: Tensor, widths: Tensor) -> Tensor:
     """The boxes (B, 4) of torchvision's RandomResizedCrop from uniform `numbers` (B, 2 `TRIES` + 2).
 
-    Top, left, height and width; area uniform, aspect ratio log-uniform; the first try that fits the image, else the
-    largest central box of an allowed ratio.
+    Top, left, height and width. Area uniform, aspect ratio log-uniform; the first attempt that fits the image, else the
+    largest centred box of an allowed ratio.
     """
     areas, ratios = numbers[:, :CROP_ATTEMPTS], numbers[:, CROP_ATTEMPTS : 2 * CROP_ATTEMPTS]
     high, wide = heights[:, None].double(), widths[:, None].double()
@@ -45,7 +45,7 @@ def sample_crop_boxes(augmentation: Augmentation, numbers: Tensor, heights: Tens
 def crop_uint8(image: Tensor, box: Sequence[int], size: int) -> Tensor:
     """The box of a uint8 image (1, 3, H, W) on the CPU, scaled to (1, 3, size, size) uint8: within 1 of Pillow.
 
-    Sums are in fixed point. An image that lies in memory with its channels last is scaled two to three times as fast.
+    Fixed-point arithmetic. An image that is channels_last in memory is scaled two to three times as fast.
     """
     top, left, height, width = box
     part = image[:, :, top : top + height, left : left + width]
@@ -55,8 +55,8 @@ def crop_uint8(image: Tensor, box: Sequence[int], size: int) -> Tensor:
 def resize_matrices(starts: Tensor, lengths: Tensor, source: int, size: int) -> Tensor:
     """The matrices (n, size, source) that scale `lengths` (n,) pixels from `starts` (n,) to `size` pixels.
 
-    A row sums to 1: a triangle as wide as the larger of a source and a target pixel, centred on the target pixel and
-    cut at the box.
+    Rows sum to 1: a triangle filter as wide as the larger of a source and a target pixel, centred on the target pixel,
+    cut off at the box.
     """
     scale = lengths.to(torch.float64)[:, None, None] / size
     centre = (torch.arange(size, device=starts.device) + 0.5)[:, None] * scale
@@ -67,7 +67,7 @@ def resize_matrices(starts: Tensor, lengths: Tensor, source: int, size: int) -> 
 
 
 def crop_float32(images: Tensor, boxes: Tensor, flips: Tensor, size: int) -> Tensor:
-    """The boxes (n, 4) of images (n, 3, H, W), scaled to float32 (n, 3, size, size) in their range, some mirrored.
+    """The boxes (n, 4) of images (n, 3, H, W), scaled to float32 (n, 3, size, size), some flipped.
 
     Two batched matrix products; the flip is a reversed matrix. `boxes` are (top, left, height, width), `flips` (n,)
     bool, all on one device. Within 1e-5 of torchvision's `resized_crop` on floats in [0, 1]; an image's last bits may
@@ -80,7 +80,7 @@ def crop_float32(images: Tensor, boxes: Tensor, flips: Tensor, size: int) -> Ten
 
 
 def crop_with_pillow(image: "Image.Image", box: Sequence[int], flip: bool, size: int) -> "npt.NDArray[np.uint8]":
-    """The box (top, left, height, width) of an RGB image, scaled by Pillow, perhaps mirrored: uint8 (size, size, 3)."""
+    """The box (top, left, height, width) of an RGB image, scaled by Pillow, perhaps flipped: uint8 (size, size, 3)."""
     import numpy as np
     from PIL import Image
 

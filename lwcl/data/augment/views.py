@@ -1,12 +1,11 @@
-"""The views a network sees: their parameters drawn for a whole batch at once, then applied to a batch of uint8 images.
+"""Random views: parameters are sampled for a whole batch at once, then applied to a batch of uint8 images.
 
 Semantics of torchvision's RandomResizedCrop, RandomHorizontalFlip, ColorJitter, RandomGrayscale and GaussianBlur, as
-MoCo v2 (arXiv 2003.04297) puts them together; randomness by `lwcl.rng`.
+MoCo v2 (arXiv 2003.04297) combines them; random numbers by `lwcl.rng`.
 """
 
 from collections.abc import Sequence
 from itertools import permutations
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -15,13 +14,7 @@ from lwcl.config.augmentation import Augmentation
 from lwcl.data.augment.apply import AugmentParams, apply_augmentations
 from lwcl.data.augment.colour import MAX_PIXEL_VALUE, sample_jitter_factors
 from lwcl.data.augment.crops import CROP_ATTEMPTS, crop_float32, crop_uint8, sample_crop_boxes
-from lwcl.lazy import Lazy
 from lwcl.rng import image_uniforms
-
-if TYPE_CHECKING:
-    from lwcl.data.augment import opencv
-else:
-    opencv = Lazy("lwcl.data.augment.opencv")  # OpenCV may not be installed
 
 JITTER_ORDERS = tuple(permutations(range(4)))
 
@@ -37,7 +30,7 @@ def sample_augment_params(
     heights: Tensor,
     widths: Tensor,
 ) -> AugmentParams:
-    """What happens to the images at `index` (B,), of `heights` and `widths` (B,) pixels, in a view of `size` pixels.
+    """The parameters of a view of `size` pixels of the images at `index` (B,), of `heights` and `widths` (B,) pixels.
 
     A pure function of the settings, (seed, epoch, view), and each image's index, height and width.
     """
@@ -60,7 +53,7 @@ def sample_augment_params(
 
 def make_views(
     images: Tensor,
-    draw: AugmentParams,
+    params: AugmentParams,
     size: int,
     *,
     mean: Sequence[float],
@@ -71,18 +64,19 @@ def make_views(
     by: str = "tensor",
     threads: int = 1,
 ) -> Tensor:
-    """The views of uint8 `images` (B, 3, H, W), padded below and right if need be: normalised (B, 3, size, size).
+    """Normalised views (B, 3, size, size) of uint8 `images` (B, 3, H, W), which may be padded below and to the right.
 
-    They are made on the images' device. On a CPU crops are rounded to uint8, as Pillow rounds them, and an image's
-    view has the same bits in whatever batch it comes; with `exact`, and elsewhere, crops are float32 matrix products,
-    and the last bits may depend on the batch. Images with their channels last in memory are cropped faster. `by`
-    "opencv", on a CPU, they are made an image at a time, in so many `threads`: see `lwcl.data.augment.opencv`.
+    Computed on the images' device. On a CPU, crops are rounded to uint8 as by Pillow, and the bits of a view do not
+    depend on the batch; with `exact`, and on other devices, crops are float32 matrix products, whose last bits may.
+    Images that are channels_last in memory are cropped faster. `by` "opencv" (CPU only), views are made image by image
+    in `threads` threads; see `lwcl.data.augment.opencv`.
     """
     views = allocate_views(images, len(images), size, dtype, channels_last)
     if by == "opencv":
-        return opencv.apply_augmentations_opencv(
-            opencv.cropper_of_images(images, draw, size), draw, views, mean, std, threads
-        )
+        from lwcl.data.augment import opencv  # may not be installed
+
+        cropper = opencv.cropper_of_images(images, params, size)
+        return opencv.apply_augmentations_opencv(cropper, params, views, mean, std, threads)
 
     def crop_each(rows: list[int], into: Tensor) -> None:
         for row, place in zip(rows, torch.split(into, 1), strict=True):
@@ -91,17 +85,17 @@ def make_views(
 
     def crop_all(rows: list[int], into: Tensor) -> None:
         index = torch.tensor(rows)
-        box, flip = draw.boxes[index].to(images.device), draw.flip[index].to(images.device)
+        box, flip = params.boxes[index].to(images.device), params.flip[index].to(images.device)
         into.copy_(crop_float32(images[index.to(images.device)], box, flip, size))
 
-    boxes, flips = draw.boxes.tolist(), draw.flip.tolist()
+    boxes, flips = params.boxes.tolist(), params.flip.tolist()
     crop = crop_all if exact or images.device.type != "cpu" else crop_each
-    return apply_augmentations(crop, draw, views, mean, std)
+    return apply_augmentations(crop, params, views, mean, std)
 
 
 def make_views_from_crops(
     crops: Tensor,
-    draw: AugmentParams,
+    params: AugmentParams,
     *,
     mean: Sequence[float],
     std: Sequence[float],
@@ -109,13 +103,15 @@ def make_views_from_crops(
     by: str = "tensor",
     threads: int = 1,
 ) -> Tensor:
-    """The views (B, 3, s, s), normalised, of crops that are cut, scaled and flipped: uint8, or float in [0, 1].
+    """Normalised views (B, 3, s, s) of crops that are already scaled and flipped: uint8, or float in [0, 1].
 
-    `by` "opencv", on a CPU, uint8 only.
+    `by` "opencv" (CPU only), uint8 crops only.
     """
     views = allocate_views(crops, len(crops), crops.shape[-1], torch.float32, channels_last)
     if by == "opencv":
-        return opencv.apply_augmentations_opencv(opencv.reader_of_crops(crops), draw, views, mean, std, threads)
+        from lwcl.data.augment import opencv  # may not be installed
+
+        return opencv.apply_augmentations_opencv(opencv.reader_of_crops(crops), params, views, mean, std, threads)
 
     def crop(rows: list[int], into: Tensor) -> None:
         for place, row in enumerate(rows):
@@ -123,13 +119,13 @@ def make_views_from_crops(
         if crops.is_floating_point():
             into.mul_(MAX_PIXEL_VALUE)
 
-    return apply_augmentations(crop, draw, views, mean, std)
+    return apply_augmentations(crop, params, views, mean, std)
 
 
 def normalise_images(
     images: Tensor, *, mean: Sequence[float], std: Sequence[float], channels_last: bool = False
 ) -> Tensor:
-    """Images (B, 3, s, s) uint8 as they are, normalised."""
+    """Normalised images (B, 3, s, s), from uint8."""
     views = allocate_views(images, len(images), images.shape[-1], torch.float32, channels_last)
     average, deviation = (torch.tensor(v, device=images.device)[:, None, None] * MAX_PIXEL_VALUE for v in (mean, std))
     return views.copy_((images - average) / deviation)
