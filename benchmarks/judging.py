@@ -1,4 +1,4 @@
-"""Time and memory of judging: a diagnosis's measures, nearest neighbours, and probes on features, on one thread.
+"""Time and memory of evaluation: a diagnosis's metrics, nearest neighbours, and probes on features, on one thread.
 
 Claim: a diagnosis of 50,000 images of 100 classes and width 1280 takes 4.21 GB (3.92 GiB) and nine minutes of one core;
 exact neighbours take 0.30 of scikit-learn's time and 0.55 of its memory. Measured 2026-11-22 on one core of an AMD EPYC
@@ -23,6 +23,7 @@ importing lwcl and torch. Times are CPU time, and leave making the features out.
 """
 
 import argparse
+import functools
 import json
 import os
 import resource
@@ -42,6 +43,7 @@ from torch import Tensor
 from lwcl.diagnosis.findings import DiagnosisScope, diagnose_features, held_out_metrics
 from lwcl.diagnosis.three_views import ViewFeatures
 from lwcl.metrics import knn, linear
+from lwcl.metrics.bootstrap import mean_top1
 
 RESULTS = Path(__file__).with_name("results.jsonl")
 CLASSES, GROUPS, DIRECTIONS, CHUNK = 100, 300, 60, 4096
@@ -71,31 +73,29 @@ def three_views(rows: int, width: int, seed: int = 0) -> tuple[ViewFeatures, Ten
 
 
 def diagnosis(rows: int) -> Work:
-    """All that `lwcl diagnose-clustering` measures on an encoder's features."""
+    """All metrics of `lwcl diagnose-clustering` of an encoder's features."""
     told, labels = three_views(rows, 1280)
     boxes = torch.randint(1, 100, (2, rows, 4), generator=torch.Generator().manual_seed(0))
 
     def work() -> dict[str, Any]:
         found, _ = diagnose_features(told, labels, boxes, DiagnosisScope(0))
-        return {"d_sd": found.pairs["d_sd"][0], "nmi": found.clusters[1]["nmi"]}
+        return {"d_sd": found.pairs.d_sd[0], "nmi": found.clusters[1].nmi}
 
     return work
 
 
 def diagnosis_held_out(rows: int) -> Work:
-    """All that it measures on held-out images, a fifth of as many."""
+    """Its metrics of held-out images, a fifth as many."""
     bank, labels = features(rows, 1280)
     told, own = three_views(rows // 5, 1280, seed=1)
-    return lambda: {
-        name: value for name, value in held_out_metrics(bank, labels, told, own, 0).items() if name == "best_nn"
-    }
+    return lambda: {"best_nn": held_out_metrics(bank, labels, told, own, 0).best_nn}
 
 
 def neighbours(rows: int) -> Work:
     """`lwcl knn`, a fifth of as many queries."""
     (bank, labels), (queries, own) = features(rows, 1280), features(rows // 5, 1280, seed=1)
-    vote = knn.KNN_PRESETS["weighted"]
-    return lambda: {"top1": float(knn.knn_score(queries, own, bank, labels, vote).top1.float().mean())}
+    score = functools.partial(knn.knn_score, queries, own, bank, labels, k=20, temperature=0.07)
+    return lambda: {"top1": mean_top1(score().accuracy)}
 
 
 def neighbours_by_sklearn(rows: int) -> Work:
@@ -164,7 +164,7 @@ def measure(name: str, rows: int) -> dict[str, Any]:
 
 def main() -> None:
     """Measures each case in a process of its own, prints, and appends to results.jsonl (not with `--smoke`)."""
-    parser = argparse.ArgumentParser(description="Time and memory of judging.")
+    parser = argparse.ArgumentParser(description="Time and memory of evaluation.")
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--rows", type=int, default=50_000)
     parser.add_argument("--smoke", action="store_true", help="1,000 rows, kept nowhere")

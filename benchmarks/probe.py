@@ -39,6 +39,7 @@ from lwcl.checkpoints.load import load_encoder
 from lwcl.config.eval_options import ProbeOptions
 from lwcl.data.label_fractions import open_probe_pair
 from lwcl.evaluation.linear_probe import ProbeSetup, probe_encoder
+from lwcl.metrics.bootstrap import mean_top1
 from lwcl.metrics.linear import normalise_features
 from lwcl.models.loaded import LoadedEncoder
 from lwcl.reporting.console import Screen
@@ -101,10 +102,10 @@ def measured(given: argparse.Namespace, loaded: LoadedEncoder) -> Iterator[tuple
     for protocol in ("fast", "logistic", given.protocol):
         chosen = {"epochs": given.epochs} if protocol == given.protocol else {}
         bench = ProbeSetup(ProbeOptions(**settings, protocol=protocol, **chosen), bank, queries, Screen())
-        if not bench.by_features:
-            bench.store(loaded.input_spec.size, bench.plan(len(bank)).augmentation.crop_min)
+        if not bench.on_features:
+            bench.cached_images(loaded.input_spec.size, bench.plan(len(bank)).augmentation.crop_min)
         answer, seconds = timed(lambda bench=bench: probe_encoder(bench, loaded, rows, torch.arange(len(bank))))  # type: ignore[misc]
-        yield protocol, float(answer.score.top1.float().mean()), seconds
+        yield protocol, mean_top1(answer.accuracy), seconds
 
 
 def main() -> None:

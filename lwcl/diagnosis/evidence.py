@@ -6,6 +6,7 @@ all images to nearly one direction, and what it discriminates is in the rest. N 
 
 import statistics
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -58,7 +59,6 @@ def collect_metrics(
     coarse, fine = min(sweep, key=lambda row: abs(row.k - few)), max(sweep, key=lambda row: row.k)
     k = min(EVIDENCE_NEIGHBOURS, max(1, len(x) // (2 * (classes or 1))))
     near = near.nearest(k) if near else neighbourhood.nearest_neighbours(x, k)
-    graph = neighbourhood.neighbourhood_metrics(near, labels)
     (raw, _), (centred, _) = spectrum(original), spectrum(x)
     return Evidence(
         images=len(x),
@@ -70,15 +70,24 @@ def collect_metrics(
         instances=statistics.fmean(pairs.instance_discrimination(x, view, (1,), near)[0] for view in views),
         view_cosine=statistics.fmean(float((x * view).sum(1).mean()) for view in views),
         neighbour_cosine=float(near.similarity[:, 0].mean()),
-        duplicates=graph.duplicates,
-        stability=coarse.stability,
-        silhouette=coarse.silhouette,
-        fine_clusters=fine.k,
-        fine_stability=fine.stability,
-        fine_silhouette=fine.silhouette,
-        same_class=graph.same_class,
-        chance=graph.chance,
-        alignment=coarse.count_alignment,
-        clusters_per_class=coarse.clusters_per_class,
-        fine_purity=fine.held_out_purity,
-    )
+    )._replace(**neighbour_evidence(near, labels), **cluster_evidence(coarse, fine))
+
+
+def neighbour_evidence(near: Neighbours, labels: Tensor | None) -> dict[str, Any]:
+    """What the nearest neighbours contribute to the evidence."""
+    graph = neighbourhood.neighbourhood_metrics(near, labels)
+    return {"duplicates": graph.duplicates, "same_class": graph.same_class, "chance": graph.chance}
+
+
+def cluster_evidence(coarse: ClusterRow, fine: ClusterRow) -> dict[str, Any]:
+    """What few and many clusters contribute to the evidence."""
+    return {
+        "stability": coarse.stability,
+        "silhouette": coarse.silhouette,
+        "fine_clusters": fine.k,
+        "fine_stability": fine.stability,
+        "fine_silhouette": fine.silhouette,
+        "alignment": coarse.count_alignment,
+        "clusters_per_class": coarse.clusters_per_class,
+        "fine_purity": fine.held_out_purity,
+    }

@@ -50,12 +50,7 @@ class Evaluator:
     def _pixels(self, images: ImageSet, spec: InputSpec, advance: Callable[[int], None]) -> Iterator[Tensor]:
         """Centre crops of the images, uint8 (B, 3, size, size)."""
         decode = functools.partial(
-            center_crop_batches,
-            images,
-            spec,
-            batch_size=self.batch_size,
-            workers=self.workers,
-            broken=self.broken.add,
+            center_crop_batches, images, spec, batch_size=self.batch_size, workers=self.workers, broken=self.broken.add
         )
         key = spec.size, spec.crop_pct, images is self.bank
         for pixels in self._cache.batches(key, 3 * spec.size**2 * len(images), decode):
