@@ -437,6 +437,14 @@ def test_a_table_on_a_terminal_shows_brackets(terminal: Terminal) -> None:
     assert "[bold]x[/bold]" in visible(terminal.getvalue())
 
 
+def test_a_table_that_is_wider_than_the_terminal_has_a_column_for_each_row(terminal: Terminal) -> None:
+    columns = ["encoder", *(f"measure {i}" for i in range(20))]
+    console.print_table("", columns, [["mine", *range(20)], ["other", *range(20)]])
+    lines = visible(terminal.getvalue()).splitlines()
+    assert lines[1].split() == ["encoder", "mine", "other"]
+    assert ["measure", "19", "19", "19"] in [line.split() for line in lines]
+
+
 def test_a_panel_before_the_first_step_has_no_numbers_yet() -> None:
     stream = panel.rich_console(io.StringIO())
     stream.print(panel.training_panel(throughput.TrainProgress("t", 0, 20, 10, 32)))

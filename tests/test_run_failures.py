@@ -334,7 +334,7 @@ def test_knn_of_weights_that_are_not_finite_is_refused(
     safetensors.torch.save_file(tensors, place, {"lwcl": json.dumps(read_description(encoder))})
     data = made_images(tmp_path / "data", 16, ("a", "b"))
     assert ran(["knn", str(place), "--data", str(data), "--quiet", "--workers", "0"]) == 3
-    must_say(capsys, "its features are not finite")
+    must_say(capsys, "not finite")
 
 
 @pytest.mark.parametrize("strict", [True, False])

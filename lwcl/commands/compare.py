@@ -1,14 +1,15 @@
 """`lwcl compare`: finished runs side by side: accuracy, cost, settings that differ, curves."""
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
 from lwcl.evaluation.publish import publish
 from lwcl.formatting import percent
-from lwcl.reporting import plots
 from lwcl.reporting.console import Screen
 from lwcl.reporting.health_words import HEALTH_METRICS
 from lwcl.reporting.report import Picture, Report, Table
+from lwcl.reporting.training import metric_plot
 from lwcl.runs.finished import SCORE_COLUMNS, FinishedRun
 from lwcl.runs.guard import reject_run_folder
 
@@ -71,17 +72,7 @@ def comparison_verdict(runs: Sequence[FinishedRun]) -> str:
 
 def curve_pictures(runs: Sequence[FinishedRun]) -> list[Picture]:
     """Each metric by epoch, a curve for each run that recorded it."""
-    pictures = []
-    for name, title in METRIC_CURVES.items():
-        series = []
-        for run in runs:
-            records = [record for record in run.metrics if record.get(name) is not None]
-            if records:
-                epochs, values = [record["epoch"] for record in records], [record[name] for record in records]
-                series.append(plots.Series(run.name, epochs, values))
-        if series:
-            metric = HEALTH_METRICS.get(name)
-            caption = f"{metric.meaning[0].upper()}{metric.meaning[1:]}." if metric else "By epoch."
-            svg = plots.curves_svg(series, "epoch", limit=metric.limit if metric else None)
-            pictures.append(Picture(title, caption, svg))
-    return pictures
+    records = [(run.name, run.metrics) for run in runs]
+    captions = {name: f"{metric.meaning}." for name, metric in HEALTH_METRICS.items()}
+    pictures = (metric_plot(name, t, captions.get(name, "By epoch."), records) for name, t in METRIC_CURVES.items())
+    return list(itertools.chain.from_iterable(pictures))

@@ -184,7 +184,8 @@ class CountDisplay:
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """A table on stdout: drawn on a terminal, else plain aligned columns. Numbers are right-aligned."""
     if is_terminal(sys.stdout):
-        panel.rich_console(sys.stdout).print(panel.rich_table(title, columns, rows))
+        terminal = panel.rich_console(sys.stdout)
+        terminal.print(panel.rich_table(title, columns, rows, terminal.width))
         return
     cells = [list(map(escape, columns)), *([format_cell(value) for value in row] for row in rows)]
     right = [any(isinstance(row[i], int | float) for row in rows) for i in range(len(columns))]

@@ -23,10 +23,10 @@ class HealthMetric(NamedTuple):
 
 
 HEALTH_METRICS = {
-    "std": HealthMetric("std", 0.3, "low", "std of the embeddings times √d; 1: spread over the sphere, 0: collapsed"),
-    "effective_rank": HealthMetric("effective rank", 6, "low", "number of dimensions the embeddings use (RankMe)"),
-    "top1": HealthMetric("top-1", 0.1, "low", "share of queries whose own key is nearer than all negatives"),
-    "alignment": HealthMetric("alignment", 1.2, "high", "mean squared distance between the views of an image"),
+    "std": HealthMetric("std", 0.3, "low", "Std of the embeddings times √d; 1: spread over the sphere, 0: collapsed"),
+    "effective_rank": HealthMetric("effective rank", 6, "low", "Number of dimensions the embeddings use (RankMe)"),
+    "top1": HealthMetric("top-1", 0.1, "low", "Share of queries whose own key is nearer than all negatives"),
+    "alignment": HealthMetric("alignment", 1.2, "high", "Mean squared distance between the views of an image"),
     "uniformity": HealthMetric("uniformity", -1.0, "high", "-4: uniform on the sphere, 0: all embeddings equal"),
 }
 FULL_RANK_BATCH = 64  # the limit of the effective rank is for batches of at least this many images

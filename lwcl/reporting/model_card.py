@@ -32,22 +32,14 @@ def render_model_card(
     ]
     if rows:
         cells = [
-            (
-                escape_markdown(row.name),
-                percent(row.top1),
-                format_interval(row.top1_interval),
-                (format_gain(row.gain) or "") if row.gain else "",
-            )
-            for row in rows
+            (escape_markdown(r.name), percent(r.top1), format_interval(r.top1_interval), format_gain(r.gain) or "")
+            for r in rows
         ]
         columns = ("Encoder", "Top-1", "95% interval", "Gain over untrained (points)")
         sections += ["\n## Evaluation\n\nkNN on held-out images:\n", *markdown_table(columns, cells)]
     sections += ["\n## Limitations\n", LIMITATIONS]
     if settings:
-        values = [
-            (key, escape_markdown(setting.value), escape_markdown(str(setting.origin)))
-            for key, setting in settings.items()
-        ]
+        values = [(key, escape_markdown(s.value), escape_markdown(str(s.origin))) for key, s in settings.items()]
         sections += ["## Settings\n", *markdown_table(("Setting", "Value", "Origin"), values)]
     return "\n".join(sections).rstrip() + "\n"
 

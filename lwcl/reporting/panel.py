@@ -105,13 +105,22 @@ def count_bar(done: CountProgress) -> RenderableType:
     return grid
 
 
-def rich_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:
-    """A table of results; numbers are right-aligned."""
+def rich_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], width: int) -> Table:
+    """A table of results with right-aligned numbers; one that is wider than `width` has a column for each row."""
+    numeric = [any(isinstance(row[i], int | float) for row in rows) for i in range(len(columns))]
+    cells = [list(map(escape, columns)), *([format_cell(value) for value in row] for row in rows)]
+    turned = [list(column) for column in zip(*cells, strict=True)]
+    if table_width(cells) > width and table_width(turned) < table_width(cells):
+        cells, numeric = turned, [False] * len(cells)
     heading = Text(escape(title), style="bold") if title else None
     table = Table(title=heading, title_justify="left", box=SIMPLE_HEAD)
-    for i, column in enumerate(columns):
-        number = any(isinstance(row[i], int | float) for row in rows)
-        table.add_column(Text(escape(column)), justify="right" if number else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(format_cell(value)) for value in row))
+    for name, is_number in zip(cells[0], numeric, strict=True):
+        table.add_column(Text(name), justify="right" if is_number else "left", overflow="fold")
+    for row in cells[1:]:
+        table.add_row(*map(Text, row))
     return table
+
+
+def table_width(cells: Sequence[Sequence[str]]) -> int:
+    """Characters of a row of a table: the longest cell of each column and the padding."""
+    return sum(max(map(len, column)) + 2 for column in zip(*cells, strict=True)) + len(cells[0]) + 1

@@ -76,6 +76,12 @@ def style_index(number: int) -> int:
     return (number + number // len(PALETTE)) % len(PALETTE)
 
 
+def line_style(number: int, *, markers: bool = False) -> dict[str, Any]:
+    """The colour, the dashes, and with `markers` the marker of a curve, so that it is distinct in greyscale too."""
+    style = {"color": PALETTE[number % len(PALETTE)], "linestyle": LINE_STYLES[style_index(number)]}
+    return {**style, "marker": MARKERS[style_index(number)], "markersize": 4} if markers else style
+
+
 def curves_svg(series: Sequence[Series], x_label: str, *, markers: bool = False, limit: float | None = None) -> str:
     """Curves as SVG text, with a legend if there are several and a dotted line at `limit` if it is in range."""
     import matplotlib
@@ -84,12 +90,7 @@ def curves_svg(series: Sequence[Series], x_label: str, *, markers: bool = False,
         figure, axes = new_axes(2.1)
         for i, curve in enumerate(series):
             x, y = downsample(curve)
-            style: dict[str, Any] = (
-                {"marker": MARKERS[style_index(i)], "markersize": 5} if markers or len(x) == 1 else {}
-            )
-            axes.plot(
-                x, y, color=PALETTE[i % 6], linestyle=LINE_STYLES[style_index(i)], label=shorten(curve.name), **style
-            )
+            axes.plot(x, y, label=shorten(curve.name), **line_style(i, markers=markers or len(x) == 1))
         low, high = axes.get_ylim()
         if limit is not None and low <= limit <= high:
             axes.axhline(limit, color=GREY, linestyle=":", linewidth=1.2)
@@ -108,9 +109,8 @@ def bars_svg(rows: Sequence[Bar], x_label: str) -> str:
         right = max((row.interval[1] for row in rows), default=1.0) or 1.0
         for i, row in enumerate(rows):
             colour, hatch = (GREY, "//") if row.baseline else (PALETTE[0], "")
-            axes.barh(
-                i, row.value, height=0.36, color="none" if row.baseline else colour, edgecolor=colour, hatch=hatch
-            )
+            fill = "none" if row.baseline else colour
+            axes.barh(i, row.value, height=0.36, color=fill, edgecolor=colour, hatch=hatch)
             axes.plot(row.interval, (i, i), color=INK, linewidth=1.4, marker="|", markersize=8)
             axes.text(0.01 * right, i - 0.23, shorten(row.name), va="bottom")
             axes.text(row.interval[1] + 0.02 * right, i, f"{row.value:.1f}", va="center")
@@ -128,17 +128,13 @@ def scatter_svg(dots: Sequence[Dot], x_label: str, y_label: str) -> str:
         figure, axes = new_axes(2.4)
         for i, dot in enumerate(dots):
             colour = GREY if dot.baseline else PALETTE[i % 6]
-            face = "none" if dot.baseline else colour
             axes.plot((dot.x, dot.x), dot.interval, color=colour, linewidth=1.2)
-            axes.plot(
-                dot.x,
-                dot.y,
-                MARKERS[style_index(i)],
-                color=colour,
-                markerfacecolor=face,
-                markersize=7,
-                label=shorten(dot.name),
-            )
+            style: dict[str, Any] = {
+                "color": colour,
+                "markerfacecolor": "none" if dot.baseline else colour,
+                "markersize": 7,
+            }
+            axes.plot(dot.x, dot.y, MARKERS[style_index(i)], label=shorten(dot.name), **style)
         axes.set(xscale="log", xlabel=shorten(x_label), ylabel=shorten(y_label))
         axes.set_xlim(0.5 * min(dot.x for dot in dots), 2 * max(dot.x for dot in dots))  # so 1, 2 or 5 is in sight
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))

@@ -65,7 +65,7 @@ def training_report(
 
 
 def metric_names(metrics: MetricRecords) -> list[str]:
-    """The names that any record has."""
+    """The names in any of the records."""
     return list(dict.fromkeys(name for record in metrics for name in record))
 
 
@@ -148,34 +148,31 @@ def throughput_table(timing: Mapping[str, float | None]) -> Table:
 
 
 def training_curves(metrics: MetricRecords) -> Iterator[Picture]:
-    """A plot of each curve that there is."""
-    health = {
-        name: (
-            metric.title.capitalize(),
-            f"{capitalised(metric.meaning)}. Dotted: limit of the normal range.",
-            metric.limit,
-        )
-        for name, metric in HEALTH_METRICS.items()
+    """A plot of each metric that was recorded."""
+    plotted = {
+        "loss": ("Loss", "Training loss. It may rise at first, while the queue fills with better keys."),
+        "knn_top1": ("kNN top-1", "kNN top-1 on the images of --monitor, in percent."),
+        **{name: (metric.title.capitalize(), f"{metric.meaning}.") for name, metric in HEALTH_METRICS.items()},
+        "lr": ("Learning rate", "Learning rate per step."),
+        "grad_norm": ("Gradient norm", "Norm of the gradient over all trained parameters."),
     }
-    shown: dict[str, tuple[str, str, float | None]] = {
-        "loss": ("Loss", "Training loss. It may rise at first, while the queue fills with better keys.", None),
-        "knn_top1": ("kNN top-1", "kNN top-1 on the images of --monitor, in percent.", None),
-        **health,
-        "lr": ("Learning rate", "Learning rate per step.", None),
-        "grad_norm": ("Gradient norm", "Norm of the gradient over all trained parameters.", None),
-    }
-    for name, (title, caption, limit) in shown.items():
-        records = [record for record in metrics if record.get(name) is not None]
-        if records:
-            scale = 100 if name == "knn_top1" else 1
-            series = plots.Series(title, [r["epoch"] for r in records], [scale * r[name] for r in records])
-            svg = plots.curves_svg([series], "epoch", markers=name == "knn_top1", limit=limit)
-            yield Picture(title, caption, svg)
+    for name, (title, caption) in plotted.items():
+        yield from metric_plot(name, title, caption, [(title, metrics)])
 
 
-def capitalised(text: str) -> str:
-    """`text` with its first letter in upper case and the rest as it is."""
-    return text[:1].upper() + text[1:]
+def metric_plot(name: str, title: str, caption: str, runs: Sequence[tuple[str, MetricRecords]]) -> Iterator[Picture]:
+    """A metric by epoch, a curve for each of `runs`, (label, records), that recorded it; nothing where none did."""
+    scale = 100 if name == "knn_top1" else 1
+    series = [
+        plots.Series(label, [r["epoch"] for r in known], [scale * r[name] for r in known])
+        for label, metrics in runs
+        if (known := [record for record in metrics if record.get(name) is not None])
+    ]
+    if series:
+        limit = HEALTH_METRICS[name].limit if name in HEALTH_METRICS else None
+        svg = plots.curves_svg(series, "epoch", markers=name == "knn_top1", limit=limit)
+        dotted = " Dotted: limit of the normal range." if limit is not None else ""
+        yield Picture(title, f"{caption}{dotted}", svg)
 
 
 def sample_sheet(samples: "NDArray[numpy.uint8] | None") -> Iterator[Picture]:

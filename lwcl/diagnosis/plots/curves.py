@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from lwcl.diagnosis.plots.scene import LEGEND_NAME_LENGTH, line_style, plot_scene
+from lwcl.diagnosis.plots.scene import LEGEND_NAME_LENGTH, plot_scene
 from lwcl.reporting import plots
 
 MIN_SINGULAR_SHARE = 1e-6  # smaller singular values, as a share of their sum, are rounding noise
@@ -24,7 +24,7 @@ def cluster_curves(series: Sequence[plots.Series], y_label: str) -> str:
         ticks = sorted({x for one in series for x in one.x})
         for number, one in enumerate(series):
             known = [(x, y) for x, y in zip(one.x, one.y, strict=True) if y is not None and math.isfinite(y)]
-            style = {**line_style(number), "marker": plots.MARKERS[plots.style_index(number)], "markersize": 4}
+            style = plots.line_style(number, markers=True)
             drawing.axes.plot(
                 [x for x, _ in known], [y for _, y in known], label=plots.shorten(one.name, LEGEND_NAME_LENGTH), **style
             )
@@ -42,7 +42,7 @@ def precision_curves(series: Sequence[plots.Series]) -> str:
         for number, one in enumerate(series):
             known = [(x, y) for x, y in zip(one.x, one.y, strict=True) if y is not None and math.isfinite(y)]
             drawing.axes.plot(
-                *zip(*known, strict=True), label=plots.shorten(one.name, LEGEND_NAME_LENGTH), **line_style(number)
+                *zip(*known, strict=True), label=plots.shorten(one.name, LEGEND_NAME_LENGTH), **plots.line_style(number)
             )
         drawing.axes.set(ylim=(0, 1.03), xlabel="cosine of two images", ylabel="same class")
         drawing.legend()
@@ -55,7 +55,7 @@ def spectrum_curves(series: Sequence[plots.Series]) -> str:
         for number, one in enumerate(series):
             above = [(x, y) for x, y in zip(one.x, one.y, strict=True) if y is not None and y > MIN_SINGULAR_SHARE]
             drawing.axes.plot(
-                *zip(*above, strict=True), label=plots.shorten(one.name, LEGEND_NAME_LENGTH), **line_style(number)
+                *zip(*above, strict=True), label=plots.shorten(one.name, LEGEND_NAME_LENGTH), **plots.line_style(number)
             )
         drawing.axes.set(yscale="log", xlabel="singular value", ylabel="share of the sum")
         drawing.axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
@@ -69,7 +69,7 @@ def histogram_curves(histograms: Sequence[Histogram], x_label: str) -> str:
         for number, one in enumerate(histograms):
             top = max(one.counts) or 1
             heights = [count / top for count in one.counts]
-            style = line_style(number)
+            style = plots.line_style(number)
             drawing.axes.stairs(heights, one.edges, fill=True, color=style["color"], alpha=0.14, linewidth=0)
             drawing.axes.stairs(
                 heights, one.edges, label=plots.shorten(one.name, LEGEND_NAME_LENGTH), linewidth=1.6, **style

@@ -48,8 +48,3 @@ def plot_scene(height: float, *, names: int = 0, left: float = 0.55, bottom: flo
         drawing = PlotScene(figure, axes)
         yield drawing
         drawing.svg = LONG_DECIMAL.sub(r"\1", plots.figure_svg(figure))
-
-
-def line_style(number: int) -> dict[str, Any]:
-    """Colour and dashes of the `number`-th curve, so that it can be told apart in grey prints too."""
-    return {"color": plots.PALETTE[number % 6], "linestyle": plots.LINE_STYLES[plots.style_index(number)]}
