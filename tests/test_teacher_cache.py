@@ -255,7 +255,7 @@ def test_another_fingerprint_has_another_folder() -> None:
 def test_a_folder_that_holds_other_answers_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
     cache = filled(tmp_path)
     whole = content(cache)
-    with pytest.raises(StorageError, match="(?s)other.*size: cached 224, expected 160"):
+    with pytest.raises(StorageError, match=r"(?s)other.*size: cached 224, expected 160"):
         TeacherCache.open({**FINGERPRINT, "size": 160, "new": 1}, SHAPE, torch.float32, tmp_path)
     with pytest.raises(StorageError, match="shape"):
         TeacherCache.open(FINGERPRINT, (1, 20, 3), torch.float32, tmp_path)
@@ -275,7 +275,7 @@ def test_a_manifest_tells_what_the_answers_are_of() -> None:
 @pytest.mark.parametrize("manifest", ["", "[]", "{}", '{"fingerprint": 3}', "null", '{"fingerprint": {}}'])
 def test_a_damaged_manifest_is_an_error_in_words(manifest: str) -> None:
     (filled().folder / TEACHER_CACHE_MANIFEST).write_text(manifest)
-    with pytest.raises(StorageError, match="manifest|other"):
+    with pytest.raises(StorageError, match=r"manifest|other"):
         opened()
 
 

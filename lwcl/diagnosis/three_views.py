@@ -18,7 +18,6 @@ from lwcl import engine
 from lwcl.config.augmentation import Augmentation
 from lwcl.data.augment.apply import AugmentParams
 from lwcl.data.augment.crops import crop_with_pillow
-<<<<<<< HEAD
 from lwcl.data.augment.views import (
     denormalise_images,
     make_views_from_crops,
@@ -26,9 +25,6 @@ from lwcl.data.augment.views import (
     sample_augment_params,
 )
 from lwcl.data.cache.policy import CACHED_SIDE_RATIO
-=======
-from lwcl.data.augment.views import denormalise_images, make_views_from_crops, normalise_images, sample_augment_params
->>>>>>> house-C
 from lwcl.data.dataset import BrokenImage, ImageSet
 from lwcl.data.decode import center_crop
 from lwcl.data.workers import load_in_workers
