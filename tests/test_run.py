@@ -118,7 +118,7 @@ def test_results_go_to_stdout_and_progress_to_stderr_without_escape_codes(finish
     table = finished.stdout.splitlines()
     assert table[0] == "kNN"
     assert [line.split()[0] for line in table[2:]] == [str(finished.out), "random/test_efficientnet"]
-    assert f"step {STEPS}/{STEPS}" in finished.stderr
+    assert f" {STEPS}/{STEPS} " in finished.stderr
     assert "\x1b" not in finished.stdout + finished.stderr
     log = (finished.out / "log.txt").read_text()
     assert all(line in log for line in finished.stderr.splitlines())
@@ -226,7 +226,7 @@ def test_knn_judges_a_run_beside_an_untrained_encoder(finished: Finished, quietl
         str(finished.out),
         "random/test_efficientnet",
     ]
-    assert "48 labelled images of 2 classes" in captured.err
+    assert "2 classes" in captured.err
     assert "\x1b" not in captured.out + captured.err
     report = json.loads((finished.out / "knn" / "report.json").read_text())
     assert (finished.out / "knn" / "report.html").exists()

@@ -231,7 +231,7 @@ def test_a_full_disk_ends_a_run_and_leaves_the_checkpoint_before(
     must_say(capfd, "Cannot write", "step-000006", "larger than this process or file system may write", "needed")
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-000003"]
     assert ran(words) == 0
-    assert "Going on after step 3 of 12." in (tmp_path / "run" / "log.txt").read_text()
+    assert "after step 3 of 12" in (tmp_path / "run" / "log.txt").read_text()
     assert ran(small(images, tmp_path / "unbroken", "--cache", "ram", "--epochs", "6")) == 0
     final = [tmp_path / name / "encoder.safetensors" for name in ("run", "unbroken")]
     assert final[0].read_bytes() == final[1].read_bytes()
