@@ -19,7 +19,7 @@ from lwcl.settings import unknown_name
 DATASETS = {
     "textures": "3,960 generated textures of 64 x 64 pixels, built in: the default without --data; no network",
     "digits": "1,797 handwritten digits, built in: no files, no network",
-    "tv/NAME:ROOT": "a torchvision data set in the folder ROOT, such as tv/cifar10:~/data; fetched only with --download",
+    "tv/NAME:ROOT": "a torchvision data set in folder ROOT, such as tv/cifar10:~/data; fetched only with --download",
     "FOLDER": "images in class folders, nested folders or none; subfolders train and val are recognised",
     "LIST.txt": "one image path per line",
     "ARCHIVE.zip, ARCHIVE.tar": "read in place; several can be given",
