@@ -118,18 +118,18 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         ("--smothing 1", ["--smothing", "--smoothing"]),
         ("--arch resnet81", ["'resnet81'", "resnet18", "lwcl list archs"]),
-        ("--batch-size 512", ["16 images are fewer than a batch of 512.", "--batch-size 16 or less"]),
-        ("--hidden wide", ["--hidden: got 'wide'.", "2x"]),
+        ("--batch-size 512", ["a batch of 512", "--batch-size 16 or less"]),
+        ("--hidden wide", ["--hidden", "'wide'", "2x"]),
         ("--save-every soon", ["--save-every: got 'soon'.", "500", "10m"]),
         ("--save-every 0", ["--save-every: got '0'."]),
         ("--arch test_vit --output-stride 16", ["timm cannot build", "output_stride=16"]),
         ("--save-every infm", ["--save-every: got 'infm'."]),
-        ("--neighbours 30", ["30 neighbours; the queue has 20 keys", "--queue-size 30 or more"]),
-        ("--target wide-groups --queue-size 12", ["20 neighbours; the queue has 12 keys"]),
+        ("--neighbours 30", ["30 neighbours", "20 keys", "--queue-size 30 or more"]),
+        ("--target wide-groups --queue-size 12", ["20 neighbours", "12 keys"]),
         ("--target groups --neighbours 7", ["5, 10, 20, 30 neighbours, got 7"]),
-        ("--accumulate 3", ["no 3 equal parts", "divides --batch-size"]),
-        ("--accumulate 8", ["less than 2 images each", "--batch-size 16"]),
-        ("--bn-splits 8", ["less than 2 images each"]),
+        ("--accumulate 3", ["3 equal micro-batches", "divides --batch-size"]),
+        ("--accumulate 8", ["fewer than 2 images", "--batch-size 16"]),
+        ("--bn-splits 8", ["fewer than 2 images"]),
         ("--arch test_vit --image-size 50", ["test_vit does not take images of 50 px.", "patch size", "--image-size"]),
         ("--output-stride 5", ["--output-stride: got 5.", "8, 16 or 32"]),
         ("--device cuda", ["--device"]),
@@ -162,7 +162,7 @@ def test_running_out_of_memory_tells_the_settled_batch_and_a_command_that_works(
     place = (words := small(images, tmp_path / "run")).index("--batch-size")
     words = [*words[:place], *words[place + 2 :]]
     with monkeypatch.context() as patch:
-        patch.setattr(engine, "must_be_finite", too_much)
+        patch.setattr(engine, "check_step_finite", too_much)
         assert ran(words) == 2
     advice = f"Try: lwcl {' '.join(words)} --accumulate 2"
     must_say(capsys, "batch 8 and images of 32 px", advice)
@@ -334,7 +334,7 @@ def test_knn_of_weights_that_are_not_finite_is_refused(
     safetensors.torch.save_file(tensors, place, {"lwcl": json.dumps(read_description(encoder))})
     data = made_images(tmp_path / "data", 16, ("a", "b"))
     assert ran(["knn", str(place), "--data", str(data), "--quiet", "--workers", "0"]) == 3
-    must_say(capsys, "its features are not finite")
+    must_say(capsys, "not finite")
 
 
 @pytest.mark.parametrize("strict", [True, False])
