@@ -40,8 +40,9 @@ from lwcl.reporting.console import FRAME_SECONDS, Screen
 from lwcl.reporting.console import TrainingDisplay as Told
 from lwcl.reporting.throughput import TrainProgress
 from lwcl.system.cpu import keep_freed_memory
-from lwcl.training.build import build_training
+from lwcl.training.build import build_model, build_training
 from lwcl.training.monitor import TrainingMonitor
+from lwcl.training.resolve import resolve
 from lwcl.training.state import MIN_SAVE_SECONDS, TrainingState
 
 RESULTS = Path(__file__).with_name("results.jsonl")
@@ -85,11 +86,11 @@ def measure(arch: str, size: int, batch: int, steps: int, folder: Path) -> dict[
     fixed = {"device": "cpu", "threads": 1, "workers": 0, "cache": "ram", "save_every": str(steps // 2)}
     plan = plan_pretrain(chosen | fixed)
     images = open_images(plan.options.data, "train", download=False)
-    plan, screen = train.settled(plan, images), Screen()
+    config, screen = resolve(plan, images), Screen()
     meters = {"look": Meter(TrainingMonitor, "look"), "told": Meter(Told, "step"), "save": Meter(TrainingState, "save")}
-    with train.open_run_folder(plan, screen) as opened:
+    with train.open_run_folder(config, (), screen) as opened:
         screen.log = opened.log
-        training = build_training(plan, images, screen, print)
+        training = build_training(build_model(config, screen), images, screen, print)
         start = time.process_time()
         train.train_loop(training, opened, screen, steps)
         whole = time.process_time() - start
@@ -97,7 +98,7 @@ def measure(arch: str, size: int, batch: int, steps: int, folder: Path) -> dict[
     due = statistics.median(cost for cost, health in looks if health)
     idle = statistics.median(cost for cost, health in looks if not health)
     step = (whole - sum(sum(meter.cpu) for meter in meters.values())) / steps
-    every = plan.options.log_every
+    every = config.options.log_every
     save, clock = statistics.median(meters["save"].cpu), statistics.median(meters["save"].clock)
     shares = {
         "health and metrics": (due / every + idle) / step,

@@ -21,7 +21,7 @@ from PIL import Image
 
 from lwcl.cli import main
 from lwcl.config.augmentation import AUGMENTATIONS, Augmentation
-from lwcl.config.auto import AUTO_SETTINGS, RunFacts, apply_rules
+from lwcl.config.auto import RunFacts, resolve_plan
 from lwcl.config.eval_options import DiagnoseOptions, KnnOptions, ProbeOptions
 from lwcl.config.plan import plan_pretrain, plan_run
 from lwcl.config.recipes import DEMO_OVERRIDES, LIGHT_RECONSTRUCTED, LIGHT_RUN, RECIPES, SMALL_DATA_OVERRIDES
@@ -140,7 +140,7 @@ def test_python_that_needs_no_run_runs(heading):
 
 def test_the_python_page_shows_what_a_plan_says():
     plan = plan_pretrain({"data": ["photos/"], "arch": "resnet18", "epochs": 50, "out": "runs/mine"})
-    line = f'print(plan.settled["temperature"])  # {plan.settled["temperature"]}'
+    line = f'print(plan.values["temperature"])  # {plan.values["temperature"]}'
     assert line in TEXTS["docs/python.md"].read_text(encoding="utf-8")
 
 
@@ -191,7 +191,8 @@ def recipe_table(name: str) -> str:
         for key, value in rest.items()
         if key not in published.settings and value is not None
     ]
-    lines.append(f"\nOtherwise the method's defaults: {', '.join(own)}.\n")
+    if own:
+        lines.append(f"\nThe method's defaults for the rest: {', '.join(own)}.\n")
     return "".join(lines)
 
 
@@ -207,30 +208,22 @@ def augmentation_table() -> str:
 
 
 SIZES = {
-    "the textures, 2 CPUs": RunFacts(3000, 64, 2, False, embedded=True),
+    "the textures, 2 CPUs": RunFacts(3000, 64, 2, False, demo=True),
     "10,000 photos, 8 CPUs": RunFacts(10_000, 480, 8, False),
     "1,281,167 photos, a GPU": RunFacts(1_281_167, 375, 16, True),
 }
 
 
 def rules_table() -> str:
-    """What the rules settle for sets of three sizes, and the reasons in the words of the program."""
-    settled = {}
-    for title, facts in SIZES.items():
-        scaled = plan_pretrain({}).at_scale(facts.images, demonstration=facts.embedded).settled
-        settled[title] = scaled | apply_rules({name: setting.value for name, setting in scaled.items()}, facts)
-    ruled = [
-        name
-        for name in dict.fromkeys((*AUTO_SETTINGS, *SMALL_DATA_OVERRIDES["pretrain"], *DEMO_OVERRIDES))
-        if name in scaled
-    ]
-    ruled = [name for name in ruled if any(found[name].value is not None for found in settled.values())]
+    """The automatic settings for data sets of three sizes, and the reasons in the words of the program."""
+    configs = {title: resolve_plan(plan_pretrain({}), facts).values for title, facts in SIZES.items()}
+    middle = configs["10,000 photos, 8 CPUs"]
+    names = [name for name in middle if any(values[name].origin.is_rule for values in configs.values())]
     lines = [head("Setting", *SIZES)]
-    for name in ruled:
-        lines.append(row(f"`{flag_name(name)}`", *(value_text(found[name].value) for found in settled.values())))
+    for name in names:
+        lines.append(row(f"`{flag_name(name)}`", *(value_text(values[name].value) for values in configs.values())))
     lines.append("\nThe reasons, for the 10,000 photos:\n\n")
-    middle = settled["10,000 photos, 8 CPUs"]
-    lines += [f"* `{flag_name(name)}` {value_text(middle[name].value)}: {middle[name].origin}\n" for name in ruled]
+    lines += [f"* `{flag_name(name)}` {value_text(middle[name].value)} ({middle[name].origin})\n" for name in names]
     return "".join(lines)
 
 
@@ -242,7 +235,7 @@ def few_table() -> str:
         verbs = ", ".join(verb for verb, changes in SMALL_DATA_OVERRIDES.items() if name in changes)
         lines.append(row(f"`{flag_name(name)}`", value_text(entry.value), verbs, entry.source))
     for name, entry in DEMO_OVERRIDES.items():
-        lines.append(row(f"`{flag_name(name)}`", value_text(entry.value), "on embedded sets", entry.source))
+        lines.append(row(f"`{flag_name(name)}`", value_text(entry.value), "on built-in data sets", entry.source))
     return "".join(lines)
 
 

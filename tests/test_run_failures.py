@@ -118,18 +118,18 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         ("--smothing 1", ["--smothing", "--smoothing"]),
         ("--arch resnet81", ["'resnet81'", "resnet18", "lwcl list archs"]),
-        ("--batch-size 512", ["16 images are fewer than a batch of 512.", "--batch-size 16 or less"]),
-        ("--hidden wide", ["--hidden: got 'wide'.", "2x"]),
+        ("--batch-size 512", ["a batch of 512", "--batch-size 16 or less"]),
+        ("--hidden wide", ["--hidden", "'wide'", "2x"]),
         ("--save-every soon", ["--save-every: got 'soon'.", "500", "10m"]),
         ("--save-every 0", ["--save-every: got '0'."]),
         ("--arch test_vit --output-stride 16", ["timm cannot build", "output_stride=16"]),
         ("--save-every infm", ["--save-every: got 'infm'."]),
-        ("--neighbours 30", ["30 neighbours; the queue has 20 keys", "--queue-size 30 or more"]),
-        ("--target wide-groups --queue-size 12", ["20 neighbours; the queue has 12 keys"]),
+        ("--neighbours 30", ["30 neighbours", "20 keys", "--queue-size 30 or more"]),
+        ("--target wide-groups --queue-size 12", ["20 neighbours", "12 keys"]),
         ("--target groups --neighbours 7", ["5, 10, 20, 30 neighbours, got 7"]),
-        ("--accumulate 3", ["no 3 equal parts", "divides --batch-size"]),
-        ("--accumulate 8", ["less than 2 images each", "--batch-size 16"]),
-        ("--bn-splits 8", ["less than 2 images each"]),
+        ("--accumulate 3", ["3 equal micro-batches", "divides --batch-size"]),
+        ("--accumulate 8", ["fewer than 2 images", "--batch-size 16"]),
+        ("--bn-splits 8", ["fewer than 2 images"]),
         ("--arch test_vit --image-size 50", ["test_vit does not take images of 50 px.", "patch size", "--image-size"]),
         ("--output-stride 5", ["--output-stride: got 5.", "8, 16 or 32"]),
         ("--device cuda", ["--device"]),
@@ -162,7 +162,7 @@ def test_running_out_of_memory_tells_the_settled_batch_and_a_command_that_works(
     place = (words := small(images, tmp_path / "run")).index("--batch-size")
     words = [*words[:place], *words[place + 2 :]]
     with monkeypatch.context() as patch:
-        patch.setattr(engine, "must_be_finite", too_much)
+        patch.setattr(engine, "check_step_finite", too_much)
         assert ran(words) == 2
     advice = f"Try: lwcl {' '.join(words)} --accumulate 2"
     must_say(capsys, "batch 8 and images of 32 px", advice)
@@ -231,7 +231,7 @@ def test_a_full_disk_ends_a_run_and_leaves_the_checkpoint_before(
     must_say(capfd, "Cannot write", "step-000006", "larger than this process or file system may write", "needed")
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-000003"]
     assert ran(words) == 0
-    assert "Going on after step 3 of 12." in (tmp_path / "run" / "log.txt").read_text()
+    assert "after step 3 of 12" in (tmp_path / "run" / "log.txt").read_text()
     assert ran(small(images, tmp_path / "unbroken", "--cache", "ram", "--epochs", "6")) == 0
     final = [tmp_path / name / "encoder.safetensors" for name in ("run", "unbroken")]
     assert final[0].read_bytes() == final[1].read_bytes()

@@ -13,8 +13,8 @@ from lwcl.engine import TrainStep
 from lwcl.methods.method import Batch
 from lwcl.reporting.console import Screen
 from lwcl.system.cpu import keep_freed_memory
-from lwcl.training.build import build_training
-from lwcl.training.resolve import resolve_auto
+from lwcl.training.build import build_model, build_training
+from lwcl.training.resolve import resolve
 from lwcl.training.state import TrainingState
 from peer_ways.turns import Work, serve, timed
 
@@ -30,7 +30,8 @@ def training_of(work: Work) -> TrainingState:
     plan = plan_pretrain(chosen | work.options)
     images = open_images(plan.options.data, "train")
     keep_freed_memory()
-    return build_training(resolve_auto(plan, images), images, Screen(quiet=True), unbroken)
+    screen = Screen(quiet=True)
+    return build_training(build_model(resolve(plan, images), screen), images, screen, unbroken)
 
 
 def unbroken(broken: BrokenImage) -> None:
