@@ -1,9 +1,9 @@
-"""What a frozen teacher says of K crops of each of N images, (K, N, D), computed once and mapped from disk.
+"""A frozen teacher's outputs for K crops of each of N images, (K, N, D), computed once and memory-mapped from disk.
 
-CompRess keeps its teacher's answers too, those to the centre crop (arXiv 2010.14713, its code). They are kept as
-bfloat16 unless told otherwise: raw features have no bound, and it holds whatever float32 does. It moves the cosine of
-two images by 0.0001 to 0.0002 (root mean square, at most 0.0012; ResNet-18 and MobileNetV3 trained on Imagenette),
-under a thousandth of what cosines differ by. Float16 moves it by an eighth of that, and is for unit embeddings.
+CompRess caches its teacher's outputs for the centre crop (arXiv 2010.14713, its code). The default is bfloat16, since
+raw features are unbounded and it has the range of float32. It changes the cosine of two images by 0.0001 to 0.0002
+(root mean square, at most 0.0012; ResNet-18 and MobileNetV3 trained on Imagenette), less than a thousandth of the spread of
+cosines. Float16 changes it by an eighth of that, and suits unit embeddings.
 """
 
 import hashlib
@@ -19,13 +19,13 @@ from torch import Tensor
 from lwcl.config.diff import settings_diff
 from lwcl.data.cache.disk import wait_for_lock
 from lwcl.errors import StorageError, TrainingDivergedError, UsageError
-from lwcl.formatting import json_text
+from lwcl.formatting import json_text, plural
 from lwcl.system.atomic_files import cache_folder, explain_disk_errors, write_atomically
 from lwcl.system.chunk_file import ChunkFile
 
 TEACHER_CACHE_FORMAT = 1
-TEACHER_CHUNK_ROWS = 1024  # answers in a chunk, all to the same crop: what a kill can cost
-MAX_EAGER_CHECK_BYTES = 10**9  # bytes (about a second); in a larger cache each chunk is checked when it is first read
+TEACHER_CHUNK_ROWS = 1024  # outputs in a chunk, all of the same crop: what a kill can lose
+MAX_EAGER_CHECK_BYTES = 10**9  # checked on opening (about a second); in a larger cache, chunks on first read
 TEACHER_CACHE_MANIFEST = "manifest.json"
 
 TeacherCacheShape = tuple[int, int, int]
@@ -34,12 +34,12 @@ ReportProgress = Callable[[int, int], None]
 
 
 def teacher_cache_bytes(crops: int, images: int, width: int, dtype: torch.dtype = torch.bfloat16) -> int:
-    """Bytes that answers (crops, images, width) take on disk."""
+    """Bytes on disk of outputs (crops, images, width)."""
     return crops * images * width * dtype.itemsize
 
 
 class TeacherCache:
-    """Answers of `shape` (K crops, N images, width D) in `folder`, whose manifest `about` tells what they are of."""
+    """Outputs of `shape` (K crops, N images, width D) in `folder`, identified by the manifest `about`."""
 
     def __init__(self, folder: Path, about: Mapping[str, Any], shape: TeacherCacheShape, dtype: torch.dtype) -> None:
         self.folder, self.about, self.shape, self.dtype = folder, about, shape, dtype
@@ -58,104 +58,103 @@ class TeacherCache:
         dtype: torch.dtype = torch.bfloat16,
         folder: Path | None = None,
     ) -> "TeacherCache":
-        """The answers of the teacher, images and views that `fingerprint` (JSON) tells, as far as they are there.
+        """The outputs for the teacher, images and views of `fingerprint` (JSON), as far as they are cached.
 
-        They are in `folder`, or else where the cache folder keeps them; nothing is made before `fill`. Damaged chunks
-        count as not there. Raises `StorageError` when the folder holds other answers.
+        They are in `folder`, by default in the cache folder; nothing is created before `fill`. Damaged chunks count as
+        missing. Raises `StorageError` if the folder holds other outputs.
         """
-        kind = {
+        layout = {
             "format": TEACHER_CACHE_FORMAT,
             "chunk_rows": TEACHER_CHUNK_ROWS,
             "dtype": str(dtype).removeprefix("torch."),
             "shape": shape,
         }
-        text = json_text({**kind, "fingerprint": fingerprint}, sort_keys=True)
+        text = json_text({**layout, "fingerprint": fingerprint}, sort_keys=True)
         key = hashlib.sha256(text.encode()).hexdigest()[:32]
         cache = cls(folder or cache_folder() / "teachers" / key, json.loads(text), shape, dtype)
-        cache._learn()
+        cache._read_state()
         return cache
 
     @property
     def done(self) -> int:
-        """How many of the K x N answers are there."""
+        """The number of cached outputs, of K x N."""
         return sum(self._count(chunk) for chunk in self._chunks.noted)
 
-    def fill(self, compute: ComputeOutputs, batch_size: int, tell: ReportProgress) -> None:
-        """Computes what is missing: `compute(crop, index (B,))` gives (B, D); `tell` hears how many of how many rows.
+    def fill(self, compute: ComputeOutputs, batch_size: int, report: ReportProgress) -> None:
+        """Computes what is missing: `compute(crop, index (B,))` returns (B, D); `report(done, total)` after each batch.
 
-        One process fills; others wait, and take what it made. The batches are the same whatever was killed before.
-        Raises `TrainingDivergedError` for answers that are not finite, `UsageError` for those that the type cannot
-        hold, and
-        `StorageError` when the disk refuses; what is done stays.
+        One process fills, others wait and use the result. Batches do not depend on earlier interruptions. Raises
+        `TrainingDivergedError` for outputs that are not finite, `UsageError` for those out of range of the type, and
+        `StorageError` if writing fails; what is done stays.
         """
         with ExitStack() as stack:
             with explain_disk_errors(self.folder):
                 stack.enter_context(wait_for_lock(self.folder / ".lock"))
-                self._learn()
+                self._read_state()
                 missing = self._chunks.missing()
                 if missing:
                     self._chunks.begin()
                     write_atomically(self.folder / TEACHER_CACHE_MANIFEST, json_text(self.about, indent=2))
             for chunk in missing:
-                content = self._computed(chunk, compute, batch_size, tell).view(torch.uint8).numpy().tobytes()
+                content = self._compute_chunk(chunk, compute, batch_size, report).view(torch.uint8).numpy().tobytes()
                 with explain_disk_errors(self.folder):
                     self._chunks.write(chunk, content)
 
     def rows(self, crop: int, index: Tensor) -> Tensor:
-        """Answers (B, D) float32 to a crop of images `index` (B,); the cache must be filled.
+        """Outputs (B, D) float32 for a crop of the images at `index` (B,); the cache must be filled.
 
-        Raises `StorageError` where they are damaged; the next `fill` then computes them again.
+        Raises `StorageError` if they are damaged; the next `fill` computes them again.
         """
         self._check(crop, set((index // TEACHER_CHUNK_ROWS).tolist()))
         return self._mapped()[crop].index_select(0, index).float()
 
     def whole(self, crop: int) -> Tensor:
-        """Answers (N, D) float32 to a crop of all images; else as `rows`."""
+        """Outputs (N, D) float32 for a crop of all images; otherwise as `rows`."""
         self._check(crop, range(len(self._slices)))
         return self._mapped()[crop].float()
 
     def _count(self, chunk: int) -> int:
-        """The answers in a chunk."""
+        """The number of outputs in a chunk."""
         return len(range(self.shape[1])[self._slices[chunk % len(self._slices)]])
 
-    def _computed(self, chunk: int, compute: ComputeOutputs, batch_size: int, tell: ReportProgress) -> Tensor:
-        """The answers of a chunk (rows, D), in the type they are kept in."""
+    def _compute_chunk(self, chunk: int, compute: ComputeOutputs, batch_size: int, report: ReportProgress) -> Tensor:
+        """The outputs of a chunk (rows, D), in the type of the cache."""
         crop, place = divmod(chunk, len(self._slices))
-        before, kept = self.done, list[Tensor]()
+        before, stored = self.done, list[Tensor]()
         for index in torch.split(torch.arange(self.shape[1])[self._slices[place]], batch_size):
-            found = compute(crop, index).detach().float().cpu()
-            assert found.shape == (len(index), self.shape[2]), f"{tuple(found.shape)} answers to {len(index)} images"
-            kept.append(found.to(self.dtype))
-            check_storable(found, kept[-1], index)
-            tell(before + sum(map(len, kept)), self.shape[0] * self.shape[1])
-        return torch.cat(kept)
+            outputs = compute(crop, index).detach().float().cpu()
+            assert outputs.shape == (len(index), self.shape[2]), f"{tuple(outputs.shape)} for {len(index)} images"
+            stored.append(outputs.to(self.dtype))
+            check_storable(outputs, stored[-1], index)
+            report(before + sum(map(len, stored)), self.shape[0] * self.shape[1])
+        return torch.cat(stored)
 
-    def _learn(self) -> None:
-        """Reads what is there and drops what is damaged. Raises `StorageError` when it is of another teacher."""
+    def _read_state(self) -> None:
+        """Reads what is cached and drops damaged chunks. Raises `StorageError` if the manifest differs."""
         self._chunks.noted = {}
         if not (self.folder / TEACHER_CACHE_MANIFEST).exists():
             return
-        self._must_be_ours()
+        self._check_manifest()
         with explain_disk_errors(self.folder):
             self._chunks.learn()
             if teacher_cache_bytes(*self.shape, self.dtype) <= MAX_EAGER_CHECK_BYTES:
                 self._chunks.drop(self._chunks.damaged(self._chunks.noted))
 
-    def _must_be_ours(self) -> None:
-        """Raises `StorageError` unless the manifest tells what is wanted."""
+    def _check_manifest(self) -> None:
+        """Raises `StorageError` if the manifest is of other outputs."""
         remedy = f"Remove {str(self.folder)!r}, or name another folder."
         try:
-            found = json.loads((self.folder / TEACHER_CACHE_MANIFEST).read_bytes())
-            there, wanted = found.pop("fingerprint"), {**self.about}
-            differing = settings_diff(there, wanted.pop("fingerprint")) | settings_diff(found, wanted)
+            cached = json.loads((self.folder / TEACHER_CACHE_MANIFEST).read_bytes())
+            fingerprint, wanted = cached.pop("fingerprint"), {**self.about}
+            differing = settings_diff(fingerprint, wanted.pop("fingerprint")) | settings_diff(cached, wanted)
         except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
             raise StorageError(f"The manifest in {str(self.folder)!r} is damaged.", f"{error}.", remedy) from error
         if differing:
-            why = "; ".join(f"{name}: {old} there, {new} wanted" for name, (old, new) in differing.items())
-            raise StorageError(f"{str(self.folder)!r} holds a teacher's answers to something else.", f"{why}.", remedy)
+            why = "; ".join(f"{name}: cached {old}, expected {new}" for name, (old, new) in differing.items())
+            raise StorageError(f"{str(self.folder)!r} holds other teacher outputs.", f"{why}.", remedy)
 
     def _check(self, crop: int, places: Iterable[int]) -> None:
-        """Raises `StorageError` when chunks of a crop are damaged, and notes on disk that they are not there."""
+        """Raises `StorageError` if chunks of a crop are damaged, after marking them as missing on disk."""
         with explain_disk_errors(self.folder):
             damaged = self._chunks.damaged(crop * len(self._slices) + place for place in places)
             if damaged:
@@ -164,13 +163,13 @@ class TeacherCache:
                     self._chunks.note_all()
         if damaged:
             raise StorageError(
-                f"{len(damaged)} chunks of the teacher's answers in {str(self.folder)!r} are damaged.",
-                "They were changed since they were written, or the disk fails.",
-                "Run again: they alone are computed again.",
+                f"{plural(len(damaged), 'chunk')} of teacher outputs in {str(self.folder)!r} damaged.",
+                "The file was changed, or the disk is failing.",
+                "Run the command again: only damaged chunks are computed again.",
             )
 
     def _mapped(self) -> Tensor:
-        """All answers, mapped into memory: (K, N, D) in the type they are kept in."""
+        """All outputs, memory-mapped: (K, N, D) in the type of the cache."""
         if self._map is None:
             assert not self._chunks.missing(), "fill first"
             count = self.shape[0] * self.shape[1] * self.shape[2]
@@ -179,20 +178,19 @@ class TeacherCache:
         return self._map
 
 
-def check_storable(found: Tensor, kept: Tensor, index: Tensor) -> None:
-    """Raises `TrainingDivergedError` for answers (B, D) that are not finite, `UsageError` where they are not finite
-    as kept."""
-    if bool(kept.isfinite().all()):
+def check_storable(outputs: Tensor, stored: Tensor, index: Tensor) -> None:
+    """Raises `TrainingDivergedError` for outputs (B, D) that are not finite, `UsageError` if `stored` overflows."""
+    if bool(stored.isfinite().all()):
         return
-    finite = found.isfinite().all(1)
+    finite = outputs.isfinite().all(1)
     if not bool(finite.all()):
         raise TrainingDivergedError(
-            f"The teacher's answer to image {int(index[~finite][0])} is not finite.",
-            "Its weights are damaged or its training diverged.",
-            "Give another teacher, or compute in float32: --precision fp32.",
+            f"The teacher's output for image {int(index[~finite][0])} is not finite.",
+            "Its weights are damaged, or its training diverged.",
+            "Give another teacher, or --teacher-precision fp32.",
         )
-    reach, end = float(found.abs().max()), torch.finfo(kept.dtype)
+    largest, limits = float(outputs.abs().max()), torch.finfo(stored.dtype)
     raise UsageError(
-        f"The teacher's answers reach {reach:g}, and {end.dtype} ends at {end.max:g}.",
-        remedy="Keep them as bfloat16, which holds whatever float32 does.",
+        f"Teacher outputs of up to {largest:g} overflow {limits.dtype}, whose maximum is {limits.max:g}.",
+        remedy="Cache them in bfloat16, which has the range of float32.",
     )
