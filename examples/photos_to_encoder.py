@@ -22,19 +22,19 @@ def main() -> None:
     parser.add_argument("--arch", default="mobilenetv3_large_100", help="any timm model")
     parser.add_argument("--out", default="runs/photos", help="folder of the run")
     parser.add_argument("--epochs", help="passes over the photos; settled from their number if not given")
-    told = parser.parse_args()
+    args = parser.parse_args()
 
     # What is not chosen is settled by the recipe and the rules, as on the command line.
-    plan = plan_pretrain({"data": [told.photos], "arch": told.arch, "out": told.out, "epochs": told.epochs})
+    plan = plan_pretrain({"data": [args.photos], "arch": args.arch, "out": args.out, "epochs": args.epochs})
     if code := train.train_run(plan):
         raise SystemExit(code)
 
     # From here on nothing is needed but timm.
-    model = timm.create_model(f"local-dir:{Path(told.out) / 'export'}", pretrained=True).eval()
+    model = timm.create_model(f"local-dir:{Path(args.out) / 'export'}", pretrained=True).eval()
     takes = timm.data.resolve_model_data_config(model)
     with torch.inference_mode():
         features = model(torch.zeros(1, *takes["input_size"]))
-    print(f"{told.arch} takes images of {takes['input_size']} and gives {features.shape[1]} features.")
+    print(f"{args.arch} takes images of {takes['input_size']} and gives {features.shape[1]} features.")
 
 
 if __name__ == "__main__":

@@ -132,7 +132,7 @@ def test_python_in_the_texts_compiles_and_imports_what_exists(text, block):
                 assert hasattr(module, alias.name) or importlib.import_module(f"{node.module}.{alias.name}")
 
 
-@pytest.mark.parametrize("heading", ["Features of images", "Judge features"])
+@pytest.mark.parametrize("heading", ["Compute features", "Evaluate features"])
 def test_python_that_needs_no_run_runs(heading):
     text = TEXTS["docs/python.md"].read_text(encoding="utf-8").partition(f"## {heading}\n")[2]
     exec(FENCE.search(text)[2], {})  # noqa: S102  # our own text
