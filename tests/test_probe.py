@@ -257,7 +257,7 @@ def test_damaged_weights_and_another_architecture_are_refused(colours: Path, tmp
     encoder, path = Encoder(ARCH), tmp_path / "sick.safetensors"
     encoder.state_dict()["backbone.conv_stem.weight"].view(-1)[3] = float("nan")
     save_encoder(path, encoder, InputSpec.for_arch(ARCH, 32), {})
-    with pytest.raises(TrainingDivergedError, match=r"backbone\.conv_stem\.weight"):
+    with pytest.raises(TrainingDivergedError, match="conv_stem"):
         probed(colours, encoder=str(path))
     with pytest.raises(UsageError, match="resnet18"):
         probed(colours, encoder=str(path), arch="resnet18")

@@ -226,7 +226,7 @@ def test_knn_judges_a_run_beside_an_untrained_encoder(finished: Finished, quietl
         str(finished.out),
         "random/test_efficientnet",
     ]
-    assert "2 classes" in captured.err
+    assert "48 images of 2 classes" in captured.err
     assert "\x1b" not in captured.out + captured.err
     report = json.loads((finished.out / "knn" / "report.json").read_text())
     assert (finished.out / "knn" / "report.html").exists()
