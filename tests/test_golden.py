@@ -36,6 +36,8 @@ SMALL = {"queue_size": 16, "key_momentum": 0.9, "neighbours": 3, "anchors": 16, 
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "moco symmetric": ("moco", {"symmetric": True}),
     "moco head-norm": ("moco", {"head_norm": True}),
+    "simclr plain": ("simclr", {"queue_size": 0, "key_momentum": 0.0}),
+    "simclr predictor": ("simclr", {"predictor": "16", "smoothing": 0.1, "decoupled": False}),
     "regression batch-norm": ("regression", {"batch_norm": True}),
 }
 FINGERPRINT = {"cpu": cpu_name(), "threads": 1} | {name: package_version(name) for name in ("torch", "timm", "numpy")}

@@ -1,6 +1,7 @@
 """Momentum encoders: exponential moving averages of the student (MoCo, arXiv 1911.05722, eq. 2)."""
 
 import copy
+import math
 from typing import cast
 
 import torch
@@ -31,6 +32,11 @@ class MomentumEncoder(AfterStep):
     def after_step(self, student: nn.Module) -> None:
         """Each parameter becomes momentum x itself + (1 - momentum) x the student's."""
         torch._foreach_lerp_(list(self.encoder.parameters()), list(student.parameters()), 1 - self.momentum)
+
+
+def rising_momentum(start: float, fraction: float) -> float:
+    """A momentum that rises from `start` to 1 by a cosine, at a fraction of the run (BYOL, arXiv 2006.07733)."""
+    return 1 - (1 - start) * (math.cos(math.pi * fraction) + 1) / 2
 
 
 class DropoutFreeMomentumEncoder(MomentumEncoder):

@@ -1,0 +1,139 @@
+"""SimCLR (Chen et al., arXiv 2002.05709): contrast with the other images of the batch; and what may go with it."""
+
+from typing import Any, Protocol
+
+from lwcl.methods._torch import (
+    Encoder,
+    MomentumEncoder,
+    Net,
+    Queue,
+    Tensor,
+    encoder,
+    losses,
+    memory,
+    momentum_encoder,
+    nets,
+    torch,
+)  # fmt: skip
+from lwcl.methods.method import Batch, Loss, Method, Progress, ViewSpec, method
+from lwcl.settings import setting
+
+
+class SimCLRNet(Protocol):
+    """The modules of SimCLR, some of which its variants alone have."""
+
+    student: Encoder
+    predictor: "torch.nn.Sequential"  # empty without a predictor
+    key: MomentumEncoder  # with momentum keys
+    queue: Queue  # with a queue
+
+
+@method("pretrain", "simclr")
+class SimCLR(Method):
+    """Contrast views of an image with the other images of the batch (NT-Xent).
+
+    Negatives are the views of the other images of a micro-batch: with `accumulate`, each part contrasts within itself.
+    """
+
+    temperature: float = setting(0.2, "softmax temperature of the contrastive loss", above=0, group="Method")
+    hidden: str = setting(
+        "2048", "hidden width of the projection head: 1x or 2x the backbone's, a number, or 0: linear", group="Method"
+    )
+    dim: int = setting(128, "width of the embedding", at_least=2, group="Method")
+    head_norm: bool = setting(True, "batch norm in the projection head, as in MoCo v3", group="Method")
+    decoupled: bool = setting(
+        False, "leave the positive out of the denominator (DCL, arXiv 2110.06848)", group="Method"
+    )
+    smoothing: float = setting(
+        0.0, "share of the target given to the nearest negatives (light-moco)", at_least=0, below=1, group="Method"
+    )
+    neighbours: int = setting(10, "number of nearest negatives that share it", at_least=1, group="Method")
+    queue_size: int = setting(0, "keys of earlier batches in a queue, as further negatives", at_least=0, group="Method")
+    key_momentum: float = setting(
+        0.0, "EMA momentum of a key encoder, which rises to 1; 0: no key encoder", at_least=0, below=1, group="Method"
+    )
+    predictor: str = setting(
+        "0", "hidden width of a predictor on the queries (MoCo v3: 4096): as --hidden, or 0: none", group="Method"
+    )
+    local_crops: int = setting(0, "small crops of each image as further queries", at_least=0, group="Method")
+    local_size: float = setting(
+        0.571, "side of a local crop relative to a view's (SSLight: 128 of 224)", above=0, at_most=1, group="Method"
+    )
+    local_weight: float = setting(
+        0.6, "weight of the local crops in the loss (SSLight: 0.6)", at_least=0, at_most=1, group="Method"
+    )
+
+    def view_groups(self) -> tuple[ViewSpec, ...]:
+        """Two global views; with local crops, the scales of SSLight (arXiv 2210.02808): 0.3 to 1, and 0.05 to 0.3."""
+        if not self.local_crops:
+            return (ViewSpec(count=2),)
+        local = ViewSpec(count=self.local_crops, size=self.local_size, crop_scale=(0.05, 0.3))
+        return ViewSpec(count=2, crop_scale=(0.3, 1.0)), local
+
+    def head(self, width: int, teacher_dim: int = 0) -> tuple[int, ...]:
+        """Widths of the projection head on a backbone of `width` features: hidden (if any), then `dim`."""
+        hidden = encoder.hidden_width(self.hidden, width)
+        return (hidden, self.dim) if hidden else (self.dim,)
+
+    def build(self, student: Encoder, teacher_dim: int = 0) -> Net:
+        """The student, and the predictor, key encoder and queue that were asked for."""
+        hidden = encoder.hidden_width(self.predictor, student.width)
+        predictor = encoder.mlp(self.dim, (hidden, self.dim) if hidden else (), norm=True)
+        modules: dict[str, torch.nn.Module] = {"predictor": predictor}
+        if self.key_momentum:
+            modules["key"] = momentum_encoder.MomentumEncoder(student, self.key_momentum)
+        if self.queue_size:
+            modules["queue"] = memory.Queue(self.queue_size, self.dim)
+        return nets.Net(student, **modules)
+
+    def loss(self, net: SimCLRNet, batch: Batch, epoch: float) -> Loss:
+        """Mean InfoNCE of each view with the keys of every other global view; the parts of `local_weight` if local."""
+        views, local_views = [*self.grouped(batch.views), ()][:2]
+        projections = [net.student(view) for view in views]
+        keys = [net.key(view) for view in views] if self.key_momentum else projections
+        queries = [self.predict(net, projection) for projection in projections]
+        ways = [self.contrast(net, query, keys, i) for i, query in enumerate(queries)]
+        total = torch.stack([loss for loss, _ in ways]).mean()
+        if local_views:
+            local = [self.predict(net, net.student(view)) for view in local_views]
+            losses_local = [self.contrast(net, query, keys, None)[0] for query in local]
+            total = (1 - self.local_weight) * total + self.local_weight * torch.stack(losses_local).mean()
+        if self.queue_size:
+            net.queue.push(torch.cat([key.detach() for key in keys]))
+        top1 = torch.stack([found for _, found in ways]).mean()
+        return Loss(total, {"loss": total.detach(), "top1": top1}, (projections[0].detach(), keys[1].detach()))
+
+    def predict(self, net: SimCLRNet, projection: Tensor) -> Tensor:
+        """Queries (B, dim): the projections, through the predictor if there is one."""
+        return losses.l2_normalise(net.predictor(projection)) if len(net.predictor) else projection
+
+    def contrast(self, net: SimCLRNet, queries: Tensor, keys: list[Tensor], own: int | None) -> tuple[Tensor, Tensor]:
+        """Loss and top-1 of queries (B, dim) of view `own` (None: local) with each other view's keys as positives.
+
+        Negatives are the keys of all other images in all global views, and the queue.
+        """
+        everyone = torch.cat([*keys, net.queue.rows()] if self.queue_size else keys)
+        cosines = losses.cosine_similarities(queries, everyone)
+        images = torch.arange(len(queries), device=queries.device)
+        positives = [cosines[images, images + view * len(queries)] for view in range(len(keys))]
+        itself = torch.cat([images + view * len(queries) for view in range(len(keys))])
+        negatives = cosines.scatter(1, itself.view(len(keys), -1).T, -torch.inf)
+        others = [positive for view, positive in enumerate(positives) if view != own]
+        loss = torch.stack([self.target_loss(positive, negatives) for positive in others]).mean()
+        return loss, (others[0].detach() > negatives.detach().amax(1)).float().mean()
+
+    def target_loss(self, positive: Tensor, negatives: Tensor) -> Tensor:
+        """InfoNCE of cosines (B,) and (B, K), before the temperature; the image's own keys are -inf in the latter."""
+        if self.decoupled:
+            return losses.decoupled_info_nce(positive, negatives, self.temperature)
+        if not self.smoothing:
+            return losses.info_nce(positive, negatives, self.temperature)
+        others = int(negatives[0].isfinite().sum())
+        target = losses.smoothed_target("top", self.smoothing, min(self.neighbours, others), others)
+        return losses.smoothed_info_nce(positive, negatives, self.temperature, target)
+
+    def after_step(self, net: Any, progress: Progress) -> None:
+        """The momentum of the key encoder rises to 1 by a cosine over the run (MoCo v3, arXiv 2104.02057)."""
+        if self.key_momentum:
+            net.key.momentum = momentum_encoder.rising_momentum(self.key_momentum, progress.fraction)
+        net.after_step()
