@@ -53,13 +53,12 @@ def smoothed_info_nce(positive: Tensor, negative: Tensor, temperature: float, ta
     return loss.mean()
 
 
-#: The ends of light-moco's three groups of neighbours, by the number of neighbours (strategy 2).
 def decoupled_info_nce(positive: Tensor, negative: Tensor, temperature: float) -> Tensor:
     """InfoNCE without the positive in the denominator (DCL, arXiv 2110.06848, eq. 6); (B,) and (B, K) -> ()."""
     return ((negative / temperature).logsumexp(1) - positive / temperature).mean()
 
 
-#: Where light-moco's three groups of neighbours end, by the number of neighbours (strategy 2).
+#: The ends of light-moco's three groups of neighbours, by the number of neighbours (strategy 2).
 NEIGHBOUR_GROUPS = {5: (1, 3, 5), 10: (1, 4, 10), 20: (2, 8, 20), 30: (3, 12, 30)}
 
 
