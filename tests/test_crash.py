@@ -223,7 +223,7 @@ def must_survive_a_flip(whole: Whole, half: tuple[Path, Path], out: Path, name: 
     whole.must_end_so(out, half[1])
     log = (out / "log.txt").read_text()
     assert "step-000009 is damaged" in log
-    assert "Going on after step 6 of 12." in log
+    assert "Resuming after step 6 of 12." in log
     assert (out / "checkpoints" / "corrupt-step-000009" / name).exists()
 
 

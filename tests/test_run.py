@@ -352,7 +352,7 @@ def test_a_dry_run_tells_all_and_writes_nothing(
     assert all(word in said for word in ("key_momentum", "MACs of the backbone", "images per second"))
     assert ran([*words, "--json"]) == 0
     document = json.loads(quietly.readouterr().out)
-    assert (document["schema_version"], document["cost"]["steps"]) == (1, STEPS)
+    assert (document["schema_version"], document["cost"]["steps"]) == (2, STEPS)
     assert document["settings"]["batch_size"] == {"value": 8, "origin": "flag"}
     assert os.listdir(tmp_path) == []
     assert os.listdir(os.environ["LWCL_CACHE"]) == []

@@ -326,7 +326,7 @@ def must_go_on(world: World, method: str, tmp_path: Path, **more: Any) -> None:
     words = world.words(method, tmp_path / "run", **more)
     assert child(words, tmp_path / "cache", "metrics.append@11") == KILLED
     assert child(words, tmp_path / "cache") == 0
-    assert "Going on after step 9 of 12." in (tmp_path / "run" / "log.txt").read_text()
+    assert "Resuming after step 9 of 12." in (tmp_path / "run" / "log.txt").read_text()
     assert left_by(tmp_path / "run") == left_by(world.run(method, **more))
 
 
@@ -357,9 +357,9 @@ def test_another_teacher_is_refused_when_a_run_goes_on(
     made_teacher(tmp_path / "own.safetensors", seed=2)
     assert ran(words) == 4
     assert capsys.readouterr().err.splitlines() == [
-        "The teacher is not the one that this run began with.",
+        "The teacher is not the one that this run started with.",
         "Its weights have changed.",
-        "Put it back, or begin anew with --overwrite or another --out.",
+        "Restore it, or start again with --overwrite or another --out.",
     ]
     shutil.copy(world.teacher, own)
     assert ran(words) == 0
@@ -414,7 +414,10 @@ def test_one_command_trains_two_stages(world: World, staged: Staged) -> None:
         1,
         str(world.teacher),
     )
-    assert report["settings"]["init"] == {"value": str(staged.out / "first"), "origin": "the first stage"}
+    assert report["settings"]["init"] == {
+        "value": str(staged.out / "first"),
+        "origin": "auto: encoder of the first stage",
+    }
     told = load_encoder(str(staged.out)).metadata
     assert (told["method"], told["epochs"], told["init"]) == ("moco", 2, str(staged.out / "first"))
     assert "gap" not in report["facts"], "the second stage has no teacher"
@@ -496,7 +499,7 @@ def test_a_dry_run_tells_what_answers_will_take_and_keeps_none(
     words = world.words("seed", tmp_path / "run", "--dry-run", "--json", teacher_cache=cache, cache=where)
     assert ran(words) == 0
     document = json.loads(capsys.readouterr().out)
-    assert document["cost"]["teacher's answers on disk, bytes"] == size
+    assert document["cost"]["teacher outputs on disk, bytes"] == size
     assert document["settings"]["teacher_cache"] == {"value": cache, "origin": "flag"}
     assert os.listdir(tmp_path) == os.listdir(own_cache) == []
 
@@ -521,14 +524,14 @@ def test_a_teacher_by_the_batch_answers_by_it_and_learns_nothing(world: World) -
 
 
 REFUSED = {
-    "distill --method seed": ("seed learns from a teacher, and none is named.", "Give --teacher ENCODER"),
-    "compress": ("2q learns from a teacher, and none is named.", "Give --teacher"),
-    "pretrain --method moco --teacher T": ("moco has no teacher.", "--init-by seed:2"),
-    "pretrain --init-by seed:1": ("--init-by seed:1 learns from a teacher, and none is named.", "Give --teacher"),
+    "distill --method seed": ("seed requires --teacher", "Give --teacher ENCODER"),
+    "compress": ("2q requires --teacher", "Give --teacher"),
+    "pretrain --method moco --teacher T": ("--teacher does not apply to moco", "--init-by seed:2"),
+    "pretrain --init-by seed:1": ("--init-by seed:1 requires --teacher", "Give --teacher"),
     "pretrain --teacher T --init-by moco:1": ("Unknown method of --init-by: 'moco'.", "seed"),
     "pretrain --teacher T --init-by seed": ("--init-by: got 'seed'.", "such as seed:2"),
     "pretrain --teacher T --init-by seed:0": ("--init-by: got 'seed:0'.", "such as seed:2"),
-    "pretrain --teacher T --init-by seed:1 --init T": ("--init and --init-by both say", "Give one of them."),
+    "pretrain --teacher T --init-by seed:1 --init T": ("--init and --init-by exclude", "Give one of them."),
     "distill --teacher T --teacher-cache sometimes": ("--teacher-cache: got 'sometimes'.", "views:8"),
     "distill --teacher T --teacher-cache views:0": ("--teacher-cache: got 'views:0'.", "views:8"),
     "distill --teacher T --teacher-cache views:1": ("--teacher-cache", "views:2"),
@@ -541,8 +544,8 @@ REFUSED = {
     "distill --teacher timm/resnet5": ("Unknown architecture: 'resnet5'.", "Did you mean resnet50"),
     "distill --teacher random/test_vit --teacher-size 50": ("test_vit", "--image-size"),
     "distill --teacher T --init T": ("its backbone does not fit the backbone of test_efficientnet.", "the same --arch"),
-    "distill --teacher T --init random/test_efficientnet --init-head": ("its head does not fit", "--init-head out"),
-    "distill --teacher T --init-head": ("--init-head takes over the head of --init, and none is named.", "--init ENC"),
+    "distill --teacher T --init random/test_efficientnet --init-head": ("its head does not fit", "--init-head"),
+    "distill --teacher T --init-head": ("--init-head requires --init", "--init ENC"),
 }
 
 

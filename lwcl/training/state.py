@@ -1,4 +1,4 @@
-"""A training run as a value: what it works with, its state to a checkpoint and back, and when to save it."""
+"""The state of a training run: net, optimizer and step, saved to a checkpoint and resumed from it."""
 
 import math
 import time
@@ -20,12 +20,12 @@ from lwcl.runs.folder import RunFolder
 from lwcl.system.compute import Compute
 from lwcl.training.teacher import OnlineTeacher
 
-MIN_SAVE_SECONDS = 10.0  # epochs shorter than this are not all saved
+MIN_SAVE_SECONDS = 10.0  # ends of shorter epochs are not all saved
 
 
 @dataclass
 class TrainingState:
-    """What a training run works with; `done` steps are behind it."""
+    """A training run after `done` steps."""
 
     config: ResolvedConfig
     images: ImageSet
@@ -50,13 +50,13 @@ class TrainingState:
         training_state.save_checkpoint(folder.checkpoints, self.done, tensors, facts)
 
     def dump(self, folder: RunFolder, error: NonFiniteError) -> None:
-        """Writes what shows a step that was not finite again: weights before it, its images, the last records."""
+        """Writes what reproduces a step that was not finite: the weights before it, its images, the last metrics."""
         names = [self.images.names[index] for index in error.index.tolist()]
         facts = {"step": error.step, "what": str(error), "images": names, "last": folder.metrics()[-50:]}
         training_state.save_checkpoint(folder.path / "nonfinite", error.step, {"net": self.net.state_dict()}, facts)
 
     def loaded(self, name: str) -> LoadedEncoder:
-        """The student as it is now, as judging takes it, with where its weights come from."""
+        """The student as it is now, with the origin of its weights."""
         options = self.config.options
         facts = {
             "origin": f"lwcl {self.config.verb}",
@@ -75,31 +75,31 @@ class TrainingState:
         return LoadedEncoder(name, self.net.student, self.takes, facts)
 
     def resume(self, folder: RunFolder, tell: Callable[[str], None]) -> bool:
-        """Goes back to the newest checkpoint, if there is one. Raises `DataError` if the images are not the run's."""
-        found = training_state.latest_checkpoint(folder.checkpoints, tell)
-        folder.truncate_metrics(found.step if found else 0)
-        if found is None:
+        """Loads the newest checkpoint, if there is one. Raises `DataError` for other images or another teacher."""
+        newest = training_state.latest_checkpoint(folder.checkpoints, tell)
+        folder.truncate_metrics(newest.step if newest else 0)
+        if newest is None:
             return False
-        if found.metadata["data"] != self.images.fingerprint:
+        if newest.metadata["data"] != self.images.fingerprint:
             raise DataError(
-                "The images are not those that this run began with.",
-                "Names, sizes or times of files have changed.",
-                "Put them back, or begin anew with --overwrite or another --out.",
+                "The images are not those that this run started with.",
+                "File names, sizes or times have changed.",
+                "Restore them, or start again with --overwrite or another --out.",
             )
-        if found.metadata.get("teacher") != (self.teacher and self.teacher.hash):
+        if newest.metadata.get("teacher") != (self.teacher and self.teacher.hash):
             raise DataError(
-                "The teacher is not the one that this run began with.",
+                "The teacher is not the one that this run started with.",
                 "Its weights have changed.",
-                "Put it back, or begin anew with --overwrite or another --out.",
+                "Restore it, or start again with --overwrite or another --out.",
             )
-        self.net.load_state_dict(found.tensors["net"])
-        unpack_optimizer(self.optimizer, found.tensors["optimizer"], found.metadata["optimizer"])
-        self.done = found.step
+        self.net.load_state_dict(newest.tensors["net"])
+        unpack_optimizer(self.optimizer, newest.tensors["optimizer"], newest.metadata["optimizer"])
+        self.done = newest.step
         return True
 
 
 class SaveSchedule:
-    """When a checkpoint is due: every N steps or minutes, and at epoch ends that are not seconds apart."""
+    """When a checkpoint is due: every N steps or minutes, and at the ends of epochs that are not seconds long."""
 
     def __init__(self, every: str, steps_per_epoch: int) -> None:
         self.steps, self.seconds = parse_save_every(every)
