@@ -21,20 +21,20 @@ def main() -> None:
     parser.add_argument("photos")
     parser.add_argument("--arch", default="mobilenetv3_large_100", help="any timm model")
     parser.add_argument("--out", default="runs/photos", help="folder of the run")
-    parser.add_argument("--epochs", help="passes over the photos; settled from their number if not given")
+    parser.add_argument("--epochs", help="passes over the photos; default: from their number")
     args = parser.parse_args()
 
-    # What is not chosen is settled by the recipe and the rules, as on the command line.
+    # All other settings come from the recipe and the data, as on the command line.
     plan = plan_pretrain({"data": [args.photos], "arch": args.arch, "out": args.out, "epochs": args.epochs})
     if code := train.train_run(plan):
         raise SystemExit(code)
 
-    # From here on nothing is needed but timm.
+    # From here on only timm is needed.
     model = timm.create_model(f"local-dir:{Path(args.out) / 'export'}", pretrained=True).eval()
-    takes = timm.data.resolve_model_data_config(model)
+    config = timm.data.resolve_model_data_config(model)
     with torch.inference_mode():
-        features = model(torch.zeros(1, *takes["input_size"]))
-    print(f"{args.arch} takes images of {takes['input_size']} and gives {features.shape[1]} features.")
+        features = model(torch.zeros(1, *config["input_size"]))
+    print(f"{args.arch} takes images of {config['input_size']} and gives {features.shape[1]} features.")
 
 
 if __name__ == "__main__":
