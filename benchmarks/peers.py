@@ -10,7 +10,7 @@ Claim, machine, date and figures: see `benchmarks/README.md`. The ways:
                    its store, from shrunk JPEG, and decoding the files in every epoch
 
 All but lightly-train train MoCo v2, asymmetric, with the same backbone, widths of the head, batch and queue. Each way
-is a process (`peer_ways/`) that is told over a pipe to do so many steps and replies the seconds; the ways take turns,
+is a process (`peer_ways/`) that receives step counts over a pipe and replies with seconds; the ways take turns,
 so that other load meets all of them, and a first turn warms up. Worker processes begin and end in each turn, lwcl's
 too. Peers run twice: stock, and with the allocator settings that lwcl gives itself ("kept"). Printed: medians, least
 and most. All processes of a net stay in memory; --ways measures fewer at once.
@@ -33,7 +33,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from figures import saved, throughput
-from peer_ways.contest import CACHES, Raced, Row, held, image_folder, noted, parser_of, told_by
+from peer_ways.contest import CACHES, Raced, Row, image_folder, parse_args, parser_of, row_fields, run_contest
 from peer_ways.runner import Way
 from peer_ways.turns import Work
 
@@ -46,33 +46,33 @@ WAYS = ["papers", "lightly", "lightly-train", "lwcl"]
 ALONE = ["solo-learn==1.0.2", "stable-pretraining==0.1.8"]  # without what they ask for: torch 1.9.1, much beside views
 
 
-def ways(told: argparse.Namespace) -> list[Way]:
+def ways(args: argparse.Namespace) -> list[Way]:
     """All ways to compare: the papers', those of the peers' environment if it is there, lwcl's."""
     peers = [("papers", "papers", sys.executable)]
-    if told.peers_python:
-        peers += [("lightly", "lightly_moco", told.peers_python)]
-        peers += [("lightly-train", "lightly_train_simclr", told.peers_python)]
-    found = [Way(*peer, allocator) for peer in peers for allocator in told.allocators]
-    for cache, precision, by in itertools.product(CACHES, told.precisions, told.views_by):
+    if args.peers_python:
+        peers += [("lightly", "lightly_moco", args.peers_python)]
+        peers += [("lightly-train", "lightly_train_simclr", args.peers_python)]
+    found = [Way(*peer, allocator) for peer in peers for allocator in args.allocators]
+    for cache, precision, by in itertools.product(CACHES, args.precisions, args.views_by):
         options = {"cache": CACHES[cache], "precision": precision, "views_by": by}
         name = f"lwcl {precision} {cache}" + (" opencv" if by == "opencv" else "")
         found.append(Way(name, "lwcl_moco", sys.executable, "kept", options, {"GOMP_SPINCOUNT": GOMP_SPINS}))
-    return [way for way in found if way.name.split()[0] in told.ways]
+    return [way for way in found if way.name.split()[0] in args.ways]
 
 
-def rows(told: argparse.Namespace, work: Work, race: Raced) -> Iterator[Row]:
+def rows(args: argparse.Namespace, work: Work, race: Raced) -> Iterator[Row]:
     """Images a second of each way, and the ratio to the first way's."""
     for runner, seconds in race:
-        rates = sorted(told.steps * work.batch / taken for taken in seconds)
+        rates = sorted(args.steps * work.batch / taken for taken in seconds)
         yield {
-            **noted("peers", told, work, runner),
+            **row_fields("peers", args, work, runner),
             **{"architecture": work.arch, "queue": work.queue, "first_way": race[0][0].way.name},
             **{"images_per_second": statistics.median(rates), "low": rates[0], "high": rates[-1]},
             "ratio": statistics.median(race[0][1]) / statistics.median(seconds),
         }
 
 
-def said(row: Row) -> str:
+def table_line(row: Row) -> str:
     """A line of the table."""
     return (
         f"{row['architecture']:24} {row['pixels']:4} px  {row['way']:26} {row['allocator']:5} "
@@ -92,7 +92,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--install", metavar="FOLDER", help="make that environment here, and do nothing else")
     parser.add_argument("--draw", action="store_true", help="draw what --out has, and do nothing else")
     tiny = {"archs": ["test_efficientnet"], "queue": 16, "steps": 2, "threads": 1, "workers": 0}
-    return told_by(parser, **tiny, precisions=["fp32"])
+    return parse_args(parser, **tiny, precisions=["fp32"])
 
 
 def install(folder: str) -> int:
@@ -114,23 +114,23 @@ def draw(rows: list[dict[str, object]]) -> int:
     return 0
 
 
-def works(told: argparse.Namespace, folder: Path) -> Iterator[Work]:
+def works(args: argparse.Namespace, folder: Path) -> Iterator[Work]:
     """What is trained, net by net."""
-    workers = told.threads if told.workers is None else told.workers
-    for arch, size in itertools.product(told.archs, told.sizes):
-        queue = told.queue or (4096 if size <= 32 else 65536)
-        yield Work(str(folder), arch, size, told.batch, queue, told.threads, workers, {})
+    workers = args.threads if args.workers is None else args.workers
+    for arch, size in itertools.product(args.archs, args.sizes):
+        queue = args.queue or (4096 if size <= 32 else 65536)
+        yield Work(str(folder), arch, size, args.batch, queue, args.threads, workers, {})
 
 
 def main() -> int:
     """Measures, prints a table, and appends the rows to results.jsonl (not with --smoke); 1 if a way was left out."""
-    told = options()
-    if told.install:
-        return install(told.install)
-    if told.draw:
-        return draw([json.loads(line) for line in told.out.read_text().splitlines()])
-    with image_folder(told) as folder:
-        return held(told, works(told, folder), ways(told), rows, said)
+    args = options()
+    if args.install:
+        return install(args.install)
+    if args.draw:
+        return draw([json.loads(line) for line in args.out.read_text().splitlines()])
+    with image_folder(args) as folder:
+        return run_contest(args, works(args, folder), ways(args), rows, table_line)
 
 
 if __name__ == "__main__":

@@ -77,21 +77,21 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=4, help="after the one that warms up")
     parser.add_argument("--views-by", default="opencv", choices=["tensor", "opencv"])
     parser.add_argument("--smoke", action="store_true", help="tiny, to see that it runs; nothing kept")
-    told = parser.parse_args()
+    args = parser.parse_args()
     batch, images, threads = 128, 1024, usable_cpus()
-    if told.smoke:
-        told.archs, told.sizes, told.steps, told.turns, told.data = ["test_efficientnet"], [32], 1, 1, None
+    if args.smoke:
+        args.archs, args.sizes, args.steps, args.turns, args.data = ["test_efficientnet"], [32], 1, 1, None
         batch, images, threads = 4, 12, 1
     torch.set_num_threads(threads)
-    options = {"cache": "ram", "precision": "fp32", "views_by": told.views_by}
+    options = {"cache": "ram", "precision": "fp32", "views_by": args.views_by}
     with tempfile.TemporaryDirectory() as folder:
-        pictures(told.data, Path(folder), images)
-        for arch, size in itertools.product(told.archs, told.sizes):
+        pictures(args.data, Path(folder), images)
+        for arch, size in itertools.product(args.archs, args.sizes):
             work = Work(folder, arch, size, batch, 16 * batch, threads, threads, options)
-            for row in measure(work, told.steps, told.turns):
+            for row in measure(work, args.steps, args.turns):
                 print(f"{arch:24} {size:4} px  {row['way']:8} {row['images_per_second']:7.1f} images/s", end=" ")
                 print(f"({row['low']:.1f} to {row['high']:.1f})  {row['ratio']:.2f} x", flush=True)
-                if not told.smoke:
+                if not args.smoke:
                     with RESULTS.open("a") as file:
                         file.write(json.dumps(row) + "\n")
 

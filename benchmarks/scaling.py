@@ -133,25 +133,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="What costs grow with.")
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--smoke", action="store_true", help="tiny, and kept nowhere")
-    told = parser.parse_args()
+    args = parser.parse_args()
     torch.set_num_threads(1)
     keep_freed_memory()
     about = {"benchmark": "scaling", "date": f"{datetime.now(UTC):%Y-%m-%d}", "torch": torch.__version__, "threads": 1}
-    if told.smoke:
+    if args.smoke:
         found = [queues([64, 128], 1, "test_efficientnet", 8), banks([200], 20, 1), stores([8, 16])]
     else:
         lengths, sizes = [1024 * 2**n for n in range(7)], [10_000, 25_000, 50_000, 100_000]
-        found = [queues(lengths, told.turns, ARCH, BATCH), banks(sizes, QUERIES, 3), stores([1000, 2000, 4000])]
+        found = [queues(lengths, args.turns, ARCH, BATCH), banks(sizes, QUERIES, 3), stores([1000, 2000, 4000])]
     rows = []
     for part in found:
         for row in part:
             print(json.dumps(row), flush=True)
             rows.append(about | row)
-    if not told.smoke:
+    if not args.smoke:
         with (HERE / "results.jsonl").open("a") as file:
             file.writelines(json.dumps(row) + "\n" for row in rows)
     figure = panels(rows)
-    if not told.smoke:
+    if not args.smoke:
         saved(figure, HERE / "scaling.svg")
 
 

@@ -35,10 +35,10 @@ from lwcl.system.limits import usable_cpus
 RESULTS = Path(__file__).with_name("results.jsonl")
 TRAINING = """
 import sys, time, timm, torch
-from lwcl.system.cpu import tune_allocator
+from lwcl.system.cpu import keep_freed_memory
 arch, pixels, threads, start, seconds = sys.argv[1], *map(float, sys.argv[2:])
 torch.set_num_threads(int(threads))
-tune_allocator()
+keep_freed_memory()
 net = timm.create_model(arch, num_classes=0).to(memory_format=torch.channels_last)
 images = torch.randn(64, 3, int(pixels), int(pixels)).contiguous(memory_format=torch.channels_last)
 def step():
@@ -54,30 +54,30 @@ print(64 * steps / (time.perf_counter() - begun))
 """
 
 
-def together(runs: int, threads: int, spins: str, told: argparse.Namespace) -> list[float]:
+def together(runs: int, threads: int, spins: str, args: argparse.Namespace) -> list[float]:
     """Images a second of so many trainings at once, each with so many threads."""
-    start = time.time() + told.lead
-    command = [sys.executable, "-c", TRAINING, told.arch, str(told.pixels), str(threads), str(start), str(told.seconds)]
+    start = time.time() + args.lead
+    command = [sys.executable, "-c", TRAINING, args.arch, str(args.pixels), str(threads), str(start), str(args.seconds)]
     environment = {**os.environ, "GOMP_SPINCOUNT": spins}
     begun = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(runs)]  # noqa: S603
     return [float(process.communicate()[0]) for process in begun]
 
 
-def measure(told: argparse.Namespace) -> list[dict[str, object]]:
-    """Every way `told.turns` times, in turn: medians."""
+def measure(args: argparse.Namespace) -> list[dict[str, object]]:
+    """Medians of every configuration, which take turns."""
     cpus = usable_cpus()
-    ways = [(spins, runs, cpus) for spins in told.spins for runs in (1, 2)]
+    ways = [(spins, runs, cpus) for spins in args.spins for runs in (1, 2)]
     found: dict[tuple[str, int, int], list[float]] = {way: [] for way in (*ways, (GOMP_SPINS, 2, 1))}
-    for _ in range(told.turns):
+    for _ in range(args.turns):
         for (spins, runs, threads), speeds in found.items():
-            speeds += together(runs, threads, spins, told)
-    alone = statistics.median(found[told.spins[0], 1, cpus])
+            speeds += together(runs, threads, spins, args)
+    alone = statistics.median(found[args.spins[0], 1, cpus])
     return [
         {
             "benchmark": "sharing",
             "date": datetime.now(UTC).date().isoformat(),
-            "architecture": told.arch,
-            "pixels": told.pixels,
+            "architecture": args.arch,
+            "pixels": args.pixels,
             "spins": int(spins),
             "runs": runs,
             "threads_each": threads,
@@ -100,9 +100,9 @@ def main() -> None:
     parser.add_argument("--lead", type=float, default=8, help="seconds until all begin to count: imports take some")
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--smoke", action="store_true", help="tiny, to see that it runs")
-    told = parser.parse_args()
-    if told.smoke:
-        told.spins, told.arch, told.pixels, told.seconds, told.lead, told.turns = (
+    args = parser.parse_args()
+    if args.smoke:
+        args.spins, args.arch, args.pixels, args.seconds, args.lead, args.turns = (
             [GOMP_SPINS],
             "test_resnet",
             32,
@@ -110,13 +110,13 @@ def main() -> None:
             0,
             1,
         )
-    for row in measure(told):
+    for row in measure(args):
         print(
             f"{row['spins']:>7} looks, {row['runs']} at once, {row['threads_each']} threads each: "
             f"{row['images_per_second_each']:6.1f} images/s ({row['low']:.1f} to {row['high']:.1f}), "
             f"{row['slowdown']:.1f} times slower than alone"
         )
-        if not told.smoke:
+        if not args.smoke:
             with RESULTS.open("a") as file:
                 file.write(json.dumps(row) + "\n")
 

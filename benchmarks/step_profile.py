@@ -78,7 +78,7 @@ BARS = ("views", *GROUPS, "rest (Python, noise)")
 def ours(
     arch: str, seen: tuple[Tensor, Tensor], half: bool, name: str = "moco", queue: int = QUEUE
 ) -> Callable[[], object]:
-    """The same step by lwcl's engine; with another method or queue, if told."""
+    """The same step by lwcl's engine; with another method or queue, if given."""
     kind: Any = methods("pretrain")[name]
     method = kind(temperature=0.2, queue_size=queue, key_momentum=0.999)
     net = method.build(Encoder(arch, method.head))
@@ -131,7 +131,7 @@ def measure(arch: str, size: int, batch: int, turns: int, tuned: bool, machine: 
         }
 
 
-def told(row: dict[str, Any]) -> None:
+def print_operations(row: dict[str, Any]) -> None:
     """Prints a way's dearest operations."""
     views_ms = row["parts_ms"]["views"]
     print(f"\n{row['architecture']}, {row['way']}: {row['step_ms']:.0f} ms a step; its views {views_ms:.0f} ms")
@@ -162,7 +162,7 @@ def main() -> None:
             keep_freed_memory()
         for arch in archs:
             for row in measure(arch, size, batch, turns, tuned, machine):
-                told(row)
+                print_operations(row)
                 rows.append(row)
     if not chosen.smoke:
         with (HERE / "results.jsonl").open("a") as file:

@@ -33,13 +33,13 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from peer_ways.contest import CACHES, Raced, Row, held, image_folder, noted, parser_of, told_by
+from peer_ways.contest import CACHES, Raced, Row, image_folder, parse_args, parser_of, row_fields, run_contest
 from peer_ways.runner import Way
 from peer_ways.turns import Work
 from peer_ways.views_alone import shrunk_folder
 
+from lwcl.data.cache.policy import CACHED_SIDE_RATIO
 from lwcl.data.decode import decode, downscale
-from lwcl.training.build import STORED_SIDE_RATIO
 
 PEERS = {
     "lightly": "views_lightly",
@@ -52,38 +52,38 @@ ARCH = "test_efficientnet"  # lwcl's loader belongs to a run, and that to a net;
 DECODED = "papers decoded"
 
 
-def ways(told: argparse.Namespace) -> list[Way]:
+def ways(args: argparse.Namespace) -> list[Way]:
     """All ways to compare: the papers', those of the peers' environment if it is there, lwcl's."""
     peers = {"papers": ("views_papers", sys.executable)}
-    if told.peers_python:
-        peers |= {name: (module, told.peers_python) for name, module in PEERS.items()}
-    sources = [("", {}), (" decoded", {"decoded": "yes"})] if told.decoded else [("", {})]
+    if args.peers_python:
+        peers |= {name: (module, args.peers_python) for name, module in PEERS.items()}
+    sources = [("", {}), (" decoded", {"decoded": "yes"})] if args.decoded else [("", {})]
     found = [
         Way(name + source, *peer, allocator, options, QUIET)
-        for (source, options), (name, peer), allocator in itertools.product(sources, peers.items(), told.allocators)
+        for (source, options), (name, peer), allocator in itertools.product(sources, peers.items(), args.allocators)
     ]
-    for cache, by in itertools.product(told.caches, told.views_by):
+    for cache, by in itertools.product(args.caches, args.views_by):
         options = {"cache": CACHES[cache], "views_by": by, "precision": "fp32"}
         found.append(Way(f"lwcl {cache} {by}", "views_lwcl", sys.executable, "kept", options))
-    return [way for way in found if way.name.split()[0] in told.ways]
+    return [way for way in found if way.name.split()[0] in args.ways]
 
 
-def rows(told: argparse.Namespace, work: Work, race: Raced) -> Iterator[Row]:
+def rows(args: argparse.Namespace, work: Work, race: Raced) -> Iterator[Row]:
     """Microseconds a view of each way, and how many times as fast as the first and as the papers' on decoded images."""
     first = statistics.median(race[0][1]) if race else 0.0
     decoded = next((statistics.median(seconds) for runner, seconds in race if runner.way.name == DECODED), None)
     for runner, seconds in race:
         low, middle, high = min(seconds), statistics.median(seconds), max(seconds)
-        view = 2 * told.steps * work.batch / 1e6
+        view = 2 * args.steps * work.batch / 1e6
         yield {
-            **noted("view_peers", told, work, runner),
-            **{"images": told.images, "first_way": race[0][0].way.name},
+            **row_fields("view_peers", args, work, runner),
+            **{"images": args.images, "first_way": race[0][0].way.name},
             **{"us_per_view": middle / view, "low": low / view, "high": high / view, "ratio": first / middle},
             "ratio_decoded": decoded / middle if decoded else None,
         }
 
 
-def said(row: Row) -> str:
+def table_line(row: Row) -> str:
     """A line of the table."""
     decoded = f" {row['ratio_decoded']:6.2f} x decoded" if row["ratio_decoded"] else ""
     return (
@@ -98,7 +98,7 @@ def options() -> argparse.Namespace:
     parser.set_defaults(sizes=[32, 64, 96, 224], steps=4, turns=5, images=512, views_by=["tensor", "opencv"])
     parser.add_argument("--decoded", action="store_true", help="peers on images decoded before, too")
     parser.add_argument("--caches", nargs="+", default=list(CACHES), choices=CACHES, help="of lwcl")
-    return told_by(parser, steps=1, views_by=["opencv"], caches=["store"], decoded=True)
+    return parse_args(parser, steps=1, views_by=["opencv"], caches=["store"], decoded=True)
 
 
 def shrunk(work: Work) -> None:
@@ -106,24 +106,24 @@ def shrunk(work: Work) -> None:
     folder = shrunk_folder(work)
     folder.mkdir()
     for file in Path(work.folder).iterdir():
-        image = downscale(decode(file.read_bytes()), round(work.size * STORED_SIDE_RATIO))
+        image = downscale(decode(file.read_bytes()), round(work.size * CACHED_SIDE_RATIO))
         image.save(folder / f"{file.stem}.bmp")
 
 
-def works(told: argparse.Namespace, folder: Path) -> Iterator[Work]:
+def works(args: argparse.Namespace, folder: Path) -> Iterator[Work]:
     """Which views are made, size by size."""
-    for size in told.sizes:
-        work = Work(str(folder), ARCH, size, told.batch, told.batch, threads=1, workers=0, options={})
-        if told.decoded:
+    for size in args.sizes:
+        work = Work(str(folder), ARCH, size, args.batch, args.batch, threads=1, workers=0, options={})
+        if args.decoded:
             shrunk(work)
         yield work
 
 
 def main() -> int:
     """Measures, prints a table, and appends the rows to results.jsonl (not with --smoke); 1 if a way was left out."""
-    told = options()
-    with image_folder(told) as folder:
-        return held(told, works(told, folder), ways(told), rows, said)
+    args = options()
+    with image_folder(args) as folder:
+        return run_contest(args, works(args, folder), ways(args), rows, table_line)
 
 
 if __name__ == "__main__":

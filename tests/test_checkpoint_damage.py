@@ -117,3 +117,14 @@ def test_what_may_not_be_read_is_not_taken_for_damage(tmp_path: Path, monkeypatc
         with pytest.raises(StorageError, match="Permission denied"):
             training_state.latest_checkpoint(tmp_path, silent)
     must_be(training_state.latest_checkpoint(tmp_path, silent), 1)
+
+
+def test_a_checkpoint_of_another_version_is_refused_and_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(training_state, "CHECKPOINT_FORMAT", 1)
+        saved(tmp_path, 1)
+    with pytest.raises(StorageError, match="another version"):
+        training_state.latest_checkpoint(tmp_path, silent)
+    assert os.listdir(tmp_path) == ["step-000001"]

@@ -57,6 +57,14 @@ def test_our_own_files_have_no_parts_and_need_no_architecture(tmp_path: Path) ->
         load_encoder(f"{tmp_path / 'own.safetensors'}#teacher")
 
 
+def test_an_encoder_file_of_another_version_is_refused_by_its_format(tmp_path: Path) -> None:
+    encoder = Encoder("test_vit")
+    safetensors.torch.save_file(encoder.state_dict(), tmp_path / "old.safetensors", {"lwcl": json.dumps({"format": 1})})
+    with pytest.raises(UsageError, match="format 1") as caught:
+        load_encoder(str(tmp_path / "old.safetensors"))
+    assert caught.value.remedy
+
+
 @pytest.mark.parametrize(
     "wrong",
     [

@@ -43,21 +43,21 @@ def parser_of(description: str, ways: list[str]) -> argparse.ArgumentParser:
     return parser
 
 
-def told_by(parser: argparse.ArgumentParser, **tiny: object) -> argparse.Namespace:
+def parse_args(parser: argparse.ArgumentParser, **tiny: object) -> argparse.Namespace:
     """What the command line says; with --smoke, `tiny` and what is `TINY` everywhere."""
-    told = parser.parse_args()
-    if told.smoke:
-        vars(told).update(TINY | tiny)
-    return told
+    args = parser.parse_args()
+    if args.smoke:
+        vars(args).update(TINY | tiny)
+    return args
 
 
 @contextmanager
-def image_folder(told: argparse.Namespace) -> Iterator[Path]:
-    """A folder of the images that are told of; beside it is room for more."""
+def image_folder(args: argparse.Namespace) -> Iterator[Path]:
+    """A folder of the images, with room for others next to it."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch, "images")
         folder.mkdir()
-        pictures(told.data, folder, told.images)
+        pictures(args.data, folder, args.images)
         yield folder
 
 
@@ -72,43 +72,43 @@ def begun(ways: Iterable[Way], work: Work) -> Iterator[Runner]:
             print(f"{work.arch}, {work.size} px, left out: {error}", file=sys.stderr)
 
 
-def raced(told: argparse.Namespace, work: Work, ways: Iterable[Way]) -> Raced:
+def run_turns(args: argparse.Namespace, work: Work, ways: Iterable[Way]) -> Raced:
     """The ways' turns, one way after the other in each."""
     race: Raced = [(runner, []) for runner in begun(ways, work)]
-    for _ in range(told.turns):
+    for _ in range(args.turns):
         for runner, seconds in race:
-            seconds.append(runner.turn(told.steps))
+            seconds.append(runner.turn(args.steps))
     for runner, _ in race:
         runner.end()
     return race
 
 
-def noted(benchmark: str, told: argparse.Namespace, work: Work, runner: Runner) -> Row:
+def row_fields(benchmark: str, args: argparse.Namespace, work: Work, runner: Runner) -> Row:
     """What every row says: of what, when, where and with what a way was measured."""
     return {
         **{"benchmark": benchmark, "date": f"{datetime.now(UTC):%Y-%m-%d}", "lwcl": lwcl.__version__},
         **{"versions": runner.versions, "cpu": cpu_name(), "load": os.getloadavg()[0]},
-        "data": told.data and Path(told.data).name,
+        "data": args.data and Path(args.data).name,
         **{"pixels": work.size, "batch": work.batch, "threads": work.threads, "workers": work.workers},
-        **{"steps": told.steps, "turns": told.turns, "way": runner.way.name, "allocator": runner.way.allocator},
+        **{"steps": args.steps, "turns": args.turns, "way": runner.way.name, "allocator": runner.way.allocator},
     }
 
 
-def held(
-    told: argparse.Namespace,
+def run_contest(
+    args: argparse.Namespace,
     works: Iterable[Work],
     ways: list[Way],
     rows_of: Callable[[argparse.Namespace, Work, Raced], Iterable[Row]],
-    said: Callable[[Row], str],
+    table_line: Callable[[Row], str],
 ) -> int:
     """Measures every work, prints its rows, and keeps them (not with --smoke); 1 if a way was left out."""
     missing = 0
     for work in works:
-        race = raced(told, work, ways)
+        race = run_turns(args, work, ways)
         missing += len(ways) - len(race)
-        for row in rows_of(told, work, race):
-            print(said(row), flush=True)
-            if not told.smoke:
-                with told.out.open("a") as file:
+        for row in rows_of(args, work, race):
+            print(table_line(row), flush=True)
+            if not args.smoke:
+                with args.out.open("a") as file:
                     file.write(json.dumps(row) + "\n")
     return int(missing > 0)

@@ -22,13 +22,13 @@ LEAST = 2
 
 def run(work: Work, images: Path, out: str) -> None:
     """One epoch on a folder of images."""
-    told = {
+    settings = {
         **{"out": out, "data": images, "model": f"timm/{work.arch}", "method": "simclr", "epochs": 1},
         **{"batch_size": work.batch, "num_workers": work.workers, "accelerator": "cpu"},
         "transform_args.image_size": [work.size, work.size],
     }
-    told |= {"model_args.img_size": work.size} if work.arch.startswith(("vit", "deit")) else {}
-    words = [f"{name}={value}" for name, value in told.items()]
+    settings |= {"model_args.img_size": work.size} if work.arch.startswith(("vit", "deit")) else {}
+    words = [f"{name}={value}" for name, value in settings.items()]
     done = subprocess.run([COMMAND, "pretrain", *words], stdin=subprocess.DEVNULL, capture_output=True, text=True)  # noqa: S603
     if done.returncode:
         raise RuntimeError(f"{done.stdout[-2000:]}\n{done.stderr[-2000:]}")

@@ -44,9 +44,9 @@ def moco_views(size: int) -> Callable[[Image.Image], tuple[Tensor, Tensor]]:
 
 
 def backbone(arch: str, size: int) -> nn.Module:
-    """timm's model without a classifier; a transformer is told the size of its images."""
-    told: dict[str, Any] = {"img_size": size} if arch.startswith(("vit", "deit")) else {}
-    body: nn.Module = timm.create_model(arch, num_classes=0, **told)
+    """timm's model without a classifier; a transformer needs the image size."""
+    arguments: dict[str, Any] = {"img_size": size} if arch.startswith(("vit", "deit")) else {}
+    body: nn.Module = timm.create_model(arch, num_classes=0, **arguments)
     return body
 
 

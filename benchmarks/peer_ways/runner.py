@@ -1,4 +1,4 @@
-"""A way at work in a process of its own, in its own environment, told over a pipe what to do."""
+"""A way at work in a process of its own, in its own environment, which receives its tasks over a pipe."""
 
 import json
 import os
@@ -24,7 +24,7 @@ ALLOCATORS = {
 
 @dataclass(frozen=True)
 class Way:
-    """What is compared: a module of `peer_ways`, the interpreter that runs it, and what only this way is told."""
+    """What is compared: a module of `peer_ways`, the interpreter that runs it, and the options of this way."""
 
     name: str
     module: str
@@ -40,10 +40,10 @@ class Runner:
     def __init__(self, way: Way, work: Work) -> None:
         self.way = way
         self.log = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115  # `end` closes it
-        told = json.dumps(work._replace(options=way.options)._asdict())
+        description = json.dumps(work._replace(options=way.options)._asdict())
         found = {"OMP_NUM_THREADS": str(work.threads), "PYTHONPATH": f"{BENCHMARKS}{os.pathsep}{BENCHMARKS.parent}"}
         self.process = subprocess.Popen(  # noqa: S603
-            [way.python, "-W", "ignore", "-m", f"peer_ways.{way.module}", told],
+            [way.python, "-W", "ignore", "-m", f"peer_ways.{way.module}", description],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.log,

@@ -1,4 +1,4 @@
-"""How a way takes turns: it is told what to train once, then how many steps to do, and replies the seconds they took.
+"""How a way takes turns: it gets its task once, then numbers of steps, and replies with the seconds that they took.
 
 A turn makes its own batches from the first to the last: nothing is prepared before it begins, or left when it ends.
 """
@@ -25,7 +25,7 @@ class Work(NamedTuple):
     queue: int
     threads: int
     workers: int  # processes that make batches
-    options: dict[str, str]  # what only this way is told
+    options: dict[str, str]  # of this way only
 
 
 def serve(start: Callable[[Work], Callable[[int], float]], *packages: str) -> None:

@@ -1,6 +1,6 @@
 """Two views of each image, and nothing after them: what the ways of `benchmarks/view_peers.py` have in common.
 
-A way told "decoded" takes images that are decoded before its first turn: those of `shrunk_folder`, kept in memory.
+With the option "decoded", images are decoded before the first turn: those of `shrunk_folder`, kept in memory.
 Times are CPU seconds of the process, all threads of it, so that other load on the machine counts as little as it can.
 """
 
@@ -39,7 +39,7 @@ def shrunk_folder(work: Work) -> Path:
 
 
 def viewed(work: Work, opened: Callable[[Path], Any], views: Callable[[Any], Any]) -> Viewed:
-    """What `views` makes of each image: opened each time, or, if the way is told so, opened once and kept."""
+    """What `views` makes of each image: opened each time, or, with that option, opened once and kept."""
     if "decoded" in work.options:
         return Viewed([opened(file) for file in sorted(shrunk_folder(work).iterdir())], views)
     return Viewed(sorted(Path(work.folder).iterdir()), lambda file: views(opened(file)))

@@ -1,5 +1,6 @@
 """timm's models as backbones: without classifier, and zero initialisation of residual branches."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import timm
@@ -7,6 +8,11 @@ from torch import nn
 
 from lwcl.errors import UsageError
 from lwcl.models.archs import check_arch
+
+
+def batch_norms(net: nn.Module) -> Iterator[nn.modules.batchnorm._BatchNorm]:
+    """The batch-norm layers of a network."""
+    return (module for module in net.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm))
 
 
 def build_backbone(

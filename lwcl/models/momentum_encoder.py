@@ -7,6 +7,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from lwcl.models.backbone import batch_norms
 from lwcl.models.encoder import Encoder
 from lwcl.models.net import AfterStep
 
@@ -48,7 +49,6 @@ class DropoutFreeMomentumEncoder(MomentumEncoder):
     def train(self, mode: bool = True) -> "DropoutFreeMomentumEncoder":
         """Sets only batch norm to `mode`."""
         super().train(False)
-        for module in self.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                module.training = mode
+        for norm in batch_norms(self):
+            norm.training = mode
         return self

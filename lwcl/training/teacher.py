@@ -21,6 +21,7 @@ from lwcl.data.eval_loader import CenterCropDataset
 from lwcl.data.loader import Crops, Loader, TeacherViews
 from lwcl.errors import UsageError
 from lwcl.methods.method import Method
+from lwcl.models.backbone import batch_norms
 from lwcl.models.check_forward import check_forward
 from lwcl.models.encoder import weights_hash
 from lwcl.models.loaded import InputSpec, LoadedEncoder
@@ -170,7 +171,6 @@ def fill_teacher_cache(cache: TeacherCache, screen: Screen, compute: ComputeOutp
 
 def use_batch_statistics(encoder: nn.Module) -> None:
     """Normalises by the batch, as DisCo's published code does with its teacher; running statistics do not change."""
-    for module in encoder.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.train()
-            module.momentum = 0.0
+    for norm in batch_norms(encoder):
+        norm.train()
+        norm.momentum = 0.0
