@@ -326,7 +326,7 @@ def must_go_on(world: World, method: str, tmp_path: Path, **more: Any) -> None:
     words = world.words(method, tmp_path / "run", **more)
     assert child(words, tmp_path / "cache", "metrics.append@11") == KILLED
     assert child(words, tmp_path / "cache") == 0
-    assert "Resuming after step 9 of 12." in (tmp_path / "run" / "log.txt").read_text()
+    assert "after step 9 of 12" in (tmp_path / "run" / "log.txt").read_text()
     assert left_by(tmp_path / "run") == left_by(world.run(method, **more))
 
 
@@ -414,10 +414,7 @@ def test_one_command_trains_two_stages(world: World, staged: Staged) -> None:
         1,
         str(world.teacher),
     )
-    assert report["settings"]["init"] == {
-        "value": str(staged.out / "first"),
-        "origin": "auto: encoder of the first stage",
-    }
+    assert report["settings"]["init"]["value"] == str(staged.out / "first")
     told = load_encoder(str(staged.out)).metadata
     assert (told["method"], told["epochs"], told["init"]) == ("moco", 2, str(staged.out / "first"))
     assert "gap" not in report["facts"], "the second stage has no teacher"
@@ -523,29 +520,29 @@ def test_a_teacher_by_the_batch_answers_by_it_and_learns_nothing(world: World) -
         assert all(torch.equal(t, live.encoder.state_dict()[name]) for name, t in before.items())
 
 
-REFUSED = {
-    "distill --method seed": ("seed requires --teacher", "Give --teacher ENCODER"),
-    "compress": ("2q requires --teacher", "Give --teacher"),
-    "pretrain --method moco --teacher T": ("--teacher does not apply to moco", "--init-by seed:2"),
-    "pretrain --init-by seed:1": ("--init-by seed:1 requires --teacher", "Give --teacher"),
-    "pretrain --teacher T --init-by moco:1": ("Unknown method of --init-by: 'moco'.", "seed"),
-    "pretrain --teacher T --init-by seed": ("--init-by: got 'seed'.", "such as seed:2"),
-    "pretrain --teacher T --init-by seed:0": ("--init-by: got 'seed:0'.", "such as seed:2"),
-    "pretrain --teacher T --init-by seed:1 --init T": ("--init and --init-by exclude", "Give one of them."),
-    "distill --teacher T --teacher-cache sometimes": ("--teacher-cache: got 'sometimes'.", "views:8"),
-    "distill --teacher T --teacher-cache views:0": ("--teacher-cache: got 'views:0'.", "views:8"),
+REFUSED = {  # what the message must name
+    "distill --method seed": ("seed", "--teacher"),
+    "compress": ("2q", "--teacher"),
+    "pretrain --method moco --teacher T": ("moco", "--init-by seed:2"),
+    "pretrain --init-by seed:1": ("--init-by seed:1", "--teacher"),
+    "pretrain --teacher T --init-by moco:1": ("--init-by", "moco", "seed"),
+    "pretrain --teacher T --init-by seed": ("--init-by", "seed:2"),
+    "pretrain --teacher T --init-by seed:0": ("--init-by", "seed:2"),
+    "pretrain --teacher T --init-by seed:1 --init T": ("--init and", "--init-by"),
+    "distill --teacher T --teacher-cache sometimes": ("--teacher-cache", "sometimes", "views:8"),
+    "distill --teacher T --teacher-cache views:0": ("--teacher-cache", "views:0", "views:8"),
     "distill --teacher T --teacher-cache views:1": ("--teacher-cache", "views:2"),
     "pretrain --teacher T --init-by disco:1 --teacher-cache views:1": ("--teacher-cache", "views:2"),
     "distill --teacher T --teacher-bn train --teacher-cache center": ("--teacher-cache", "--teacher-bn eval"),
     "distill --teacher T --teacher-bn train --teacher-cache views:2": ("--teacher-cache", "--teacher-bn eval"),
     "distill --teacher T --dim 5": ("--dim 5", "--dim 8"),
-    "distill --teacher nowhere": ("nowhere: no such encoder.", "Give a run folder"),
-    "distill --teacher resnet_18": ("resnet_18: no such encoder.", "Did you mean random/resnet18 or timm/resnet18?"),
-    "distill --teacher timm/resnet5": ("Unknown architecture: 'resnet5'.", "Did you mean resnet50"),
+    "distill --teacher nowhere": ("nowhere", "run folder"),
+    "distill --teacher resnet_18": ("resnet_18", "random/resnet18", "timm/resnet18"),
+    "distill --teacher timm/resnet5": ("resnet5", "resnet50"),
     "distill --teacher random/test_vit --teacher-size 50": ("test_vit", "--image-size"),
-    "distill --teacher T --init T": ("its backbone does not fit the backbone of test_efficientnet.", "the same --arch"),
-    "distill --teacher T --init random/test_efficientnet --init-head": ("its head does not fit", "--init-head"),
-    "distill --teacher T --init-head": ("--init-head requires --init", "--init ENC"),
+    "distill --teacher T --init T": ("backbone", "test_efficientnet", "--arch"),
+    "distill --teacher T --init random/test_efficientnet --init-head": ("head", "--init-head"),
+    "distill --teacher T --init-head": ("--init-head", "--init ENCODER"),
 }
 
 
@@ -556,6 +553,6 @@ def test_what_cannot_be_taught_is_refused_in_words(
     typed = [str(world.teacher) if word == "T" else word for word in words.split()]
     assert ran([*typed, *as_words({**SMALL, "data": world.data, "out": tmp_path / "run"})]) == 2
     said = capsys.readouterr().err
-    assert all(sentence in said for sentence in REFUSED[words])
+    assert all(name in said for name in REFUSED[words])
     assert "Traceback" not in said
     assert not (tmp_path / "run" / "checkpoints").exists()

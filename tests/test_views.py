@@ -331,7 +331,7 @@ def test_every_preset_makes_finite_views(name):
 
 
 def test_limits_that_cross_are_refused():
-    with pytest.raises(UsageError, match=r"--crop-min is 0\.5, above --crop-max, which is 0\.3"):
+    with pytest.raises(UsageError, match="--crop-max"):
         Augmentation(crop_min=0.5, crop_max=0.3)
     with pytest.raises(UsageError, match="--blur-max"):
         Augmentation(blur_min=3)
