@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 
 from lwcl.config.citation import CitedValue
 from lwcl.config.plan import Plan, ResolvedConfig
-from lwcl.config.recipes import DEMO_OVERRIDES, SMALL_DATA_IMAGES, SMALL_DATA_OVERRIDES
+from lwcl.config.recipes import AUTO_RECIPES, DEMO_OVERRIDES, RECIPES, SMALL_DATA_IMAGES, SMALL_DATA_OVERRIDES
+from lwcl.methods.method import Verb
 from lwcl.settings import AUTO, Origin, OriginKind, SettingValue, auto_value
 
-DEMO_IMAGES_SEEN = 36_000  # images over all epochs of a run on a built-in data set
+DEMO_IMAGES_SEEN = 24_000  # images over all epochs of a run on a built-in data set
 TOTAL_IMAGES_SEEN = 800_000  # images over all epochs of a run on a small data set
 
 #: Values of these origins may be changed for small data sets or for the demo: nobody chose them.
@@ -37,13 +38,24 @@ def resolve_plan(plan: Plan, facts: RunFacts) -> ResolvedConfig:
 
     Raises `UsageError` for a value outside its limits.
     """
+    if plan.options.recipe == AUTO:
+        plan = plan.with_recipe(*auto_recipe(plan.verb, facts))
     values = plan.values | scale_overrides(plan, facts)
     values |= apply_rules({name: one.value for name, one in values.items()}, facts)
     return ResolvedConfig.from_values(plan.verb, values)
 
 
+def auto_recipe(verb: Verb, facts: RunFacts) -> tuple[str, str]:
+    """The recipe of `--recipe auto`, and why (docs/results.md)."""
+    if facts.images < SMALL_DATA_IMAGES:
+        return AUTO_RECIPES[verb].small, f"fewer than {SMALL_DATA_IMAGES:,} images"
+    return AUTO_RECIPES[verb].large, f"{SMALL_DATA_IMAGES:,} images or more"
+
+
 def scale_overrides(plan: Plan, facts: RunFacts) -> dict[str, SettingValue]:
     """What recipes change for small data sets and for the demo, where neither a flag nor a file chose."""
+    if RECIPES[plan.options.recipe].for_small_data:
+        return {}
     small = SMALL_DATA_OVERRIDES[plan.verb] if facts.images < SMALL_DATA_IMAGES else {}
     demo = DEMO_OVERRIDES if facts.demo else {}
     return {

@@ -21,6 +21,7 @@ class PublishedRecipe:
     method: str
     settings: dict[str, CitedValue]
     archs: dict[str, dict[str, CitedValue]] = field(default_factory=dict)
+    for_small_data: bool = False  # whether its numbers are those of small data sets, so that none is overridden there
 
     def layer(self, name: str, arch: str) -> Layer:
         """The settings for an architecture as a layer of precedence; the architecture's own come first."""

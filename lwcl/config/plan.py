@@ -5,13 +5,13 @@ which alone reaches the code that trains. One precedence: flag > file > recipe (
 augmentation > default of the dataclass.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self
 
 from lwcl.config.augmentation import AUGMENTATIONS, Augmentation
-from lwcl.config.recipes import RECIPES, Recipe, recipe_named
+from lwcl.config.recipes import AUTO_RECIPES, RECIPES, Recipe, recipe_named
 from lwcl.config.teacher_options import check_teacher_options
 from lwcl.config.train_options import TRAIN_OPTIONS, TrainOptions
 from lwcl.config.validation import Chosen, all_field_names, check_method_settings, check_names, user_layers
@@ -19,7 +19,7 @@ from lwcl.errors import UsageError
 from lwcl.methods.method import Method, Verb, method_named, methods
 from lwcl.models.archs import check_arch
 from lwcl.settings import (
-    DEFAULT,
+    AUTO,
     Layer,
     Origin,
     OriginKind,
@@ -47,9 +47,10 @@ class Plan:
     method: Method
     augmentation: Augmentation
     origins: Mapping[str, Origin]
+    user: tuple[Layer, ...] = ()  # what was chosen, as `with_recipe` needs it
 
     @classmethod
-    def from_values(cls, verb: Verb, values: Mapping[str, SettingValue]) -> Self:
+    def from_values(cls, verb: Verb, values: Mapping[str, SettingValue], user: Sequence[Layer] = ()) -> Self:
         """The plan with these values, each converted and checked; raises `UsageError` for a bad one."""
         return cls(
             verb=verb,
@@ -58,6 +59,7 @@ class Plan:
             method=build_settings(method_named(values["method"].value, verb), values),
             augmentation=build_settings(Augmentation, values),
             origins={name: value.origin for name, value in values.items()},
+            user=tuple(user),
         )
 
     @property
@@ -76,7 +78,12 @@ class Plan:
 
     def with_values(self, **changes: SettingValue) -> Self:
         """This plan with other values. Raises `UsageError` for a bad one."""
-        return type(self).from_values(self.verb, {**self.values, **changes})
+        return type(self).from_values(self.verb, {**self.values, **changes}, self.user)
+
+    def with_recipe(self, name: str, reason: str) -> Self:
+        """This plan with a recipe in the place of `auto`. Raises `UsageError` for a setting of another method."""
+        user = [*self.user, (Origin(OriginKind.RULE, reason), {"recipe": name})]
+        return type(self).from_values(self.verb, merge_run(self.verb, user), user)
 
     def config(self) -> dict[str, Any]:
         """Every setting's value, flat and fit for YAML and JSON, without `LOCATION_SETTINGS`.
@@ -108,12 +115,16 @@ def plan_run(verb: Verb, chosen: Chosen, file: Chosen | None = None, file_name: 
     Raises `UsageError` for an unknown name, a value outside its limits, a setting of another method, or a method
     without the teacher that it needs.
     """
-    plan = Plan.from_values(verb, merge_run(verb, user_layers(chosen, file, file_name)))
+    user = [
+        (origin, {name: value for name, value in values.items() if (name, value) != ("recipe", AUTO)})
+        for origin, values in user_layers(chosen, file, file_name)
+    ]  # `auto` is what happens without a choice
+    plan = Plan.from_values(verb, merge_run(verb, user), user)
     check_teacher_options(plan.options, plan.method)
     return plan
 
 
-def merge_run(verb: Verb, user: list[Layer]) -> dict[str, SettingValue]:
+def merge_run(verb: Verb, user: Sequence[Layer]) -> dict[str, SettingValue]:
     """Every setting of a run from what the user chose, its recipe, its augmentation and the defaults."""
     cls = TRAIN_OPTIONS[verb]
     check_names(user, all_field_names((cls, Recipe, Augmentation, *methods(verb).values())))
@@ -138,19 +149,21 @@ def data_layers(data: tuple[str, ...]) -> list[Layer]:
 def recipe_layers(verb: Verb, recipe: SettingValue, chosen: TrainOptions) -> list[Layer]:
     """The layers of the chosen recipe, or of the first recipe for the chosen method.
 
-    A method without a recipe is optimised as the default recipe says, and keeps its own hyper-parameters.
+    `auto` is planned as for a small data set, until the number of images is known. A method without a recipe is
+    optimised so too, and keeps its own hyper-parameters.
     """
-    method = method_named(chosen.method, verb) if chosen.method is not None else None
-    if recipe.origin is not DEFAULT or method is None:
-        published = recipe_named(chosen.recipe, verb)
-        origin, values = published.layer(chosen.recipe, chosen.arch)
-        return [(origin, {**values, "method": published.method})]
-    fitting = next((name for name, published in RECIPES.items() if published.method == method.name), None)
-    if fitting is not None:
-        own = recipe_named(fitting, verb).layer(fitting, chosen.arch)
-        return [(Origin(OriginKind.METHOD, method.name), {"recipe": fitting}), own]
-    origin, values = recipe_named(chosen.recipe, verb).layer(chosen.recipe, chosen.arch)
-    return [(origin, {name: value for name, value in values.items() if name not in field_names(method)})]
+    auto = AUTO_RECIPES[verb].small
+    if recipe.value == AUTO and chosen.method is not None:
+        method = method_named(chosen.method, verb)
+        name = next((name for name, one in RECIPES.items() if one.method == method.name), auto)
+        origin, values = recipe_named(name, verb).layer(name, chosen.arch)
+        if RECIPES[name].method != method.name:
+            values = {key: value for key, value in values.items() if key not in field_names(method)}
+        return [(Origin(OriginKind.METHOD, method.name), {"recipe": name}), (origin, values)]
+    name = auto if recipe.value == AUTO else recipe.value
+    published = recipe_named(name, verb)
+    origin, values = published.layer(name, chosen.arch)
+    return [(origin, {**values, "method": published.method})]
 
 
 def augmentation_layers(name: str | None) -> list[Layer]:

@@ -5,6 +5,8 @@ Sources: "ssl-small" is arXiv 2107.14762 and its code, "light-moco" is arXiv 221
 names says so.
 """
 
+from typing import NamedTuple
+
 from lwcl.config.citation import CitedValue, PublishedRecipe
 from lwcl.config.distill_recipes import DISTILL_RECIPES
 from lwcl.methods.method import Verb, methods
@@ -77,6 +79,21 @@ SMALL_DATA_OVERRIDES: dict[Verb, dict[str, CitedValue]] = {
     "compress": SMALL_DATA_COMMON,
 }
 
+
+class AutoRecipe(NamedTuple):
+    """What `--recipe auto` means."""
+
+    small: str  # below SMALL_DATA_IMAGES images
+    large: str
+
+
+#: Measured in docs/results.md on small data sets; the papers' on large ones.
+AUTO_RECIPES: dict[Verb, AutoRecipe] = {
+    "pretrain": AutoRecipe("simclr", "light"),
+    "distill": AutoRecipe("disco", "disco"),
+    "compress": AutoRecipe("regression", "compress-2q"),
+}
+
 #: What every recipe changes on a built-in data set.
 DEMO_OVERRIDES: dict[str, CitedValue] = {
     "symmetric": CitedValue(False, "lwcl, docs/results.md: half the time per step, a few points lower"),
@@ -97,7 +114,25 @@ LIGHT_CODE = "light-moco, code default"
 LIGHT_RUN = "light-moco, name of an internal run (sym, t0.1, lr 0.12, warm 3, inner 2048)"
 LIGHT_RECONSTRUCTED = "light-moco, reconstructed: published neither in the paper's code nor its README"
 
+SIMCLR_STUDY = "lwcl, docs/results.md: the best of the objectives tried at 370 to 1,240 steps"
+
 RECIPES: dict[str, PublishedRecipe] = {
+    "simclr": PublishedRecipe(
+        "contrast within the batch (SimCLR), with AdamW and a head with batch norm: for small data sets and few steps",
+        "simclr",
+        {
+            "augmentation": CitedValue("moco-v2", SIMCLR_STUDY),
+            "temperature": CitedValue(0.2, SIMCLR_STUDY + "; 0.1 is within its noise"),
+            "hidden": CitedValue("2048", SIMCLR_STUDY),
+            "head_norm": CitedValue(True, SIMCLR_STUDY),
+            "optimizer": CitedValue("adamw", SIMCLR_STUDY),
+            "base_lr": CitedValue(2e-3, SIMCLR_STUDY + ": 1e-3 at batch 64"),
+            "weight_decay": CitedValue(0.05, SIMCLR_STUDY),
+            "schedule": CitedValue("cosine", SIMCLR_STUDY),
+            "zero_residuals": CitedValue(True, SIMCLR_STUDY),
+        },
+        for_small_data=True,
+    ),
     "moco-v2": PublishedRecipe(
         "the baseline: MoCo v2 as published for ResNet-50; small models learn little from it",
         "moco",
@@ -128,7 +163,7 @@ RECIPES: dict[str, PublishedRecipe] = {
         },
     ),
     "light": PublishedRecipe(
-        "smoothed targets, symmetric loss, wide head, warm-up (light-moco): the default",
+        "smoothed targets, symmetric loss, wide head, warm-up (light-moco)",
         "light-moco",
         {
             "augmentation": CitedValue("moco-v2", LIGHT_CODE + ": --aug-plus"),

@@ -43,7 +43,7 @@ class TrainOptions(DataOptions, MachineOptions):
     """What to train, on what, from where, and where to put it."""
 
     arch: str = setting("mobilenetv3_large_100", "any timm model; `lwcl list archs` shows them", group="What")
-    recipe: str = setting("light", "published settings", group="What")
+    recipe: str = setting(AUTO, "settings with their sources; auto: by the number of images", group="What")
     method: str | None = setting(None, "training method [the recipe's]", group="What")
     augmentation: str | None = setting(None, "named augmentation of the views [the recipe's]", group="What")
     image_size: Auto[int] = setting(None, "side of a view in pixels [auto: from the images]", at_least=16, group="What")
@@ -130,13 +130,9 @@ class PretrainOptions(TrainOptions):
 class DistillOptions(TrainOptions):
     """`lwcl distill`."""
 
-    recipe: str = setting("disco", "published settings", group="What")
-
 
 class CompressOptions(TrainOptions):
     """`lwcl compress`."""
-
-    recipe: str = setting("compress-2q", "published settings", group="What")
 
 
 #: The options of each command that trains.
