@@ -43,8 +43,9 @@ def made_images(folder: Path, count: int = 48, classes: tuple[str, ...] = (), su
 
 
 def pretrain(data: Path | str, out: Path, *more: str) -> list[str]:
-    """The words of a small run; `more` words win."""
-    return ["pretrain", "--data", str(data), "--out", str(out), *SMALL, *more]
+    """The words of a small run, by the recipe light unless another recipe or method is named; `more` words win."""
+    recipe = () if {"--recipe", "--method"} & set(more) else ("--recipe", "light")
+    return ["pretrain", "--data", str(data), "--out", str(out), *SMALL, *recipe, *more]
 
 
 def ran(words: list[str]) -> int:

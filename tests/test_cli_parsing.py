@@ -108,11 +108,11 @@ def run(monkeypatch, tmp_path):
 
 
 def test_pretrain_passes_the_plan_on(run):
-    words = "pretrain --lr 1e-3 --data a --data b --no-symmetric --dry-run --fast-dev-run 3 --json --quiet"
+    words = "pretrain --lr 1e-3 --data a --data b --no-head-norm --dry-run --fast-dev-run 3 --json --quiet"
     assert main.main(words.split()) == 0
     [((plan,), named)] = run.calls
     assert named == {"dry_run": True, "fast_dev_run": 3, "as_json": True, "quiet": True}
-    assert (plan.recipe.lr, plan.options.data, plan.method.symmetric) == (0.001, ("a", "b"), False)
+    assert (plan.recipe.lr, plan.options.data, plan.method.head_norm) == (0.001, ("a", "b"), False)
 
 
 def test_a_file_gives_settings_and_flags_win(run, tmp_path):

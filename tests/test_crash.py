@@ -188,7 +188,7 @@ def test_asked_to_stop_a_run_finishes_its_step_saves_and_says_how_to_go_on(
     out, words = tmp_path / "run", whole.words(tmp_path / "run")
     assert child(words, tmp_path / "cache", before=at_step(5, signals(number))) == code
     assert sorted(path.name for path in (out / "checkpoints").iterdir()) == ["step-000003", "step-000005"]
-    assert f"Stopped after step 5; all is saved. Go on with: lwcl {' '.join(words)}" in (out / "log.txt").read_text()
+    assert f"Stopped after step 5 and saved. Resume with: lwcl {' '.join(words)}" in (out / "log.txt").read_text()
     assert not (out / "encoder.safetensors").exists()
     whole.must_end_so(out, tmp_path / "cache")
 

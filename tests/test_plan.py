@@ -166,12 +166,12 @@ def newcomer(monkeypatch):
 def test_a_method_without_a_recipe_keeps_its_own_defaults_and_is_optimised_as_by_default(newcomer):
     values = plan_pretrain({"method": "newcomer"}).values
     assert stated(values["temperature"]) == (0.7, "default")
-    assert stated(values["base_lr"]) == (0.06, "recipe light")
+    assert stated(values["base_lr"]) == (0.002, "recipe simclr")
     assert stated(values["method"]) == ("newcomer", "flag")
 
 
 def test_the_objects_of_a_plan_hold_its_values():
-    plan = plan_pretrain({"lr": "1e-3", "data": ["a", "b"], "jitter_p": "0.5", "queue_size": "64"})
+    plan = plan_pretrain({"lr": "1e-3", "data": ["a", "b"], "jitter_p": "0.5", "queue_size": "64", "recipe": "light"})
     assert plan.recipe.lr == 0.001
     assert plan.options.data == ("a", "b")
     assert plan.augmentation.jitter_p == 0.5
@@ -180,7 +180,7 @@ def test_the_objects_of_a_plan_hold_its_values():
 
 
 def test_other_values_replace_those_of_a_plan_and_nothing_else():
-    plan = plan_pretrain({"epochs": 7})
+    plan = plan_pretrain({"epochs": 7, "recipe": "light"})
     changed = plan.with_values(queue_size=auto_value("64", "a reason"))
     assert changed.recipe.epochs == 7
     assert changed.method.queue_size == 64
@@ -190,7 +190,7 @@ def test_other_values_replace_those_of_a_plan_and_nothing_else():
 
 def test_a_rule_outside_the_limits_is_refused():
     with pytest.raises(UsageError, match="comes from auto: a bad rule"):
-        plan_pretrain({}).with_values(queue_size=auto_value(0, "a bad rule"))
+        plan_pretrain({}).with_values(queue_size=auto_value(-1, "a bad rule"))
 
 
 def test_a_plan_with_something_left_open_is_no_configuration():
@@ -215,7 +215,7 @@ def test_settings_of_different_classes_have_different_names():
 def test_every_recipe_names_real_settings_and_sources(name):
     published = RECIPES[name]
     kind = methods()[published.method]
-    names = set(field_names(Recipe)) | set(field_names(kind)) | {"augmentation", "teacher_cache"}
+    names = set(field_names(Recipe)) | set(field_names(kind)) | {"augmentation", "teacher_cache", "zero_residuals"}
     for layer in (published.settings, *published.archs.values()):
         assert set(layer) <= names
         assert all(cited.source for cited in layer.values())
@@ -250,7 +250,7 @@ def test_a_setting_of_another_method_names_what_the_method_has():
     with pytest.raises(UsageError) as caught:
         plan_pretrain({}, {"method": "moco", "smoothing": 0.1}, "my.yaml")
     lines = str(caught.value).splitlines()
-    assert lines[0] == "--smoothing (in my.yaml) is a setting of light-moco; this run's method is moco."
+    assert lines[0] == "--smoothing (in my.yaml) is a setting of light-moco and simclr; this run's method is moco."
     assert "--queue-size" in lines[1]
     assert lines[2] == "Remove --smoothing, or choose --method light-moco."
 
@@ -318,7 +318,7 @@ def test_yaml_has_no_surprises(tmp_path):
         "symmetric": False,
         "epochs": None,
     }
-    plan = plan_pretrain({}, read_config(str(path)))
+    plan = plan_pretrain({"recipe": "light"}, read_config(str(path)))
     assert (plan.options.cache, plan.recipe.lr, plan.method.hidden) == ("off", 0.001, "2048")
 
 

@@ -1,5 +1,7 @@
 """The rules that settle settings from data and machine: their limits, their reasons, and that choices win."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,7 +14,7 @@ from lwcl.settings import SettingValue, auto_field_names
 
 
 def settled(images: int, side: int = 224, *, accelerated: bool = False, **chosen: object) -> dict[str, SettingValue]:
-    values = {name: setting.value for name, setting in plan_pretrain(chosen).values.items()}
+    values = {name: setting.value for name, setting in plan_pretrain({"recipe": "light", **chosen}).values.items()}
     return apply_rules(values, RunFacts(images, side, cpus=4, accelerated=accelerated))
 
 
@@ -25,12 +27,13 @@ def test_every_rule_gives_a_valid_plan_for_any_data(name: str, images: int, side
     opened = [name for section in plan.sections for name in auto_field_names(type(section))]
     assert all(config.values[name].value is not None and str(config.values[name].origin) for name in opened)
     for longer in ("queue_size", "anchors"):
-        assert longer not in config.values or config.values[longer].value >= config.recipe.batch_size
+        size = config.values[longer].value if longer in config.values else 0
+        assert size == 0 or size >= config.recipe.batch_size
     assert config.recipe.warmup < config.recipe.epochs
 
 
 def test_what_a_flag_or_a_file_chose_is_never_overridden() -> None:
-    plan = plan_pretrain({"optimizer": "sgd"}, {"epochs": 7}, "recipe notes.yaml")
+    plan = plan_pretrain({"optimizer": "sgd", "recipe": "light"}, {"epochs": 7}, "recipe notes.yaml")
     config = resolve_plan(plan, RunFacts(3000, 64, 2, False, demo=True))
     assert (config.recipe.optimizer, config.recipe.epochs) == ("sgd", 7)
     assert config.method.symmetric is False, "the demo's own"
@@ -72,3 +75,36 @@ def test_small_images_get_views_of_64_pixels_and_the_reason_says_why() -> None:
 
 def test_a_queue_never_holds_most_of_a_small_set() -> None:
     assert settled(4_000)["queue_size"].value <= 1024
+
+
+@pytest.mark.parametrize(
+    ("verb", "images", "recipe", "method"),
+    [
+        ("pretrain", 3_000, "simclr", "simclr"),
+        ("pretrain", 1_281_167, "light", "light-moco"),
+        ("compress", 3_000, "regression", "regression"),
+        ("compress", 1_281_167, "compress-2q", "2q"),
+        ("distill", 3_000, "disco", "disco"),
+    ],
+)
+def test_the_automatic_recipe_follows_the_number_of_images(verb: Any, images: int, recipe: str, method: str) -> None:
+    teacher = {} if verb == "pretrain" else {"teacher": "random/resnet18"}
+    for chosen in ({}, {"recipe": "auto"}):
+        config = resolve_plan(plan_run(verb, {**teacher, **chosen}), RunFacts(images, 64, 2, False))
+        assert (config.options.recipe, config.method.name) == (recipe, method)
+        assert "images" in str(config.values["recipe"].origin)
+        again = resolve_plan(plan_run(verb, {}, config.config()), RunFacts(images, 64, 2, False))
+        assert again.config() == config.config(), "its config.yaml is the same run"
+
+
+def test_the_recipe_for_small_data_keeps_its_numbers_and_a_flag_its_own() -> None:
+    config = resolve_plan(plan_pretrain({"temperature": 0.5}), RunFacts(3_000, 64, 2, False, demo=True))
+    assert (config.recipe.lr, config.recipe.weight_decay) == (1e-3, 0.05)
+    assert config.values["key_momentum"].value == 0, "the demo changes light-moco's momentum, not SimCLR's"
+    assert config.values["temperature"].value == 0.5
+
+
+def test_a_method_chosen_without_a_recipe_takes_its_own_for_any_number_of_images() -> None:
+    for images in (3_000, 1_281_167):
+        config = resolve_plan(plan_pretrain({"method": "moco"}), RunFacts(images, 64, 2, False))
+        assert (config.options.recipe, config.method.name) == ("moco-v2", "moco")

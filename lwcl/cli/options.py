@@ -136,7 +136,7 @@ def help_text(
     defaults = {getattr(cls, "name", ""): format_default(field.default) for cls, field in fields.items()}
     default = next(iter(defaults.values()))
     if len(set(defaults.values())) > 1:
-        default = ", ".join(f"{value} for {method}" for method, value in defaults.items())
+        default = ", ".join(f"{value or 'auto'} for {method}" for method, value in defaults.items())
     elif default and used and used.origin is not DEFAULT and format_default(used.value) != default:
         default = f"{format_default(used.value)}, {used.origin}"
     return f"{text} [{default}]" if default else text

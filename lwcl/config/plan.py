@@ -6,7 +6,7 @@ augmentation > default of the dataclass.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Self
 
@@ -47,7 +47,7 @@ class Plan:
     method: Method
     augmentation: Augmentation
     origins: Mapping[str, Origin]
-    user: tuple[Layer, ...] = ()  # what was chosen, as `with_recipe` needs it
+    user: tuple[Layer, ...] = field(default=(), compare=False, repr=False)  # what was chosen, for `with_recipe`
 
     @classmethod
     def from_values(cls, verb: Verb, values: Mapping[str, SettingValue], user: Sequence[Layer] = ()) -> Self:

@@ -55,7 +55,9 @@ class SimCLR(Method):
     predictor: str = setting(
         "0", "hidden width of a predictor on the queries (MoCo v3: 4096): as --hidden, or 0: none", group="Method"
     )
-    local_crops: int = setting(0, "small crops of each image as further queries", at_least=0, group="Method")
+    local_crops: int = setting(
+        0, "small crops of each image as further queries", at_least=0, at_most=64, group="Method"
+    )
     local_size: float = setting(
         0.571, "side of a local crop relative to a view's (SSLight: 128 of 224)", above=0, at_most=1, group="Method"
     )
