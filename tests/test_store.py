@@ -1,4 +1,4 @@
-"""Decoded images are kept whole: for any number of workers, after any kill, with broken files among them."""
+"""Decoded images are cached completely: for any number of workers, after any kill, with broken files among them."""
 
 import io
 import os
