@@ -1,4 +1,4 @@
-"""How far and how fast: the progress of a training or of a count, its throughput, and the remaining time."""
+"""How far and how fast: the progress of a training run or of a count, its throughput, and the remaining time."""
 
 import math
 import statistics
@@ -53,7 +53,7 @@ class DownsampledCurve:
 
 
 class StepStats(NamedTuple):
-    """What the progress of a training needs to know of an optimiser step."""
+    """What the progress display needs to know about an optimiser step."""
 
     number: int  # from 1
     epoch: float  # epochs done after it
@@ -64,7 +64,7 @@ class StepStats(NamedTuple):
 
 
 class TrainProgress:
-    """How far a training is: the last step, the latest metrics, throughput, and remaining time.
+    """How far a run is: the last step, the latest metrics, throughput, and remaining time.
 
     `metrics` holds the latest value of each metric.
     """

@@ -38,7 +38,7 @@ class RunFolder:
     """The folder of a run: `RunFolder(path)` to read it, `RunFolder.open` to run in it, with its lock until `close`.
 
     `resumed`: whether it holds an interrupted run that is resumed. `changed`: versions and machine that differ since,
-    `name: (then, now)`; then the result may differ in the last bits from an unbroken run.
+    `name: (then, now)`; then the result may differ in the last bits from an uninterrupted run.
     """
 
     def __init__(self, path: Path) -> None:

@@ -22,8 +22,7 @@ from lwcl.data.loader import Crops, Loader, TeacherViews
 from lwcl.errors import UsageError
 from lwcl.methods.method import Method
 from lwcl.models.backbone import batch_norms
-from lwcl.models.check_forward import check_forward
-from lwcl.models.encoder import weights_hash
+from lwcl.models.encoder import check_forward, weights_hash
 from lwcl.models.loaded import InputSpec, LoadedEncoder
 from lwcl.reporting.console import Screen
 from lwcl.system.device import choose_compute
