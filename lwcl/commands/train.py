@@ -105,15 +105,15 @@ class BrokenImages:
 
     def __init__(self, max_share: float, count: int, folder: RunFolder) -> None:
         self.max_share, self.count, self.folder = max_share, count, folder
-        self.images = dict.fromkeys(BrokenImage(**row) for row in folder.known_bad())
-        folder.bad_files(image._asdict() for image in self.images)
+        self.images = dict.fromkeys(BrokenImage(**row) for row in folder.bad_file_rows())
+        folder.write_bad_files(image._asdict() for image in self.images)
 
     def add(self, image: BrokenImage) -> None:
         """Records a broken image. Raises `DataError` when they are more than the share `max_share` of `count`."""
         if image in self.images:
             return
         self.images[image] = None
-        self.folder.bad_file(image._asdict())
+        self.folder.append_bad_file(image._asdict())
         if len(self.images) > self.max_share * self.count:
             raise DataError(
                 f"{len(self.images)} of {self.count} images are broken, more than --max-bad {self.max_share:g} allows.",

@@ -49,7 +49,8 @@ def training_report(
     timing = timing or {}
     run = Table("Run", ("Property", "Value"), tuple(flatten_facts(facts)))
     tables = [final_values_table(metrics, batch_size), throughput_table(timing)]
-    latest = {name: last_value(metrics, name) for record in metrics for name in record}
+    names = dict.fromkeys(name for record in metrics for name in record)
+    latest = {name: last_value(metrics, name) for name in names}
     return Report(
         kind=kind,
         title=title,
