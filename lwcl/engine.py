@@ -1,4 +1,4 @@
-"""The two loops: `fit`, with gradients, trains a method; `embed`, without, computes features. And the learning rate.
+"""The two loops: `fit`, with gradients, trains a method; `embed`, without, computes features.
 
 A step is a pure function of the settings and the position in the run: no random generator or counter lives here, so a
 run resumed at step n equals an unbroken one.
@@ -33,7 +33,7 @@ class TrainStep(NamedTuple):
     lr: float
     metrics: dict[str, float]  # the method's scalars, means over micro-batches
     grad_norm: float
-    pairs: tuple[Tensor, Tensor] | None
+    pairs: tuple[Tensor, Tensor] | None  # embeddings of two views, for the embedding health
     waited: float  # seconds spent waiting for data
     seconds: float  # seconds of the whole step
 
@@ -53,8 +53,8 @@ class NonFiniteError(TrainingDivergedError):
 def learning_rate(epoch: float, recipe: Recipe, epochs: int, lr: float, warmup: float) -> float:
     """The learning rate at a (fractional) epoch of `epochs`, counted from 0.
 
-    `cosine` is MoCo's; a warm-up of w epochs multiplies it by (e + 1) / (w + 1) before epoch w while the cosine takes
-    (e - w) / (E - w), as light-moco's code does; `step` multiplies by `step_factor` after each of the `milestones`
+    `cosine` is MoCo's, as a function of (e - w) / (E - w); a warm-up of w epochs multiplies by (e + 1) / (w + 1) before
+    epoch w, as light-moco's code does; `step` multiplies by `step_factor` after each of the `milestones`
     (fractions of E).
     """
     epoch = math.floor(epoch) if recipe.per_epoch else epoch
@@ -73,13 +73,13 @@ def build_optimizer(net: nn.Module, recipe: Recipe, lr: float, weight_decay: flo
     (light-moco, `main_lincls_lars.py`). timm's default adapts all parameters that have weight decay.
     """
     name = {"sgd": "momentum"}.get(recipe.optimizer, recipe.optimizer)
-    more: dict[str, Any] = {"fused": True} if name in ("momentum", "adamw") else {}
+    extra: dict[str, Any] = {"fused": True} if name in ("momentum", "adamw") else {}
     trained: list[Any] = [p for p in net.parameters() if p.requires_grad]
     if name == "lars":
-        flat = {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0}
-        trained = [{"params": [p for p in trained if p.ndim > 1], "always_adapt": True}, flat]
+        not_adapted = {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0}
+        trained = [{"params": [p for p in trained if p.ndim > 1], "always_adapt": True}, not_adapted]
     create: Callable[..., Optimizer] = timm.optim.create_optimizer_v2  # type: ignore[attr-defined]  # not re-exported
-    return create(trained, opt=name, lr=lr, weight_decay=weight_decay, momentum=recipe.momentum, **more)
+    return create(trained, opt=name, lr=lr, weight_decay=weight_decay, momentum=recipe.momentum, **extra)
 
 
 def fit(
@@ -102,7 +102,7 @@ def fit(
     net.train()
     done, stream = start, iter(batches)
     while True:
-        # 1. The next batch. Time spent here is time that the loader is too slow.
+        # 1. The next batch. Time spent waiting here means that the loader is too slow.
         begun = time.perf_counter()
         batch = next(stream, None)
         if batch is None:
@@ -144,7 +144,7 @@ def compute_gradients(
 
 
 def read_scalars(losses: list[Loss], norm: Tensor) -> tuple[float, float, dict[str, float]]:
-    """The sum of the losses, the gradient's norm, and the means of the metrics, with one synchronisation of a GPU."""
+    """The sum of the losses, the gradient's norm, and the means of the metrics, with a single GPU synchronisation."""
     names = list(losses[0].metrics)
     scalars = [norm, *(x for loss in losses for x in (loss.total, *(loss.metrics[name] for name in names)))]
     grad_norm, *values = torch.stack([upcast(x.detach()) for x in scalars]).tolist()
@@ -168,17 +168,17 @@ def split_microbatches(batch: Batch, count: int) -> Iterator[Batch]:
 
 @torch.inference_mode()
 def embed(encoder: Encoder, batches: Iterable[Batch], compute: Compute, count: int) -> Tensor:
-    """The backbone's features of `count` images, in order: (count, width) float32 on the CPU. Sets eval mode meanwhile.
+    """The backbone's features of `count` images, in order: (count, width) float32 on the CPU, in eval mode.
 
     They are written into one tensor batch by batch: concatenating would need twice the memory.
     """
-    training, rows, done = encoder.training, torch.empty(count, encoder.width), 0
+    training, features, done = encoder.training, torch.empty(count, encoder.width), 0
     encoder.eval()
     for batch in batches:
-        here = slice(done, done + len(batch.index))
+        end = done + len(batch.index)
         with compute.context():
-            rows[here] = encoder.features(batch.views[0])
-        done = here.stop
+            features[done:end] = encoder.features(batch.views[0])
+        done = end
     encoder.train(training)
     assert done == count, "the batches have `count` images"
-    return rows
+    return features

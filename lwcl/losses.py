@@ -99,7 +99,7 @@ def teacher_cross_entropy(
     """Mean cross-entropy of softmax(student / T) with softmax(teacher / T_t) as target (SEED, arXiv 2101.04731).
 
     Each side has cosines with the teacher's embeddings, of the image itself (B,) and of the queue (B, K); see
-    `positive_negative_cosines`. () at least the entropy of the target.
+    `positive_negative_cosines`. The minimum is the entropy of the target.
     """
     logits, target = (torch.cat([positive[:, None], negative], 1) for positive, negative in (student, teacher))
     return F.cross_entropy(logits / temperature, (target / teacher_temperature).softmax(1))
@@ -115,7 +115,7 @@ def distribution_overlap(log_q: Tensor, log_p: Tensor) -> Tensor:
     return torch.minimum(log_q, log_p).exp().sum(1).mean()
 
 
-MEMORY_CHUNK_ROWS = 8192  # rows of a memory that are converted at a time
+MEMORY_CHUNK_ROWS = 8192  # rows of a memory converted at a time
 
 
 class ChunkedMatmul(torch.autograd.Function):

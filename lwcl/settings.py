@@ -1,7 +1,7 @@
 """Settings: frozen dataclasses whose fields state default, help and limits, with the origin of every value.
 
 One precedence everywhere: flag > file > recipe > named augmentation > default of the dataclass. `Auto[X]` marks a
-setting that is computed from the images, the batch or the machine where nobody chose it (`config/auto.py`).
+setting that is computed from the images, the batch or the machine if the user does not choose it (`config/auto.py`).
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from lwcl.errors import UsageError
 
 T = TypeVar("T")
 AUTO = "auto"
-#: A setting that is None until `config/auto.py` has computed it. Code below a `ResolvedConfig` reads it as a plain `T`.
+#: A setting that is None until `config/auto.py` has computed it. In a `ResolvedConfig` it is a plain `T`.
 Auto = Annotated[T, AUTO]
 
 
@@ -37,7 +37,7 @@ class OriginKind(enum.Enum):
     RULE = "auto"  # computed from the images, the batch or the machine
     RESUMED = "resumed run"
     DEFAULT = "default"
-    RECORDED = "recorded"  # read from a report, which holds the text only
+    RECORDED = "recorded"  # read from a report, which has origins as text only
 
 
 class Origin(NamedTuple):
@@ -89,7 +89,7 @@ def auto_value(value: Any, reason: str) -> SettingValue:
 
 
 def recorded_value(value: Any, origin: str = "") -> SettingValue:
-    """A value read from a report, with the origin that it states."""
+    """A value read from a report, with its origin as text."""
     return SettingValue(value, Origin(OriginKind.RECORDED, origin))
 
 
@@ -236,7 +236,7 @@ def unknown_name(what: str, name: str, known: Iterable[str], where: str = "") ->
 def merge_layers(cls: type, layers: Sequence[Layer]) -> dict[str, SettingValue]:
     """Each setting of `cls` with its value and origin: the first layer that names it wins, then the default.
 
-    `layers` are (origin, values), strongest first; None is not a choice. Names that `cls` lacks are ignored: several
+    `layers` are (origin, values), strongest first; None means not given. Names that `cls` lacks are ignored: several
     classes share the layers.
     """
     merged = {}

@@ -1,4 +1,4 @@
-"""Processes that die: run a piece of a test in a forked child, kill it at a fault point or limit what it may write."""
+"""Processes that die: run a piece of a test in a forked child, kill it at a crash point or limit what it may write."""
 
 import os
 import resource

@@ -16,9 +16,9 @@ from torch import nn
 
 from lwcl.checkpoints import training_state
 from lwcl.errors import StorageError
-from lwcl.system.atomic_files import FAULT_POINTS
+from lwcl.system.atomic_files import CRASH_POINTS
 
-POINTS = [point for point in FAULT_POINTS if point.startswith("checkpoint.")]
+POINTS = [point for point in CRASH_POINTS if point.startswith("checkpoint.")]
 
 
 def test_every_kind_of_tensor_comes_back_bit_for_bit(tmp_path: Path) -> None:

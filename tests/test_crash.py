@@ -36,7 +36,7 @@ from lwcl.methods.moco import MoCo
 from lwcl.models.encoder import Encoder
 from lwcl.models.loaded import InputSpec
 from lwcl.models.net import Net
-from lwcl.system.atomic_files import FAULT_POINTS
+from lwcl.system.atomic_files import CRASH_POINTS
 
 #: Points that a training from a folder does not pass, and why.
 UNREACHED = {
@@ -54,7 +54,7 @@ def passing(point: str) -> str:
 
 @dataclass
 class Whole:
-    """The unbroken runs, by method: their words but for --out, what they left, seconds, and fault points passed."""
+    """The unbroken runs, by method: their words but for --out, what they left, seconds, and crash points passed."""
 
     data: Path
     teacher: Path
@@ -97,7 +97,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
     found = Whole(data, teacher, {}, 0.0, collections.Counter())
     with pytest.MonkeyPatch.context() as patch, cache_at(folder / "cache"):
         for method in (*METHODS, TAUGHT):
-            points = [point for point in FAULT_POINTS if passing(point) == method]
+            points = [point for point in CRASH_POINTS if passing(point) == method]
             for module in [
                 m for name, m in sys.modules.items() if name.startswith("lwcl") and hasattr(m, "crash_point")
             ]:
@@ -112,10 +112,10 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
 
 
 def test_a_run_passes_every_fault_point_but_those_that_are_listed(whole: Whole) -> None:
-    assert set(FAULT_POINTS) - set(whole.passed) == UNREACHED
+    assert set(CRASH_POINTS) - set(whole.passed) == UNREACHED
 
 
-@pytest.mark.parametrize("point", [point for point in FAULT_POINTS if point not in UNREACHED])
+@pytest.mark.parametrize("point", [point for point in CRASH_POINTS if point not in UNREACHED])
 def test_killed_at_a_fault_point_a_run_ends_as_the_unbroken_one(whole: Whole, point: str, tmp_path: Path) -> None:
     middle, method = whole.passed[point] // 2 + 1, passing(point)
     assert child(whole.words(tmp_path / "run", method), tmp_path / "cache", f"{point}@{middle}") == KILLED
@@ -123,7 +123,7 @@ def test_killed_at_a_fault_point_a_run_ends_as_the_unbroken_one(whole: Whole, po
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("point", [point for point in FAULT_POINTS if point not in UNREACHED])
+@pytest.mark.parametrize("point", [point for point in CRASH_POINTS if point not in UNREACHED])
 def test_killed_every_time_that_it_passes_a_fault_point(whole: Whole, point: str, tmp_path: Path) -> None:
     for count in range(1, whole.passed[point] + 1):
         out, cache = tmp_path / f"run-{count}", tmp_path / f"cache-{count}"

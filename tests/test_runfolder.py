@@ -188,12 +188,12 @@ def test_a_resumed_run_drops_what_it_will_write_again(
 def test_the_log_has_times_and_bad_files_have_reasons(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
     run.truncate_metrics(3)
-    run.bad_files([])
+    run.write_bad_files([])
     assert os.listdir(tmp_path) == []
     run.log("begun")
     run.log("bad name: \udcff")
     assert [line.split(" ", 2)[2] for line in run.log_txt.read_text().splitlines()] == ["begun", r"bad name: \udcff"]
-    run.bad_files([{"file": "a\udcff.jpg", "reason": "truncated"}, {"file": "b.png", "reason": "<script>"}])
+    run.write_bad_files([{"file": "a\udcff.jpg", "reason": "truncated"}, {"file": "b.png", "reason": "<script>"}])
     assert [json.loads(line)["file"] for line in run.bad_files_jsonl.read_text().splitlines()] == [
         "a\udcff.jpg",
         "b.png",

@@ -59,7 +59,7 @@ def test_a_fault_kills_at_the_hit_that_was_asked_for(tmp_path: Path, wanted: str
 
 
 def test_the_fault_points_are_different() -> None:
-    assert len(set(atomic_files.FAULT_POINTS)) == len(atomic_files.FAULT_POINTS) >= 12
+    assert len(set(atomic_files.CRASH_POINTS)) == len(atomic_files.CRASH_POINTS) >= 12
 
 
 @pytest.mark.parametrize(("point", "content"), [("file.written", "old"), ("file.renamed", "new")])

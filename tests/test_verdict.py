@@ -128,15 +128,21 @@ def close(told: Evidence) -> dict[str, float]:
 
 def test_unknown_labels_are_no_labels() -> None:
     told = collect_metrics(*Made(0).instances(), labels=torch.full((IMAGES,), -1))
-    assert (told.classes, told.same_class, told.alignment) == (None, None, None)
+    assert (told.classes, told.same_class, told.cluster_accuracy) == (None, None, None)
 
 
 TRAINED = Evidence(
     images=1000, std=0.8, effective_rank=200, participation=20, instances=0.5, classes=10,
-    same_class=0.6, chance=0.1, alignment=0.5, clusters_per_class=3, fine_purity=0.6, fine_clusters=160,
+    same_class=0.6, chance=0.1, cluster_accuracy=0.5, clusters_per_class=3, fine_purity=0.6, fine_clusters=160,
 )  # fmt: skip
 UNTRAINED = TRAINED._replace(
-    std=0.2, effective_rank=100, participation=4, instances=0.07, same_class=0.16, alignment=0.18, fine_purity=0.2
+    std=0.2,
+    effective_rank=100,
+    participation=4,
+    instances=0.07,
+    same_class=0.16,
+    cluster_accuracy=0.18,
+    fine_purity=0.2,
 )
 
 
@@ -189,7 +195,7 @@ def test_few_directions_are_an_illness_unless_classes_are_found_in_them() -> Non
 
 
 def test_without_labels_no_verdict_on_structure_is_sure() -> None:
-    blind = TRAINED._replace(classes=None, same_class=None, chance=None, alignment=None, fine_purity=None)
+    blind = TRAINED._replace(classes=None, same_class=None, chance=None, cluster_accuracy=None, fine_purity=None)
     solved = blind._replace(instances=0.9, view_cosine=0.9, neighbour_cosine=0.8, silhouette=0.1)
     assert clustering_verdict(solved)[0::3] == ("healthy", "low")
     assert clustering_verdict(solved._replace(neighbour_cosine=0.3))[0::3] == ("over-clustered", "low")

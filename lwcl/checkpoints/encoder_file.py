@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save
 from timm.models import save_for_hf
 
 from lwcl import __version__
-from lwcl.checkpoints.tied_tensors import untied_tensors
+from lwcl.checkpoints.training_state import untied_tensors
 from lwcl.errors import UsageError
 from lwcl.models.encoder import Encoder
 from lwcl.models.loaded import InputSpec, LoadedEncoder

@@ -17,7 +17,6 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
-from lwcl.checkpoints.tied_tensors import untied_tensors
 from lwcl.errors import StorageError
 from lwcl.system.atomic_files import (
     crash_point,
@@ -204,3 +203,15 @@ def read_plain_file(path: Path, limit: int) -> bytes:
         if error.errno in (errno.EIO, errno.ENOENT, errno.ESTALE):
             raise ValueError(f"{path.name}: {error.strerror}") from error
         raise StorageError(f"Cannot read {path}.", f"{error.strerror}.", "Check its permissions.") from error
+
+
+def untied_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors as safetensors writes them: detached, contiguous, on the CPU, without shared memory."""
+    storages: set[int] = set()
+    untied = {}
+    for name, tensor in tensors.items():
+        value = tensor.detach().cpu().contiguous()
+        storage = value.untyped_storage().data_ptr()
+        untied[name] = value.clone() if storage in storages else value
+        storages.add(storage)
+    return untied

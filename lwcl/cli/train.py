@@ -28,7 +28,7 @@ def train(
     debug: Debug = False,
     **chosen: Any,
 ) -> int:
-    """Plans and trains a run; gives the exit code."""
+    """Plans and trains a run; returns the exit code."""
     plan = plan_run(verb, chosen, *read_config_flag(config))
     from lwcl.commands.train import train_run
 

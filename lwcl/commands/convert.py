@@ -18,7 +18,7 @@ MAX_NAMES_SHOWN = 5  # tensor names in the table; --json has them all
 def convert(
     source: str, out: Path, arch: str | None, image_size: int | None, *, as_json: bool = False, quiet: bool = False
 ) -> int:
-    """Writes OUT/encoder.safetensors and OUT/export, or OUT alone if it is called *.safetensors; gives the exit code.
+    """Writes OUT/encoder.safetensors and OUT/export, or OUT alone if it is called *.safetensors; returns the exit code.
 
     Prints how the checkpoint was interpreted. Raises `UsageError` where it cannot be read, or where OUT exists.
     """

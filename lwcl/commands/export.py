@@ -18,7 +18,7 @@ from lwcl.system.atomic_files import explain_disk_errors, write_atomically
 
 
 def export(encoder: str, out: str | None, arch: str | None, *, quiet: bool) -> int:
-    """Writes an encoder's backbone for `timm.create_model("local-dir:...")`; gives the exit code."""
+    """Writes an encoder's backbone for `timm.create_model("local-dir:...")`; returns the exit code."""
     run = RunFolder(Path(encoder))
     if not out and not run.config.exists():
         raise UsageError(f"--out is required: {encoder} is not a run folder.", remedy="Give --out FOLDER.")

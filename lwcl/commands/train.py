@@ -36,9 +36,9 @@ from lwcl.training.state import SaveSchedule, TrainingState
 def train_run(
     plan: Plan, *, dry_run: bool = False, fast_dev_run: int | None = None, as_json: bool = False, quiet: bool = False
 ) -> int:
-    """Trains as the plan says, or only prints what it would do; gives the exit code."""
+    """Trains as the plan says, or only prints what it would do; returns the exit code."""
     screen = Screen(quiet=quiet)
-    # 1. Only the images and the machine can say what the plan leaves open.
+    # 1. What the plan leaves open depends on the images and the machine.
     images = open_images(plan.options.data, "train", download=plan.options.download)
     auto = {name for name in MACHINE_SETTINGS if plan.values[name].value in (None, AUTO)}
     config = resolve(plan, images)
@@ -63,9 +63,9 @@ def train_run(
 
 
 def train_first_stage(stage: Plan, folder: RunFolder, steps: int | None, *, quiet: bool) -> int:
-    """Trains a run's first stage unless that is done; gives the exit code. Its results are not the command's.
+    """Trains a run's first stage unless that is done; returns the exit code. Its results go to stderr.
 
-    Raises `UsageError` where --fast-dev-run cut it short, and this command asks for the whole.
+    Raises `UsageError` if --fast-dev-run cut it short, and this command is without it.
     """
     first = RunFolder(folder.first)
     if first.is_finished():
@@ -81,7 +81,7 @@ def train_first_stage(stage: Plan, folder: RunFolder, steps: int | None, *, quie
 def train_in_folder(
     config: ResolvedConfig, images: ImageSet, folder: RunFolder, screen: Screen, steps: int | None, *, as_json: bool
 ) -> int:
-    """Trains in a folder, up to `steps` if given, and finishes; gives the exit code."""
+    """Trains in a folder, up to `steps` if given, and finishes; returns the exit code."""
     # 1. The precision is part of the run's settings: a resumed run must not choose again.
     model = build_model(config, screen)
     folder.record_setting("precision", model.config.options.precision)
@@ -101,19 +101,19 @@ def train_in_folder(
 
 
 class BrokenImages:
-    """The broken images met, each once, also before an interruption; listed in the run's folder."""
+    """The broken images of a run, each once, also those from before it was interrupted; listed in its folder."""
 
     def __init__(self, max_share: float, count: int, folder: RunFolder) -> None:
         self.max_share, self.count, self.folder = max_share, count, folder
-        self.images = dict.fromkeys(BrokenImage(**row) for row in folder.known_bad())
-        folder.bad_files(image._asdict() for image in self.images)
+        self.images = dict.fromkeys(BrokenImage(**row) for row in folder.bad_file_rows())
+        folder.write_bad_files(image._asdict() for image in self.images)
 
     def add(self, image: BrokenImage) -> None:
         """Records a broken image. Raises `DataError` when they are more than the share `max_share` of `count`."""
         if image in self.images:
             return
         self.images[image] = None
-        self.folder.bad_file(image._asdict())
+        self.folder.append_bad_file(image._asdict())
         if len(self.images) > self.max_share * self.count:
             raise DataError(
                 f"{len(self.images)} of {self.count} images are broken, more than --max-bad {self.max_share:g} allows.",
@@ -142,12 +142,12 @@ def open_run_folder(config: ResolvedConfig, auto: Collection[str], screen: Scree
     out = Path(options.out) if options.out else default_out(stem, settings, resume=newest, ignore=ignore)
     folder = RunFolder.open(out, settings, resume=resume, overwrite=options.overwrite, ignore=ignore)
     for name, (then, now) in folder.changed.items():
-        screen.warn(f"{name} was {then} and is {now}: the result may differ in the last bits from an unbroken run.")
+        screen.warn(f"{name} was {then} and is {now}: the result may differ in the last bits.")
     return folder
 
 
 def train_loop(training: TrainingState, folder: RunFolder, screen: Screen, steps: int) -> tuple[int, Timing]:
-    """Trains up to step `steps`, monitoring, recording, saving; gives the exit code (0 unless stopped) and timing."""
+    """Trains up to step `steps`, monitoring, recording, saving; returns the exit code (0 unless stopped) and timing."""
     config, loader = training.config, training.loader
     options, per_epoch = config.options, loader.steps_per_epoch
     schedule, monitor = SaveSchedule(options.save_every, per_epoch), TrainingMonitor(training, folder, screen)
@@ -169,7 +169,7 @@ def train_loop(training: TrainingState, folder: RunFolder, screen: Screen, steps
         try:
             for step in fitted:
                 training.done = step.number
-                health = monitor.look(step, last=step.number == steps, display=display)
+                health = monitor.measure(step, last=step.number == steps, display=display)
                 stats = StepStats(step.number, step.epoch, step.lr, step.metrics["loss"], step.waited, step.seconds)
                 display.step(stats, known_metrics({**step.metrics, **(health._asdict() if health else {})}))
                 if signals.received or schedule.due(step.number) or step.number == steps:

@@ -17,12 +17,12 @@ from lwcl.settings import AUTO, Origin, OriginKind, SettingValue, auto_value
 DEMO_IMAGES_SEEN = 24_000  # images over all epochs of a run on a built-in data set
 TOTAL_IMAGES_SEEN = 800_000  # images over all epochs of a run on a small data set
 
-#: Values of these origins may be changed for small data sets or for the demo: nobody chose them.
+#: Values of these origins may be changed for small data sets or for the demo: the user did not choose them.
 OVERRIDABLE = (OriginKind.DEFAULT, OriginKind.RECIPE, OriginKind.METHOD)
 
 
 class RunFacts(NamedTuple):
-    """What the rules depend on."""
+    """The properties of the images and the machine that the rules depend on."""
 
     images: int  # in the training set
     short_side: int  # pixels, median
@@ -87,7 +87,7 @@ def apply_rules(values: Mapping[str, Any], facts: RunFacts) -> dict[str, Setting
             known[name] = value
             resolved[name] = auto_value(value, reason)
 
-    # 1. The views and the batch come first: the learning rate, the queue and the lag of the key encoder follow them.
+    # 1. The views and the batch come first: the learning rate, the queue and the momentum of the key encoder follow.
     rule("image_size", *auto_image_size(facts))
     batch = floor_power_of_two(min(facts.images / 2, max(64, facts.images / 100)), 2, 256)
     rule("batch_size", batch, "256, reduced to no less than 64 so that a small data set gets enough steps")
@@ -119,7 +119,7 @@ def apply_rules(values: Mapping[str, Any], facts: RunFacts) -> dict[str, Setting
 
 
 def auto_epochs(facts: RunFacts) -> tuple[int, str]:
-    """Passes over the images."""
+    """Epochs, and the reason."""
     if facts.demo:
         return max(1, DEMO_IMAGES_SEEN // facts.images), "demo preset: minutes on two cores"
     if facts.images >= SMALL_DATA_IMAGES:
@@ -129,15 +129,15 @@ def auto_epochs(facts: RunFacts) -> tuple[int, str]:
 
 
 def auto_lr(known: Mapping[str, Any]) -> tuple[float, str]:
-    """The learning rate of a batch: linear scaling, by the square root for AdamW."""
-    adamw, share = known["optimizer"] == "adamw", known["batch_size"] / 256
-    scaled = known["base_lr"] * (share**0.5 if adamw else share)
+    """The learning rate for the batch size, and the reason: linear scaling, square-root scaling for AdamW."""
+    adamw, ratio = known["optimizer"] == "adamw", known["batch_size"] / 256
+    scaled = known["base_lr"] * (ratio**0.5 if adamw else ratio)
     factor = f"sqrt(batch {known['batch_size']} / 256)" if adamw else f"batch {known['batch_size']} / 256"
     return float(f"{scaled:.6g}"), f"base-lr {known['base_lr']:g} x {factor}"
 
 
 def auto_views_by(facts: RunFacts) -> tuple[str, str]:
-    """What computes augmentations: benchmarks/views.py."""
+    """What computes augmentations, and the reason; measured in benchmarks/views.py."""
     if facts.accelerated:
         return "tensor", "computed on the GPU"
     if facts.opencv:
@@ -150,8 +150,8 @@ def auto_image_size(facts: RunFacts) -> tuple[int, str]:
     own = max(32, facts.short_side // 32 * 32)
     if own < 64:
         return 64, f"images are {facts.short_side} px; below 64 px a backbone of stride 32 has a 1 x 1 feature map"
-    most = 224 if facts.accelerated else 128
-    if own > most:
+    largest = 224 if facts.accelerated else 128
+    if own > largest:
         limit = "224 px as published" if facts.accelerated else "more than 128 px is slow on a CPU"
-        return most, f"images are {facts.short_side} px; {limit}"
+        return largest, f"images are {facts.short_side} px; {limit}"
     return own, f"images are {facts.short_side} px"

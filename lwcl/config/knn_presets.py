@@ -1,6 +1,6 @@
 """Presets of kNN classification: the papers' protocols, by name; the defaults of `lwcl knn` and of the monitor.
 
-`weighted` is light-moco's (InstDisc's vote, arXiv 1805.01978), `1nn` CompRess's, `monitor` MoCo's CIFAR
+`weighted` is light-moco's (the weighted vote of InstDisc, arXiv 1805.01978), `1nn` CompRess's, `monitor` MoCo's CIFAR
 notebook's, `best` ssl-small's best-NN: the maximum over k = 1, 3, ..., 101 of a majority vote by Euclidean distance.
 """
 

@@ -33,7 +33,7 @@ from lwcl.settings import (
     unknown_name,
 )
 
-#: Where a run goes is not what it is: a run's own config.yaml, used again, must not overwrite that run.
+#: Not part of config.yaml: passing the file of a run to `--config` must not overwrite that run.
 LOCATION_SETTINGS = frozenset({"out", "resume", "overwrite"})
 
 
@@ -86,9 +86,9 @@ class Plan:
         return type(self).from_values(self.verb, merge_run(self.verb, user), user)
 
     def config(self) -> dict[str, Any]:
-        """Every setting's value, flat and fit for YAML and JSON, without `LOCATION_SETTINGS`.
+        """Every setting's value, ready for YAML and JSON, without `LOCATION_SETTINGS`.
 
-        `--config` with it gives this plan again.
+        Passing it to `--config` reproduces this plan.
         """
         values = {name: one.value for name, one in self.values.items() if name not in LOCATION_SETTINGS}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
@@ -96,7 +96,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class ResolvedConfig(Plan):
-    """A plan with nothing left open: every `Auto` setting has a value. What training takes."""
+    """A plan with nothing left open: every `Auto` setting has a value. Training takes nothing else."""
 
     def __post_init__(self) -> None:
         names = [name for section in self.sections for name in auto_field_names(type(section))]
@@ -110,7 +110,7 @@ def plan_pretrain(chosen: Chosen, file: Chosen | None = None, file_name: str = "
 
 
 def plan_run(verb: Verb, chosen: Chosen, file: Chosen | None = None, file_name: str = "--config") -> Plan:
-    """The plan of a command that trains, from flags and the settings of a file; None is not a choice.
+    """The plan of a command that trains, from flags and the settings of a file; None means not given.
 
     Raises `UsageError` for an unknown name, a value outside its limits, a setting of another method, or a method
     without the teacher that it needs.
@@ -142,7 +142,7 @@ def merge_run(verb: Verb, user: Sequence[Layer]) -> dict[str, SettingValue]:
 
 
 def data_layers(data: tuple[str, ...]) -> list[Layer]:
-    """What a data set needs: a mirrored or half-cropped digit is another digit."""
+    """The settings that a data set needs: a mirrored or half-cropped digit is another digit."""
     return [(Origin(OriginKind.DATA, "digits"), {"augmentation": "digits"})] if data == ("digits",) else []
 
 

@@ -23,7 +23,7 @@ S = TypeVar("S", bound=Settings)
 
 
 def user_layers(chosen: Chosen, file: Chosen | None, file_name: str) -> list[Layer]:
-    """Flags, then the settings of a file: the two layers that a user writes."""
+    """Flags, then the settings of a file: the two layers that the user gives."""
     return [(FLAG, chosen), (Origin(OriginKind.FILE, file_name), file or {})]
 
 

@@ -28,7 +28,7 @@ from lwcl.system.compute import Compute
 
 
 class Crops(NamedTuple):
-    """The crops of a batch: view v of epoch e is crop number e x views + v of each image."""
+    """Which crops of which images make up a batch: view v of epoch e is crop number e x views + v."""
 
     numbers: tuple[int, ...]  # one for each view
     index: Tensor  # type: ignore[assignment]  # (B,) positions of the images in the data set
@@ -73,9 +73,9 @@ def augmentation_of(spec: ViewSpec, augmentation: Augmentation) -> Augmentation:
 
 
 class TeacherViews(NamedTuple):
-    """What a teacher needs to be shown."""
+    """The views that a teacher needs."""
 
-    input_spec: InputSpec | None = None  # how it takes the student's crops; None: it needs none, outputs are cached
+    input_spec: InputSpec | None = None  # of the teacher; None: it needs no views, since its outputs are cached
     cached_crops: int | None = None  # crops of an image that have a cached output, used in turn; None: new ones
 
 
@@ -84,7 +84,7 @@ class Teacher(Protocol):
 
     @property
     def views(self) -> TeacherViews:
-        """What it is shown."""
+        """The views that it needs."""
 
     def outputs(self, crops: Crops, views: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Its output (B, D) float32 for each crop; `views` are the crops as it takes them, if it takes any."""
@@ -157,12 +157,12 @@ class Loader:
 
     @property
     def input_specs(self) -> list[InputSpec]:
-        """How views are taken by the student, and by a teacher that is shown any."""
+        """The input specification of the student, and that of a teacher that needs views."""
         teacher = self.teacher.views.input_spec if self.teacher else None
         return [self.student.input_spec, *([teacher] if teacher else [])]
 
     def rendered(self, crops: Crops, render: Renderer) -> RenderedCrops:
-        """The crops as views of the student, and of a teacher that is shown any."""
+        """The crops as views for the student, and for a teacher that needs any."""
         views = range(len(crops.numbers))
         return RenderedCrops(crops, *(tuple(render(view, spec) for view in views) for spec in self.input_specs))
 
@@ -190,7 +190,7 @@ class Loader:
         return render
 
     def decoded(self, crops: Iterator[Crops], sizes: dict[int, list[int]], workers: int) -> Iterator[CropBatch]:
-        """Images decoded now and cropped, each view at the sizes that name it; broken images are reported."""
+        """Crops from files, decoded by workers; `sizes`: the views needed at each size. Reports broken images."""
         params = functools.partial(self.student.params, seed=self.seed, input_spec=self.student.input_spec)
         dataset = CropDataset(self.images, params, sizes, self.short_side)
         requests = ([(numbers, int(i)) for i in index] for numbers, index in crops)
@@ -214,7 +214,7 @@ class Loader:
         return self.student.params(crop, index, heights, widths, seed=self.seed, input_spec=input_spec)
 
     def view_format(self, input_spec: InputSpec) -> "ViewFormat":
-        """How views are normalised and laid out in memory, and by what they are made."""
+        """How views are normalised and laid out in memory, and what computes them."""
         return {
             "mean": input_spec.mean,
             "std": input_spec.std,
@@ -225,7 +225,7 @@ class Loader:
 
 
 class ViewFormat(TypedDict):
-    """How views are normalised and laid out in memory, and by what they are made; see `make_views`."""
+    """How views are normalised and laid out in memory, and what computes them; see `make_views`."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]

@@ -87,7 +87,7 @@ def cluster_evidence(coarse: ClusterRow, fine: ClusterRow) -> dict[str, Any]:
         "fine_clusters": fine.k,
         "fine_stability": fine.stability,
         "fine_silhouette": fine.silhouette,
-        "alignment": coarse.count_alignment,
+        "cluster_accuracy": coarse.count_alignment,
         "clusters_per_class": coarse.clusters_per_class,
         "fine_purity": fine.held_out_purity,
     }

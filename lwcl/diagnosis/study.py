@@ -1,4 +1,4 @@
-"""The images of a diagnosis: selected, seen in three views by every encoder, and shown as thumbnails."""
+"""The images of a diagnosis: their selection, three views of each, features of the views, and thumbnails."""
 
 import functools
 
@@ -27,7 +27,7 @@ SHOWN_SAMPLES = 6
 
 
 class Study:
-    """The images of a diagnosis and those held out, if any, in three views, if possible decoded once."""
+    """The images of a diagnosis, and held-out ones if there are any, each in three views."""
 
     def __init__(self, images: ImageSet, held_out: ImageSet | None, options: DiagnoseOptions, screen: Screen) -> None:
         self.images, self.held_out, self.options, self.screen = images, held_out, options, screen
@@ -36,7 +36,7 @@ class Study:
         self._views: dict[object, ThreeViews] = {}
 
     def views(self, subject: DiagnosisSubject, images: ImageSet) -> ThreeViews:
-        """The images as the subject sees them, shared with others that see the same."""
+        """The views of the images for a subject, shared by subjects with the same input size and augmentation."""
         spec, options = subject.loaded.input_spec, self.options
         key = spec.size, spec.crop_pct, subject.augmentation, images is self.images
         if key not in self._views:
@@ -68,10 +68,10 @@ class Study:
         if self.held_out is None:
             return metrics, picture_data
         bank = features.plain
-        del features, boxes  # frees their memory before the others are computed
-        others, _ = self.features(subject, self.held_out)
+        del features, boxes  # frees their memory before those of the held-out images are computed
+        held_out_features, _ = self.features(subject, self.held_out)
         labels = None if self.labels is None or not self.held_out.labelled else self.held_out.labels
-        held_out = held_out_metrics(bank, self.labels, others, labels, seed)
+        held_out = held_out_metrics(bank, self.labels, held_out_features, labels, seed)
         return metrics._replace(held_out=held_out), picture_data
 
     def thumbnail(self, index: int) -> NDArray[numpy.uint8]:
@@ -80,7 +80,7 @@ class Study:
         return center_crop(image, THUMBNAIL_PIXELS)
 
     def album(self, first: DiagnosisSubject) -> ImageAlbum:
-        """What the plots show of the images; the sample views are those of the first subject."""
+        """The images as the plots show them; the sample views are those of the first subject."""
         labels = None if self.labels is None else self.labels.numpy()
         samples = self.views(first, self.images).samples(first.loaded.input_spec, SHOWN_SAMPLES)
         return ImageAlbum(self.images.classes, labels, functools.cache(self.thumbnail), samples, first.views)

@@ -1,4 +1,4 @@
-"""Which encoders a diagnosis examines, in which random views: those named, untrained baselines, a teacher."""
+"""The encoders that a diagnosis examines, and the augmentation of their random views."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,11 +17,11 @@ class DiagnosisSubject(Subject):
     """An encoder to examine, and the augmentation of its random views."""
 
     augmentation: Augmentation
-    views: str  # the augmentation in words
+    views: str  # description of the augmentation
 
     @property
     def kind(self) -> tuple[object, ...]:
-        """What it has in common with the untrained encoder that is its baseline: the views, too."""
+        """What its untrained baseline must share with it: also the views."""
         return *super().kind, self.augmentation
 
 

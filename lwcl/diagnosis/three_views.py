@@ -28,8 +28,7 @@ from lwcl.data.cache.policy import CACHED_SIDE_RATIO
 from lwcl.data.dataset import BrokenImage, ImageSet
 from lwcl.data.decode import center_crop
 from lwcl.data.workers import load_in_workers
-from lwcl.evaluation.batch_cache import BatchCache
-from lwcl.evaluation.judge import check_features_finite
+from lwcl.evaluation.judge import BatchCache, check_features_finite
 from lwcl.methods.method import Batch
 from lwcl.models.loaded import InputSpec, LoadedEncoder
 from lwcl.system.compute import Compute
@@ -87,7 +86,7 @@ class ViewsDataset(Dataset[ImageViews]):
 
 
 class ThreeViews:
-    """The images of a diagnosis in three views, in order, if possible decoded once for all encoders."""
+    """The images of a diagnosis in three views, in order; decoded once for all encoders if memory allows."""
 
     def __init__(
         self, dataset: ViewsDataset, *, batch_size: int, workers: int, broken: Callable[[BrokenImage], None]
@@ -126,7 +125,7 @@ class ThreeViews:
         return [list(row) for row in pixels.numpy()]
 
     def normalised(self, batch: ViewBatch, spec: InputSpec, compute: Compute) -> list[Tensor]:
-        """The three views of a batch as an encoder takes them: float32 (B, 3, size, size), normalised."""
+        """The three views of a batch as input of an encoder: float32 (B, 3, size, size), normalised."""
         layout: dict[str, Any] = {"mean": spec.mean, "std": spec.std, "channels_last": compute.channels_last}
         random = [
             make_views_from_crops(crops.to(compute.device), params, **layout)

@@ -22,7 +22,7 @@ class Evidence(NamedTuple):
     std: float  # of unit features x sqrt(D): 1 fills the sphere, 0 is one point
     effective_rank: float  # RankMe
     participation: float  # participation ratio of the covariance: ignores faint noise
-    instances: float  # instance discrimination: share of images closer to their view than to any other image (d-sd)
+    instances: float  # instance discrimination: share of images closer to their view than to any other image
     classes: int | None = None
     mean_cosine: float | None = None  # of different images, before centring
     view_cosine: float | None = None  # of an image and its view
@@ -35,13 +35,13 @@ class Evidence(NamedTuple):
     fine_silhouette: float | None = None
     same_class: float | None = None  # share of the ten nearest neighbours with the same class
     chance: float | None = None  # that share for neighbours drawn at random
-    alignment: float | None = None  # accuracy of few clusters matched to classes
+    cluster_accuracy: float | None = None  # of few clusters matched one-to-one to classes
     clusters_per_class: float | None = None  # few clusters that hold 90% of a class
     fine_purity: float | None = None  # leave-one-out purity of many clusters
 
 
 class Verdict(NamedTuple):
-    """A diagnosis (a key of `VERDICT_MEANINGS`), why, what to try, and one of `CONFIDENCE_LEVELS`."""
+    """A diagnosis (a key of `VERDICT_MEANINGS`), its reasons, what to try, and one of `CONFIDENCE_LEVELS`."""
 
     diagnosis: str
     reasons: tuple[str, ...]
@@ -87,13 +87,13 @@ def clustering_verdict(
 
 
 def same_class_lift(evidence: Evidence) -> float:
-    """Share of same-class neighbours above chance: 0 chance level, 1 all; 0 where it was not measured."""
+    """Chance-corrected share of same-class neighbours: 0 at chance, 1 if all are; 0 where it was not measured."""
     chance = evidence.chance or 0.0
     return ((evidence.same_class or 0.0) - chance) / max(1e-9, 1 - chance)
 
 
 def collapse_rule(evidence: Evidence, random: Evidence | None) -> RuleFinding | None:
-    """Hardly any std, and the rest tells no images apart; an untrained encoder has a low std, but its rest does."""
+    """Low std, and images that the centred features do not tell apart; untrained features have a low std but do."""
     if evidence.std >= threshold("std"):
         return None
     by_chance = evidence.instances * evidence.images <= threshold("chance_matches")
@@ -109,8 +109,8 @@ def collapse_rule(evidence: Evidence, random: Evidence | None) -> RuleFinding | 
 
 
 def class_rule(evidence: Evidence, random: Evidence | None, teacher: Evidence | None) -> RuleFinding | None:
-    """With labels: classes split into many pure clusters are over-clustering, same-class neighbours are health."""
-    gap = (evidence.fine_purity or 0.0) - (evidence.alignment or 0.0)
+    """With labels: over-clustered if classes split into many pure clusters, healthy if neighbours share a class."""
+    gap = (evidence.fine_purity or 0.0) - (evidence.cluster_accuracy or 0.0)
     if evidence.fine_purity is not None and gap >= threshold("purity_gap"):
         return RuleFinding("over-clustered", purity_reasons(evidence), near_threshold(gap, "purity_gap"))
     lift, least = same_class_lift(evidence), threshold("lift")
@@ -184,10 +184,10 @@ def neighbour_reason(evidence: Evidence, random: Evidence | None, teacher: Evide
 
 def purity_reasons(evidence: Evidence) -> tuple[str, str]:
     """The reasons given by classes that are split into many clusters."""
-    alignment, purity = percent(evidence.alignment or 0), percent(evidence.fine_purity or 0)
+    accuracy, purity = percent(evidence.cluster_accuracy or 0), percent(evidence.fine_purity or 0)
     spread = f"{evidence.clusters_per_class or 0:.1f}"
     return (
-        f"With as many clusters as classes, matching reaches {alignment}; the purity of {evidence.fine_clusters} "
+        f"With as many clusters as classes, matching reaches {accuracy}; the purity of {evidence.fine_clusters} "
         f"clusters is {purity}.",
         f"With as many clusters as classes, 90% of a class spreads over {spread} of them.",
     )

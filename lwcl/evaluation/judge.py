@@ -1,7 +1,8 @@
 """Features and kNN accuracy of encoders on labelled images; also the monitor of a training run."""
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from typing import Generic, TypeVar
 
 from torch import Tensor
 
@@ -13,7 +14,6 @@ from lwcl.data.eval_loader import center_crop_batches, eval_batches
 from lwcl.data.labelled import open_labelled_pair
 from lwcl.data.workers import worker_count
 from lwcl.errors import TrainingDivergedError
-from lwcl.evaluation.batch_cache import BatchCache
 from lwcl.evaluation.subjects import Subject
 from lwcl.formatting import plural
 from lwcl.metrics.bootstrap import Accuracy, bootstrap_interval, mean_top1, paired_gain
@@ -23,10 +23,35 @@ from lwcl.models.loaded import InputSpec, LoadedEncoder
 from lwcl.reporting.console import Screen
 from lwcl.reporting.knn import EncoderResult
 from lwcl.system.compute import Compute
+from lwcl.system.limits import available_memory
+
+MAX_MEMORY_SHARE = 0.25  # of the available memory, for decoded batches
+B = TypeVar("B")
+
+
+class BatchCache(Generic[B]):
+    """Decoded batches by key, kept for the next encoder if they take less than `MAX_MEMORY_SHARE` of the memory."""
+
+    def __init__(self) -> None:
+        self._kept: dict[Hashable, list[B]] = {}
+
+    def batches(self, key: Hashable, size: int, decode: Callable[[], Iterable[B]]) -> Iterator[B]:
+        """The batches of a key, `size` bytes together, from memory or decoded anew."""
+        if key in self._kept:
+            yield from self._kept[key]
+            return
+        fits = size < MAX_MEMORY_SHARE * available_memory()
+        kept: list[B] = []
+        for batch in decode():
+            if fits:
+                kept.append(batch)
+            yield batch
+        if fits:
+            self._kept[key] = kept
 
 
 class Evaluator:
-    """Labelled images, a bank to find neighbours in and queries to classify, if possible decoded once."""
+    """Features and kNN accuracy on a labelled bank and labelled queries; decodes them once if memory allows."""
 
     def __init__(
         self, bank: ImageSet, queries: ImageSet, *, screen: Screen, batch_size: int = 256, workers: int = 0
@@ -58,7 +83,7 @@ class Evaluator:
             yield pixels
 
     def score(self, loaded: LoadedEncoder, compute: Compute, vote: Vote | None = DEFAULT_VOTE) -> KnnScore:
-        """kNN accuracy on the queries; best-NN if `vote` is None."""
+        """kNN accuracy on the queries; the best of several k (best-NN) if `vote` is None."""
         bank, queries = self.features(loaded, compute)
         labelled = queries, self.queries.labels, bank, self.bank.labels
         return knn_score(*labelled, k=vote.k, temperature=vote.temperature) if vote else best_knn(*labelled)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
 from lwcl.checkpoints.load import load_encoder
-from lwcl.models.check_forward import check_forward
+from lwcl.models.encoder import check_forward
 from lwcl.models.loaded import LoadedEncoder, random_encoder
 from lwcl.models.probe import check_weights_finite
 

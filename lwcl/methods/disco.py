@@ -42,7 +42,7 @@ class DisCo(MoCo):
 
     @property
     def teacher_by_batch(self) -> bool:
-        """As `teacher_bn` says."""
+        """Whether the teacher normalises by batch statistics."""
         return self.teacher_bn == "train"
 
     def with_teacher_dim(self, teacher_dim: int) -> "DisCo":

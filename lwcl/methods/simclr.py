@@ -1,4 +1,4 @@
-"""SimCLR (Chen et al., arXiv 2002.05709): contrast with the other images of the batch; and what may go with it."""
+"""SimCLR (Chen et al., arXiv 2002.05709): contrast with the other images of the batch; and optional extensions."""
 
 from typing import Any, Protocol
 
@@ -20,7 +20,7 @@ from lwcl.settings import setting
 
 
 class SimCLRNet(Protocol):
-    """The modules of SimCLR, some of which its variants alone have."""
+    """The modules of SimCLR; some exist only in its variants."""
 
     student: Encoder
     predictor: "torch.nn.Sequential"  # empty without a predictor
@@ -32,7 +32,7 @@ class SimCLRNet(Protocol):
 class SimCLR(Method):
     """Contrast views of an image with the other images of the batch (NT-Xent).
 
-    Negatives are the views of the other images of a micro-batch: with `accumulate`, each part contrasts within itself.
+    Negatives are the views of the other images of a micro-batch: with `accumulate`, each micro-batch has only its own.
     """
 
     temperature: float = setting(0.2, "softmax temperature of the contrastive loss", above=0, group="Method")
@@ -89,20 +89,20 @@ class SimCLR(Method):
         return nets.Net(student, **modules)
 
     def loss(self, net: SimCLRNet, batch: Batch, epoch: float) -> Loss:
-        """Mean InfoNCE of each view with the keys of every other global view; the parts of `local_weight` if local."""
+        """Mean InfoNCE of each view with the keys of every other global view; local crops weigh `local_weight`."""
         views, local_views = [*self.grouped(batch.views), ()][:2]
         projections = [net.student(view) for view in views]
         keys = [net.key(view) for view in views] if self.key_momentum else projections
         queries = [self.predict(net, projection) for projection in projections]
-        ways = [self.contrast(net, query, keys, i) for i, query in enumerate(queries)]
-        total = torch.stack([loss for loss, _ in ways]).mean()
+        results = [self.contrast(net, query, keys, i) for i, query in enumerate(queries)]
+        total = torch.stack([loss for loss, _ in results]).mean()
         if local_views:
             local = [self.predict(net, net.student(view)) for view in local_views]
-            losses_local = [self.contrast(net, query, keys, None)[0] for query in local]
-            total = (1 - self.local_weight) * total + self.local_weight * torch.stack(losses_local).mean()
+            local_losses = [self.contrast(net, query, keys, None)[0] for query in local]
+            total = (1 - self.local_weight) * total + self.local_weight * torch.stack(local_losses).mean()
         if self.queue_size:
             net.queue.push(torch.cat([key.detach() for key in keys]))
-        top1 = torch.stack([found for _, found in ways]).mean()
+        top1 = torch.stack([accuracy for _, accuracy in results]).mean()
         return Loss(total, {"loss": total.detach(), "top1": top1}, (projections[0].detach(), keys[1].detach()))
 
     def predict(self, net: SimCLRNet, projection: Tensor) -> Tensor:
@@ -114,12 +114,12 @@ class SimCLR(Method):
 
         Negatives are the keys of all other images in all global views, and the queue.
         """
-        everyone = torch.cat([*keys, net.queue.rows()] if self.queue_size else keys)
-        cosines = losses.cosine_similarities(queries, everyone)
+        all_keys = torch.cat([*keys, net.queue.rows()] if self.queue_size else keys)
+        cosines = losses.cosine_similarities(queries, all_keys)
         images = torch.arange(len(queries), device=queries.device)
         positives = [cosines[images, images + view * len(queries)] for view in range(len(keys))]
-        itself = torch.cat([images + view * len(queries) for view in range(len(keys))])
-        negatives = cosines.scatter(1, itself.view(len(keys), -1).T, -torch.inf)
+        own_keys = torch.cat([images + view * len(queries) for view in range(len(keys))])
+        negatives = cosines.scatter(1, own_keys.view(len(keys), -1).T, -torch.inf)
         others = [positive for view, positive in enumerate(positives) if view != own]
         loss = torch.stack([self.target_loss(positive, negatives) for positive in others]).mean()
         return loss, (others[0].detach() > negatives.detach().amax(1)).float().mean()

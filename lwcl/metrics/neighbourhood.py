@@ -1,7 +1,7 @@
 """Metrics of the nearest-neighbour graph by cosine: hubness, near-duplicates, and same-class neighbours.
 
 Hubness is the skewness of the k-occurrence (Radovanovic et al., JMLR 2010); precision by similarity is that of
-ssl-small's code (arXiv 2107.14762). All is exact. Memory besides the features: a copy of them in float32 and one in
+ssl-small's code (arXiv 2107.14762). No approximation. Memory besides the features: a copy of them in float32 and one in
 bfloat16, and two `METRIC_CHUNK_BYTES`. N rows of width D.
 """
 
@@ -54,9 +54,9 @@ class NeighbourhoodMetrics(NamedTuple):
     """Metrics of a k-nearest-neighbour graph."""
 
     k: int
-    hubness: float  # skewness of the k-occurrence: 0 even, above 2 a few hubs
+    hubness: float  # skewness of the k-occurrence: 0 is symmetric, above 2 means a few hubs
     orphans: float  # share of rows among no other row's k nearest
-    duplicates: float  # share of rows whose nearest neighbour is at least this similar
+    duplicates: float  # share of rows whose nearest neighbour has a cosine of at least `duplicate`
     same_class: float | None  # share of neighbours of the same class, over rows of known class
     chance: float | None  # that share for neighbours drawn at random
 

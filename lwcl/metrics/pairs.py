@@ -1,7 +1,7 @@
 """ssl-small's metrics of an encoder from an original and two augmented views of each image (arXiv 2107.14762).
 
 D is the original, SD an augmented view. Alignment and uniformity are Wang & Isola's (arXiv 2005.10242). Intra-class
-alignment ranks nothing by itself: in the paper's own figures the better encoders have the worse one. N images, unit
+alignment alone does not rank encoders: in the paper's own figures the better ones have a worse one. N images, unit
 rows of width D, in the same order in all views. Memory besides the rows is that of `nearest_neighbours`.
 """
 
@@ -42,7 +42,7 @@ def instance_discrimination(
 def intra_class_alignment(x: Tensor, labels: Tensor) -> float:
     """Mean squared distance of same-class pairs of unit rows (N, D), averaged over classes of two or more images.
 
-    In closed form: the squared distances of n rows sum to n x (sum of squares) - |sum|^2. Never a score by itself.
+    In closed form: the squared distances of n rows sum to n x (sum of squares) - |sum|^2.
     """
     sizes = labels[labels >= 0].bincount().double()
     sums, squares = sizes.new_zeros(len(sizes), x.shape[1]), torch.zeros_like(sizes)
@@ -75,7 +75,7 @@ def sampled_uniformity(x: Tensor, *, seed: int, samples: int = 128, draws: int =
 
 
 class PairMetrics(NamedTuple):
-    """The table of ssl-small; None where a second view or labels are needed and missing."""
+    """The metrics of ssl-small's tables; None where a second view or labels are needed and missing."""
 
     d_sd: tuple[float, ...]  # instance discrimination, top 1 to 5
     sd_sd: tuple[float, ...] | None

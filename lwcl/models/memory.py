@@ -14,8 +14,8 @@ from lwcl.system import distributed
 class Queue(AfterStep):
     """The latest `size` unit vectors, first in, first out; it starts with random ones, as MoCo's does.
 
-    `push` only stages rows. They are written after the optimiser step, so that no batch meets its own keys and nothing
-    is cloned.
+    `push` only stages rows. They are written after the optimiser step, so that no batch is contrasted with its own keys
+    and nothing is cloned.
     """
 
     memory: Tensor
@@ -78,7 +78,7 @@ class FeatureBank(Queue):
 
     @torch.no_grad()
     def after_step(self, student: nn.Module) -> None:
-        """As a queue's, and counts the rows that were written."""
+        """Writes the staged rows and counts them."""
         self.written.add_(sum(map(len, self.staged))).clamp_(max=len(self.memory))
         super().after_step(student)
 

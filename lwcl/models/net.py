@@ -26,7 +26,7 @@ class Net(nn.Module):
             self.add_module(name, module)
 
     def after_step(self) -> None:
-        """Lets its modules follow an optimiser step: momentum encoders are updated, queues take the step's keys."""
+        """Updates its modules after an optimiser step: momentum encoders average, queues take the keys of the batch."""
         for module in self.children():
             if isinstance(module, AfterStep):
                 module.after_step(self.student)

@@ -90,7 +90,7 @@ class Screen:
         batch_size: int,
         metrics: Sequence[str] = (),
     ) -> "Iterator[TrainingDisplay]":
-        """Shows a training from step `start` to `steps`: call `step` of what is returned after each step.
+        """Shows a run from step `start` to `steps`: call `step` of what is returned after each step.
 
         `metrics` have a column each, see `progress_table.METRIC_TITLES`.
         """
@@ -133,7 +133,7 @@ class Screen:
 
 
 class TrainingDisplay:
-    """The progress of a training as rows, one per epoch and at most one per minute within an epoch."""
+    """The progress of a run as rows, one per epoch and at most one per minute within an epoch."""
 
     def __init__(self, screen: Screen, progress: TrainProgress, metrics: Sequence[str] = ()) -> None:
         self.screen, self.progress = screen, progress

@@ -14,7 +14,7 @@ from lwcl.settings import SettingValue, flag_name
 
 
 class HealthMetric(NamedTuple):
-    """A metric: its name, the limit of its normal range, the word for a value beyond it, and what it measures."""
+    """A metric: its name, the limit of its normal range, the side of abnormal values, and what it measures."""
 
     title: str
     limit: float
@@ -40,9 +40,9 @@ HIGH_RANK = 16  # a fall that ends above this rank is no dimensional collapse
 
 
 class HealthAlarm:
-    """Follows the health of an embedding and words a warning when it collapses or its effective rank falls.
+    """Follows the health of an embedding and warns when it collapses or its effective rank falls.
 
-    A collapse is reported once, a fall again after a recovery. What to try depends on the run's `settings`.
+    It warns once of a collapse, and of a fall again after a recovery. The advice depends on the run's `settings`.
     """
 
     def __init__(self, settings: Mapping[str, SettingValue]) -> None:
@@ -64,14 +64,14 @@ class HealthAlarm:
         return self.rank_fall() if self.rank_has_fallen and not had_fallen and not had_collapsed else ""
 
     def rank_fall(self) -> str:
-        """The fall of the effective rank in words, and what to try."""
+        """A sentence on the fall of the effective rank, and what to try."""
         fall = f"effective rank fell from {self._highest:.0f} to {statistics.median(self._latest):.0f}"
         return f"possible dimensional collapse: {fall}; {self._remedies}"
 
 
 def rank_remedies(settings: Mapping[str, SettingValue]) -> str:
-    """What to try when the effective rank falls: what raises it and is off in `settings`, then the usual."""
-    flags = [f"{flag_name(name)}" for name in RANK_SETTINGS if name in settings and not settings[name].value]
+    """What to try when the effective rank falls: first the `RANK_SETTINGS` that are off."""
+    flags = [flag_name(name) for name in RANK_SETTINGS if name in settings and not settings[name].value]
     return f"try {', '.join([*flags, 'a lower --lr'])} or a larger --batch-size"
 
 

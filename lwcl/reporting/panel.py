@@ -1,4 +1,4 @@
-"""What a terminal shows, drawn with rich: the panel of a training, the bar of a count, tables of results."""
+"""What a terminal shows, drawn with rich: the panel of a training run, the bar of a count, tables of results."""
 
 from collections.abc import Callable, Sequence
 from typing import TextIO
@@ -44,7 +44,7 @@ def progress_bar(done: float, total: float, text: str) -> Table:
 
 
 def training_panel(progress: TrainProgress) -> Panel:
-    """The panel of a training: at most eight lines."""
+    """The panel of a training run: at most eight lines."""
     where = f"{progress.epoch:.2f}/{progress.epochs:g}   step {progress.step:,}/{progress.steps:,}"
     rows: list[tuple[str, RenderableType]] = [("epoch", progress_bar(progress.step, progress.steps, where))]
     if progress.losses.points:

@@ -1,4 +1,4 @@
-"""The progress of a training as a plain-text table: a header, then fixed-width rows that fit 80 columns."""
+"""The progress of a training run as a plain-text table: a header, then fixed-width rows that fit 80 columns."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +21,7 @@ class ProgressColumn(NamedTuple):
 
 
 class ProgressTable:
-    """The header and rows of a training's progress, with a column for each of `metrics`, names of `METRIC_TITLES`.
+    """The header and rows of a run's progress, with a column for each of `metrics`, names of `METRIC_TITLES`.
 
     The loss and the metrics are averages of what was measured since the row before; a cell is blank if nothing was.
     """

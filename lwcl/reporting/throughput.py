@@ -1,4 +1,4 @@
-"""How far and how fast: the progress of a training or of a count, its throughput, and the remaining time."""
+"""Progress of a training run or of another loop over images: steps done, throughput, and remaining time."""
 
 import math
 import statistics
@@ -11,19 +11,19 @@ from typing import NamedTuple
 from lwcl.formatting import duration, percent
 
 RATE_WINDOW = 20  # the speed shown is the median of this many steps
-ETA_WINDOW = 200  # the remaining time follows from this many steps, with all that happens between them
+ETA_WINDOW = 200  # the remaining time follows from this many steps, including evaluation and checkpoints
 MAX_CURVE_POINTS = 512
 
 
 class RateLimiter:
-    """`due` is true at most once in `seconds`; `at_once`: also the first time it is asked."""
+    """`due` is true at most once in `seconds`; `at_once`: also at the first call."""
 
     def __init__(self, seconds: float, *, at_once: bool = True) -> None:
         self._seconds = seconds
         self._next = -math.inf if at_once else time.monotonic() + seconds
 
     def due(self) -> bool:
-        """Whether the time has passed; if so, it starts again."""
+        """Whether the time has passed; if so, restarts it."""
         if time.monotonic() < self._next:
             return False
         self.restart()
@@ -53,7 +53,7 @@ class DownsampledCurve:
 
 
 class StepStats(NamedTuple):
-    """What the progress of a training needs to know of an optimiser step."""
+    """What the progress display needs to know about an optimiser step."""
 
     number: int  # from 1
     epoch: float  # epochs done after it
@@ -64,7 +64,7 @@ class StepStats(NamedTuple):
 
 
 class TrainProgress:
-    """How far a training is: the last step, the latest metrics, throughput, and remaining time.
+    """The progress of a run: the last step, the latest metrics, throughput, and remaining time.
 
     `metrics` holds the latest value of each metric.
     """
@@ -85,7 +85,7 @@ class TrainProgress:
 
     @property
     def epochs(self) -> float:
-        """Epochs of the whole training."""
+        """Epochs of the whole run."""
         return self.steps / self.steps_per_epoch
 
     def add(self, step: StepStats, metrics: Mapping[str, float]) -> None:
@@ -144,7 +144,7 @@ class TrainProgress:
 
 
 class CountProgress:
-    """How far a count is; `total` is None where it is not known."""
+    """The progress of a loop over `total` items; None if their number is not known."""
 
     def __init__(self, title: str, total: int | None) -> None:
         self.title, self.total, self.count = title, total, 0

@@ -1,4 +1,4 @@
-"""The report of a training: its accuracy, the health of its embedding, its throughput, and its settings."""
+"""The report of a training run: kNN accuracy, embedding health, throughput, and settings."""
 
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
@@ -39,7 +39,7 @@ def training_report(
     timing: Mapping[str, float | None] | None = None,
     samples: "NDArray[numpy.uint8] | None" = None,
 ) -> Report:
-    """The report of the command `kind` on a training that left `metrics`, the records of metrics.jsonl.
+    """The report of the command `kind` on a run with these `metrics`, the records of metrics.jsonl.
 
     A record has `step` and `epoch`, and any of `loss`, `lr`, `grad_norm`, `knn_top1` (a share of 1) and the names of
     `HEALTH_METRICS`. `timing` is what `TrainingDisplay.timing` returned. `samples` are images as stored, then their
@@ -49,7 +49,8 @@ def training_report(
     timing = timing or {}
     run = Table("Run", ("Property", "Value"), tuple(flatten_facts(facts)))
     tables = [final_values_table(metrics, batch_size), throughput_table(timing)]
-    latest = {name: last_value(metrics, name) for name in metric_names(metrics)}
+    names = dict.fromkeys(name for record in metrics for name in record)
+    latest = {name: last_value(metrics, name) for name in names}
     return Report(
         kind=kind,
         title=title,
@@ -64,30 +65,25 @@ def training_report(
     )
 
 
-def metric_names(metrics: MetricRecords) -> list[str]:
-    """The names in any of the records."""
-    return list(dict.fromkeys(name for record in metrics for name in record))
-
-
 def metric_values(metrics: MetricRecords, name: str) -> list[float]:
-    """The known values of `name`, in order."""
+    """The recorded values of `name`, in order."""
     return [record[name] for record in metrics if record.get(name) is not None]
 
 
 def last_value(metrics: MetricRecords, name: str) -> Any:
-    """The last known value of `name`, None where there is none."""
+    """The last recorded value of `name`, None where there is none."""
     return next(iter(metric_values(metrics, name)[-1:]), None)
 
 
 def final_health(metrics: MetricRecords) -> dict[str, float]:
-    """The last known value of each measure of the embedding."""
+    """The last recorded value of each metric of embedding health."""
     return known_metrics({name: last_value(metrics, name) for name in HEALTH_METRICS})
 
 
 def training_verdict(
     metrics: MetricRecords, settings: Mapping[str, SettingValue], batch_size: int, seconds: float | None
 ) -> str:
-    """What came of a training, a line each: the accuracy if it was monitored, the embedding's health, the effort."""
+    """One line each for the kNN accuracy if it was monitored, the embedding health, and the length of the run."""
     lines = []
     if scores := metric_values(metrics, "knn_top1"):
         lines.append(f"kNN top-1 while training: {percent(scores[0])} at first, {percent(scores[-1])} at the end.")
@@ -102,7 +98,7 @@ def training_verdict(
 
 
 def health_verdict(metrics: MetricRecords, settings: Mapping[str, SettingValue], batch_size: int) -> str:
-    """What is wrong with the embedding at the end of a training, and what to try; or that nothing is."""
+    """Whether the embedding was healthy at the end of a run; if not, what is wrong and what to try."""
     final = final_health(metrics)
     core = {name: final[name] for name in ("std", "effective_rank") if name in final}
     values = ", ".join(f"{HEALTH_METRICS[name].title} {format_metric(name, value)}" for name, value in core.items())
@@ -122,7 +118,7 @@ def health_verdict(metrics: MetricRecords, settings: Mapping[str, SettingValue],
 
 
 def final_values_table(metrics: MetricRecords, batch_size: int) -> Table:
-    """The last value of the loss, the kNN accuracy and each health metric, with a word where it is out of range."""
+    """The last value of the loss, the kNN accuracy and each health metric, marked where it is out of range."""
     rows: list[tuple[str, str, str]] = []
     if losses := metric_values(metrics, "loss"):
         rows.append(("loss", f"{losses[-1]:.4f}", f"lowest: {min(losses):.4f}"))
@@ -136,7 +132,7 @@ def final_values_table(metrics: MetricRecords, batch_size: int) -> Table:
 
 
 def throughput_table(timing: Mapping[str, float | None]) -> Table:
-    """How fast the training was."""
+    """Images per second, total time, and time spent waiting for data."""
     formats = {
         "images_per_second": ("images per second (median)", "{:,.0f}".format),
         "seconds": ("total time", duration),

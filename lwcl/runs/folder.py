@@ -1,4 +1,4 @@
-"""The folder of a run: where everything is, and the files that grow while it runs (metrics, log, broken images)."""
+"""The folder of a run: its paths, and the files that grow while it runs (metrics, log, broken images)."""
 
 import contextlib
 import itertools
@@ -29,7 +29,7 @@ from lwcl.system.lock import folder_lock, is_locked
 
 
 def report_folder(out: str | None, encoders: Sequence[str], name: str) -> Path | None:
-    """Where a report goes: `out`, else the folder `name` in the first run folder among the encoders, else nowhere."""
+    """The folder of a report: `out`, else the folder `name` in the first run folder among the encoders, else None."""
     runs = (Path(encoder) for encoder in encoders if (Path(encoder) / "config.yaml").exists())
     return Path(out) if out else next((run / name for run in runs), None)
 
@@ -37,8 +37,8 @@ def report_folder(out: str | None, encoders: Sequence[str], name: str) -> Path |
 class RunFolder:
     """The folder of a run: `RunFolder(path)` to read it, `RunFolder.open` to run in it, with its lock until `close`.
 
-    `resumed`: whether it holds an interrupted run that is resumed. `changed`: versions and machine that differ since,
-    `name: (then, now)`; then the result may differ in the last bits from an unbroken run.
+    `resumed`: whether an interrupted run is resumed. `changed`: versions and machine properties that have changed,
+    `name: (then, now)`; then the result may differ in the last bits from an uninterrupted run.
     """
 
     def __init__(self, path: Path) -> None:
@@ -65,7 +65,7 @@ class RunFolder:
         """Create `path` for a run of `settings`, or resume the unfinished run of the same settings in it.
 
         `ignore` names settings that do not change the result (workers, out). Raises `UsageError` for a folder in use,
-        one that is not a run of lwcl, and, unless `overwrite`, a finished or another run; `StorageError` of the disk.
+        one without a run of lwcl, and, unless `overwrite`, a finished or another run; `StorageError` if a write fails.
         `overwrite` removes what a run of lwcl writes and nothing else.
         """
         run = cls(path)
@@ -109,7 +109,7 @@ class RunFolder:
             write_settings(self.path, settings | {name: value})
 
     def is_finished(self) -> bool:
-        """Whether the run came to its end: its report is written last."""
+        """Whether the run is finished: its report is written last."""
         return is_finished(self.path)
 
     def append_metrics(self, record: Mapping[str, Any]) -> None:
@@ -118,11 +118,11 @@ class RunFolder:
         append_line(self.metrics_jsonl, json_text(dict(record)))
 
     def metrics(self) -> list[dict[str, Any]]:
-        """The records of metrics.jsonl; a line that a kill tore is left out."""
+        """The records of metrics.jsonl, without an incomplete last line."""
         return [record for _, record in complete_lines(self.metrics_jsonl)]
 
     def truncate_metrics(self, step: int) -> None:
-        """Drop the records after `step`, where a resumed run goes on, and a torn line; atomically."""
+        """Drop the records after `step`, from which a run resumes, and an incomplete last line; atomically."""
         kept = [line for line, record in complete_lines(self.metrics_jsonl) if record.get("step", step) <= step]
         if self.metrics_jsonl.exists():
             write_atomically(self.metrics_jsonl, b"".join(kept))
@@ -131,15 +131,15 @@ class RunFolder:
         """Add `text` to log.txt with date and time."""
         append_line(self.log_txt, f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}")
 
-    def known_bad(self) -> list[dict[str, Any]]:
-        """The rows of bad_files.jsonl, none where there is no such file; a line that a kill tore is left out."""
+    def bad_file_rows(self) -> list[dict[str, Any]]:
+        """The rows of bad_files.jsonl, if there are any, without an incomplete last line."""
         return [row for _, row in complete_lines(self.bad_files_jsonl)]
 
-    def bad_file(self, row: Mapping[str, Any]) -> None:
+    def append_bad_file(self, row: Mapping[str, Any]) -> None:
         """Add a row to bad_files.jsonl."""
         append_line(self.bad_files_jsonl, json_text(dict(row)))
 
-    def bad_files(self, rows: Iterable[Mapping[str, Any]]) -> None:
+    def write_bad_files(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Write bad_files.jsonl, a line for each row; without rows there is no such file."""
         if text := "".join(json_text(dict(row)) + "\n" for row in rows):
             write_atomically(self.bad_files_jsonl, text)
@@ -153,7 +153,7 @@ def default_out(
     ignore: frozenset[str] = frozenset(),
     runs: Path = Path("runs"),
 ) -> Path:
-    """Where a run goes without --out: runs/STEM-N, N the smallest free number.
+    """The folder of a run without --out: runs/STEM-N, N the smallest free number.
 
     An interrupted command given again resumes: the newest such folder with an unfinished run of the same `settings`,
     that no process has open, comes before a free one, unless `resume` is never.
@@ -185,14 +185,14 @@ def append_line(path: Path, line: str) -> None:
 
 
 def complete_lines(path: Path) -> list[tuple[bytes, dict[str, Any]]]:
-    """The lines of a JSON-lines file that are whole, as they are and as records."""
+    """The complete lines of a JSON Lines file, as bytes and as records."""
     lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
     records = ((line + b"\n", parse_record(line)) for line in lines)
     return [(line, record) for line, record in records if record is not None]
 
 
 def parse_record(text: bytes) -> dict[str, Any] | None:
-    """A JSON object, or None for what is none."""
+    """A JSON object, or None for anything else."""
     try:
         record = json.loads(text)
     except (ValueError, RecursionError):

@@ -19,7 +19,7 @@ from typing import BinaryIO
 
 from lwcl.errors import StorageError, UsageError
 
-FAULT_POINTS = (
+CRASH_POINTS = (
     "file.written",  # a temporary file is complete and on disk, but not renamed yet
     "file.renamed",  # it is renamed, but the folder is not synced yet
     "checkpoint.mkdir",
@@ -37,7 +37,7 @@ FAULT_POINTS = (
     "report.write",
     "index.write",
     *("cache.index", "cache.rename"),
-    *("chunk.written", "chunk.noted"),  # once per chunk: it is on disk; its entry in the notes is, too
+    *("chunk.written", "chunk.noted"),  # once per chunk: it is on disk; its entry in the index is, too
 )
 TEMPORARY_NAME = re.compile(r"\.tmp-(\d{1,9})-")
 REMEDY_BY_ERRNO = {
@@ -47,26 +47,26 @@ REMEDY_BY_ERRNO = {
     errno.EROFS: ("The file system is read-only", "Write to another folder"),
     errno.EACCES: ("Permission denied", "Write to a folder of your own, or change its permissions"),
 }
-fault_counts: collections.Counter[str] = collections.Counter()
+crash_counts: collections.Counter[str] = collections.Counter()
 
 
 def crash_point(name: str) -> None:
     """Kill this process (SIGKILL) if LWCL_FAULT is `name`, or `name@k` at the k-th call; else do nothing.
 
-    Raises `UsageError` if `name` or LWCL_FAULT is not in `FAULT_POINTS`: a typo must not pass for a survived crash.
+    Raises `UsageError` if `name` or LWCL_FAULT is not in `CRASH_POINTS`: a typo must not pass for a survived crash.
     """
     wanted, _, count = os.environ.get("LWCL_FAULT", "").partition("@")
     for point in (name, wanted or name):
-        if point not in FAULT_POINTS:
-            raise UsageError(f"Unknown fault point: {point!r}.", remedy=f"Possible: {', '.join(FAULT_POINTS)}.")
+        if point not in CRASH_POINTS:
+            raise UsageError(f"Unknown crash point: {point!r}.", remedy=f"Possible: {', '.join(CRASH_POINTS)}.")
     if name == wanted:
-        fault_counts[name] += 1
-        if fault_counts[name] == int(count or 1):
+        crash_counts[name] += 1
+        if crash_counts[name] == int(count or 1):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
 def cache_folder() -> Path:
-    """Where caches are: $LWCL_CACHE, else $XDG_CACHE_HOME/lwcl, else ~/.cache/lwcl."""
+    """The folder of all caches: $LWCL_CACHE, else $XDG_CACHE_HOME/lwcl, else ~/.cache/lwcl."""
     if chosen := os.environ.get("LWCL_CACHE"):
         return Path(os.path.expanduser(chosen))  # ~user stays as it is if there is no such user
     xdg = os.environ.get("XDG_CACHE_HOME", "")  # whose specification ignores relative paths
@@ -98,8 +98,8 @@ def explain_disk_errors(path: Path, size: int = 0) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        other = (error.strerror or str(error), "Check the path, or write to another folder")
-        why, remedy = REMEDY_BY_ERRNO.get(errno.EACCES if error.errno == errno.EPERM else error.errno or 0, other)
+        fallback = (error.strerror or str(error), "Check the path, or write to another folder")
+        why, remedy = REMEDY_BY_ERRNO.get(errno.EACCES if error.errno == errno.EPERM else error.errno or 0, fallback)
         if error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
             why += (
                 f": {format_bytes(size) + ' needed, ' if size else ''}{format_bytes(free_space(path))} free on the disk"
@@ -133,7 +133,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def temporary_path(path: Path) -> Path:
-    """A free hidden name next to `path`, from which `remove_leftovers` sees which process it belongs to."""
+    """An unused hidden name next to `path`; it contains the process id, for `remove_leftovers`."""
     hidden = path.with_name(f".tmp-{os.getpid()}-{path.name[:50]}")
     remove_path(hidden)  # an earlier process with this id may have been killed
     return hidden

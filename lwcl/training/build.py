@@ -20,8 +20,7 @@ from lwcl.kernels import bfloat16
 from lwcl.kernels.depthwise import use_fast_depthwise
 from lwcl.kernels.pointwise import use_fast_pointwise
 from lwcl.models.backbone import zero_init_residuals
-from lwcl.models.check_forward import check_forward
-from lwcl.models.encoder import Encoder
+from lwcl.models.encoder import Encoder, check_forward
 from lwcl.models.loaded import InputSpec
 from lwcl.models.net import Net
 from lwcl.reporting.console import Screen
@@ -35,7 +34,7 @@ from lwcl.training.teacher import OnlineTeacher, attach_teacher, cache_center_cr
 
 @dataclass(frozen=True)
 class BuiltModel:
-    """What is trained, before any image is decoded; `config` names the precision in the place of `auto`."""
+    """What is trained, before any image is decoded; in `config`, the precision is no longer `auto`."""
 
     config: ResolvedConfig
     net: Net
@@ -52,7 +51,7 @@ def build_model(config: ResolvedConfig, screen: Screen) -> BuiltModel:
     teacher = load_teacher(options, method)
     teacher_dim = teacher.dim if teacher else 0
     net = build_net(config, teacher_dim)
-    # 2. Only now is there a net to time: fp32 or bf16, whichever is faster for these very weights and shapes.
+    # 2. Precision `auto` times this net in fp32 and bf16, and takes the faster.
     compute = choose_compute(net.student, options.device, options.precision)
     compute.place(net)
     if compute.device.type == "cpu":
@@ -69,7 +68,7 @@ def build_model(config: ResolvedConfig, screen: Screen) -> BuiltModel:
 
 
 def warn_slow_precision(config: ResolvedConfig, screen: Screen) -> None:
-    """Warns of a chosen bf16 that this CPU emulates."""
+    """Warns if the user chose bf16 and this CPU emulates it."""
     options = config.options
     if resolve_device(options.device).type != "cpu" or not bfloat16.bf16_is_emulated():
         return
@@ -105,13 +104,13 @@ def build_net(config: ResolvedConfig, teacher_dim: int = 0) -> Net:
 
 
 def compile_backbones(net: Net) -> None:
-    """Lets `torch.compile` compile the backbones at their first pass; names and weights stay as they are."""
+    """Lets `torch.compile` compile the backbones at their first forward pass; names and weights stay as they are."""
     for encoder in (module for module in net.modules() if isinstance(module, Encoder)):
         encoder.backbone.compile()
 
 
 def init_from(student: Encoder, spec: str, *, head: bool) -> None:
-    """Loads another encoder's backbone, and its head if asked to. Raises `UsageError` where the shapes differ."""
+    """Loads another encoder's backbone, and with `head` its head. Raises `UsageError` where the shapes differ."""
     source = load_encoder(spec).encoder
     modules = [("backbone", student.backbone, source.backbone)]
     modules += [("head", student.head, source.head)] if head else []
@@ -145,7 +144,7 @@ def open_image_cache(images: ImageSet, teacher_size: int, options: TrainOptions,
 
 
 def build_training(
-    model: BuiltModel, images: ImageSet, screen: Screen, broken: Callable[[BrokenImage], None]
+    model: BuiltModel, images: ImageSet, screen: Screen, on_broken: Callable[[BrokenImage], None]
 ) -> TrainingState:
     """Everything a run needs, from its model and images. Raises `UsageError` or `DataError` where they do not fit."""
     config, teacher = model.config, model.teacher
@@ -155,7 +154,7 @@ def build_training(
     teacher_size = teacher.input_spec.size if teacher and cache.kind != "center" else 0
     cached = open_image_cache(images, teacher_size, options, screen)
     for bad in cached.broken:
-        broken(bad)
+        on_broken(bad)
     # 2. Batches, with the outputs of the teacher: computed in each step, or now where they are cached.
     loader = Loader(
         images=cached.images,
@@ -166,7 +165,7 @@ def build_training(
         seed=options.seed,
         compute=model.compute,
         workers=options.workers,
-        on_broken=broken,
+        on_broken=on_broken,
         views_by=options.views_by,
     )
     loader = attach_teacher(loader, teacher, cache, images, screen) if teacher else loader
@@ -175,7 +174,7 @@ def build_training(
 
 
 def prepare_method(training: TrainingState, screen: Screen) -> None:
-    """What a method fits before its first step: to the teacher's features of all images, where it learns from them."""
+    """Initialises a method that needs the teacher's features of all images, before the first step."""
     method, teacher, loader = training.config.method, training.teacher, training.loader
     if teacher and method.needs_teacher_features:
         features = cache_center_crops(teacher, training.images, loader.workers, screen).whole(0)

@@ -46,7 +46,7 @@ def print_dry_run(config: ResolvedConfig, images: ImageSet, screen: Screen, *, a
         "steps": steps,
         "parameters of the backbone": sum(p.numel() for p in student.backbone.parameters()),
         "parameters in training": sum(p.numel() for p in training.net.parameters() if p.requires_grad),
-        "MACs of the backbone": count_macs(student.backbone, training.takes.size),
+        "MACs of the backbone": count_macs(student.backbone, training.input_spec.size),
         "memory of queues, bytes": sum(
             b.nbytes for q in training.net.modules() if isinstance(q, Queue) for b in q.buffers()
         ),

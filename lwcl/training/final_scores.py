@@ -22,7 +22,7 @@ class FinalScores(NamedTuple):
 
     rows: list[EncoderResult]
     images: int
-    standings: list[DistillationRow]
+    gap_rows: list[DistillationRow]
     share: GapShare | None  # of the teacher's lead over an untrained encoder
 
 
@@ -56,11 +56,11 @@ def final_scores(training: TrainingState, folder: RunFolder, screen: Screen) -> 
         )
         for one, how in zip(subjects[:2], computes, strict=False)
     ]
-    standings = [
+    gap_rows = [
         DistillationRow("student", rows[0], costs[0]),
         DistillationRow("teacher", rows[1], costs[1]),
         DistillationRow("untrained", rows[2], costs[0]),
     ]
     student, teacher, baseline = (score.accuracy.top1 for score in scores)
     closed = gap_closed(student, teacher, baseline, options.seed)
-    return FinalScores(rows, len(queries), standings, (closed[0], closed[1:]) if closed else None)
+    return FinalScores(rows, len(queries), gap_rows, (closed[0], closed[1:]) if closed else None)

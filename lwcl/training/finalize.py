@@ -28,11 +28,11 @@ VERIFIED_FILES = (
 
 
 def finalize_run(training: TrainingState, folder: RunFolder, screen: Screen, timing: Timing, *, as_json: bool) -> int:
-    """Writes encoder, export and report, judges where labels allow, says where things are; gives the exit code."""
+    """Writes encoder, export and report, evaluates if there are labels, prints the paths; returns the exit code."""
     student = training.net.student
     trained = training.loaded(str(folder.path))
-    save_encoder(folder.encoder, student, training.takes, trained.metadata)
-    export_timm(folder.export, student, training.takes)
+    save_encoder(folder.encoder, student, training.input_spec, trained.metadata)
+    export_timm(folder.export, student, training.input_spec)
     final = final_scores(training, folder, screen)
     rows = final.rows
     facts = trained.metadata | {
@@ -55,13 +55,13 @@ def finalize_run(training: TrainingState, folder: RunFolder, screen: Screen, tim
         samples=sample_views(training.loader),
     )
     report = add_scores(report, final)
-    made = render_model_card(folder.path.resolve().name, student.arch, trained.metadata, rows, training.config.values)
-    write_atomically(folder.export / "README.md", made)
+    card = render_model_card(folder.path.resolve().name, student.arch, trained.metadata, rows, training.config.values)
+    write_atomically(folder.export / "README.md", card)
     report.write(folder.path)
     if as_json:
         print_json(report.document())
     else:
-        for table in report.tables[: bool(rows) + bool(final.standings)]:
+        for table in report.tables[: bool(rows) + bool(final.gap_rows)]:
             print_table(table.title, table.columns, table.rows)
     screen.say(
         f"{report.verdict}\nReport: {escape(folder.report_html)}\nEncoder: {escape(folder.encoder)}\n"
@@ -71,19 +71,19 @@ def finalize_run(training: TrainingState, folder: RunFolder, screen: Screen, tim
 
 
 def add_scores(report: Report, final: FinalScores) -> Report:
-    """The report with what was gained first: the accuracy of the encoders, and a student's beside its teacher's."""
+    """The report, preceded by the kNN accuracy of the encoders and the comparison of a student with its teacher."""
     if not final.rows:
         return report
     gained = escape(accuracy_verdict(final.rows[:1], final.images))
     report = dataclasses.replace(
         report, verdict=f"{gained}\n{report.verdict}", tables=(knn_table(final.rows), *report.tables)
     )
-    if not final.standings:
+    if not final.gap_rows:
         return report
     return dataclasses.replace(
         report,
-        verdict=f"{escape(gap_verdict(final.standings, final.share))}\n{report.verdict}",
-        tables=(report.tables[0], gap_table(final.standings), *report.tables[1:]),
-        pictures=(*gap_pictures(final.standings), *report.pictures),
-        facts={**report.facts, **gap_facts(final.standings, final.share)},
+        verdict=f"{escape(gap_verdict(final.gap_rows, final.share))}\n{report.verdict}",
+        tables=(report.tables[0], gap_table(final.gap_rows), *report.tables[1:]),
+        pictures=(*gap_pictures(final.gap_rows), *report.pictures),
+        facts={**report.facts, **gap_facts(final.gap_rows, final.share)},
     )

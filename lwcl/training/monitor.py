@@ -15,18 +15,19 @@ from lwcl.training.state import TrainingState
 
 
 def float_or_nan(value: float | None) -> float:
-    """A metric as it was before it was written: JSON has null for NaN."""
+    """A metric read from JSON, where NaN is written as null."""
     return math.nan if value is None else value
 
 
 class TrainingMonitor:
-    """Measures while training: health every few steps, the monitor's kNN every few epochs; each is recorded once."""
+    """Measures while training: health every few steps, kNN accuracy every few epochs; writes both to metrics.jsonl."""
 
     def __init__(self, training: TrainingState, folder: RunFolder, screen: Screen) -> None:
         self.training, self.folder, self.screen = training, folder, screen
         options = training.config.options
-        self.every, self.epochs = options.log_every, options.monitor_every * training.loader.steps_per_epoch
-        self.judge = (
+        self.log_every = options.log_every  # steps
+        self.knn_every = options.monitor_every * training.loader.steps_per_epoch  # steps
+        self.evaluator = (
             open_evaluator(dataclasses.replace(options, data=options.monitor), 256, (), options.seed, screen)
             if options.monitor
             else None
@@ -39,10 +40,10 @@ class TrainingMonitor:
                 health.effective_rank, collapsed=is_collapsed(self.history[max(0, end - COLLAPSE_PATIENCE) : end])
             )
 
-    def look(self, step: TrainStep, *, last: bool, display: TrainingDisplay) -> Health | None:
+    def measure(self, step: TrainStep, *, last: bool, display: TrainingDisplay) -> Health | None:
         """Measures and records a step if it is due; warns when the embedding collapses or its effective rank falls."""
-        due = step.number % self.every == 0 or step.number == 1 or last
-        monitored = self.judge is not None and (step.number % self.epochs == 0 or last)
+        due = step.number % self.log_every == 0 or step.number == 1 or last
+        monitored = self.evaluator is not None and (step.number % self.knn_every == 0 or last)
         if not due and not monitored:
             return None
         record: dict[str, Any] = {
@@ -58,8 +59,8 @@ class TrainingMonitor:
             self.history.append(health)
             if warning := self.alarm.update(health.effective_rank, collapsed=is_collapsed(self.history)):
                 self.screen.warn(f"step {step.number:,}: {warning}")
-        if monitored and self.judge:
-            score = self.judge.score(self.training.loaded("monitor"), self.training.compute)
+        if monitored and self.evaluator:
+            score = self.evaluator.score(self.training.loaded("monitor"), self.training.compute)
             record["knn_top1"] = mean_top1(score.accuracy)
             display.knn(step.epoch, record["knn_top1"])
             self.training.net.train()

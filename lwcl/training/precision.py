@@ -1,8 +1,8 @@
-"""`--precision auto` on a CPU: float32 and bfloat16 timed on this net and machine, and the faster one, if it is proven.
+"""`--precision auto` on a CPU: times float32 and bfloat16 on this net and machine, and takes the faster.
 
 bfloat16 makes a step up to twice as fast, or slower: that depends on the net, the processor and torch, so it is
-measured, by steps as training takes them. It also moves gradients, so it is a candidate only for architectures on which
-a run has shown that accuracy does not suffer; `PROVEN` lists them with that evidence.
+measured, in real training steps. It also changes gradients, so it is considered only for architectures on which a run
+has shown that accuracy does not suffer; `BF16_VALIDATED` lists them with that evidence.
 """
 
 import copy
@@ -41,10 +41,10 @@ BF16_VALIDATED = {
 }
 
 AUTOCAST_DTYPES: dict[str, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16}
-MIN_SPEEDUP = 1.15  # times faster than float32 that bfloat16 must be: less is a tie, and goes to float32
-TIMING_BUDGET_SECONDS = 10.0  # that the timing may take in all, about
+MIN_SPEEDUP = 1.15  # times as fast as float32; below it, float32 is used
+TIMING_BUDGET_SECONDS = 10.0  # for all timed steps, about
 TIMED_ROUNDS = 3  # timed steps of each precision
-MIN_TIMED_IMAGES = 16  # images of a step that is timed, where so many fit
+MIN_TIMED_IMAGES = 16  # in a timed step, unless the batch is smaller
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class TimingJob:
     teacher_dim: int = 0
 
     def key(self) -> str:
-        """A digest of what the times depend on: machine, net, method, size and batch, versions."""
+        """A hash of what the times depend on: machine, net, method, size and batch, versions."""
         student, recipe = self.net.student, self.recipe
         facts = {
             "cpu": cpu_name(),
@@ -90,18 +90,18 @@ class PrecisionChoice(NamedTuple):
 def choose_precision(job: TimingJob) -> PrecisionChoice:
     """The precision for training a net on a CPU; the net is left as it is.
 
-    Times are kept in the cache folder for the next run of the same net on the same machine.
+    The times are cached for the next run of the same net on the same machine.
     """
-    if without := precision_without_timing(job.net.student.arch):
-        return without
+    if choice := precision_without_timing(job.net.student.arch):
+        return choice
     if distributed.world_size() > 1:
         return PrecisionChoice("fp32", "precisions are not timed in several processes", {})
-    key, known = job.key(), load_timings()
-    if key not in known:
-        known[key] = time_precisions(job)
+    key, timings = job.key(), load_timings()
+    if key not in timings:
+        timings[key] = time_precisions(job)
         with suppress(StorageError):
-            write_atomically(timings_file(), json_text(known, indent=1))
-    return faster_precision(known[key])
+            write_atomically(timings_file(), json_text(timings, indent=1))
+    return faster_precision(timings[key])
 
 
 def precision_without_timing(arch: str) -> PrecisionChoice | None:
@@ -120,12 +120,12 @@ def faster_precision(table: dict[str, float]) -> PrecisionChoice:
 
 
 def timings_file() -> Path:
-    """The file that keeps the times."""
+    """The file in which times are cached."""
     return cache_folder() / "precision.json"
 
 
 def load_timings() -> dict[str, dict[str, float]]:
-    """The kept times by their keys; none where the file is damaged."""
+    """The cached times by key; none if the file is damaged."""
     try:
         read: Any = json.loads(timings_file().read_text(encoding="utf-8"))
         return {key: {name: float(times[name]) for name in AUTOCAST_DTYPES} for key, times in read.items()}
@@ -142,7 +142,7 @@ def time_precisions(job: TimingJob) -> dict[str, float]:
     least = min(job.recipe.batch_size, fewest)
     with torch.random.fork_rng(devices=[]):
         trial = timing_runs(job, least)
-        time_round(trial)  # the first steps are slow: memory is taken and kernels are made
+        time_round(trial)  # the first steps are slow: memory is allocated, kernels are compiled
         first = sum(time_round(trial).values())
         affordable = int(least * TIMING_BUDGET_SECONDS / ((TIMED_ROUNDS + 1) * first))
         count = max(least, min(job.recipe.batch_size, affordable - affordable % fewest))
@@ -163,7 +163,7 @@ def time_round(running: dict[str, Iterator[engine.TrainStep]]) -> dict[str, floa
 
 
 def timing_runs(job: TimingJob, count: int) -> dict[str, Iterator[engine.TrainStep]]:
-    """A training in each precision of a copy of the net on `count` random images, ready to take steps."""
+    """For each precision, the training steps of a copy of the net on `count` random images."""
     timing_recipe = dataclasses.replace(job.recipe, lr=1e-6, warmup=0.0, batch_size=count)
     batch = noise_batch(job, count)
     running = {}
@@ -179,7 +179,7 @@ def timing_runs(job: TimingJob, count: int) -> dict[str, Iterator[engine.TrainSt
 
 
 def noise_batch(job: TimingJob, count: int) -> Batch:
-    """`count` images of noise in all their views, with a teacher's outputs of noise."""
+    """`count` images of noise in all their views, with random teacher outputs."""
     sizes = [spec.pixels(job.size) for spec in job.method.view_specs()]
     layout = job.compute.memory_format
     views = tuple(torch.randn(count, 3, side, side).contiguous(memory_format=layout) for side in sizes)

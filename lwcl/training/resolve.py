@@ -1,4 +1,4 @@
-"""A plan resolved: everything that only the images and the machine can say."""
+"""From a plan to the configuration of a run: values that depend on the images and the machine."""
 
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -16,7 +16,7 @@ from lwcl.settings import AUTO, RESUMED, SettingValue
 from lwcl.system.device import resolve_device
 from lwcl.system.limits import usable_cpus
 
-SIZE_SAMPLE = 64  # images whose size stands for all
+SIZE_SAMPLE = 64  # images whose sizes are read for the median
 
 
 def resolve(plan: Plan, images: ImageSet) -> ResolvedConfig:
@@ -24,7 +24,7 @@ def resolve(plan: Plan, images: ImageSet) -> ResolvedConfig:
 
     Raises `UsageError` for a batch that does not fit the images, or without the OpenCV that was asked for.
     """
-    # 1. What the rules depend on.
+    # 1. The properties of the images and the machine.
     accelerated = is_accelerated(plan)
     facts = RunFacts(
         len(images),
@@ -35,7 +35,7 @@ def resolve(plan: Plan, images: ImageSet) -> ResolvedConfig:
         opencv=has_opencv(),
         emulated_bf16=not accelerated and not bfloat16.bf16_is_native(),
     )
-    # 2. The rules, then what no rule can mend: flags that do not fit the images or the machine.
+    # 2. The rules; then flags that do not fit the images or the machine are refused.
     config = resolve_plan(plan, facts)
     check_batch_size(config, len(images))
     check_opencv(config)
@@ -45,9 +45,9 @@ def resolve(plan: Plan, images: ImageSet) -> ResolvedConfig:
 def resume_settings(
     config: ResolvedConfig, recorded: Mapping[str, Any], auto: Collection[str], screen: Screen
 ) -> ResolvedConfig:
-    """The configuration of a resumed run: what the machine decided (`auto`) as `recorded`, since its bits depend on it.
+    """The configuration of a resumed run: what the machine decided (`auto`) stays as `recorded`, for the same bits.
 
-    Raises `UsageError` where it started with OpenCV, and there is none now.
+    Raises `UsageError` if it started with OpenCV, and there is none now.
     """
     changes = {}
     for name in auto:

@@ -29,7 +29,7 @@ class TrainingState:
 
     config: ResolvedConfig
     images: ImageSet
-    takes: InputSpec
+    input_spec: InputSpec
     net: Net
     optimizer: Optimizer
     compute: Compute
@@ -72,7 +72,7 @@ class TrainingState:
             facts["init"] = options.init
         if self.teacher:
             facts |= {"teacher": self.teacher.loaded.name, "teacher weights": self.teacher.hash}
-        return LoadedEncoder(name, self.net.student, self.takes, facts)
+        return LoadedEncoder(name, self.net.student, self.input_spec, facts)
 
     def resume(self, folder: RunFolder, tell: Callable[[str], None]) -> bool:
         """Loads the newest checkpoint, if there is one. Raises `DataError` for other images or another teacher."""

@@ -22,8 +22,7 @@ from lwcl.data.loader import Crops, Loader, TeacherViews
 from lwcl.errors import UsageError
 from lwcl.methods.method import Method
 from lwcl.models.backbone import batch_norms
-from lwcl.models.check_forward import check_forward
-from lwcl.models.encoder import weights_hash
+from lwcl.models.encoder import check_forward, weights_hash
 from lwcl.models.loaded import InputSpec, LoadedEncoder
 from lwcl.reporting.console import Screen
 from lwcl.system.device import choose_compute
@@ -47,18 +46,18 @@ class OnlineTeacher:
 
     @property
     def dim(self) -> int:
-        """The width of an output."""
+        """The width of its output."""
         widths = self.encoder.head_widths if self.space == "embedding" else ()
         return widths[-1] if widths else self.encoder.width
 
     @property
     def input_spec(self) -> InputSpec:
-        """How it takes views."""
+        """The input that it expects."""
         return self.loaded.input_spec
 
     @property
     def views(self) -> TeacherViews:
-        """It is shown the student's crops at its own size."""
+        """It needs the student's crops at its own image size."""
         return TeacherViews(self.input_spec)
 
     def outputs(self, crops: Crops, views: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -70,7 +69,7 @@ class OnlineTeacher:
         with torch.inference_mode(), self.compute.context():
             images = view.to(self.compute.device, memory_format=self.compute.memory_format)
             output: Tensor = self.encoder(images) if self.space == "embedding" else self.encoder.features(images)
-        return output.to(self.dtype).float().clone()  # a clone made here may take part in a loss
+        return output.to(self.dtype).float().clone()  # unlike an inference tensor, a clone can be used in a loss
 
 
 class CachedTeacher:
@@ -81,7 +80,7 @@ class CachedTeacher:
 
     @property
     def views(self) -> TeacherViews:
-        """It is shown nothing; the student uses the cached crops in turn, or any with the centre crop's output."""
+        """It needs none. The student trains on the cached crops in turn, or, with the centre crop's output, on any."""
         return TeacherViews(cached_crops=self.crops or None)
 
     def outputs(self, crops: Crops, views: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -111,7 +110,7 @@ def attach_teacher(
 ) -> Loader:
     """The loader with the teacher's outputs in its batches; if they are to be cached, computes and caches them first.
 
-    `images` are the original ones; those of the loader may be shrunk.
+    `images` are the original ones; those of the loader may be downscaled.
     """
     if cache.kind == "off":
         return dataclasses.replace(loader, teacher=teacher)
@@ -170,7 +169,7 @@ def fill_teacher_cache(cache: TeacherCache, screen: Screen, compute: ComputeOutp
 
 
 def use_batch_statistics(encoder: nn.Module) -> None:
-    """Normalises by the batch, as DisCo's published code does with its teacher; running statistics do not change."""
+    """Sets batch norms to batch statistics, as DisCo's code does for its teacher; running statistics do not change."""
     for norm in batch_norms(encoder):
         norm.train()
         norm.momentum = 0.0

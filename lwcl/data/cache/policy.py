@@ -24,7 +24,7 @@ FORMATS_BY_MODE: dict[str, tuple[CacheFormat, ...]] = {
 MAX_RAM_SHARE = 0.5  # of the available memory: the model, its gradients and its activations need the rest
 MAX_DISK_SHARE = 0.8
 ESTIMATE_IMAGES = 64  # sampled to estimate the size of all
-#: A cached image's short side, in sides of a view: a crop of 20% of its area has 0.8 of a view's pixels across.
+#: A cached image's short side divided by a view's side: a crop of 20% of its area is 0.8 times as wide as the view.
 CACHED_SIDE_RATIO = 1.75
 
 
@@ -60,7 +60,7 @@ class CacheEstimate:
 
     @property
     def is_downscaled(self) -> bool:
-        """Whether images become smaller: else JPEG costs accuracy and saves nothing."""
+        """Whether images become smaller: otherwise re-encoding them as JPEG costs accuracy and saves nothing."""
         return self.short_side is not None and all(min(image.size) >= self.short_side for image in self.sample)
 
     def cached_bytes(self, cache_format: CacheFormat) -> int:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 LONG_DECIMAL = re.compile(r"(\d\.\d\d)\d{3,}")  # a coordinate, not a tick label
 LEGEND_ROW_HEIGHT = 0.17  # inches
-LEGEND_COLUMNS = 2  # of a legend
+LEGEND_COLUMNS = 2  # columns of a legend
 LEGEND_NAME_LENGTH = 22  # characters of a name that fit such a column
 
 
@@ -36,7 +36,7 @@ class PlotScene:
 
 @contextlib.contextmanager
 def plot_scene(height: float, *, names: int = 0, left: float = 0.55, bottom: float = 0.45) -> Iterator[PlotScene]:
-    """Axes `height` inches high in the style of reports, above room for a legend of so many names."""
+    """Axes `height` inches high in the style of reports, above a legend with `names` entries."""
     import matplotlib
 
     room = LEGEND_ROW_HEIGHT * -(-names // LEGEND_COLUMNS) + 0.1 if names > 1 else 0.0
