@@ -9,7 +9,7 @@ from lwcl.data.dataset import ImageSet, open_images
 from lwcl.data.labelled import open_labelled_pair
 from lwcl.data.sources.splits import stratified_holdout
 from lwcl.errors import DataError
-from lwcl.formatting import first_names
+from lwcl.formatting import first_names, plural
 
 MAX_LISTED_NAMES = 5  # in an error message
 
@@ -33,7 +33,7 @@ def open_probe_pair(
     if asked - known:
         names = sorted(asked - known)
         raise DataError(
-            f"{len(names)} classes of the test images have no training images: {first_names(names, MAX_LISTED_NAMES)}.",
+            f"No training images of {plural(len(names), 'class', 'classes')}: {first_names(names, MAX_LISTED_NAMES)}.",
             "A classifier cannot predict a class that it was not trained on.",
             "Use the same class folder names in both, or remove those images.",
         )
@@ -54,9 +54,9 @@ def sample_label_fraction(images: ImageSet, share: float, seed: int) -> Tensor:
     if scarce:
         least = 0.5 / int(counts[counts > 0].min())
         raise DataError(
-            f"{100 * share:g}% of the labels leave {len(scarce)} classes without an image: "
+            f"{100 * share:g}% of the labels leave {plural(len(scarce), 'class', 'classes')} without an image: "
             f"{first_names(scarce, MAX_LISTED_NAMES)}.",
-            f"The smallest class has {int(counts[counts > 0].min())} images.",
+            f"The smallest class has {plural(int(counts[counts > 0].min()), 'image')}.",
             f"Give at least {100 * least:.2g}%, or more images.",
         )
     return torch.from_numpy(stratified_holdout(images.names, images.labels.tolist(), share, seed)).nonzero()[:, 0]

@@ -45,7 +45,7 @@ def build_model(arch: str, size: int) -> nn.Module:
     torch.manual_seed(0)
     model = build_backbone(arch, image_size=size)[0].train()
     for module in model.modules():
-        for name in ("p", "drop_prob"):
+        for name in ("p", "drop_prob", "drop_rate"):
             if isinstance(getattr(module, name, None), float):
                 setattr(module, name, 0.0)
     return model
