@@ -10,6 +10,7 @@ import difflib
 import enum
 import math
 import operator
+import os
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,6 +22,8 @@ T = TypeVar("T")
 AUTO = "auto"
 #: A setting that is None until `config/auto.py` has computed it. In a `ResolvedConfig` it is a plain `T`.
 Auto = Annotated[T, AUTO]
+
+MAX_WHOLE_NUMBER = 2**32 - 1  # what scikit-learn takes as a seed; larger counts are mistakes
 
 
 class OriginKind(enum.Enum):
@@ -109,10 +112,15 @@ def setting(
     choices: Sequence[str] | None = None,
     group: str = "",
     flag: str = "",
+    path: bool = False,
 ) -> Any:
-    """A dataclass field: default, help, limits, its group in `--help`, and its flag if that is not its name."""
+    """A dataclass field: default, help, limits, its group in `--help`, and its flag if that is not its name.
+
+    A `path` may begin with `~`. A whole number without an upper limit is at most `MAX_WHOLE_NUMBER`.
+    """
     limits = {"at_least": at_least, "above": above, "at_most": at_most, "below": below}
-    metadata = {"help": help, "choices": tuple(choices or ()), "group": group, "flag": flag}
+    metadata = {"help": help, "choices": tuple(choices or ()), "group": group, "flag": flag, "path": path}
+    metadata["may_be_empty"] = default == ""
     return dataclasses.field(default=default, metadata=metadata | {k: v for k, v in limits.items() if v is not None})
 
 
@@ -141,9 +149,20 @@ class Settings:
             try:
                 value = convert_value(field.name, getattr(self, field.name), types[field.name])
                 check_limits(field.name, value, field.metadata)
+                value = expand_home(value) if field.metadata.get("path") else value
             except UsageError as error:
                 raise SettingError(field.name, error.what, error.why, error.remedy) from None
             object.__setattr__(self, field.name, value)
+
+
+def expand_home(path: T) -> T:
+    """A path, or each of several, with a leading `~` or `~user` replaced; that of an unknown user stays."""
+    expanded: Any = path
+    if isinstance(path, tuple | list):
+        expanded = type(path)(map(expand_home, path))
+    elif isinstance(path, str):
+        expanded = os.path.expanduser(path)
+    return expanded  # type: ignore[no-any-return]  # of the same type
 
 
 def field_types(cls: type) -> dict[str, Any]:
@@ -213,15 +232,25 @@ def check_limits(name: str, value: Any, metadata: Mapping[str, Any]) -> None:
         "at_most": ("at most", operator.le),
         "below": ("below", operator.lt),
     }
-    limits = [(*tests[key], metadata[key]) for key in tests if key in metadata]
+    known = [(*tests[key], metadata[key]) for key in tests if key in metadata]
+    largest = [] if {"at_most", "below"} & metadata.keys() else [(*tests["at_most"], MAX_WHOLE_NUMBER)]
     for item in value if isinstance(value, tuple) else () if value is None else (value,):
         if choices and item not in choices:
             raise unknown_name(f"value of {flag_name(name)}", str(item), choices)
+        if item == "" and not metadata.get("may_be_empty"):
+            raise empty_value_error(name)
+        limits = known + largest if isinstance(item, int) else known
         finite = not isinstance(item, float) or math.isfinite(item)
         if not finite or not all(holds(item, limit) for _, holds, limit in limits):
-            required = " and ".join(f"{text} {limit:g}" for text, _, limit in limits) or "finite"
+            required = " and ".join(f"{text} {limit:.10g}" for text, _, limit in limits) or "finite"
             remedy = f"Give a value that is {required}."
             raise UsageError(f"{flag_name(name)}: got {item!r}; it must be {required}.", remedy=remedy)
+
+
+def empty_value_error(name: str, where: str = "") -> UsageError:
+    """The error for a setting without a value: a flag's, or that of a file that `where` names."""
+    what = f"{name} has no value in {where}." if where else f"{flag_name(name)}: its value is empty."
+    return UsageError(what, remedy="Give it a value, or leave it out.")
 
 
 def unknown_name(what: str, name: str, known: Iterable[str], where: str = "") -> UsageError:

@@ -14,7 +14,9 @@ from crash import KILLED
 from runs import METHODS, cache_at, child, copied, made_images, pretrain, ran
 from test_crash import flip_a_bit
 
+from lwcl.checkpoints.encoder_file import export_timm
 from lwcl.checkpoints.load import load_encoder
+from lwcl.models.loaded import InputSpec, random_encoder
 from lwcl.reporting.knn import EncoderResult
 from lwcl.reporting.model_card import escape_markdown, render_model_card
 from lwcl.settings import recorded_value
@@ -225,3 +227,20 @@ def test_names_from_strangers_mean_nothing_in_a_card() -> None:
         assert sign not in text.replace("`lwcl", "").replace(f"\\{sign[0]}", "")
     for line in (line for line in lines if line.startswith("|")):
         assert line.replace("\\|", "").count("|") in (4, 5), "a cell ends where it is meant to"
+
+
+def test_an_export_claims_no_origin_that_its_weights_do_not_have(run: Path) -> None:
+    config = json.loads((run / "export" / "config.json").read_text())
+    assert config["pretrained_cfg"]["tag"] == "lwcl"
+    assert not {"license", "paper_ids", "origin_url", "hf_hub_id", "url"} & config["pretrained_cfg"].keys()
+    assert config["lwcl"]["origin"] == "lwcl pretrain"
+    assert config["lwcl"]["images"] and config["lwcl"]["data"], "how many images, and their fingerprint"
+
+
+def test_an_export_of_timms_own_weights_keeps_what_timm_says_of_them(tmp_path: Path) -> None:
+    encoder = random_encoder("resnet18", InputSpec.for_arch("resnet18", 64), 0)
+    export_timm(tmp_path / "own", encoder.encoder, encoder.input_spec, encoder.metadata)
+    export_timm(tmp_path / "timm", encoder.encoder, encoder.input_spec, {"origin": "timm"})
+    own, timms = (json.loads((tmp_path / name / "config.json").read_text()) for name in ("own", "timm"))
+    assert timms["pretrained_cfg"]["license"] == "apache-2.0" and "lwcl" not in timms
+    assert "license" not in own["pretrained_cfg"] and own["lwcl"]["origin"] == "untrained"

@@ -181,18 +181,28 @@ def signals(*numbers: int) -> Callable[[], None]:
     return send
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGXCPU])
 def test_asked_to_stop_a_run_finishes_its_step_saves_and_says_how_to_go_on(
-    whole: Whole, number: int, code: int, tmp_path: Path
+    whole: Whole, number: int, tmp_path: Path
 ) -> None:
     out, words = tmp_path / "run", whole.words(tmp_path / "run")
-    assert child(words, tmp_path / "cache", before=at_step(5, signals(number))) == code
+    assert child(words, tmp_path / "cache", before=at_step(5, signals(number))) == 128 + number
     assert sorted(path.name for path in (out / "checkpoints").iterdir()) == ["step-000003", "step-000005"]
     log = (out / "log.txt").read_text()
     assert "step 5" in log
     assert f"lwcl {' '.join(words)}" in log
     assert not (out / "encoder.safetensors").exists()
     whole.must_end_so(out, tmp_path / "cache")
+
+
+def test_a_hangup_that_was_ignored_at_the_start_stays_ignored(whole: Whole, tmp_path: Path) -> None:
+    hang_up = at_step(5, signals(signal.SIGHUP))
+
+    def as_nohup_does() -> None:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        hang_up()
+
+    assert child(whole.words(tmp_path / "run"), tmp_path / "cache", before=as_nohup_does) == 0
 
 
 def test_two_interrupts_end_a_run_at_once(whole: Whole, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from lwcl.data.decode import UnreadableImageError, center_crop, decode, downscale
 
@@ -191,3 +192,33 @@ def test_the_plain_view_equals_resizing_then_cropping(width: int, height: int, s
     difference = np.abs(view - slow)  # not nought: Pillow keeps the box in single precision
     assert difference.max() <= 4
     assert difference.mean() < 0.05
+
+
+def with_large_metadata(form: str) -> bytes:
+    """An image of four colours whose file also holds 2 MB of comments and a colour profile of 2 MB."""
+    image, file, large = Image.new("RGB", (40, 30), (200, 30, 60)), io.BytesIO(), bytes(range(256)) * 8192
+    notes = PngInfo()
+    notes.add_text("a text", "x" * 2_000_000)
+    notes.add_text("compressed", "x" * 2_000_000, zip=True)
+    notes.add_itxt("of any language", "\N{GREEK SMALL LETTER ALPHA}" * 1_000_000, zip=True)
+    options = {
+        "PNG": {"pnginfo": notes, "icc_profile": large},
+        "JPEG": {"comment": b"x" * 60_000, "icc_profile": large},
+        "WEBP": {"lossless": True, "icc_profile": large, "xmp": large},
+        "GIF": {"comment": b"x" * 2_000_000},
+        "TIFF": {"description": "x" * 2_000_000, "icc_profile": large},
+    }
+    image.save(file, form, **options[form])
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP", "GIF", "TIFF"])
+def test_comments_and_colour_profiles_of_any_size_do_not_break_an_image(form):
+    image = decode(with_large_metadata(form))
+    assert image.size == (40, 30)
+    assert np.abs(np.asarray(image).astype(int) - (200, 30, 60)).max() < 12
+
+
+def test_a_png_cut_within_a_comment_is_broken_and_says_so():
+    with pytest.raises(UnreadableImageError):
+        decode(with_large_metadata("PNG")[:1_000_000])

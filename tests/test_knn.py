@@ -185,3 +185,25 @@ def test_equal_rows_all_are_neighbours_once() -> None:
     cosines, index = nearest.nearest_by_cosine(torch.eye(4), bank, 30)
     assert bool((cosines == 1).all())
     assert all(sorted(row) == list(range(place, 120, 4)) for place, row in enumerate(index.tolist()))
+
+
+def test_a_class_that_no_neighbour_voted_for_is_no_hit_among_five() -> None:
+    bank, bank_labels = torch.eye(4, dtype=torch.float64), torch.tensor([0, 1, 2, 3])
+    queries = torch.tensor([[1.0, 0.9, 0, 0]], dtype=torch.float64).expand(4, 4)
+    for temperature in (None, 0.07):
+        accuracy = knn.knn_score(queries, torch.arange(4), bank, bank_labels, k=2, temperature=temperature).accuracy
+        assert accuracy.top5.tolist() == [True, True, False, False], "two neighbours vote for two classes"
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 9))
+def test_the_best_five_are_those_that_a_slow_count_finds(seed: int, k: int) -> None:
+    stream = torch.Generator().manual_seed(seed)
+    bank, queries = (torch.randn(rows, 3, generator=stream, dtype=torch.float64) for rows in (20, 6))
+    bank_labels, labels = (torch.randint(0, 8, (rows,), generator=stream) for rows in (20, 6))
+    accuracy = knn.knn_score(queries, labels, bank, bank_labels, k=k).accuracy
+    for row, query in enumerate(queries):
+        near = torch.nn.functional.cosine_similarity(query[None], bank).argsort(descending=True)[:k]
+        counts = {label: sum(int(bank_labels[i]) == label for i in near) for label in range(8)}
+        ranked = sorted((label for label in counts if counts[label]), key=lambda label: (-counts[label], label))
+        assert accuracy.top1[row] == (ranked[0] == labels[row])
+        assert accuracy.top5[row] == (int(labels[row]) in ranked[:5])

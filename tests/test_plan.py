@@ -350,3 +350,23 @@ def test_a_dry_run_obeys_a_file_named_default(tmp_path, monkeypatch, capsys):
     words = "pretrain --data images --arch test_efficientnet --config default --dry-run --json --batch-size 4"
     assert ran([*words.split(), "--image-size", "32", "--method", "moco", "--precision", "fp32"]) == 0
     assert json.loads(capsys.readouterr().out)["settings"]["optimizer"] == {"value": "sgd", "origin": "default"}
+
+
+@pytest.mark.parametrize(
+    "text", ["data:\n", "data: ~\n", "arch: resnet18\nepochs:   # later\n", "data: null\n", "seed: null\n"]
+)
+def test_a_setting_without_a_value_in_a_file_is_an_error(text, tmp_path):
+    (tmp_path / "my.yaml").write_text(text)
+    with pytest.raises(UsageError, match="has no value"):
+        plan_pretrain({}, read_config(str(tmp_path / "my.yaml")), "my.yaml")
+
+
+def test_a_settings_file_and_its_paths_may_begin_with_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "my.yaml").write_text("data: [~/photos]\ninit: ~/x\nepochs: 3\nbatch_size: null\n")
+    options = plan_pretrain({"out": "~/runs/a"}, *read_config_flag("~/my.yaml")).options
+    assert (options.data, options.init, options.out) == (
+        (f"{tmp_path}/photos",),
+        f"{tmp_path}/x",
+        f"{tmp_path}/runs/a",
+    )

@@ -1,6 +1,7 @@
 """Settings: what becomes of a value on its way from text to a frozen dataclass."""
 
 import dataclasses
+import importlib
 import itertools
 import json
 
@@ -8,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lwcl.config.train_options import PretrainOptions
 from lwcl.errors import UsageError
 from lwcl.settings import (
     DEFAULT,
@@ -19,7 +21,11 @@ from lwcl.settings import (
     Settings,
     auto_field_names,
     build_settings,
+    check_limits,
     convert_value,
+    expand_home,
+    field_names,
+    field_types,
     merge_layers,
     setting,
     unknown_name,
@@ -42,7 +48,7 @@ VALUES = st.fixed_dictionaries(
     {},
     optional={
         "litres": st.floats(0, 3, exclude_min=True) | st.none(),
-        "cups": st.integers(1, 10**30) | st.none(),
+        "cups": st.integers(1, 2**32 - 1) | st.none(),
         "tea": st.sampled_from(["green", "black", "none"]) | st.none(),
         "lid": st.booleans() | st.none(),
         "minutes": st.lists(st.floats(0, 1e300)).map(tuple) | st.none(),
@@ -174,3 +180,53 @@ def test_an_unknown_name_brings_the_three_nearest():
 
 def test_an_unknown_name_like_nothing_brings_all_names():
     assert "Possible: red, blue." in str(unknown_name("colour", "xyz", ["red", "blue"]))
+
+
+def every_settings_class(cls: type = Settings) -> list[type]:
+    """All settings classes of the package."""
+    return [one for child in cls.__subclasses__() for one in (child, *every_settings_class(child))]
+
+
+def own_fields() -> list[tuple[type, str]]:
+    """Every setting of the package, as its class and its name."""
+    importlib.import_module("lwcl.cli.main")
+    classes = [cls for cls in every_settings_class() if cls.__module__.startswith("lwcl.")]
+    return [(cls, name) for cls in classes for name in field_names(cls)]
+
+
+@pytest.mark.parametrize("huge", [10**20, -(10**20)])
+def test_a_whole_number_of_any_setting_has_bounds(huge):
+    refused = 0
+    for cls, name in own_fields():
+        if "int" in str(field_types(cls)[name]):
+            field = vars(cls)["__dataclass_fields__"][name]
+            if "at_least" in field.metadata or "above" in field.metadata or huge > 0:
+                refused += 1
+                with pytest.raises(UsageError, match="must be"):
+                    check_limits(name, (huge,), field.metadata)
+    assert refused > 20
+
+
+def test_threads_workers_and_sizes_are_bounded_where_the_machine_would_give_up():
+    for name in ("threads", "workers", "image_size", "teacher_size"):
+        with pytest.raises(UsageError, match="at most"):
+            PretrainOptions(**{name: 100_000})
+
+
+def test_every_setting_that_is_a_path_expands_the_home_folder(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    expanded = {}
+    for cls, name in own_fields():
+        if name in ("data", "val", "monitor", "out", "init", "teacher"):
+            several = "tuple" in str(field_types(cls)[name])
+            field = vars(cls)["__dataclass_fields__"][name]
+            assert field.metadata["path"], f"{cls.__name__}.{name}"
+            expanded[name] = expand_home(("~/a", "b/~", "~nobody-at-all/c") if several else "~/a")
+    assert expanded["data"] == ("/home/me/a", "b/~", "~nobody-at-all/c")
+    assert PretrainOptions(data=("~/a",), out="~/runs/a", init="~/x").out == "/home/me/runs/a"
+
+
+@pytest.mark.parametrize("name", ["data", "out", "init", "arch"])
+def test_an_empty_value_is_no_choice_that_anyone_makes(name):
+    with pytest.raises(UsageError, match="its value is empty"):
+        PretrainOptions(**{name: ("",) if name == "data" else ""})

@@ -10,6 +10,7 @@ import dataclasses
 import json
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ from lwcl.models.loaded import InputSpec, LoadedEncoder
 from lwcl.system.atomic_files import crash_point, write_atomically
 from lwcl.system.compute import Compute
 
+#: What timm's configuration says of weights of timm's.
+PROVENANCE = ("tag", "license", "origin_url", "paper_ids", "paper_name", "description", "notes", "url", "hf_hub_id")
 ENCODER_FORMAT = 2  # 1: other names of the description's fields
 
 
@@ -95,15 +98,23 @@ def read_description(path: Path) -> dict[str, Any]:
     return known
 
 
-def export_timm(folder: Path, encoder: Encoder, input_spec: InputSpec) -> None:
-    """Writes the backbone so that `timm.create_model("local-dir:FOLDER", pretrained=True)` loads it strictly."""
+def export_timm(folder: Path, encoder: Encoder, input_spec: InputSpec, metadata: Mapping[str, Any]) -> None:
+    """Writes the backbone so that `timm.create_model("local-dir:FOLDER", pretrained=True)` loads it strictly.
+
+    Only weights that are timm's own (`origin` in `metadata`) keep timm's tag, licence and paper.
+    """
     data_config = dataclasses.asdict(input_spec) | {"input_size": (3, input_spec.size, input_spec.size)}
     del data_config["size"]
     backbone = Compute(torch.device("cpu")).place(copy.deepcopy(encoder.backbone))
+    config = {"model_config": {"num_features": encoder.width}, "model_args": encoder.arguments}
+    if metadata.get("origin") != "timm":
+        known: dict[str, Any] = vars(backbone)["pretrained_cfg"]
+        own = {name: value for name, value in known.items() if name not in PROVENANCE}
+        vars(backbone)["pretrained_cfg"] = own | {"tag": "lwcl"}
+        config["model_config"]["lwcl"] = dict(metadata) | {"version": __version__}
     backbone.register_state_dict_post_hook(untie_state_dict)  # type: ignore[no-untyped-call]  # torch's own is untyped
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".tmp-{os.getpid()}-export-") as scratch:
-        config = {"model_config": {"num_features": encoder.width}, "model_args": encoder.arguments}
         save_for_hf(backbone, scratch, **config, safe_serialization=True, data_config=data_config)
         for file in sorted(Path(scratch).iterdir()):
             crash_point("export.write")

@@ -9,6 +9,7 @@ from lwcl.checkpoints.foreign.safe_reading import is_lwcl_file
 from lwcl.errors import UsageError
 from lwcl.models.archs import suggest_encoder
 from lwcl.models.loaded import InputSpec, LoadedEncoder, random_encoder
+from lwcl.settings import expand_home
 
 
 def load_encoder(spec: str, *, arch: str | None = None, image_size: int | None = None, seed: int = 0) -> LoadedEncoder:
@@ -30,6 +31,7 @@ def load_encoder(spec: str, *, arch: str | None = None, image_size: int | None =
 
 def resolve_encoder_file(spec: str) -> tuple[Path, str]:
     """The file that `spec` names, and the network selected in it ("": the default). Raises `UsageError`."""
+    spec = expand_home(spec)
     whole, _, part = spec.rpartition("#")
     path, part = (Path(spec), "") if os.path.lexists(spec) or not whole else (Path(whole), part)
     if path.is_dir():

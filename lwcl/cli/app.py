@@ -11,6 +11,7 @@ from typer import Argument, Option
 
 import lwcl
 from lwcl.cli.help import CONTEXT_SETTINGS, PlainCommand, PlainGroup
+from lwcl.settings import expand_home
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -24,7 +25,9 @@ app = typer.Typer(
 DRY_RUN_HELP = "print all settings, the cost and the estimated time; write nothing"
 FAST_DEV_RUN_HELP = "train only this many steps, then finish as usual: a quick check"
 CONFIG_HELP = "YAML file of settings, such as the config.yaml of a run; flags override it"
-ConfigFile = Annotated[str | None, Option("--config", metavar="FILE", help=CONFIG_HELP, rich_help_panel="Run")]
+ConfigFile = Annotated[
+    str | None, Option("--config", metavar="FILE", help=CONFIG_HELP, rich_help_panel="Run", callback=expand_home)
+]
 DryRun = Annotated[bool, Option("--dry-run", help=DRY_RUN_HELP, rich_help_panel="Run")]
 FastDevRun = Annotated[
     int | None, Option("--fast-dev-run", metavar="INT", min=1, help=FAST_DEV_RUN_HELP, rich_help_panel="Run")
@@ -32,7 +35,7 @@ FastDevRun = Annotated[
 ENCODER_HELP = (
     "run folder, .safetensors, third-party checkpoint (FILE or FILE#teacher), timm/NAME (from its cache) or random/NAME"
 )
-Encoders = Annotated[list[str], Argument(metavar="ENCODER", help=ENCODER_HELP)]
+Encoders = Annotated[list[str], Argument(metavar="ENCODER", help=ENCODER_HELP, callback=expand_home)]
 Arch = Annotated[str | None, Option("--arch", metavar="NAME", help="architecture, if the checkpoint does not state it")]
 Json = Annotated[bool, Option("--json", help="print one JSON document on stdout", rich_help_panel="Screen")]
 Quiet = Annotated[bool, Option("--quiet", help="print results and errors only", rich_help_panel="Screen")]

@@ -9,6 +9,7 @@ from lwcl.cli.options import with_options
 from lwcl.config.eval_options import DiagnoseOptions, KnnOptions, ProbeOptions
 from lwcl.config.validation import S, parse_options
 from lwcl.models.archs import check_arch
+from lwcl.settings import expand_home
 
 
 def evaluation_arguments(
@@ -67,8 +68,10 @@ def diagnose_command(**words: Any) -> int:
 
 @command("lwcl compare runs/mine runs/other", "compare")
 def compare_command(
-    runs: Annotated[list[str], Argument(metavar="RUN", help="folders of finished runs")],
-    out: Annotated[str | None, Option("--out", metavar="TEXT", help="folder for a report [none]")] = None,
+    runs: Annotated[list[str], Argument(metavar="RUN", help="folders of finished runs", callback=expand_home)],
+    out: Annotated[
+        str | None, Option("--out", metavar="TEXT", help="folder for a report [none]", callback=expand_home)
+    ] = None,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,

@@ -1,5 +1,6 @@
 """The program `lwcl`: the one place where errors become messages and exit codes."""
 
+import errno
 import os
 import sys
 import traceback
@@ -10,10 +11,11 @@ import typer
 
 from lwcl.cli import evaluate, tools, train
 from lwcl.cli.app import app
-from lwcl.errors import LwclError
+from lwcl.errors import LwclError, StorageError
 from lwcl.formatting import escape, escape_lines
 from lwcl.settings import unknown_name
 from lwcl.system.cpu import shorten_spin_wait
+from lwcl.system.streams import guarded_streams
 
 COMMAND_MODULES = [module.__name__ for module in (train, evaluate, tools)]  # the order in `lwcl --help`
 PROGRAM: Any = typer.main.get_command(app)
@@ -21,12 +23,26 @@ PROGRAM.commands = dict(
     sorted(PROGRAM.commands.items(), key=lambda item: COMMAND_MODULES.index(item[1].callback.__module__))
 )
 COMMANDS = list(PROGRAM.commands)
+BROKEN_PIPE_EXIT_CODE = 141  # as of a process that SIGPIPE ends
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the program; returns its exit code: 0, or that of the error printed on stderr."""
     words = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     shorten_spin_wait()
+    with guarded_streams() as (stdout, _):
+        code = run_program(words)
+        stdout.flush()
+        if stdout.error is None:
+            return code
+        if stdout.error.errno == errno.EPIPE:
+            return code or BROKEN_PIPE_EXIT_CODE
+        lost = StorageError(f"The result could not be written to stdout: {stdout.error.strerror}.")
+        return code or print_error(lost, str(lost), words)
+
+
+def run_program(words: Sequence[str]) -> int:
+    """Runs the program with these words; returns its exit code."""
     try:
         code = PROGRAM.main(words, prog_name="lwcl", standalone_mode=False, obj=words)
         return code if isinstance(code, int) else 0

@@ -9,7 +9,9 @@ from typer import Argument, Option
 from lwcl.cli.app import ENCODER_HELP, Arch, Debug, Json, Quiet, command
 from lwcl.cli.options import completer
 from lwcl.config.catalogue import CATALOGUES, find_entries, format_entries
+from lwcl.config.train_options import MAX_IMAGE_SIZE
 from lwcl.formatting import json_document
+from lwcl.settings import expand_home
 
 PATTERN_HELP = "part of a name, or a pattern such as '*vit*'"
 
@@ -47,11 +49,12 @@ def doctor_command(
 
 @command("lwcl convert moco_v2_800ep.pth.tar runs/teacher", "convert")
 def convert_command(
-    source: Annotated[str, Argument(metavar="CHECKPOINT", help=ENCODER_HELP)],
-    out: Annotated[str, Argument(metavar="OUT", help="new folder, or file NAME.safetensors")],
+    source: Annotated[str, Argument(metavar="CHECKPOINT", help=ENCODER_HELP, callback=expand_home)],
+    out: Annotated[str, Argument(metavar="OUT", help="new folder, or file NAME.safetensors", callback=expand_home)],
     arch: Arch = None,
     image_size: Annotated[
-        int | None, Option("--image-size", metavar="INT", min=16, help="input size in pixels [from training]")
+        int | None,
+        Option("--image-size", metavar="INT", min=16, max=MAX_IMAGE_SIZE, help="input size in pixels [from training]"),
     ] = None,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -65,8 +68,10 @@ def convert_command(
 
 @command("lwcl export runs/mine --out mine-for-timm", "export")
 def export_command(
-    encoder: Annotated[str, Argument(metavar="ENCODER", help=ENCODER_HELP)],
-    out: Annotated[str | None, Option("--out", metavar="TEXT", help="new folder [the run's export]")] = None,
+    encoder: Annotated[str, Argument(metavar="ENCODER", help=ENCODER_HELP, callback=expand_home)],
+    out: Annotated[
+        str | None, Option("--out", metavar="TEXT", help="new folder [the run's export]", callback=expand_home)
+    ] = None,
     arch: Arch = None,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -79,7 +84,7 @@ def export_command(
 
 @command("lwcl verify runs/mine", "verify")
 def verify_command(
-    run: Annotated[str, Argument(metavar="RUN", help="folder of a run")],
+    run: Annotated[str, Argument(metavar="RUN", help="folder of a run", callback=expand_home)],
     as_json: Json = False,
     debug: Debug = False,
 ) -> int:

@@ -34,7 +34,7 @@ def convert(
     )
     save_encoder(file, loaded.encoder, loaded.input_spec, metadata)
     if export is not None:
-        export_timm(export, loaded.encoder, loaded.input_spec)
+        export_timm(export, loaded.encoder, loaded.input_spec, loaded.metadata)
     summary = conversion_summary(loaded) | {"encoder": str(file), "export": None if export is None else str(export)}
     if as_json:
         print_json({"schema_version": 2, **summary})

@@ -13,6 +13,7 @@ from lwcl.config.plan import plan_pretrain
 from lwcl.data.dataset import ImageSet, open_images
 from lwcl.data.decode import UnreadableImageError
 from lwcl.errors import LwclError
+from lwcl.formatting import plural
 from lwcl.kernels import bfloat16
 from lwcl.reporting.console import Screen, print_json, print_table
 from lwcl.system.atomic_files import cache_folder, format_bytes, free_space
@@ -95,7 +96,7 @@ def check_machine() -> Iterator[DoctorCheck]:
 
 def check_data(images: ImageSet) -> Iterator[DoctorCheck]:
     """The number of images and classes; of a sample, the decoding speed, the sizes and the broken ones."""
-    classes = f"{len(images.classes)} classes" if images.labelled else "no labels (not needed to train)"
+    classes = plural(len(images.classes), "class", "classes") if images.labelled else "no labels (not needed to train)"
     yield DoctorCheck(
         "images", f"{len(images):,}, {classes}", "" if len(images) >= 1000 else "few: expect weak features"
     )
@@ -128,4 +129,6 @@ def check_speed(data: tuple[str, ...]) -> Iterator[DoctorCheck]:
     speed = batch / median_step_seconds(build_training(build_model(config, screen), few, screen, lambda broken: None))
     hours = len(images) * epochs / speed / 3600
     what = f"{speed:,.0f} images/s at {config.options.image_size} px, batch {batch}"
-    yield DoctorCheck(f"training {TIMED_ARCH}", what, f"{epochs} epochs of these images: about {hours:.1f} hours")
+    yield DoctorCheck(
+        f"training {TIMED_ARCH}", what, f"{plural(epochs, 'epoch')} of these images: about {hours:.1f} hours"
+    )

@@ -30,7 +30,7 @@ def export(encoder: str, out: str | None, arch: str | None, *, quiet: bool) -> i
         (folder if out else run.path).resolve().name, loaded.encoder.arch, loaded.metadata, *report_scores(run)
     )
     with explain_disk_errors(folder):
-        export_timm(folder, loaded.encoder, loaded.input_spec)
+        export_timm(folder, loaded.encoder, loaded.input_spec, loaded.metadata)
     write_atomically(folder / "README.md", card)
     Screen(quiet=quiet).say(f"Export: {folder}")
     write_line(escape_lines(timm_snippet(folder, loaded.encoder.width)), sys.stdout)

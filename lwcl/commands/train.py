@@ -15,9 +15,11 @@ from lwcl.config.warm_start import plan_first_stage
 from lwcl.data.dataset import BrokenImage, ImageSet, open_images
 from lwcl.engine import NonFiniteError
 from lwcl.errors import DataError, TrainingDivergedError, UsageError
+from lwcl.formatting import plural
 from lwcl.reporting.console import Screen
 from lwcl.reporting.health_words import COLLAPSE_REMEDIES, known_metrics
 from lwcl.reporting.throughput import StepStats
+from lwcl.runs.crash import describe_crash, marked_as_running
 from lwcl.runs.folder import RunFolder, default_out
 from lwcl.runs.guard import ResumeMode
 from lwcl.settings import AUTO, auto_value
@@ -49,8 +51,7 @@ def train_run(
             print_dry_run(config, images, screen, as_json=as_json)
             return 0
         # 2. The folder before the model: an interrupted run in it decides threads and precisions.
-        with open_run_folder(config, auto, screen) as folder:
-            screen.log = folder.log
+        with open_run_folder(config, auto, screen) as folder, marked_as_running(folder.path, folder.log_txt):
             if folder.resumed:
                 config = resume_settings(config, folder.settings(), auto, screen)
                 torch.set_num_threads(config.options.threads)
@@ -125,7 +126,7 @@ class BrokenImages:
 def print_auto_settings(config: ResolvedConfig, images: ImageSet, screen: Screen) -> None:
     """What is trained on what, and every automatic setting with its reason."""
     options = config.options
-    screen.say(f"{config.method.name}, recipe {options.recipe}: {options.arch} on {len(images):,} images.")
+    screen.say(f"{config.method.name}, recipe {options.recipe}: {options.arch} on {plural(len(images), 'image')}.")
     for name, setting in config.values.items():
         if setting.origin.is_rule:
             screen.say(f"  {name} {setting.value} ({setting.origin})")
@@ -141,6 +142,9 @@ def open_run_folder(config: ResolvedConfig, auto: Collection[str], screen: Scree
     stem, newest = f"{config.verb}-{config.method.name}-{options.arch}", "never" if options.overwrite else resume
     out = Path(options.out) if options.out else default_out(stem, settings, resume=newest, ignore=ignore)
     folder = RunFolder.open(out, settings, resume=resume, overwrite=options.overwrite, ignore=ignore)
+    screen.log = folder.log
+    if crash := describe_crash(folder.path, folder.log_txt):
+        screen.warn(crash)
     for name, (then, now) in folder.changed.items():
         screen.warn(f"{name} was {then} and is {now}: the result may differ in the last bits.")
     return folder

@@ -12,6 +12,7 @@ from lwcl.config.augmentation import AUGMENTATIONS
 from lwcl.config.citation import CitedValue
 from lwcl.config.probe_protocols import PROTOCOLS
 from lwcl.config.recipes import RECIPES, TESTED_ARCHS
+from lwcl.formatting import plural
 from lwcl.methods.method import methods
 from lwcl.models.archs import known_archs
 from lwcl.settings import unknown_name
@@ -82,7 +83,7 @@ def list_augmentations() -> list[CatalogueEntry]:
     return [
         CatalogueEntry(
             name,
-            f"{len(values)} settings" if values else "no augmentation: the center crop",
+            plural(len(values), "setting") if values else "no augmentation: the center crop",
             tuple((setting, value, "") for setting, value in values.items()),
         )
         for name, values in AUGMENTATIONS.items()

@@ -1,20 +1,21 @@
 """Options of the commands that evaluate encoders: `knn`, `probe`, `diagnose-clustering`."""
 
 from lwcl.config.knn_presets import KNN_PRESETS, describe_presets
-from lwcl.config.train_options import DataOptions, MachineOptions
+from lwcl.config.train_options import MAX_IMAGE_SIZE, DataOptions, MachineOptions
 from lwcl.settings import setting
+
+INPUT_SIZE_HELP = "input size in pixels [the one the encoder was trained with]"
+REPORT_FOLDER_HELP = "folder for report.json and report.html [the folder of the first run given, if any]"
 
 
 class KnnOptions(DataOptions, MachineOptions):
     """`lwcl knn`: which encoders, on what, and how."""
 
     val: tuple[str, ...] = setting(
-        (), "test images [the val or test folder of --data, or a held-out 20%]", group="Data"
+        (), "test images [the val or test folder of --data, or a held-out 20%]", group="Data", path=True
     )
     arch: str | None = setting(None, "architecture, if the checkpoint does not state it", group="What")
-    image_size: int | None = setting(
-        None, "input size in pixels [the one the encoder was trained with]", at_least=16, group="What"
-    )
+    image_size: int | None = setting(None, INPUT_SIZE_HELP, at_least=16, at_most=MAX_IMAGE_SIZE, group="What")
     preset: str = setting(
         "weighted",
         "voting preset: " + describe_presets(),
@@ -30,16 +31,14 @@ class KnnOptions(DataOptions, MachineOptions):
         0, "seed of the untrained encoder, the bootstrap and the held-out split", at_least=0, group="What"
     )
     batch_size: int = setting(256, "images per forward pass", at_least=1, group="Machine")
-    out: str | None = setting(
-        None, "folder for report.json and report.html [the folder of the first run given, if any]", group="Run"
-    )
+    out: str | None = setting(None, REPORT_FOLDER_HELP, group="Run", path=True)
 
 
 class DiagnoseOptions(DataOptions, MachineOptions):
     """`lwcl diagnose-clustering`: which encoders, on what, and compared with what."""
 
     val: tuple[str, ...] = setting(
-        (), "held-out images to check the clusters on [the val or test folder of --data]", group="Data"
+        (), "held-out images to check the clusters on [the val or test folder of --data]", group="Data", path=True
     )
     images: int = setting(5000, "maximum number of images, sampled by the seed", at_least=1, group="Data")
     views: str = setting(
@@ -49,10 +48,8 @@ class DiagnoseOptions(DataOptions, MachineOptions):
         group="Data",
     )
     arch: str | None = setting(None, "architecture, if the checkpoint does not state it", group="What")
-    image_size: int | None = setting(
-        None, "input size in pixels [the one the encoder was trained with]", at_least=16, group="What"
-    )
-    teacher: str | None = setting(None, "encoder to compare with, given as ENCODER", group="What")
+    image_size: int | None = setting(None, INPUT_SIZE_HELP, at_least=16, at_most=MAX_IMAGE_SIZE, group="What")
+    teacher: str | None = setting(None, "encoder to compare with, given as ENCODER", group="What", path=True)
     teacher_arch: str | None = setting(None, "architecture of the teacher [from its file]", group="What")
     random_init: bool = setting(True, "diagnose an untrained encoder of each architecture too", group="What")
     k: tuple[int, ...] = setting(
@@ -61,16 +58,14 @@ class DiagnoseOptions(DataOptions, MachineOptions):
     seed: int = setting(0, "seed of the views, the image sample, k-means and t-SNE", at_least=0, group="What")
     batch_size: int = setting(256, "images per forward pass", at_least=1, group="Machine")
     strict: bool = setting(False, "exit with code 3 if an encoder has collapsed or is over-clustered", group="Run")
-    out: str | None = setting(
-        None, "folder for report.json and report.html [the folder of the first run given, if any]", group="Run"
-    )
+    out: str | None = setting(None, REPORT_FOLDER_HELP, group="Run", path=True)
 
 
 class ProbeOptions(DataOptions, MachineOptions):
     """`lwcl probe`: which encoders, on what, and how the classifier is trained."""
 
     val: tuple[str, ...] = setting(
-        (), "test images [the val or test folder of --data, or a held-out 20%]", group="Data"
+        (), "test images [the val or test folder of --data, or a held-out 20%]", group="Data", path=True
     )
     fractions: str = setting(
         "", "percentages of the labels to probe with too, for a curve: 1,5,10,100 [none]", group="Data"
@@ -81,10 +76,8 @@ class ProbeOptions(DataOptions, MachineOptions):
         group="What",
     )
     arch: str | None = setting(None, "architecture, if the checkpoint does not state it", group="What")
-    teacher: str | None = setting(None, "encoder to compare with, given as ENCODER", group="What")
-    image_size: int | None = setting(
-        None, "input size in pixels [the one the encoder was trained with]", at_least=16, group="What"
-    )
+    teacher: str | None = setting(None, "encoder to compare with, given as ENCODER", group="What", path=True)
+    image_size: int | None = setting(None, INPUT_SIZE_HELP, at_least=16, at_most=MAX_IMAGE_SIZE, group="What")
     random_init: bool = setting(True, "probe an untrained encoder of each architecture too", group="What")
     seed: int = setting(0, "seed of all randomness", at_least=0, group="What")
     epochs: int | None = setting(None, "passes over the images [the protocol's]", at_least=1, group="Optimisation")
@@ -94,6 +87,4 @@ class ProbeOptions(DataOptions, MachineOptions):
     lr: float | None = setting(
         None, "learning rate [the protocol's, scaled by the batch]", above=0, group="Optimisation"
     )
-    out: str | None = setting(
-        None, "folder for report.json and report.html [the folder of the first run given, if any]", group="Run"
-    )
+    out: str | None = setting(None, REPORT_FOLDER_HELP, group="Run", path=True)

@@ -7,6 +7,7 @@ notebook's, `best` ssl-small's best-NN: the maximum over k = 1, 3, ..., 101 of a
 from typing import NamedTuple
 
 from lwcl.errors import UsageError
+from lwcl.formatting import plural
 
 
 class Vote(NamedTuple):
@@ -40,7 +41,7 @@ def resolve_vote(preset: str, k: int | None, temperature: float | None, images: 
     """
     if k and k > images:
         remedy = f"Give at most {images:,}, or more images."
-        raise UsageError(f"--k {k} exceeds the {images:,} images of the bank.", remedy=remedy)
+        raise UsageError(f"--k {k} exceeds the bank of {plural(images, 'image')}.", remedy=remedy)
     default = KNN_PRESETS[preset]
     if default:
         return Vote(k or default.k, temperature or default.temperature)

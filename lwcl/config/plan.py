@@ -14,7 +14,14 @@ from lwcl.config.augmentation import AUGMENTATIONS, Augmentation
 from lwcl.config.recipes import AUTO_RECIPES, RECIPES, Recipe, recipe_named
 from lwcl.config.teacher_options import check_teacher_options
 from lwcl.config.train_options import TRAIN_OPTIONS, TrainOptions
-from lwcl.config.validation import Chosen, all_field_names, check_method_settings, check_names, user_layers
+from lwcl.config.validation import (
+    Chosen,
+    all_field_names,
+    check_method_settings,
+    check_names,
+    reject_empty_values,
+    user_layers,
+)
 from lwcl.errors import UsageError
 from lwcl.methods.method import Method, Verb, method_named, methods
 from lwcl.models.archs import check_arch
@@ -127,7 +134,9 @@ def plan_run(verb: Verb, chosen: Chosen, file: Chosen | None = None, file_name: 
 def merge_run(verb: Verb, user: Sequence[Layer]) -> dict[str, SettingValue]:
     """Every setting of a run from what the user chose, its recipe, its augmentation and the defaults."""
     cls = TRAIN_OPTIONS[verb]
-    check_names(user, all_field_names((cls, Recipe, Augmentation, *methods(verb).values())))
+    known = (cls, Recipe, Augmentation, *methods(verb).values())
+    check_names(user, all_field_names(known))
+    reject_empty_values(user, known)
     # 1. Only architecture, method, recipe and data decide which recipe applies.
     chosen = build_settings(cls, merge_layers(cls, user))
     check_arch(chosen.arch)

@@ -12,6 +12,7 @@ from lwcl.config.plan import data_layers
 from lwcl.config.probe_protocols import Protocol, protocol_named
 from lwcl.config.recipes import SMALL_DATA_IMAGES, Recipe
 from lwcl.errors import UsageError
+from lwcl.formatting import plural
 from lwcl.methods.probe import Linear
 from lwcl.settings import (
     FLAG,
@@ -88,7 +89,7 @@ def scale_probe(values: Mapping[str, SettingValue], images: int, way: str) -> di
     if not chosen and images < MIN_STEPS_PER_EPOCH * batch:
         least = floor_power_of_two(images, 2, MIN_BATCH_SIZE)
         fits = min(floor_power_of_two(images / MIN_STEPS_PER_EPOCH, min(MIN_BATCH_SIZE, least), batch), images)
-        reason = f"{batch}, reduced to keep {MIN_STEPS_PER_EPOCH} steps per epoch of {images:,} images"
+        reason = f"{batch}, reduced to keep {MIN_STEPS_PER_EPOCH} steps per epoch of {plural(images, 'image')}"
         new["batch_size"] = auto_value(fits, reason)
     elif not chosen:
         new["batch_size"] = SettingValue(batch, values["batch_size"].origin)

@@ -8,6 +8,8 @@ if TYPE_CHECKING:
     from lwcl.methods.method import Verb
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
+MAX_THREADS = 1024  # OpenMP ends the process where it cannot start as many as it is told
+MAX_IMAGE_SIZE = 16_384
 
 
 class DataOptions(Settings):
@@ -17,10 +19,15 @@ class DataOptions(Settings):
         (),
         "folder, .txt list, .zip, .tar (repeat the flag for several), tv/NAME:ROOT, digits or textures",
         group="Data",
+        path=True,
     )
     download: bool = setting(False, "let torchvision download a tv/ data set", group="Data")
     workers: Auto[int] = setting(
-        None, "threads or processes that decode images [auto: one per CPU]", at_least=0, group="Data"
+        None,
+        "threads or processes that decode images [auto: one per CPU]",
+        at_least=0,
+        at_most=MAX_THREADS,
+        group="Data",
     )
 
 
@@ -35,7 +42,7 @@ class MachineOptions(Settings):
         group="Machine",
     )
     threads: Auto[int] = setting(
-        None, "CPU threads [auto: the CPUs available to this process]", at_least=1, group="Machine"
+        None, "CPU threads [auto: the CPUs available to this process]", at_least=1, at_most=MAX_THREADS, group="Machine"
     )
 
 
@@ -46,14 +53,16 @@ class TrainOptions(DataOptions, MachineOptions):
     recipe: str = setting(AUTO, "settings with their sources; auto: by the number of images", group="What")
     method: str | None = setting(None, "training method [the recipe's]", group="What")
     augmentation: str | None = setting(None, "named augmentation of the views [the recipe's]", group="What")
-    image_size: Auto[int] = setting(None, "side of a view in pixels [auto: from the images]", at_least=16, group="What")
+    image_size: Auto[int] = setting(
+        None, "side of a view in pixels [auto: from the images]", at_least=16, at_most=MAX_IMAGE_SIZE, group="What"
+    )
     output_stride: int | None = setting(
         None, "total stride of a convolutional backbone: 8, 16 or 32 [the architecture's]", group="What"
     )
     zero_residuals: bool = setting(
         False, "zero-initialise the last batch norm of MobileNet-like residual branches, as in ResNets", group="What"
     )
-    init: str | None = setting(None, "encoder whose backbone to start from [random weights]", group="What")
+    init: str | None = setting(None, "encoder whose backbone to start from [random weights]", group="What", path=True)
     init_head: bool = setting(False, "load the projection head of --init too; shapes must match", group="What")
     seed: int = setting(0, "seed of all randomness", at_least=0, group="What")
     cache: str = setting(
@@ -71,7 +80,7 @@ class TrainOptions(DataOptions, MachineOptions):
     max_bad: float = setting(
         0.05, "share of broken images above which the run stops", at_least=0, at_most=1, group="Data"
     )
-    out: str | None = setting(None, "run folder [runs/COMMAND-METHOD-ARCH-N]", group="Run")
+    out: str | None = setting(None, "run folder [runs/COMMAND-METHOD-ARCH-N]", group="Run", path=True)
     resume: str = setting(
         AUTO,
         "auto resumes an interrupted run of the same settings; must fails without one; never refuses",
@@ -83,7 +92,7 @@ class TrainOptions(DataOptions, MachineOptions):
         "10m", "checkpoint interval: steps (500) or minutes (10m); also saved at epoch ends", group="Run"
     )
     log_every: int = setting(10, "steps between two lines of metrics.jsonl", at_least=1, group="Run")
-    monitor: tuple[str, ...] = setting((), "labelled images for a kNN score during training", group="Run")
+    monitor: tuple[str, ...] = setting((), "labelled images for a kNN score during training", group="Run", path=True)
     monitor_every: int = setting(1, "epochs between two kNN scores of --monitor", at_least=1, group="Run")
     strict: bool = setting(False, "exit with code 3 if the embedding collapses", group="Run")
     compile: bool = setting(False, "torch.compile the backbone: slow start, then faster steps", group="Machine")
@@ -98,10 +107,15 @@ class TrainOptions(DataOptions, MachineOptions):
         None,
         "encoder to learn from: run folder, .safetensors, third-party checkpoint, timm/NAME or random/NAME",
         group="Teacher",
+        path=True,
     )
     teacher_arch: str | None = setting(None, "architecture of the teacher [from its file]", group="Teacher")
     teacher_size: int | None = setting(
-        None, "input size of the teacher in pixels [the one it was trained with]", at_least=16, group="Teacher"
+        None,
+        "input size of the teacher in pixels [the one it was trained with]",
+        at_least=16,
+        at_most=MAX_IMAGE_SIZE,
+        group="Teacher",
     )
     teacher_precision: str = setting(
         AUTO,

@@ -12,6 +12,7 @@ from lwcl.settings import (
     OriginKind,
     Settings,
     build_settings,
+    empty_value_error,
     field_names,
     flag_name,
     merge_layers,
@@ -34,6 +35,7 @@ def parse_options(cls: type[S], chosen: Chosen, file: Chosen | None = None, file
     """
     layers = user_layers(chosen, file, file_name)
     check_names(layers, field_names(cls))
+    reject_empty_values(layers, (cls,))
     return build_settings(cls, merge_layers(cls, layers))
 
 
@@ -44,6 +46,18 @@ def check_names(layers: Sequence[Layer], known: Sequence[str]) -> None:
             if name not in known:
                 where = "`lwcl COMMAND --help` shows all settings."
                 raise unknown_name(f"setting in {origin}", str(name), known, where)
+
+
+def reject_empty_values(layers: Sequence[Layer], classes: Iterable[type[Settings]]) -> None:
+    """Raises `UsageError` for a setting that a file names without a value, unless None is its default.
+
+    A run's own config.yaml holds `null` for those; for others the default would be used without a word.
+    """
+    defaults = {name: getattr(cls, name, None) for cls in classes for name in field_names(cls)}
+    for origin, values in layers:
+        for name in (name for name, value in values.items() if value is None and origin != FLAG):
+            if defaults.get(name) is not None:
+                raise empty_value_error(name, str(origin))
 
 
 def check_method_settings(layers: Sequence[Layer], own: Sequence[str], method: type[Method]) -> None:

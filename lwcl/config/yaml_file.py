@@ -7,20 +7,23 @@ from typing import Any
 import yaml
 
 from lwcl.errors import UsageError
+from lwcl.settings import expand_home
 
 CONFIG_HINT = "A settings file has one line `name: value` per setting, like the config.yaml of a run."
 
 
 class ConfigLoader(yaml.SafeLoader):
-    """YAML without duplicate keys, and without YAML 1.1's surprises: `off` is text (`cache: off`), and so is a date."""
+    """YAML without duplicate keys, empty values and surprises of YAML 1.1: `off` and dates are text."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """A mapping; raises `ConstructorError` at a key that was there before."""
+        """A mapping; raises `ConstructorError` at a key that was there before, or has nothing behind it."""
         seen: set[str] = set()
-        for key, _ in node.value:
+        for key, value in node.value:
             name = str(key.value)
             if name in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"{name!r} is given twice", key.start_mark)
+            if isinstance(value, yaml.ScalarNode) and value.value in ("", "~") and value.style is None:
+                raise yaml.constructor.ConstructorError(None, None, f"{name!r} has no value", key.start_mark)
             seen.add(name)
         return super().construct_mapping(node, deep)
 
@@ -43,10 +46,10 @@ ConfigLoader.yaml_implicit_resolvers = yaml_resolvers()
 def read_config(path: str) -> dict[str, Any]:
     """The settings in a YAML file.
 
-    Raises `UsageError` when it is missing, is not YAML, names a setting twice or is not a mapping.
+    Raises `UsageError` when it is missing, is not YAML, names a setting twice or without a value, or is not a mapping.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = Path(expand_home(path)).read_text(encoding="utf-8")
         settings = yaml.load(text, ConfigLoader)  # noqa: S506  # ConfigLoader is a SafeLoader
     except OSError as error:
         what = f"Cannot read the settings file {path!r}: {error.strerror}."

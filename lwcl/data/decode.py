@@ -36,11 +36,13 @@ TRANSPOSE_BY_ORIENTATION = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+PNG_COMMENT_CHUNKS = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
 ImageDecoder = Callable[[BytesIO], Image.Image]
 # A decoder is chosen by the file's first bytes, not by Image.open, which only warns of decompression bombs.
 DECODERS: tuple[tuple[bytes, ImageDecoder], ...] = (
     (b"\xff\xd8\xff", JpegImageFile),
-    (b"\x89PNG\r\n\x1a\n", PngImageFile),
+    (PNG_SIGNATURE, PngImageFile),
     (b"RIFF", WebPImageFile),
     (b"GIF87a", GifImageFile),
     (b"GIF89a", GifImageFile),
@@ -73,7 +75,7 @@ def decode(data: bytes, *, min_side: int | None = None, most_pixels: int = MAX_I
     """
     reader = find_decoder(data)
     try:
-        image = reader(BytesIO(data))
+        image = reader(BytesIO(without_png_comments(data)))
         width, height = image.size
         if width * height > most_pixels:
             raise UnreadableImageError(f"{width} x {height} pixels are more than the limit of {most_pixels}")
@@ -101,6 +103,22 @@ def find_decoder(data: bytes) -> ImageDecoder:
     if data.lstrip()[:1] == b"<":
         raise UnreadableImageError("a web page or drawing (HTML, XML, SVG), not an image")
     raise UnreadableImageError("not a JPEG, PNG, WebP, BMP, GIF or TIFF file")
+
+
+def without_png_comments(data: bytes) -> bytes:
+    """A PNG file without its texts and colour profile, which are no pixels; other files as they are.
+
+    Pillow refuses those above 1 MB, compressed ones too (PNG specification, 3rd edition, 5.3: length, type, data, CRC).
+    """
+    if not data.startswith(PNG_SIGNATURE) or not any(kind in data for kind in PNG_COMMENT_CHUNKS):
+        return data
+    kept, at = [PNG_SIGNATURE], len(PNG_SIGNATURE)
+    while at + 12 <= len(data):
+        end = at + 12 + int.from_bytes(data[at : at + 4])
+        if data[at + 4 : at + 8] not in PNG_COMMENT_CHUNKS:
+            kept.append(data[at:end])
+        at = end
+    return b"".join([*kept, data[at:]])
 
 
 def one_line_message(error: Exception) -> str:

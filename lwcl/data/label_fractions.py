@@ -33,8 +33,7 @@ def open_probe_pair(
     if asked - known:
         names = sorted(asked - known)
         raise DataError(
-            f"{plural(len(names), 'class', 'classes')} of the test images without training images: "
-            f"{first_names(names, MAX_LISTED_NAMES)}.",
+            f"No training images of {plural(len(names), 'class', 'classes')}: {first_names(names, MAX_LISTED_NAMES)}.",
             "A classifier cannot predict a class that it was not trained on.",
             "Use the same class folder names in both, or remove those images.",
         )
@@ -57,7 +56,7 @@ def sample_label_fraction(images: ImageSet, share: float, seed: int) -> Tensor:
         raise DataError(
             f"{100 * share:g}% of the labels leave {plural(len(scarce), 'class', 'classes')} without an image: "
             f"{first_names(scarce, MAX_LISTED_NAMES)}.",
-            f"The smallest class has {int(counts[counts > 0].min())} images.",
+            f"The smallest class has {plural(int(counts[counts > 0].min()), 'image')}.",
             f"Give at least {100 * least:.2g}%, or more images.",
         )
     return torch.from_numpy(stratified_holdout(images.names, images.labels.tolist(), share, seed)).nonzero()[:, 0]

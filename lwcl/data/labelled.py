@@ -7,6 +7,7 @@ import torch
 
 from lwcl.data.dataset import ImageSet, open_images, split_holdout
 from lwcl.errors import DataError
+from lwcl.formatting import plural
 
 HOLDOUT_FRACTION = 0.2  # of the bank becomes the queries if there is no val split
 
@@ -35,7 +36,7 @@ def check_labelled(images: ImageSet, flag: str) -> None:
     """Raises `DataError` unless the images have labels of at least two classes."""
     if not images.labelled or len(images.classes) < 2:
         raise DataError(
-            f"The {len(images):,} images of {flag} are not labelled.",
+            f"{flag}: {plural(len(images), 'image')} without labels.",
             "Evaluation needs at least two class folders.",
             "Put each class into its own folder, or give images with labels.",
         )

@@ -8,6 +8,13 @@ from torch.utils.data import DataLoader, Dataset
 
 from lwcl.errors import DataError, LwclError
 from lwcl.system.limits import usable_cpus
+from lwcl.system.shared_memory import (
+    SHARED_MEMORY_REMEDY,
+    can_start_workers,
+    is_shared_memory_small,
+    pack_tensors,
+    unpack_tensors,
+)
 
 WORKER_TIMEOUT = 120.0  # seconds after which a silent worker counts as hung
 MIN_IMAGES_FOR_WORKERS = 2000  # fewer are decoded before worker processes have started
@@ -20,8 +27,8 @@ def worker_count(workers: int | None, images: int) -> int:
 
 def lost_worker_error(message: str) -> DataError:
     """The error for a worker that died or hangs; `message` is torch's."""
-    what, remedy = "A worker process died or hangs.", "Give the machine more memory, or fewer --workers."
-    return DataError(what, message, remedy)
+    remedy = f"Give the machine more memory, or fewer --workers. {SHARED_MEMORY_REMEDY}"
+    return DataError("A worker process died or hangs.", message, remedy)
 
 
 def load_in_workers(
@@ -35,9 +42,11 @@ def load_in_workers(
     """What `dataset` returns for each batch, in order, from worker processes (0: from this one).
 
     That is a list of items, or what its `__getitems__` returns. Raises `lost_worker(message)` if a worker dies or is
-    silent for `timeout` seconds, and an `LwclError` of a worker as it was raised there.
+    silent for `timeout` seconds, and an `LwclError` of a worker as it was raised there. Where the system lets no worker
+    be started, this process does the work.
     """
-    guarded = ErrorReturningDataset(dataset)
+    workers = workers if can_start_workers() else 0
+    guarded = ErrorReturningDataset(dataset, packs=workers > 0 and is_shared_memory_small())
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "This DataLoader will create")  # torch's advice on the number of workers
@@ -52,7 +61,7 @@ def load_in_workers(
         for item in items:
             if isinstance(item, LwclError):
                 raise item
-            yield item
+            yield unpack_tensors(item) if guarded.packs else item
     except RuntimeError as error:
         if "DataLoader" not in str(error):
             raise
@@ -60,15 +69,18 @@ def load_in_workers(
 
 
 class ErrorReturningDataset(Dataset[Any]):
-    """A data set that returns its errors: raised in a worker, they would arrive as the text of a traceback."""
+    """A data set that returns its errors: raised in a worker, they would arrive as the text of a traceback.
 
-    def __init__(self, dataset: Dataset[Any]) -> None:
-        self.dataset = dataset
+    `packs`: it returns arrays in the place of tensors, which would be sent through shared memory.
+    """
+
+    def __init__(self, dataset: Dataset[Any], *, packs: bool = False) -> None:
+        self.dataset, self.packs = dataset, packs
 
     def __getitems__(self, batch: list[Any]) -> Any:
         get_items = getattr(self.dataset, "__getitems__", lambda batch: [self.dataset[item] for item in batch])
         try:
-            return get_items(batch)
+            return pack_tensors(get_items(batch)) if self.packs else get_items(batch)
         except LwclError as error:
             return error
 

@@ -20,8 +20,7 @@ from lwcl.data.workers import worker_count
 from lwcl.errors import UsageError
 from lwcl.evaluation.judge import Evaluator
 from lwcl.formatting import plural
-from lwcl.kernels.depthwise import use_fast_depthwise
-from lwcl.kernels.pointwise import use_fast_pointwise
+from lwcl.kernels.selection import use_cpu_kernels
 from lwcl.metrics.bootstrap import Accuracy, rank_accuracy
 from lwcl.metrics.linear import LEARNING_RATES, FittedClassifier, fast_probe, logistic_probe
 from lwcl.models.encoder import weights_hash
@@ -163,8 +162,7 @@ def build_probe_net(
     assert isinstance(net, ProbeNet)
     compute.place(net)
     if plan.method.finetune and compute.device.type == "cpu":
-        use_fast_depthwise(net.student)
-        use_fast_pointwise(net)
+        use_cpu_kernels(net, net.student)
     if plan.method.form == "standard" and features is not None:
         net.classifier.fit_statistics(features[0][train])
     return net

@@ -15,8 +15,12 @@ class Accuracy(NamedTuple):
 
 
 def rank_accuracy(scores: Tensor, labels: Tensor) -> Accuracy:
-    """Whether the label (N,) has the highest score (N, C), or one of the five highest; ties go to the smaller label."""
-    hits = scores.sort(dim=1, descending=True, stable=True).indices == labels[:, None]
+    """Whether the label (N,) has the highest score (N, C), or one of the five highest; ties go to the smaller label.
+
+    A score of -inf is no answer: where fewer than five classes have one, the others are no hits.
+    """
+    order = scores.sort(dim=1, descending=True, stable=True)
+    hits = (order.indices == labels[:, None]) & (order.values > -torch.inf)
     return Accuracy(hits[:, 0], hits[:, :5].any(1))
 
 

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lwcl.errors import UsageError
+from lwcl.formatting import plural
 from lwcl.losses import l2_normalise
 from lwcl.metrics.nearest import METRIC_CHUNK_BYTES
 
@@ -50,7 +51,9 @@ def kmeans(x: Tensor, k: int, *, seed: int, spherical: bool = True, iterations: 
     Deterministic for a seed on a CPU. Raises `UsageError` unless 1 <= k <= N.
     """
     if not 1 <= k <= len(x):
-        raise UsageError(f"Cannot form {k} clusters from {len(x)} images.", remedy=f"Give 1 to {len(x)} clusters.")
+        raise UsageError(
+            f"Cannot form {plural(k, 'cluster')} from {plural(len(x), 'image')}.", remedy=f"Give 1 to {len(x)}."
+        )
     mean = x.new_zeros(x.shape[1]).float() if spherical else x.double().mean(0).float()
     # Centring changes no distance and keeps digits.
     data = KMeansRows.of(l2_normalise(x).float() if spherical else x.float() - mean)

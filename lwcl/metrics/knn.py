@@ -65,7 +65,12 @@ def knn_score(
     k = min(k, len(bank))
     similarity, index = nearest_by_cosine(queries, bank, k)
     votes = class_votes(similarity, bank_labels[index], _class_count(bank_labels, query_labels), temperature)
-    return KnnScore(rank_accuracy(votes, query_labels), k)
+    return KnnScore(vote_accuracy(votes, query_labels), k)
+
+
+def vote_accuracy(votes: Tensor, labels: Tensor) -> Accuracy:
+    """The accuracy of votes (N, C) for labels (N,); a class that nobody voted for is no answer."""
+    return rank_accuracy(votes.masked_fill(votes == 0, -torch.inf), labels)
 
 
 def best_knn(queries: Tensor, query_labels: Tensor, bank: Tensor, bank_labels: Tensor) -> KnnScore:
@@ -81,7 +86,7 @@ def sweep_k(queries: Tensor, query_labels: Tensor, bank: Tensor, bank_labels: Te
     for k in BEST_NN_KS:
         if k <= len(bank):
             votes = class_votes(similarity[:, :k], bank_labels[index[:, :k]], classes, None)
-            yield KnnScore(rank_accuracy(votes, query_labels), k)
+            yield KnnScore(vote_accuracy(votes, query_labels), k)
 
 
 def _class_count(*labels: Tensor) -> int:

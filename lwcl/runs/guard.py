@@ -8,6 +8,7 @@ import yaml
 
 from lwcl.config.diff import json_compatible, settings_diff
 from lwcl.errors import StorageError, UsageError
+from lwcl.runs.crash import MARK_FILE
 from lwcl.system.atomic_files import crash_point, remove_leftovers, remove_path, write_atomically
 
 ResumeMode = Literal["auto", "never", "must"]
@@ -17,7 +18,7 @@ OLD_HEADING = "# Settings of a run of lwcl: give this file to --config, and the 
 #: In the order in which --overwrite removes them: if killed halfway, the run is still found finished, or another one.
 RUN_FILES = (
     *("checkpoints", "first", "metrics.jsonl", "encoder.safetensors", "export", "plots", "knn", "probe", "diagnosis"),
-    *("nonfinite", "bad_files.jsonl"),
+    *("nonfinite", "bad_files.jsonl", MARK_FILE),
     *("log.txt", "command.txt", "env.json", "report.html", "report.json", "config.yaml"),
 )
 OVERWRITE_HINT = "Give --overwrite to replace it, or another --out."

@@ -1,24 +1,30 @@
-"""Ctrl-C and SIGTERM during training: finish the step, save, exit with the right code. A second Ctrl-C exits."""
+"""Signals in training: finish the step, save, leave with the signal's exit code; Ctrl-C twice leaves at once."""
 
 import signal
 from types import FrameType
 from typing import Self
 
-SIGNAL_EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
+#: What ends a process and can be caught: Ctrl-C, a closed terminal, schedulers' warnings, limits, a failing supply.
+STOP_SIGNAL_NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGXCPU", "SIGALRM", "SIGPWR")
+STOP_SIGNALS = tuple(signal.Signals[name] for name in STOP_SIGNAL_NAMES if name in signal.Signals.__members__)
 
 
 class StopSignals:
-    """Within `with`, the first signal only sets `received`; a second Ctrl-C raises `KeyboardInterrupt` at once."""
+    """Within `with`, the first signal only sets `received`; a second Ctrl-C raises `KeyboardInterrupt` at once.
+
+    What the process was started to ignore stays ignored: SIGHUP under nohup.
+    """
 
     received: signal.Signals | None = None
 
     def __enter__(self) -> Self:
-        self._before = {number: signal.signal(number, self._note) for number in SIGNAL_EXIT_CODES}
+        heeded = (number for number in STOP_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN)
+        self._before = {number: signal.signal(number, self._note) for number in heeded}
         return self
 
     def __exit__(self, *exception: object) -> None:
         for number, handler in self._before.items():
-            signal.signal(number, handler)
+            signal.signal(number, handler or signal.SIG_DFL)  # None: installed by other code than Python
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None and number == signal.SIGINT:
@@ -27,5 +33,5 @@ class StopSignals:
 
     @property
     def exit_code(self) -> int:
-        """The exit code for the signal that stopped the run; 0 without one."""
-        return SIGNAL_EXIT_CODES[self.received] if self.received else 0
+        """The exit code that tells which signal ended the run, as shells have it: 128 and its number; 0 without one."""
+        return 128 + self.received if self.received else 0

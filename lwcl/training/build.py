@@ -17,8 +17,7 @@ from lwcl.data.dataset import BrokenImage, ImageSet
 from lwcl.data.loader import Loader, StudentViews
 from lwcl.errors import UsageError
 from lwcl.kernels import bfloat16
-from lwcl.kernels.depthwise import use_fast_depthwise
-from lwcl.kernels.pointwise import use_fast_pointwise
+from lwcl.kernels.selection import use_cpu_kernels
 from lwcl.models.backbone import zero_init_residuals
 from lwcl.models.encoder import Encoder, check_forward
 from lwcl.models.loaded import InputSpec
@@ -55,8 +54,7 @@ def build_model(config: ResolvedConfig, screen: Screen) -> BuiltModel:
     compute = choose_compute(net.student, options.device, options.precision)
     compute.place(net)
     if compute.device.type == "cpu":
-        use_fast_depthwise(net.student)
-        use_fast_pointwise(net)
+        use_cpu_kernels(net, net.student)
     if options.compile:
         compile_backbones(net)
     if options.precision == AUTO and compute.device.type == "cpu":

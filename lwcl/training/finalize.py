@@ -32,7 +32,7 @@ def finalize_run(training: TrainingState, folder: RunFolder, screen: Screen, tim
     student = training.net.student
     trained = training.loaded(str(folder.path))
     save_encoder(folder.encoder, student, training.input_spec, trained.metadata)
-    export_timm(folder.export, student, training.input_spec)
+    export_timm(folder.export, student, training.input_spec, trained.metadata)
     final = final_scores(training, folder, screen)
     rows = final.rows
     facts = trained.metadata | {

@@ -10,6 +10,7 @@ from lwcl.config.plan import Plan, ResolvedConfig
 from lwcl.data.dataset import ImageSet
 from lwcl.data.demo import builtin
 from lwcl.errors import UsageError
+from lwcl.formatting import plural
 from lwcl.kernels import bfloat16
 from lwcl.reporting.console import Screen
 from lwcl.settings import AUTO, RESUMED, SettingValue
@@ -71,7 +72,7 @@ def check_batch_size(config: ResolvedConfig, images: int) -> None:
     batch, accumulate = config.recipe.batch_size, config.recipe.accumulate
     if images < batch:
         raise UsageError(
-            f"{images} images are fewer than a batch of {batch}.",
+            f"{plural(images, 'image')} cannot fill a batch of {batch:,}.",
             remedy=f"Give --batch-size {max(2, images)} or less, or more images.",
         )
     if batch % accumulate:

@@ -16,6 +16,7 @@ from lwcl.data.cache.pixels import ImageIndex, PixelStore, make_pixel_store
 from lwcl.data.cache.policy import CacheEstimate
 from lwcl.data.dataset import BrokenImage, ImageSet, no_readable_image_error
 from lwcl.errors import DataError
+from lwcl.formatting import plural
 
 
 def no_progress(done: int, count: int) -> None:
@@ -94,5 +95,7 @@ def check_broken_share(images: ImageSet, broken: list[tuple[int, str]], max_bad:
         raise no_readable_image_error([BrokenImage(images.names[position], reason) for position, reason in broken])
     if len(broken) > max_bad * len(images):
         first = "; ".join(f"{images.names[position]!r}: {reason}" for position, reason in broken[:3])
-        what = f"{len(broken)} of {len(images)} images are broken so far, more than --max-bad {max_bad:g} allows."
+        what = (
+            f"{len(broken):,} of {plural(len(images), 'image')} broken so far, more than --max-bad {max_bad:g} allows."
+        )
         raise DataError(what, f"{first}.", "Fix or remove them, or raise --max-bad.")

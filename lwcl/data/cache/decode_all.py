@@ -21,6 +21,7 @@ from lwcl.data.dataset import ImageSet
 from lwcl.data.decode import UnreadableImageError, downscale, encode_jpeg
 from lwcl.data.workers import load_in_workers
 from lwcl.errors import DataError
+from lwcl.system.shared_memory import can_start_workers
 
 CHUNK_SIZE_BYTES = 4 * 2**20
 CHUNK_IMAGES = 256
@@ -97,7 +98,9 @@ def decode_chunks(
     or was silent for `timeout` seconds, and whatever the image set raises.
     """
     length = max(1, min(CHUNK_IMAGES, CHUNK_SIZE_BYTES // max(mean_bytes, 1)))
-    slots: Tensor = torch.full((max(workers, 1), 3), IDLE).share_memory_()  # type: ignore[no-untyped-call]
+    slots = torch.full((max(workers, 1), 3), IDLE)
+    if workers and can_start_workers():
+        slots.share_memory_()  # type: ignore[no-untyped-call]
     dataset = ChunkDataset(images, short_side, cache_format, first, length, slots)
 
     def lost_worker(message: str) -> DataError:

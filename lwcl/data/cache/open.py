@@ -8,6 +8,7 @@ from lwcl.data.cache.policy import CacheEstimate, CacheMode, choose_cache
 from lwcl.data.dataset import BrokenImage, ImageSet
 from lwcl.data.workers import worker_count
 from lwcl.reporting.console import Screen
+from lwcl.system.shared_memory import shared_memory_warning
 
 
 class CachedImages(NamedTuple):
@@ -28,6 +29,8 @@ def open_cached_images(
     """
     cache = choose_cache(mode, CacheEstimate(images, short_side))
     screen.say(cache.message)
+    if worker_count(workers, len(images)) and (warning := shared_memory_warning()):
+        screen.warn(warning)
     if cache.where == "off":
         return CachedImages(images, None, short_side, [])
     with screen.counting("Decoding images", len(images)) as counting:

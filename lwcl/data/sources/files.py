@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from lwcl.data.decode import UnreadableImageError
 from lwcl.errors import DataError, UsageError
+from lwcl.formatting import plural
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 MAX_FILE_BYTES = 512 * 2**20  # per image
@@ -170,7 +171,9 @@ class ImageListFile(NamedTuple):
             first = str(self.path.parent / next(iter(entries)))
             remedy = "Paths are relative to the list's own folder."
             raise DataError(
-                f"None of the {len(entries)} files in {str(self.path)!r} exists.", f"Looked for {first!r}.", remedy
+                f"{str(self.path)!r}: no such files (of {plural(len(entries), 'line')}).",
+                f"Looked for {first!r}.",
+                remedy,
             )
         return make_listing(entries, self.path, "The list names no files.")
 

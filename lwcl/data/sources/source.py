@@ -20,6 +20,7 @@ from lwcl.data.sources.files import (
 )
 from lwcl.data.sources.splits import parse_folder_layout
 from lwcl.errors import DataError, UsageError
+from lwcl.settings import expand_home
 
 COMPRESSION_SIGNATURES = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 
@@ -81,7 +82,7 @@ def open_container(spec: str) -> FileContainer:
 
     Raises `UsageError` if there is none, `DataError` if it cannot be read.
     """
-    path = Path(spec).expanduser()
+    path = Path(expand_home(spec))
     try:
         if path.is_dir():
             return ImageFolder(path)

@@ -16,7 +16,7 @@ from lwcl.data.demo.builtin import source_from_arrays
 from lwcl.data.sources.files import read_image_bytes
 from lwcl.data.sources.source import ImageSource
 from lwcl.errors import DataError, UsageError
-from lwcl.settings import unknown_name
+from lwcl.settings import expand_home, unknown_name
 
 TORCHVISION_PREFIX = "tv/"
 SplitArguments = Mapping[str, Mapping[str, Any]]  # split -> torchvision's arguments
@@ -84,7 +84,7 @@ def open_torchvision_split(kind: str, root: str, choice: Mapping[str, Any], down
     from torchvision import datasets
 
     make = getattr(datasets, kind)
-    where = Path(root).expanduser()
+    where = Path(expand_home(root))
     try:
         try:
             return make(where, **choice)
@@ -134,7 +134,7 @@ def image_paths_of(dataset: Any) -> list[Path]:
 
 def source_from_paths(kind: str, paths: list[Path], root: str, splits: list[str], classes: list[str]) -> ImageSource:
     """Files as a source, named relative to the root, with their sizes and times as content keys."""
-    above = Path(root).expanduser()
+    above = Path(expand_home(root))
     names = [path.relative_to(above).as_posix() for path in paths]
     infos = [path.stat() if path.exists() else None for path in paths]
     keys = np.array([(info.st_size, info.st_mtime_ns) if info else (-1, -1) for info in infos], dtype=np.int64)
