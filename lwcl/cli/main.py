@@ -8,14 +8,14 @@ from typing import Any
 
 import typer
 
-from lwcl.cli import evaluate, tools, train
+from lwcl.cli import device, evaluate, tools, train
 from lwcl.cli.app import app
 from lwcl.cli.failures import bug_message, usage_message
 from lwcl.errors import LwclError
 from lwcl.formatting import escape, escape_lines
 from lwcl.system.cpu import shorten_spin_wait
 
-COMMAND_MODULES = [module.__name__ for module in (train, evaluate, tools)]  # the order in `lwcl --help`
+COMMAND_MODULES = [module.__name__ for module in (train, evaluate, device, tools)]  # the order in `lwcl --help`
 PROGRAM: Any = typer.main.get_command(app)
 PROGRAM.commands = dict(
     sorted(PROGRAM.commands.items(), key=lambda item: COMMAND_MODULES.index(item[1].callback.__module__))
