@@ -1,13 +1,9 @@
 """Writing an encoder's backbone as one ONNX file, and comparing the file with the network (parity)."""
 
-import contextlib
 import copy
 import dataclasses
-import io
 import json
-import logging
-import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +15,7 @@ from lwcl.checkpoints.onnx_encoder import INPUT_NAME, METADATA_KEY, ONNX_FORMAT,
 from lwcl.errors import LwclError, UsageError
 from lwcl.models.encoder import Encoder
 from lwcl.models.loaded import InputSpec, LoadedEncoder
-from lwcl.system.packages import require_package
+from lwcl.system.packages import require_package, silence
 
 EXAMPLE_BATCH, OTHER_BATCH = 2, 5  # parity is tested at a batch size that the exporter did not see, too
 MAX_RELATIVE_DIFFERENCE = 1e-4  # of the largest feature; correct files measured 2e-7 to 2e-6
@@ -68,10 +64,9 @@ class PreprocessedBackbone(nn.Module):
 
 def write_onnx(path: Path, loaded: LoadedEncoder, *, opset: int, with_preprocess: bool = False) -> None:
     """Write the backbone as one file with a dynamic batch size. Raises `UsageError` if torch cannot export it."""
-    with silence():
-        onnx = require_package("onnx", "export")
-        require_package("onnxscript", "export")
-        require_package("onnxruntime", "export")
+    onnx = require_package("onnx", "export")
+    require_package("onnxscript", "export")
+    require_package("onnxruntime", "export")
     backbone = copy.deepcopy(loaded.encoder.backbone).cpu().float().eval().requires_grad_(False)
     size = loaded.input_spec.size
     images = torch.zeros(EXAMPLE_BATCH, 3, size, size)
@@ -109,18 +104,6 @@ def export_program(arch: str, backbone: nn.Module, images: Tensor, opset: int) -
             f"{type(error).__name__}: {why}",
             "Try another --opset, or another architecture; the timm folder does not need ONNX.",
         ) from error
-
-
-@contextlib.contextmanager
-def silence() -> Iterator[None]:
-    """Without the exporter's progress and deprecation warnings, which a user cannot act on."""
-    level = logging.root.manager.disable
-    logging.disable(logging.ERROR)
-    try:
-        with warnings.catch_warnings(action="ignore"), contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        logging.disable(level)
 
 
 def check_opset(model: Any, opset: int) -> None:

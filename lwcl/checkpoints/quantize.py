@@ -1,4 +1,8 @@
-"""Post-training quantisation of an ONNX file to int8: static, QDQ, per channel, ranges by MinMax (onnxruntime).
+"""Post-training quantisation of an ONNX file to int8: static, QDQ, per channel (onnxruntime).
+
+Ranges are means over batches of 16 images of their extremes (`CalibMovingAverage`): the extremes of all images grow with
+their number, and the steps with them. MobileNetV3 after one and two epochs on Imagenette, mean cosine to float32 with
+128 images: small 0.983 instead of 0.975, large 0.984 instead of 0.978; small with 512: 0.982 instead of 0.952.
 
 Without VNNI, x86 adds pairs of U8 x S8 products in 16 bits, which saturate (onnxruntime #6004, #5849): most of all in
 the first convolution, whose input has the largest values. The portable setting avoids that with weights of 7 bits
@@ -12,10 +16,11 @@ from typing import Any
 from numpy.typing import NDArray
 
 from lwcl.checkpoints.onnx_encoder import INPUT_NAME, read_onnx_description
-from lwcl.checkpoints.onnx_file import describe, silence
-from lwcl.system.packages import require_package
+from lwcl.checkpoints.onnx_file import describe
+from lwcl.system.packages import require_package, silence
 
 INT8_TARGETS = ("portable", "vnni")
+CALIBRATION_BATCH = 16  # images whose extremes are taken together
 TRANSFORMER_OPERATORS = ("Conv", "MatMul", "Gemm")  # softmax, GELU and layer norm stay in float32
 MIN_CNN_CONVOLUTIONS = 4  # a graph with fewer is a transformer with a patch embedding
 
@@ -54,6 +59,7 @@ def quantize_onnx(source: Path, path: Path, batches: Iterable[NDArray[Any]], *, 
             weight_type=quantization.QuantType.QInt8,
             calibrate_method=quantization.CalibrationMethod.MinMax,
             per_channel=True,
+            extra_options={"CalibMovingAverage": True},
             **node_choice(model.graph, target),
         )
     prepared.unlink()

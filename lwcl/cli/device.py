@@ -4,12 +4,13 @@ from typing import Annotated, Any
 
 from typer import Argument
 
-from lwcl.cli.app import ENCODER_HELP, Debug, Json, Quiet, command
+from lwcl.cli.app import ENCODER_HELP, Debug, Encoders, Json, Quiet, command
 from lwcl.cli.options import with_options
-from lwcl.config.device_options import ExportOptions
+from lwcl.config.device_options import BenchOptions, EmbedOptions, ExportOptions, SearchOptions
 from lwcl.config.validation import parse_options
 from lwcl.models.archs import check_arch
 
+IMAGE_HELP = "an image file, or the name of an image in the embeddings"
 Encoder = Annotated[str, Argument(metavar="ENCODER", help=ENCODER_HELP)]
 
 
@@ -26,3 +27,50 @@ def export(encoder: Encoder, as_json: Json = False, quiet: Quiet = False, debug:
     from lwcl.commands import export
 
     return export.run_export(encoder, options, as_json=as_json, quiet=quiet)
+
+
+@command("lwcl embed runs/mine --data photos/ --out photos.npy")
+@with_options(EmbedOptions)
+def embed(encoder: Encoder, as_json: Json = False, quiet: Quiet = False, debug: Debug = False, **chosen: Any) -> int:
+    """Write the embeddings of images to a file, one row an image.
+
+    An interrupted command continues where it stopped when it is given again.
+    """
+    options = parse_options(EmbedOptions, chosen)
+    if options.arch is not None:
+        check_arch(options.arch)
+    from lwcl.commands import embed
+
+    return embed.run_embed(encoder, options, as_json=as_json, quiet=quiet)
+
+
+@command("lwcl search query.jpg --in photos.npy")
+@with_options(SearchOptions)
+def search(
+    image: Annotated[str, Argument(metavar="IMAGE", help=IMAGE_HELP, show_default=False)] = "",
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+    **chosen: Any,
+) -> int:
+    """Find the images most similar to one, near-duplicates, or outliers, in a file of embeddings."""
+    options = parse_options(SearchOptions, chosen)
+    from lwcl.commands import search
+    from lwcl.runs.guard import reject_run_folder  # PyYAML takes 20 ms
+
+    reject_run_folder(options.out)
+    return search.run_search(image, options, as_json=as_json, quiet=quiet)
+
+
+@command("lwcl bench runs/mine runs/mine/export/model-int8.onnx --data labelled/")
+@with_options(BenchOptions)
+def bench(encoders: Encoders, as_json: Json = False, quiet: Quiet = False, debug: Debug = False, **chosen: Any) -> int:
+    """Compare encoders by latency, size, memory and accuracy: PyTorch, ONNX and int8 files side by side."""
+    options = parse_options(BenchOptions, chosen)
+    if options.arch is not None:
+        check_arch(options.arch)
+    from lwcl.commands import bench
+    from lwcl.runs.guard import reject_run_folder  # PyYAML takes 20 ms
+
+    reject_run_folder(options.out)
+    return bench.run_bench(encoders, options, as_json=as_json, quiet=quiet)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from lwcl.checkpoints.load import load_encoder
 from lwcl.checkpoints.onnx_encoder import OnnxBackbone, onnx_input
 from lwcl.checkpoints.onnx_file import Parity, check_parity, made_batches, measure_parity, write_onnx
-from lwcl.checkpoints.quantize import quantize_onnx
+from lwcl.checkpoints.quantize import CALIBRATION_BATCH, quantize_onnx
 from lwcl.config.device_options import ExportOptions
 from lwcl.data.dataset import ImageSet, open_images
 from lwcl.data.labelled import open_labelled_pair
@@ -89,7 +89,7 @@ def write_int8(
     assert isinstance(backbone, OnnxBackbone)
     calibration, checked = split_calibration(images, options)
     screen.say(f"Calibrating int8 on {len(calibration):,} images, comparing on {len(checked):,} ...")
-    crops = CroppedImages(calibration, exported.input_spec)
+    crops = CroppedImages(calibration, exported.input_spec, batch_size=CALIBRATION_BATCH)
     batches = (onnx_input(batch, exported.input_spec, backbone.with_preprocess) for batch in crops.normalised())
     quantize_onnx(backbone.path, path, batches, target=options.int8_target)
     check = check_int8(

@@ -10,12 +10,14 @@ from lwcl.checkpoints.onnx_encoder import OnnxBackbone, OnnxEncoder
 from lwcl.data.dataset import ImageSet
 from lwcl.evaluation.embed_images import CroppedImages
 from lwcl.evaluation.latency import Latency, measure_latency
-from lwcl.metrics.knn import KNN_PRESETS, knn_score, paired_gain
+from lwcl.metrics.bootstrap import Accuracy, mean_top1, paired_gain
+from lwcl.metrics.knn import knn_score
 from lwcl.models.loaded import LoadedEncoder
 
 MIN_INT8_COSINE = 0.98
 SATURATION_GAP = 0.005  # mean cosine that the file loses as this machine runs it
 MAX_BANK, MAX_QUERIES = 2000, 1000  # labelled images of the kNN comparison
+K, TEMPERATURE = 20, 0.07  # of the preset `weighted`
 
 
 class CosineSummary(NamedTuple):
@@ -98,16 +100,11 @@ def knn_change(
 ) -> KnnChange:
     """The kNN accuracy of both files, each with a bank of its own, on the same images."""
     bank, queries = (CroppedImages(images, int8.input_spec, workers=workers) for images in pair)
-    right = [
-        knn_score(
-            queries.features(one),
-            queries.images.labels,
-            bank.features(one),
-            bank.images.labels,
-            KNN_PRESETS["weighted"],
-        ).top1
-        for one in (float32, int8)
-    ]
-    change, low, high = paired_gain(right[1], right[0], seed)
-    scores = [float(top1.float().mean()) for top1 in right]
-    return KnnChange(scores[0], scores[1], change, (low, high), len(queries.images))
+
+    def score(loaded: LoadedEncoder) -> Accuracy:
+        labelled = queries.features(loaded), queries.images.labels, bank.features(loaded), bank.images.labels
+        return knn_score(*labelled, k=K, temperature=TEMPERATURE).accuracy
+
+    before, after = score(float32), score(int8)
+    change, low, high = paired_gain(after.top1, before.top1, seed)
+    return KnnChange(mean_top1(before), mean_top1(after), change, (low, high), len(queries.images))

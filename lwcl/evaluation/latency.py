@@ -4,10 +4,10 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.benchmark import Timer
 
 from lwcl.models.loaded import LoadedEncoder
 from lwcl.system.device import choose_compute
+from lwcl.system.packages import silence
 
 
 class Latency(NamedTuple):
@@ -24,6 +24,8 @@ def measure_latency(loaded: LoadedEncoder, batch: int, *, threads: int = 1, seco
 
     `torch.utils.benchmark` times blocks of runs for `seconds` with so many threads.
     """
+    with silence():  # where CUDA is installed, and no GPU, the import warns
+        from torch.utils.benchmark import Timer
     compute = choose_compute(loaded.encoder, "cpu", "fp32")
     encoder, size = compute.place(loaded.encoder).eval(), loaded.input_spec.size
     images = torch.rand(batch, 3, size, size, generator=torch.Generator().manual_seed(0))
