@@ -44,8 +44,9 @@ def test_an_export_gives_the_feature_maps_of_its_encoder(arch: str, tmp_path: Pa
         f"local-dir:{tmp_path / 'export'}", pretrained=True, features_only=True, out_indices=(-2, -1)
     ).eval()
     twin: Any = timm.create_model(arch, features_only=True, out_indices=(-2, -1), **encoder.arguments).eval()
-    own = encoder.backbone.state_dict()
-    named = {name.removeprefix("model."): name for name in twin.state_dict()}
+    own = {name.replace("_", "."): tensor for name, tensor in encoder.backbone.state_dict().items()}
+    named = {name.replace("_", "."): name for name in twin.state_dict()}  # some have stem_0 for stem.0
+    named = {name.removeprefix("model."): full for name, full in named.items()}
     shared = {full: own[name] for name, full in named.items() if name in own}
     twin.load_state_dict(shared | {full: model.state_dict()[full] for full in named.values() if full not in shared})
     assert len(shared) > 0.9 * len(named)

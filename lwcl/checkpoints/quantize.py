@@ -1,7 +1,7 @@
 """Post-training quantisation of an ONNX file to int8: static, QDQ, per channel (onnxruntime).
 
-Ranges are means over batches of 16 images of their extremes (`CalibMovingAverage`): the extremes of all images grow with
-their number, and the steps with them. MobileNetV3 after one and two epochs on Imagenette, mean cosine to float32 with
+Ranges are means of the extremes of batches of 16 images (`CalibMovingAverage`): those of all images grow with their
+number, and so do the quantisation steps. Mean cosine to float32 of MobileNetV3 after one or two epochs on Imagenette,
 128 images: small 0.983 instead of 0.975, large 0.984 instead of 0.978; small with 512: 0.982 instead of 0.952.
 
 Without VNNI, x86 adds pairs of U8 x S8 products in 16 bits, which saturate (onnxruntime #6004, #5849): most of all in

@@ -14,9 +14,11 @@ IMAGE_HELP = "an image file, or the name of an image in the embeddings"
 Encoder = Annotated[str, Argument(metavar="ENCODER", help=ENCODER_HELP)]
 
 
-@command("lwcl export runs/mine --format onnx --int8")
+@command("lwcl export runs/mine --format onnx --int8", "export")
 @with_options(ExportOptions)
-def export(encoder: Encoder, as_json: Json = False, quiet: Quiet = False, debug: Debug = False, **chosen: Any) -> int:
+def export_command(
+    encoder: Encoder, as_json: Json = False, quiet: Quiet = False, debug: Debug = False, **chosen: Any
+) -> int:
     """Write an encoder's backbone for timm, and as an ONNX file in float32 and int8.
 
     Each ONNX file is run by onnxruntime and compared with the network before it is kept.
@@ -29,9 +31,11 @@ def export(encoder: Encoder, as_json: Json = False, quiet: Quiet = False, debug:
     return export.run_export(encoder, options, as_json=as_json, quiet=quiet)
 
 
-@command("lwcl embed runs/mine --data photos/ --out photos.npy")
+@command("lwcl embed runs/mine --data photos/ --out photos.npy", "embed")
 @with_options(EmbedOptions)
-def embed(encoder: Encoder, as_json: Json = False, quiet: Quiet = False, debug: Debug = False, **chosen: Any) -> int:
+def embed_command(
+    encoder: Encoder, as_json: Json = False, quiet: Quiet = False, debug: Debug = False, **chosen: Any
+) -> int:
     """Write the embeddings of images to a file, one row an image.
 
     An interrupted command continues where it stopped when it is given again.
@@ -44,9 +48,9 @@ def embed(encoder: Encoder, as_json: Json = False, quiet: Quiet = False, debug: 
     return embed.run_embed(encoder, options, as_json=as_json, quiet=quiet)
 
 
-@command("lwcl search query.jpg --in photos.npy")
+@command("lwcl search query.jpg --in photos.npy", "search")
 @with_options(SearchOptions)
-def search(
+def search_command(
     image: Annotated[str, Argument(metavar="IMAGE", help=IMAGE_HELP, show_default=False)] = "",
     as_json: Json = False,
     quiet: Quiet = False,
@@ -62,9 +66,11 @@ def search(
     return search.run_search(image, options, as_json=as_json, quiet=quiet)
 
 
-@command("lwcl bench runs/mine runs/mine/export/model-int8.onnx --data labelled/")
+@command("lwcl bench runs/mine runs/mine/export/model-int8.onnx --data labelled/", "bench")
 @with_options(BenchOptions)
-def bench(encoders: Encoders, as_json: Json = False, quiet: Quiet = False, debug: Debug = False, **chosen: Any) -> int:
+def bench_command(
+    encoders: Encoders, as_json: Json = False, quiet: Quiet = False, debug: Debug = False, **chosen: Any
+) -> int:
     """Compare encoders by latency, size, memory and accuracy: PyTorch, ONNX and int8 files side by side."""
     options = parse_options(BenchOptions, chosen)
     if options.arch is not None:

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from torch import Tensor
+
 from lwcl.checkpoints.load import resolve_encoder_file
 from lwcl.checkpoints.onnx_encoder import OnnxEncoder
 from lwcl.config.device_options import BenchOptions
@@ -18,8 +20,8 @@ from lwcl.reporting.bench import BenchRow, bench_report, bench_table
 from lwcl.reporting.console import Screen
 from lwcl.settings import recorded_settings
 from lwcl.system.compute import torch_threads
-from lwcl.system.cpu import usable_cpus
 from lwcl.system.device import choose_compute
+from lwcl.system.limits import usable_cpus
 
 
 def run_bench(encoders: list[str], options: BenchOptions, *, as_json: bool = False, quiet: bool = False) -> int:
@@ -73,7 +75,8 @@ def measure_encoder(spec: str, loaded: LoadedEncoder, options: BenchOptions) -> 
 def size_on_disk(spec: str, loaded: LoadedEncoder) -> float:
     """10^6 bytes of the file that is loaded; of the tensors where there is none (timm/NAME, random/NAME)."""
     if spec.startswith(("random/", "timm/")):
-        return sum(tensor.nbytes for tensor in loaded.encoder.backbone.state_dict().values()) / 1e6
+        tensors: list[Tensor] = list(loaded.encoder.backbone.state_dict().values())
+        return sum(tensor.nbytes for tensor in tensors) / 1e6
     return resolve_encoder_file(spec)[0].stat().st_size / 1e6
 
 

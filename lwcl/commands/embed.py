@@ -18,8 +18,8 @@ from lwcl.models.encoder import weights_hash
 from lwcl.models.loaded import LoadedEncoder
 from lwcl.reporting.console import Screen, print_json
 from lwcl.system.atomic_files import format_bytes, remove_path
-from lwcl.system.cpu import usable_cpus
 from lwcl.system.device import choose_compute
+from lwcl.system.limits import usable_cpus
 
 
 def run_embed(encoder: str, options: EmbedOptions, *, as_json: bool = False, quiet: bool = False) -> int:

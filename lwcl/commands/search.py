@@ -107,7 +107,7 @@ def query_embedding(image: str, options: SearchOptions, embeddings: EmbeddingSet
         )
     spec, encoder = loaded.input_spec, loaded.encoder.eval()
     try:
-        decoded = decode(Path(image).read_bytes(), at_least=round(spec.size / spec.crop_pct))
+        decoded = decode(Path(image).read_bytes(), min_side=round(spec.size / spec.crop_pct))
     except UnreadableImageError as error:
         raise DataError(f"{image}: {error.reason}.") from None
     pixels = center_crop(decoded, spec.size, crop_pct=spec.crop_pct)
@@ -160,7 +160,7 @@ def sheet_rows(
 
     if found.columns[0] == "Cosine" and all(len(hit.images) == 1 for hit in found.hits):
         shown = photos(tuple(hit.images[0] for hit in found.hits))
-        query = found.query if found.query is not None else shown[0] if shown else None
+        query: Any = found.query if found.query is not None or not shown else shown[0]
         return [NeighbourRow(query, shown, [None] * len(shown), found.title)] if shown else []
     rows = []
     for hit in found.hits:

@@ -38,7 +38,7 @@ class EmbeddingSet(NamedTuple):
 
 def write_npy(path: Path, embeddings: EmbeddingSet) -> None:
     """An array (N, D) alone."""
-    array = numpy.lib.format.open_memmap(path, mode="w+", dtype=numpy.float32, shape=embeddings.rows.shape)  # type: ignore[no-untyped-call]
+    array = numpy.lib.format.open_memmap(path, mode="w+", dtype=numpy.float32, shape=embeddings.rows.shape)
     for here, rows in embeddings.chunks():
         array[here] = rows
     array.flush()

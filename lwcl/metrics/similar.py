@@ -23,7 +23,7 @@ def near_duplicates(rows: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
     first, column = (cosines >= threshold).nonzero(as_tuple=True)
     pairs = torch.stack([first, index[first, column]], 1).sort(1).values
     values = cosines[first, column]
-    pairs, inverse = pairs.unique(dim=0, return_inverse=True)
+    pairs, inverse = torch.unique(pairs, dim=0, return_inverse=True)
     values = torch.zeros(len(pairs), dtype=values.dtype).index_copy_(0, inverse, values)
     order = values.argsort(descending=True, stable=True)
     return values[order], pairs[order]

@@ -15,11 +15,10 @@ LIMITATIONS = """\
 """
 FRONT_MATTER = "---\nlibrary_name: timm\ntags: [image-feature-extraction, lwcl]\n---\n"
 
-#: How to use the folder in detectors and segmenters.
-CARD_FEATURES = """\
+FEATURE_MAPS = """\
 ## Feature maps
 
-For detectors and segmenters, where timm supports `features_only` for the architecture:
+For detectors and segmenters, if timm supports feature maps of the architecture:
 
 ```python
 import timm
@@ -51,7 +50,7 @@ def render_model_card(
         ]
         columns = ("Encoder", "Top-1", "95% interval", "Gain over untrained (points)")
         sections += ["\n## Evaluation\n\nkNN on held-out images:\n", *markdown_table(columns, cells)]
-    sections += ["", CARD_FEATURES.rstrip(), "\n## Limitations\n", LIMITATIONS]
+    sections += ["", FEATURE_MAPS.rstrip(), "\n## Limitations\n", LIMITATIONS]
     if settings:
         values = [(key, escape_markdown(s.value), escape_markdown(str(s.origin))) for key, s in settings.items()]
         sections += ["## Settings\n", *markdown_table(("Setting", "Value", "Origin"), values)]
