@@ -9,7 +9,7 @@ from typing import Any
 
 import typer
 
-from lwcl.cli import evaluate, tools, train
+from lwcl.cli import device, evaluate, tools, train
 from lwcl.cli.app import app
 from lwcl.errors import LwclError, StorageError
 from lwcl.formatting import escape, escape_lines
@@ -17,7 +17,7 @@ from lwcl.settings import unknown_name
 from lwcl.system.cpu import shorten_spin_wait
 from lwcl.system.streams import guarded_streams
 
-COMMAND_MODULES = [module.__name__ for module in (train, evaluate, tools)]  # the order in `lwcl --help`
+COMMAND_MODULES = [module.__name__ for module in (train, evaluate, device, tools)]  # the order in `lwcl --help`
 PROGRAM: Any = typer.main.get_command(app)
 PROGRAM.commands = dict(
     sorted(PROGRAM.commands.items(), key=lambda item: COMMAND_MODULES.index(item[1].callback.__module__))

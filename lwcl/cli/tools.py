@@ -66,22 +66,6 @@ def convert_command(
     return convert(source, Path(out), arch, image_size, as_json=as_json, quiet=quiet)
 
 
-@command("lwcl export runs/mine --out mine-for-timm", "export")
-def export_command(
-    encoder: Annotated[str, Argument(metavar="ENCODER", help=ENCODER_HELP, callback=expand_home)],
-    out: Annotated[
-        str | None, Option("--out", metavar="TEXT", help="new folder [the run's export]", callback=expand_home)
-    ] = None,
-    arch: Arch = None,
-    quiet: Quiet = False,
-    debug: Debug = False,
-) -> int:
-    """Export an encoder's backbone for plain timm."""
-    from lwcl.commands.export import export
-
-    return export(encoder, out, arch, quiet=quiet)
-
-
 @command("lwcl verify runs/mine", "verify")
 def verify_command(
     run: Annotated[str, Argument(metavar="RUN", help="folder of a run", callback=expand_home)],

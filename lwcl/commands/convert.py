@@ -5,6 +5,7 @@ from typing import Any
 
 from lwcl.checkpoints.encoder_file import export_timm, save_encoder, timm_snippet
 from lwcl.checkpoints.load import load_encoder, resolve_encoder_file
+from lwcl.checkpoints.onnx_encoder import reject_onnx
 from lwcl.errors import UsageError
 from lwcl.formatting import format_cell
 from lwcl.models.loaded import InputSpec, LoadedEncoder
@@ -27,6 +28,7 @@ def convert(
         if path is not None and (path.exists() or path.is_symlink()):
             raise UsageError(f"{path} already exists.", remedy="Give another name, or remove it first.")
     loaded = load_encoder(source, arch=arch, image_size=image_size)
+    reject_onnx(loaded)
     metadata = (
         {**loaded.metadata, "sha256": sha256_file(resolve_encoder_file(source)[0])}
         if "file" in loaded.metadata

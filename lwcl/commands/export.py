@@ -2,39 +2,75 @@
 
 import os
 import sys
+import tempfile
 from pathlib import Path
+from typing import Any
 
 from lwcl.checkpoints.encoder_file import export_timm, timm_snippet
 from lwcl.checkpoints.load import load_encoder
+from lwcl.checkpoints.onnx_encoder import reject_onnx
+from lwcl.commands.export_onnx import write_onnx_files
+from lwcl.config.device_options import ExportOptions
 from lwcl.errors import UsageError
-from lwcl.formatting import escape_lines
-from lwcl.reporting.console import Screen, write_line
+from lwcl.formatting import escape_lines, json_document
+from lwcl.models.check_forward import check_forward
+from lwcl.models.loaded import LoadedEncoder
+from lwcl.reporting.console import Screen, print_json, print_table, write_line
 from lwcl.reporting.knn import EncoderResult
 from lwcl.reporting.model_card import render_model_card
+from lwcl.reporting.onnx_card import ONNX_COLUMNS, onnx_notes, onnx_rows, onnx_section
 from lwcl.runs.finished import FinishedRun
 from lwcl.runs.folder import RunFolder
 from lwcl.settings import SettingValue, recorded_value
 from lwcl.system.atomic_files import explain_disk_errors, write_atomically
 
 
-def export(encoder: str, out: str | None, arch: str | None, *, quiet: bool) -> int:
-    """Writes an encoder's backbone for `timm.create_model("local-dir:...")`; returns the exit code."""
-    run = RunFolder(Path(encoder))
+def run_export(encoder: str, options: ExportOptions, *, as_json: bool = False, quiet: bool = False) -> int:
+    """Writes an encoder for `timm.create_model("local-dir:...")`, and as ONNX if asked for; gives the exit code."""
+    run, screen = RunFolder(Path(encoder)), Screen(quiet=quiet)
+    folder = export_folder(encoder, run, options.out)
+    loaded = load_encoder(encoder, arch=options.arch, image_size=options.image_size)
+    reject_onnx(loaded)
+    check_forward(loaded.encoder, loaded.input_spec.size)
+    name = (folder if options.out else run.path).resolve().name
+    card = render_model_card(name, loaded.encoder.arch, loaded.metadata, *report_scores(run))
+    document: dict[str, Any] = {"schema_version": 1, "kind": "export", "folder": str(folder)}
+    with explain_disk_errors(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".tmp-{os.getpid()}-onnx-") as scratch:
+            if options.int8 or options.format == "onnx":
+                document |= write_onnx_files(Path(scratch), encoder, loaded, options, screen).as_json()
+                card += onnx_section(document)
+                write_atomically(Path(scratch) / "onnx.json", json_document(document) + "\n")
+            export_timm(folder, loaded.encoder, loaded.input_spec, loaded.metadata)
+            for file in sorted(Path(scratch).iterdir()):
+                write_atomically(folder / file.name, file.read_bytes())
+    write_atomically(folder / "README.md", card)
+    screen.say(f"Export: {folder}")
+    print_export(document, folder, loaded, as_json=as_json)
+    return 0
+
+
+def export_folder(encoder: str, run: RunFolder, out: str | None) -> Path:
+    """Where an export goes: `--out`, which must be new or empty, else the run's export. Raises `UsageError`."""
     if not out and not run.config.exists():
         raise UsageError(f"--out is required: {encoder} is not a run folder.", remedy="Give --out FOLDER.")
     folder = Path(out) if out else run.export
     if out and os.path.lexists(folder) and not (folder.is_dir() and not any(folder.iterdir())):
         raise UsageError(f"{out} exists and is not an empty folder.", remedy="Give another --out.")
-    loaded = load_encoder(encoder, arch=arch)
-    card = render_model_card(
-        (folder if out else run.path).resolve().name, loaded.encoder.arch, loaded.metadata, *report_scores(run)
-    )
-    with explain_disk_errors(folder):
-        export_timm(folder, loaded.encoder, loaded.input_spec, loaded.metadata)
-    write_atomically(folder / "README.md", card)
-    Screen(quiet=quiet).say(f"Export: {folder}")
+    return folder
+
+
+def print_export(document: dict[str, Any], folder: Path, loaded: LoadedEncoder, *, as_json: bool) -> None:
+    """Prints what was written: the document, or how to load it in timm and the table of ONNX files."""
+    if as_json:
+        print_json(document)
+        return
+    if "files" in document:
+        print_table("", ONNX_COLUMNS, onnx_rows(document))
+        for line in onnx_notes(document):
+            write_line(line, sys.stdout)
     write_line(escape_lines(timm_snippet(folder, loaded.encoder.width)), sys.stdout)
-    return 0
 
 
 def report_scores(run: RunFolder) -> tuple[list[EncoderResult], dict[str, SettingValue]]:

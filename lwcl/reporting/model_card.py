@@ -15,6 +15,19 @@ LIMITATIONS = """\
 """
 FRONT_MATTER = "---\nlibrary_name: timm\ntags: [image-feature-extraction, lwcl]\n---\n"
 
+FEATURE_MAPS = """\
+## Feature maps
+
+For detectors and segmenters, if timm supports feature maps of the architecture:
+
+```python
+import timm
+
+model = timm.create_model("local-dir:FOLDER", pretrained=True, features_only=True, out_indices=(-3, -2, -1))
+channels, strides = model.feature_info.channels(), model.feature_info.reduction()
+```
+"""
+
 
 def render_model_card(
     name: str, arch: str, facts: Mapping[str, Any], rows: Sequence[EncoderResult], settings: Mapping[str, SettingValue]
@@ -37,7 +50,7 @@ def render_model_card(
         ]
         columns = ("Encoder", "Top-1", "95% interval", "Gain over untrained (points)")
         sections += ["\n## Evaluation\n\nkNN on held-out images:\n", *markdown_table(columns, cells)]
-    sections += ["\n## Limitations\n", LIMITATIONS]
+    sections += ["", FEATURE_MAPS.rstrip(), "\n## Limitations\n", LIMITATIONS]
     if settings:
         values = [(key, escape_markdown(s.value), escape_markdown(str(s.origin))) for key, s in settings.items()]
         sections += ["## Settings\n", *markdown_table(("Setting", "Value", "Origin"), values)]
