@@ -33,7 +33,7 @@ def exported(folder: Path, arch: str, size: int) -> Encoder:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         encoder = Encoder(arch, image_size=size).eval()
-    export_timm(folder, encoder, InputSpec(size, (0.5,) * 3, (0.5,) * 3))
+    export_timm(folder, encoder, InputSpec(size, (0.5,) * 3, (0.5,) * 3), {})
     return encoder
 
 

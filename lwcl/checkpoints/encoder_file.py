@@ -111,7 +111,7 @@ def export_timm(folder: Path, encoder: Encoder, input_spec: InputSpec, metadata:
         known: dict[str, Any] = vars(backbone)["pretrained_cfg"]
         own = {name: value for name, value in known.items() if name not in PROVENANCE}
         vars(backbone)["pretrained_cfg"] = own | {"tag": "lwcl"}
-        config["model_config"]["lwcl"] = dict(metadata) | {"version": __version__}
+        config["model_config"]["lwcl"] = dict(sorted(metadata.items())) | {"version": __version__}
     backbone.register_state_dict_post_hook(untie_state_dict)  # type: ignore[no-untyped-call]  # torch's own is untyped
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".tmp-{os.getpid()}-export-") as scratch:

@@ -9,9 +9,10 @@ from lwcl.cli.options import with_options
 from lwcl.config.device_options import BenchOptions, EmbedOptions, ExportOptions, SearchOptions
 from lwcl.config.validation import parse_options
 from lwcl.models.archs import check_arch
+from lwcl.settings import expand_home
 
 IMAGE_HELP = "an image file, or the name of an image in the embeddings"
-Encoder = Annotated[str, Argument(metavar="ENCODER", help=ENCODER_HELP)]
+Encoder = Annotated[str, Argument(metavar="ENCODER", help=ENCODER_HELP, callback=expand_home)]
 
 
 @command("lwcl export runs/mine --format onnx --int8", "export")
@@ -51,7 +52,7 @@ def embed_command(
 @command("lwcl search query.jpg --in photos.npy", "search")
 @with_options(SearchOptions)
 def search_command(
-    image: Annotated[str, Argument(metavar="IMAGE", help=IMAGE_HELP, show_default=False)] = "",
+    image: Annotated[str, Argument(metavar="IMAGE", help=IMAGE_HELP, show_default=False, callback=expand_home)] = "",
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,

@@ -13,7 +13,7 @@ from lwcl.commands.export_onnx import write_onnx_files
 from lwcl.config.device_options import ExportOptions
 from lwcl.errors import UsageError
 from lwcl.formatting import escape_lines, json_document
-from lwcl.models.check_forward import check_forward
+from lwcl.models.encoder import check_forward
 from lwcl.models.loaded import LoadedEncoder
 from lwcl.reporting.console import Screen, print_json, print_table, write_line
 from lwcl.reporting.knn import EncoderResult

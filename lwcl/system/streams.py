@@ -40,14 +40,14 @@ class GuardedStream:
             raise
         except (OSError, ValueError) as error:  # ValueError: the stream was closed
             self.error = error if isinstance(error, OSError) else OSError(errno.EBADF, str(error))
-            silence(self._stream)
+            redirect_to_null(self._stream)
             self._stream = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  # open as long as the process
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
 
-def silence(stream: TextIO) -> None:
+def redirect_to_null(stream: TextIO) -> None:
     """Let a stream's descriptor lead nowhere: what is buffered would otherwise fail again when the process ends."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
