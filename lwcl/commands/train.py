@@ -29,6 +29,7 @@ from lwcl.system.out_of_memory import explain_out_of_memory
 from lwcl.system.signals import StopSignals
 from lwcl.training.build import build_model, build_training, prepare_method
 from lwcl.training.dry_run import print_dry_run
+from lwcl.training.final_scores import check_scores
 from lwcl.training.finalize import Timing, finalize_run
 from lwcl.training.monitor import TrainingMonitor
 from lwcl.training.resolve import resolve, resume_settings
@@ -43,6 +44,7 @@ def train_run(
     # 1. What the plan leaves open depends on the images and the machine.
     images = open_images(plan.options.data, "train", download=plan.options.download)
     auto = {name for name in MACHINE_SETTINGS if plan.values[name].value in (None, AUTO)}
+    check_scores(plan.options, images, screen)
     config = resolve(plan, images)
     torch.set_num_threads(config.options.threads)
     keep_freed_memory()

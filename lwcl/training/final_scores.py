@@ -2,8 +2,10 @@
 
 from typing import NamedTuple
 
-from lwcl.data.dataset import random_subset
+from lwcl.config.train_options import TrainOptions
+from lwcl.data.dataset import ImageSet, random_subset
 from lwcl.data.labelled import open_labelled_pair
+from lwcl.errors import DataError, LwclError
 from lwcl.evaluation.judge import Evaluator, encoder_result
 from lwcl.evaluation.subjects import Subject, untrained_like
 from lwcl.metrics.bootstrap import gap_closed
@@ -24,13 +26,37 @@ class FinalScores(NamedTuple):
     images: int
     gap_rows: list[DistillationRow]
     share: GapShare | None  # of the teacher's lead over an untrained encoder
+    missing: str = ""  # why there is no score, where one was to be expected
+
+
+def no_scores(error: BaseException | None = None) -> FinalScores:
+    """No results; of `error`, why."""
+    parts = (error.what, error.why) if isinstance(error, LwclError) else (f"{type(error).__name__}: {error}",)
+    return FinalScores([], 0, [], None, f"No kNN score: {' '.join(filter(None, parts))}" if error else "")
+
+
+def has_labelled_splits(options: TrainOptions, images: ImageSet) -> bool:
+    """Whether a run on these images is to end with a kNN score."""
+    return bool(options.monitor) or (images.labelled and images.has_splits)
+
+
+def check_scores(options: TrainOptions, images: ImageSet, screen: Screen) -> None:
+    """Says before a run why it will end without a kNN score. Raises the error of images that --monitor names."""
+    if not has_labelled_splits(options, images):
+        return
+    try:
+        open_labelled_pair(options.monitor or options.data, (), seed=options.seed, download=options.download)
+    except DataError as error:
+        if options.monitor:
+            raise
+        screen.warn(no_scores(error).missing)
 
 
 def final_scores(training: TrainingState, folder: RunFolder, screen: Screen) -> FinalScores:
     """kNN accuracy of the encoder, an untrained one and the teacher, if there is one; nothing without labels."""
     options = training.config.options
-    if not options.monitor and not (training.images.labelled and training.images.has_splits):
-        return FinalScores([], 0, [], None)
+    if not has_labelled_splits(options, training.images):
+        return no_scores()
     bank, queries = open_labelled_pair(options.monitor or options.data, (), seed=options.seed)
     bank, queries = random_subset(bank, MAX_BANK, options.seed), random_subset(queries, MAX_QUERIES, options.seed)
     evaluator = Evaluator(bank, queries, screen=screen)

@@ -3,7 +3,12 @@
 import dataclasses
 from collections.abc import Mapping
 
+import numpy
+from numpy.typing import NDArray
+
 from lwcl.checkpoints.encoder_file import export_timm, save_encoder, timm_snippet
+from lwcl.data.loader import Loader
+from lwcl.errors import DataError
 from lwcl.formatting import escape
 from lwcl.reporting.console import Screen, print_json, print_table
 from lwcl.reporting.distillation import gap_facts, gap_pictures, gap_table, gap_verdict
@@ -16,7 +21,7 @@ from lwcl.system.atomic_files import sha256_file, write_atomically
 from lwcl.system.device import current_command
 from lwcl.system.environment import describe_environment
 from lwcl.training.dry_run import sample_views
-from lwcl.training.final_scores import FinalScores, final_scores
+from lwcl.training.final_scores import FinalScores, final_scores, no_scores
 from lwcl.training.state import TrainingState
 
 Timing = Mapping[str, float | None]
@@ -28,12 +33,19 @@ VERIFIED_FILES = (
 
 
 def finalize_run(training: TrainingState, folder: RunFolder, screen: Screen, timing: Timing, *, as_json: bool) -> int:
-    """Writes encoder, export and report, evaluates if there are labels, prints the paths; returns the exit code."""
+    """Writes encoder, export and report, evaluates if there are labels, prints the paths; returns the exit code.
+
+    An error of evaluating is raised after the report is written, unless the images are to blame: then it is printed.
+    """
     student = training.net.student
     trained = training.loaded(str(folder.path))
     save_encoder(folder.encoder, student, training.input_spec, trained.metadata)
     export_timm(folder.export, student, training.input_spec, trained.metadata)
-    final = final_scores(training, folder, screen)
+    failure: Exception | None = None
+    try:
+        final = final_scores(training, folder, screen)
+    except Exception as error:  # whatever it is, hours of training are behind us: the report comes first
+        failure, final = error, no_scores(error)
     rows = final.rows
     facts = trained.metadata | {
         "architecture": student.arch,
@@ -52,7 +64,7 @@ def finalize_run(training: TrainingState, folder: RunFolder, screen: Screen, tim
         environment=describe_environment(),
         command=current_command(),
         timing=timing,
-        samples=sample_views(training.loader),
+        samples=samples_or_none(training.loader),
     )
     report = add_scores(report, final)
     card = render_model_card(folder.path.resolve().name, student.arch, trained.metadata, rows, training.config.values)
@@ -67,11 +79,23 @@ def finalize_run(training: TrainingState, folder: RunFolder, screen: Screen, tim
         f"{report.verdict}\nReport: {escape(folder.report_html)}\nEncoder: {escape(folder.encoder)}\n"
         f"Use it in plain timm:\n{timm_snippet(folder.export, student.width)}"
     )
+    if failure and not isinstance(failure, DataError):
+        raise failure
     return 0
+
+
+def samples_or_none(loader: Loader) -> NDArray[numpy.uint8] | None:
+    """Sample views for the report; None where the images can no longer be read."""
+    try:
+        return sample_views(loader)
+    except (DataError, OSError):
+        return None
 
 
 def add_scores(report: Report, final: FinalScores) -> Report:
     """The report, preceded by the kNN accuracy of the encoders and the comparison of a student with its teacher."""
+    if final.missing:
+        return dataclasses.replace(report, verdict=f"{report.verdict}\n{escape(final.missing)}")
     if not final.rows:
         return report
     gained = escape(accuracy_verdict(final.rows[:1], final.images))

@@ -1,0 +1,48 @@
+"""The end of a run: a finished training leaves its encoder, export and report, whatever judging comes upon."""
+
+import json
+from pathlib import Path
+
+import pytest
+from runs import METHODS, made_images, pretrain, ran
+
+from lwcl.training import finalize
+
+LEFT = ("encoder.safetensors", "export/model.safetensors", "report.json", "report.html")
+
+
+def words(data: Path, out: Path, *more: str) -> list[str]:
+    return [*pretrain(data, out, *METHODS["light-moco"], "--epochs", "1", *more)]
+
+
+def test_class_folders_beside_an_unlabelled_val_train_to_the_end_without_a_score(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made_images(tmp_path / "data" / "train", 24, ("cat", "dog"))
+    made_images(tmp_path / "data" / "val", 8)
+    assert ran(words(tmp_path / "data", tmp_path / "run")) == 0
+    assert all((tmp_path / "run" / name).exists() for name in LEFT)
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert "No kNN score: The 8 images of --val are not labelled." in report["verdict"]
+    log = (tmp_path / "run" / "log.txt").read_text()
+    assert "No kNN score" in log + capsys.readouterr().err
+
+
+def test_a_monitor_that_cannot_judge_is_refused_before_the_run_begins(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made_images(tmp_path / "data", 24)
+    assert ran(words(tmp_path / "data", tmp_path / "run", "--monitor", str(tmp_path / "data"))) == 4
+    assert "not labelled" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_error_while_judging_comes_after_the_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*_: object) -> None:
+        raise RuntimeError("no luck")
+
+    monkeypatch.setattr(finalize, "final_scores", failing)
+    made_images(tmp_path / "data", 24)
+    assert ran(words(tmp_path / "data", tmp_path / "run")) == 1
+    assert all((tmp_path / "run" / name).exists() for name in LEFT)
+    assert "RuntimeError: no luck" in json.loads((tmp_path / "run" / "report.json").read_text())["verdict"]
