@@ -40,6 +40,7 @@ class OriginKind(enum.Enum):
     RULE = "auto"  # computed from the images, the batch or the machine
     RESUMED = "resumed run"
     DEFAULT = "default"
+    REPEATED = "repeated"  # from a run's config.yaml that is given back whole; nobody chose it
     RECORDED = "recorded"  # read from a report, which has origins as text only
 
 

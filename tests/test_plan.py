@@ -203,6 +203,44 @@ def test_where_a_run_goes_is_not_part_of_its_config():
     assert not LOCATION_SETTINGS & set(config)
 
 
+STORED = plan_pretrain({"augmentation": "moco-v2", "lr": 0.01, "seed": 7, "epochs": 20})
+RESOLVED = {**STORED.config(), "warmup": 2.0, "key_momentum": 0.9, "threads": 3}
+
+
+@pytest.mark.parametrize("flags", [{}, {"seed": "8"}, {"out": "there"}, {"threads": "1"}, {"epochs": "20"}])
+def test_a_runs_own_file_given_back_whole_keeps_every_value(flags):
+    plan = plan_pretrain(flags, RESOLVED, "config.yaml")
+    wanted = RESOLVED | {name: int(value) for name, value in flags.items() if name != "out"}
+    got = plan.config()
+    assert {name: got[name] for name in wanted if name != "chosen"} == {
+        n: v for n, v in wanted.items() if n != "chosen"
+    }
+    assert plan.values["key_momentum"].origin == Origin(OriginKind.REPEATED, "config.yaml")
+    assert set(got["chosen"]) == {"augmentation", "lr", "seed", "epochs", *flags} - {"out"}
+
+
+def test_a_flag_that_names_a_bundle_drops_the_values_of_the_stored_one():
+    plan = plan_pretrain({"augmentation": "crop-flip"}, RESOLVED, "config.yaml")
+    assert plan.augmentation == Augmentation(**AUGMENTATIONS["crop-flip"])
+    other = plan_pretrain({"recipe": "moco-v2"}, RESOLVED, "config.yaml")
+    asked = plan_pretrain({"recipe": "moco-v2", "augmentation": "moco-v2", "lr": 0.01, "seed": 7, "epochs": 20})
+    assert other.sections == asked.sections
+    assert other.options.seed == 7, "what was chosen stays"
+
+
+@pytest.mark.parametrize("flags", [{"epochs": "200"}, {"batch_size": "32"}, {"data": ["other"]}, {"arch": "resnet18"}])
+def test_a_flag_on_which_others_depend_leaves_them_to_be_settled_again(flags):
+    plan = plan_pretrain(flags, RESOLVED, "config.yaml")
+    assert (plan.recipe.warmup, plan.method.key_momentum, plan.options.threads) == (None, None, None)
+    assert (plan.recipe.lr, plan.options.seed) == (0.01, 7)
+
+
+@pytest.mark.parametrize("chosen", ["lr", ["no-setting"], None])
+def test_a_list_of_what_was_chosen_that_is_damaged_is_a_usage_error(chosen):
+    with pytest.raises(UsageError, match="chosen"):
+        plan_pretrain({}, RESOLVED | {"chosen": chosen})
+
+
 def test_settings_of_different_classes_have_different_names():
     kinds = (PretrainOptions, Recipe, Augmentation)
     shared = [name for kind in kinds for name in field_names(kind)]

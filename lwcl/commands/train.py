@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from lwcl import engine
-from lwcl.config.plan import Plan, ResolvedConfig
+from lwcl.config.plan import CHOSEN, Plan, ResolvedConfig
 from lwcl.config.train_options import CHANGEABLE_ON_RESUME, MACHINE_SETTINGS
 from lwcl.config.warm_start import plan_first_stage
 from lwcl.data.dataset import BrokenImage, ImageSet, open_images
@@ -139,7 +139,7 @@ def open_run_folder(config: ResolvedConfig, auto: Collection[str], screen: Scree
 
     A resumed run may differ in what the machine decides (`auto`).
     """
-    options, settings, ignore = config.options, config.config(), CHANGEABLE_ON_RESUME | set(auto)
+    options, settings, ignore = config.options, config.config(), CHANGEABLE_ON_RESUME | {CHOSEN, *auto}
     resume: ResumeMode = options.resume  # type: ignore[assignment]  # its choices are checked
     stem, newest = f"{config.verb}-{config.method.name}-{options.arch}", "never" if options.overwrite else resume
     out = Path(options.out) if options.out else default_out(stem, settings, resume=newest, ignore=ignore)

@@ -13,7 +13,7 @@ from typing import Any, Self
 from lwcl.config.augmentation import AUGMENTATIONS, Augmentation
 from lwcl.config.recipes import AUTO_RECIPES, RECIPES, Recipe, recipe_named
 from lwcl.config.teacher_options import check_teacher_options
-from lwcl.config.train_options import TRAIN_OPTIONS, TrainOptions
+from lwcl.config.train_options import CHANGEABLE_ON_RESUME, MACHINE_SETTINGS, TRAIN_OPTIONS, TrainOptions
 from lwcl.config.validation import (
     Chosen,
     all_field_names,
@@ -42,6 +42,15 @@ from lwcl.settings import (
 
 #: Not part of config.yaml: passing the file of a run to `--config` must not overwrite that run.
 LOCATION_SETTINGS = frozenset({"out", "resume", "overwrite"})
+
+#: The name in config.yaml of the list of settings that a user chose; the others followed from these.
+CHOSEN = "chosen"
+
+#: Settings on which no other value depends: beside them a run's config.yaml counts as given back whole.
+INDEPENDENT_SETTINGS = frozenset(
+    {*LOCATION_SETTINGS, *CHANGEABLE_ON_RESUME, *MACHINE_SETTINGS, "seed", "cache", "cache_size", "monitor"}
+    | {"monitor_every", "log_every", "compile"}
+)
 
 
 @dataclass(frozen=True)
@@ -93,12 +102,14 @@ class Plan:
         return type(self).from_values(self.verb, merge_run(self.verb, user), user)
 
     def config(self) -> dict[str, Any]:
-        """Every setting's value, ready for YAML and JSON, without `LOCATION_SETTINGS`.
+        """Every setting's value, ready for YAML and JSON, without `LOCATION_SETTINGS`, and what was `CHOSEN`.
 
         Passing it to `--config` reproduces this plan.
         """
+        chosen = [name for name, one in self.values.items() if one.origin.is_user and name not in LOCATION_SETTINGS]
         values = {name: one.value for name, one in self.values.items() if name not in LOCATION_SETTINGS}
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+        settings = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+        return settings | {CHOSEN: chosen}
 
 
 @dataclass(frozen=True)
@@ -124,11 +135,36 @@ def plan_run(verb: Verb, chosen: Chosen, file: Chosen | None = None, file_name: 
     """
     user = [
         (origin, {name: value for name, value in values.items() if (name, value) != ("recipe", AUTO)})
-        for origin, values in user_layers(chosen, file, file_name)
+        for origin, values in run_layers(chosen, file or {}, file_name)
     ]  # `auto` is what happens without a choice
     plan = Plan.from_values(verb, merge_run(verb, user), user)
     check_teacher_options(plan.options, plan.method)
     return plan
+
+
+def run_layers(chosen: Chosen, file: Chosen, file_name: str) -> list[Layer]:
+    """Flags, then the settings of a file; of a run's config.yaml only what was chosen, unless it is given back whole.
+
+    So `--epochs 200` settles the warm-up again, and `--augmentation` brings all its values.
+    """
+    settings = {name: value for name, value in file.items() if name != CHOSEN}
+    if CHOSEN not in file:
+        return user_layers(chosen, settings, file_name)
+    names = file[CHOSEN]
+    if not isinstance(names, list) or not all(name in settings for name in names):
+        what = f"{file_name}: {CHOSEN} lists names that are no settings in it: {names!r}."
+        raise UsageError(what, remedy=f"Remove {CHOSEN} to use all values as they are.")
+    layers = user_layers(chosen, {name: settings[name] for name in names}, file_name)
+    changed = {name for name, value in chosen.items() if value is not None and not same(value, settings.get(name))}
+    if changed <= INDEPENDENT_SETTINGS:
+        layers.append((Origin(OriginKind.REPEATED, file_name), settings))
+    return layers
+
+
+def same(flag: Any, stored: Any) -> bool:
+    """Whether a flag's text says what a file says."""
+    one, other = ([*map(str, value)] if isinstance(value, list | tuple) else str(value) for value in (flag, stored))
+    return one == other
 
 
 def merge_run(verb: Verb, user: Sequence[Layer]) -> dict[str, SettingValue]:
