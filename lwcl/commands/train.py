@@ -3,14 +3,15 @@
 import contextlib
 import io
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from lwcl import engine
-from lwcl.config.plan import CHOSEN, Plan, ResolvedConfig
-from lwcl.config.train_options import CHANGEABLE_ON_RESUME, MACHINE_SETTINGS
+from lwcl.config.plan import CHOSEN, IMAGES, Plan, ResolvedConfig
+from lwcl.config.train_options import CHANGEABLE_ALOUD, CHANGEABLE_ON_RESUME, MACHINE_SETTINGS
 from lwcl.config.warm_start import plan_first_stage
 from lwcl.data.dataset import BrokenImage, ImageSet, open_images
 from lwcl.engine import NonFiniteError
@@ -22,7 +23,7 @@ from lwcl.reporting.throughput import StepStats
 from lwcl.runs.crash import describe_crash, marked_as_running
 from lwcl.runs.folder import RunFolder, default_out
 from lwcl.runs.guard import ResumeMode
-from lwcl.settings import AUTO, auto_value
+from lwcl.settings import AUTO, auto_value, flag_name
 from lwcl.system.cpu import keep_freed_memory
 from lwcl.system.device import current_command
 from lwcl.system.out_of_memory import explain_out_of_memory
@@ -53,7 +54,10 @@ def train_run(
             print_dry_run(config, images, screen, as_json=as_json)
             return 0
         # 2. The folder before the model: an interrupted run in it decides threads and precisions.
-        with open_run_folder(config, auto, screen) as folder, marked_as_running(folder.path, folder.log_txt):
+        with (
+            open_run_folder(config, images, auto, screen) as folder,
+            marked_as_running(folder.path, folder.log_txt),
+        ):
             if folder.resumed:
                 config = resume_settings(config, folder.settings(), auto, screen)
                 torch.set_num_threads(config.options.threads)
@@ -134,12 +138,14 @@ def print_auto_settings(config: ResolvedConfig, images: ImageSet, screen: Screen
             screen.say(f"  {name} {setting.value} ({setting.origin})")
 
 
-def open_run_folder(config: ResolvedConfig, auto: Collection[str], screen: Screen) -> RunFolder:
+def open_run_folder(config: ResolvedConfig, images: ImageSet, auto: Collection[str], screen: Screen) -> RunFolder:
     """The run folder, new or resumed; warns of a changed machine or version.
 
     A resumed run may differ in what the machine decides (`auto`).
     """
-    options, settings, ignore = config.options, config.config(), CHANGEABLE_ON_RESUME | {CHOSEN, *auto}
+    options, known = config.options, {"count": len(images), "names and sizes": images.identity}
+    settings = config.config() | {IMAGES: known}
+    ignore = CHANGEABLE_ON_RESUME | (CHANGEABLE_ALOUD - {"cache"}) | {CHOSEN, *auto}
     resume: ResumeMode = options.resume  # type: ignore[assignment]  # its choices are checked
     stem, newest = f"{config.verb}-{config.method.name}-{options.arch}", "never" if options.overwrite else resume
     out = Path(options.out) if options.out else default_out(stem, settings, resume=newest, ignore=ignore)
@@ -149,7 +155,18 @@ def open_run_folder(config: ResolvedConfig, auto: Collection[str], screen: Scree
         screen.warn(crash)
     for name, (then, now) in folder.changed.items():
         screen.warn(f"{name} was {then} and is {now}: the result may differ in the last bits.")
+    if folder.resumed:
+        record_changes(folder, settings, CHANGEABLE_ALOUD - {"cache", *auto}, screen)
     return folder
+
+
+def record_changes(folder: RunFolder, settings: Mapping[str, Any], names: Collection[str], screen: Screen) -> None:
+    """Says and records which of the settings of a resumed run are others than before."""
+    before = folder.settings()
+    for name in sorted(names):
+        if before.get(name) != settings[name]:
+            screen.warn(f"Resuming with another {flag_name(name)}: {before.get(name)} before, {settings[name]} now.")
+            folder.record_setting(name, settings[name])
 
 
 def train_loop(training: TrainingState, folder: RunFolder, screen: Screen, steps: int) -> tuple[int, Timing]:

@@ -45,6 +45,8 @@ LOCATION_SETTINGS = frozenset({"out", "resume", "overwrite"})
 
 #: The name in config.yaml of the list of settings that a user chose; the others followed from these.
 CHOSEN = "chosen"
+#: The name in config.yaml of how many images there are, and of the hash of their names and sizes.
+IMAGES = "images"
 
 #: Settings on which no other value depends: beside them a run's config.yaml counts as given back whole.
 INDEPENDENT_SETTINGS = frozenset(
@@ -147,7 +149,7 @@ def run_layers(chosen: Chosen, file: Chosen, file_name: str) -> list[Layer]:
 
     So `--epochs 200` settles the warm-up again, and `--augmentation` brings all its values.
     """
-    settings = {name: value for name, value in file.items() if name != CHOSEN}
+    settings = {name: value for name, value in file.items() if name not in (CHOSEN, IMAGES)}
     if CHOSEN not in file:
         return user_layers(chosen, settings, file_name)
     names = file[CHOSEN]

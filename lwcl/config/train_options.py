@@ -163,3 +163,6 @@ MACHINE_SETTINGS = ("threads", "precision", "views_by", "teacher_precision")
 CHANGEABLE_ON_RESUME = frozenset(
     {"out", "resume", "overwrite", "workers", "save_every", "download", "max_bad", "strict"}
 )
+#: Settings that a resumed run may change too, and says so: what is seen of it, and its last bits. The images are
+#: compared by names and sizes, however `data` spells them.
+CHANGEABLE_ALOUD = frozenset({"data", "log_every", "cache", "threads", "monitor", "monitor_every"})

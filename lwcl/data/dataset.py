@@ -15,6 +15,7 @@ from torch import Tensor
 from lwcl.data.decode import UnreadableImageError
 from lwcl.data.demo import builtin
 from lwcl.data.sources import torchvision
+from lwcl.data.sources.files import MODIFIED_NS
 from lwcl.data.sources.source import ImageReader, ImageSource, source_from_files
 from lwcl.data.sources.splits import Split, has_splits, positions_of_split, stratified_holdout
 from lwcl.errors import DataError, UsageError
@@ -44,6 +45,7 @@ class ImageSet:
     has_splits: bool  # whether the sources have training and validation splits
     readers: tuple[ImageReader, ...]
     rows: IndexArray  # (N, 2): which of `readers`, which row there
+    identity: str = ""  # as the fingerprint, but without times: a copy of the files keeps it
 
     def __len__(self) -> int:
         return len(self.names)
@@ -77,7 +79,9 @@ class ImageSet:
         digest = hashlib.sha256(self.fingerprint.encode() + positions.tobytes()).hexdigest()
         names = [self.names[index] for index in positions]
         labels = self.labels[torch.from_numpy(positions)]
-        return ImageSet(names, labels, self.classes, digest, self.has_splits, self.readers, self.rows[positions])
+        same = hashlib.sha256(self.identity.encode() + positions.tobytes()).hexdigest()
+        rows = self.rows[positions]
+        return ImageSet(names, labels, self.classes, digest, self.has_splits, self.readers, rows, same)
 
 
 def replacement_positions(index: int, count: int) -> Iterator[int]:
@@ -120,6 +124,7 @@ def open_images(data: Sequence[str], split: Split = "all", *, download: bool = F
         has_splits=has_splits(splits),
         readers=tuple(source.reader for source in sources),
         rows=chosen_rows,
+        identity=fingerprint(sources, chosen_rows, times=False),
     )
 
 
@@ -142,14 +147,15 @@ def source_prefixes(data: Sequence[str]) -> list[str]:
     return [f"{name}/" for name in (short if len(set(short)) == len(short) else data)]
 
 
-def fingerprint(sources: Sequence[ImageSource], rows: IndexArray) -> str:
-    """SHA-256 (hex) over the kind, names and content keys of the chosen rows of each source."""
+def fingerprint(sources: Sequence[ImageSource], rows: IndexArray, *, times: bool = True) -> str:
+    """SHA-256 (hex) over the kind, names and content keys of the chosen rows of each source, with or without times."""
     digest = hashlib.sha256()
     for number, source in enumerate(sources):
         own = rows[rows[:, 0] == number, 1]
         names = "\0".join(source.names[row] for row in own)
         digest.update(f"{source.kind}\0{len(own)}\0{names}\0".encode("utf-8", "surrogateescape"))
-        digest.update(source.content_keys[own].tobytes())
+        keys = source.content_keys[own]
+        digest.update((keys if times or keys.shape[1] <= MODIFIED_NS else np.delete(keys, MODIFIED_NS, 1)).tobytes())
     return digest.hexdigest()
 
 

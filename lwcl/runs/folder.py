@@ -20,6 +20,7 @@ from lwcl.runs.guard import (
     is_run,
     read_settings,
     require_run_or_empty,
+    run_diff,
     start_or_resume,
     write_settings,
 )
@@ -171,9 +172,7 @@ def default_out(
 def is_interrupted(path: Path, settings: Mapping[str, Any], ignore: frozenset[str]) -> bool:
     """Whether an interrupted run of the same settings is in a folder."""
     try:
-        return is_run(path) and not (
-            is_finished(path) or settings_diff(read_settings(path), settings, ignore) or is_locked(path)
-        )
+        return is_run(path) and not (is_finished(path) or run_diff(path, settings, ignore) or is_locked(path))
     except UsageError:
         return False
 

@@ -1,5 +1,8 @@
 """May a run use this folder? Start, resume or replace the run in it, or refuse with the reason."""
 
+import contextlib
+import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -71,7 +74,26 @@ def never_started(path: Path, settings: Mapping[str, Any], ignore: frozenset[str
     """Whether a folder holds a run of other settings that failed before its first step: nothing is lost with it."""
     steps = (folder / name for folder in (path, path / "first") for name in ("metrics.jsonl", "checkpoints"))
     done = is_finished(path) or any(step.exists() for step in steps)
-    return is_run(path) and not done and bool(settings_diff(read_settings(path), settings, ignore))
+    return is_run(path) and not done and bool(run_diff(path, settings, ignore))
+
+
+def run_diff(path: Path, settings: Mapping[str, Any], ignore: frozenset[str]) -> dict[str, tuple[str, str]]:
+    """The settings that tell the run in a folder from one of `settings`; paths count by where they lead."""
+    environment, there = path / "env.json", ""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        there = str(json.loads(environment.read_bytes()).get("folder", ""))
+    old = read_settings(path)
+    diff = settings_diff(places(old, there), places(settings, os.getcwd()), ignore)
+    return {name: pair for name, pair in diff.items() if not (name == "images" and name not in old)}
+
+
+def places(settings: Mapping[str, Any], folder: str) -> dict[str, Any]:
+    """Settings with the files that they name, seen from a folder, as absolute paths; caches by what they keep."""
+    full = {name: os.path.join(folder, os.path.expanduser(str(settings.get(name)))) for name in ("init", "teacher")}
+    known = {name: os.path.realpath(path) for name, path in full.items() if settings.get(name) and os.path.exists(path)}
+    if "cache" in settings:
+        known["cache"] = "jpeg" if settings["cache"] == "jpeg" else "pixels"
+    return {**settings, **known}
 
 
 def start_or_resume(
@@ -106,13 +128,14 @@ def clear_run(path: Path) -> None:
 
 def require_resumable(path: Path, settings: Mapping[str, Any], resume: ResumeMode, ignore: frozenset[str]) -> None:
     """Raises `UsageError` unless the run in `path` is unfinished, of the same settings, and may be resumed."""
-    diff = settings_diff(read_settings(path), settings, ignore)
+    diff = run_diff(path, settings, ignore)
     changes = "; ".join(f"{name}: {old} -> {new}" for name, (old, new) in diff.items())
     why = f"Settings differ: {changes}." if changes else "Its settings are the same."
     if is_finished(path):
         raise UsageError(f"The folder {path} holds a finished run.", why, OVERWRITE_HINT)
     if changes:
-        raise UsageError(f"The folder {path} holds another run.", why, OVERWRITE_HINT)
+        remedy = "Give its own settings to resume it, or another --out; --overwrite would discard it."
+        raise UsageError(f"The folder {path} holds another run.", why, remedy)
     if resume == "never":
         remedy = f"Remove --resume never to resume it. {OVERWRITE_HINT}"
         raise UsageError(f"The folder {path} holds an unfinished run.", why, remedy)

@@ -47,6 +47,7 @@ class TrainingState:
         packed, facts = pack_optimizer(self.optimizer)
         tensors = {"net": self.net.state_dict(), "optimizer": packed}
         facts = {"optimizer": facts, "data": self.images.fingerprint, "teacher": self.teacher and self.teacher.hash}
+        facts["images"] = self.images.identity
         training_state.save_checkpoint(folder.checkpoints, self.done, tensors, facts)
 
     def dump(self, folder: RunFolder, error: NonFiniteError) -> None:
@@ -81,11 +82,13 @@ class TrainingState:
         if newest is None:
             return False
         if newest.metadata["data"] != self.images.fingerprint:
-            raise DataError(
-                "The images are not those that this run started with.",
-                "File names, sizes or times have changed.",
-                "Restore them, or start again with --overwrite or another --out.",
-            )
+            if newest.metadata.get("images") != self.images.identity:
+                raise DataError(
+                    "The images are not those that this run started with.",
+                    "File names or sizes have changed.",
+                    "Restore them, or start again with --overwrite or another --out.",
+                )
+            tell("The times of the image files have changed, not their names and sizes: the run goes on.")
         if newest.metadata.get("teacher") != (self.teacher and self.teacher.hash):
             raise DataError(
                 "The teacher is not the one that this run started with.",
