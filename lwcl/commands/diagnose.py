@@ -20,6 +20,7 @@ from lwcl.diagnosis.subjects import DiagnosisSubject, load_subjects
 from lwcl.diagnosis.tables import overview_table
 from lwcl.diagnosis.verdict import clustering_verdict
 from lwcl.errors import TrainingDivergedError
+from lwcl.evaluation.judged_data import with_own_data
 from lwcl.evaluation.publish import publish
 from lwcl.evaluation.subjects import baselines
 from lwcl.reporting.console import Screen
@@ -42,6 +43,7 @@ def run_diagnosis(encoders: list[str], options: DiagnoseOptions, *, as_json: boo
             "Each encoder is examined in the views of its own run, so metrics are not comparable: "
             "use --views ssl-small."
         )
+    options = with_own_data(options, encoders, screen)
     study = open_study(options, screen)
     scope = DiagnosisScope(options.seed, options.k, points_per_map(len(subjects)), queries_per_sheet(len(subjects)))
     metrics, picture_data = zip(*(study.examine(subject, scope) for subject in subjects), strict=True)
@@ -50,7 +52,7 @@ def run_diagnosis(encoders: list[str], options: DiagnoseOptions, *, as_json: boo
     publish(
         report,
         screen,
-        report_folder(options.out, encoders, "diagnosis"),
+        report_folder(options.out, encoders, "diagnosis", report.facts),
         tables=[overview_table(findings)],
         lines=verdict_lines(findings),
         as_json=as_json,
@@ -103,5 +105,8 @@ def build_report(
         "classes": len(study.images.classes) if study.labels is not None else 0,
         "broken images": len(study.broken),
         "data": study.images.fingerprint,
+        "test data": study.held_out.fingerprint if study.held_out else None,
+        "judged on": list(study.options.data),
+        "pixels": sorted({subject.loaded.input_spec.size for subject in subjects}),
     }
     return diagnosis_report(findings, pictures, facts=facts, settings=recorded_settings(study.options))

@@ -5,6 +5,7 @@ import torch
 from lwcl.config.eval_options import KnnOptions
 from lwcl.config.knn_presets import resolve_vote
 from lwcl.evaluation.judge import encoder_result, open_evaluator
+from lwcl.evaluation.judged_data import pair_facts, with_own_data
 from lwcl.evaluation.publish import publish
 from lwcl.evaluation.subjects import baselines, load_subject, with_untrained
 from lwcl.reporting.console import Screen
@@ -18,12 +19,15 @@ from lwcl.system.limits import usable_cpus
 def run_knn(encoders: list[str], options: KnnOptions, *, as_json: bool = False, quiet: bool = False) -> int:
     """Evaluates the encoders, prints a table or JSON, writes a report; returns the exit code."""
     screen = Screen(quiet=quiet)
+    options = with_own_data(options, encoders, screen)
     torch.set_num_threads(options.threads or usable_cpus())
     subjects = [
         load_subject(name, arch=options.arch, image_size=options.image_size, seed=options.seed) for name in encoders
     ]
     subjects = list(with_untrained(subjects, options.seed)) if options.random_init else subjects
-    evaluator = open_evaluator(options, options.batch_size, options.val, options.seed, screen)
+    evaluator = open_evaluator(
+        options, options.batch_size, options.val, options.seed, screen, known_classes=options.known_classes
+    )
     bank, vote = evaluator.bank, resolve_vote(options.preset, options.k, options.temperature, len(evaluator.bank))
     scores = [
         evaluator.score(one.loaded, choose_compute(one.loaded.encoder, options.device, options.precision), vote)
@@ -37,15 +41,17 @@ def run_knn(encoders: list[str], options: KnnOptions, *, as_json: bool = False, 
         "bank": len(bank),
         "classes": len(bank.classes),
         "broken images": len(evaluator.broken),
-        "data": bank.fingerprint,
+        **pair_facts(bank, evaluator.queries, options.data, options.val),
+        "pixels": sorted({one.loaded.input_spec.size for one in subjects}),
+        "notes": evaluator.notes,
     }
     report = knn_report(rows, images=len(evaluator.queries), settings=recorded_settings(options), facts=facts)
     publish(
         report,
         screen,
-        report_folder(options.out, encoders, "knn"),
+        report_folder(options.out, encoders, "knn", report.facts),
         tables=[knn_table(rows)],
-        lines=[report.verdict],
+        lines=report.verdict.split("\n"),
         as_json=as_json,
         broken=evaluator.broken,
     )

@@ -9,6 +9,7 @@ from lwcl.config.probe_protocols import protocol_named
 from lwcl.data.label_fractions import open_probe_pair, sample_label_fraction
 from lwcl.errors import UsageError
 from lwcl.evaluation.judge import encoder_result
+from lwcl.evaluation.judged_data import pair_facts, with_own_data
 from lwcl.evaluation.linear_probe import ProbeResult, ProbeSetup, probe_encoder
 from lwcl.evaluation.publish import publish
 from lwcl.evaluation.subjects import Subject, baselines, load_subject, with_untrained
@@ -33,24 +34,32 @@ def run_probe(encoders: list[str], options: ProbeOptions, *, as_json: bool = Fal
         )
     torch.set_num_threads(options.threads or usable_cpus())
     subjects = load_probe_subjects(encoders, options)
-    bank, queries = open_probe_pair(options.data, options.val, seed=options.seed, download=options.download)
+    options = with_own_data(options, encoders, screen)
+    bank, queries, notes, _ = open_probe_pair(
+        options.data,
+        options.val,
+        seed=options.seed,
+        download=options.download,
+        known_classes=options.known_classes,
+    )
     classes = plural(len(bank.classes), "class", "classes")
     screen.say(f"Training images: {len(bank):,} of {classes}; test images: {len(queries):,}")
     setup = ProbeSetup(options, bank, queries, screen)
+    setup.evaluator.notes.extend(notes)
     results = [probe_at_fractions(setup, subject, {protocol.share, *fractions}) for subject in subjects]
     final = [result[protocol.share] for result in results]
     rows = [
         probe_row(setup, subject, result[protocol.share], baseline, {share: result[share] for share in fractions})
         for subject, result, baseline in zip(subjects, results, baselines(subjects, final), strict=True)
     ]
-    report = build_probe_report(setup, rows)
+    report = build_probe_report(setup, rows, sorted({subject.loaded.input_spec.size for subject in subjects}))
     screen.say(probe_time(rows))
     publish(
         report,
         screen,
-        report_folder(options.out, encoders, "probe"),
+        report_folder(options.out, encoders, "probe", report.facts),
         tables=[probe_table(rows, options.protocol)],
-        lines=[report.verdict],
+        lines=report.verdict.split("\n"),
         as_json=as_json,
         broken=setup.evaluator.broken,
     )
@@ -118,7 +127,7 @@ def with_source(origin: Origin, source: str) -> Origin:
     return origin._replace(detail=f"{origin.detail}: {source}") if origin.kind is OriginKind.PROTOCOL else origin
 
 
-def build_probe_report(setup: ProbeSetup, rows: Sequence[ProbeRow]) -> Report:
+def build_probe_report(setup: ProbeSetup, rows: Sequence[ProbeRow], pixels: list[int]) -> Report:
     """The report of the probes, with the resolved settings of the protocol."""
     plan, bank = setup.plan(rows[0].images), setup.bank
     sources = {name: entry.source for name, entry in plan.protocol.settings.items()}
@@ -131,6 +140,8 @@ def build_probe_report(setup: ProbeSetup, rows: Sequence[ProbeRow]) -> Report:
         "training images": rows[0].images,
         "classes": len(bank.classes),
         "broken images": len(setup.evaluator.broken),
-        "data": bank.fingerprint,
+        **pair_facts(bank, setup.queries, setup.options.data, setup.options.val),
+        "pixels": pixels,
+        "notes": setup.evaluator.notes,
     }
     return probe_report(rows, setup.options.protocol, images=len(setup.queries), settings=settings, facts=facts)

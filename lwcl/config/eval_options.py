@@ -14,6 +14,9 @@ class KnnOptions(DataOptions, MachineOptions):
     val: tuple[str, ...] = setting(
         (), "test images [the val or test folder of --data, or a held-out 20%]", group="Data", path=True
     )
+    known_classes: bool = setting(
+        False, "leave out test images of classes that the training images lack, which else count as wrong", group="Data"
+    )
     arch: str | None = setting(None, "architecture, if the checkpoint does not state it", group="What")
     image_size: int | None = setting(None, INPUT_SIZE_HELP, at_least=16, at_most=MAX_IMAGE_SIZE, group="What")
     preset: str = setting(
@@ -66,6 +69,9 @@ class ProbeOptions(DataOptions, MachineOptions):
 
     val: tuple[str, ...] = setting(
         (), "test images [the val or test folder of --data, or a held-out 20%]", group="Data", path=True
+    )
+    known_classes: bool = setting(
+        False, "leave out test images of classes that the training images lack, which else count as wrong", group="Data"
     )
     fractions: str = setting(
         "", "percentages of the labels to probe with too, for a curve: 1,5,10,100 [none]", group="Data"

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lwcl.data.dataset import ImageSet, open_images
-from lwcl.data.labelled import open_labelled_pair
+from lwcl.data.dataset import ImageSet
+from lwcl.data.labelled import LabelledPair, open_labelled_pair
 from lwcl.data.sources.splits import stratified_holdout
 from lwcl.errors import DataError
 from lwcl.formatting import first_names, plural
@@ -15,29 +15,20 @@ MAX_LISTED_NAMES = 5  # in an error message
 
 
 def open_probe_pair(
-    data: Sequence[str], val: Sequence[str], *, seed: int, download: bool = False
-) -> tuple[ImageSet, ImageSet]:
-    """Labelled images to train a classifier on, and to test it on; unlabelled ones are dropped.
+    data: Sequence[str], val: Sequence[str], *, seed: int, download: bool = False, known_classes: bool = False
+) -> LabelledPair:
+    """Labelled images to train a classifier on, and to test it on; what is left out is in the notes.
 
     Raises `DataError` if labels are missing, or test images have a class without a training image.
     """
-    bank, queries = (
-        images.subset((images.labels >= 0).nonzero()[:, 0])
-        for images in open_labelled_pair(data, val, seed=seed, download=download)
-    )
-    known = {bank.classes[label] for label in set(bank.labels.tolist())}
-    asked = {queries.classes[label] for label in set(queries.labels.tolist())}
-    if val:  # a pair holds only the classes that both sides have
-        named = open_images(val, "val", download=download)
-        asked = {named.classes[label] for label in set(named.labels.tolist()) - {-1}}
-    if asked - known:
-        names = sorted(asked - known)
+    pair = open_labelled_pair(data, val, seed=seed, download=download, known_classes=known_classes)
+    if names := pair.unknown:
         raise DataError(
             f"No training images of {plural(len(names), 'class', 'classes')}: {first_names(names, MAX_LISTED_NAMES)}.",
             "A classifier cannot predict a class that it was not trained on.",
-            "Use the same class folder names in both, or remove those images.",
+            "Use the same class folder names in both, or leave those images out with --known-classes.",
         )
-    return bank, queries
+    return pair
 
 
 def sample_label_fraction(images: ImageSet, share: float, seed: int) -> Tensor:

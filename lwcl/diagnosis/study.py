@@ -107,7 +107,10 @@ def open_study(options: DiagnoseOptions, screen: Screen) -> Study:
         why = "All labels are of one class" if images.labelled else "No labels"
         screen.say(f"{why}: metrics that need classes are left out.")
     elif held_out and held_out.labelled:
-        study.held_out = match_classes(images, held_out)
+        pair = match_classes(images, held_out, known_classes=True)
+        study.held_out = pair.queries
+        for note in pair.notes:
+            screen.warn(note)
     return study
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from lwcl import engine
 from lwcl.config.knn_presets import DEFAULT_VOTE, Vote
 from lwcl.config.train_options import DataOptions
+from lwcl.data.copies import Copies, copy_notes, find_copies, pixel_hashes
 from lwcl.data.dataset import BrokenImage, ImageSet
 from lwcl.data.eval_loader import center_crop_batches, eval_batches
 from lwcl.data.labelled import open_labelled_pair
@@ -59,7 +60,10 @@ class Evaluator:
         self.bank, self.queries = bank, queries
         self.batch_size, self.workers, self.screen = batch_size, workers, screen
         self.broken: set[BrokenImage] = set()
+        self.notes: list[str] = []  # what is left out or counts as wrong, for the report
+        self.copies: Copies | None = None  # known when the images have been decoded once
         self._cache: BatchCache[Tensor] = BatchCache()
+        self._hashes: tuple[list[bytes], list[bytes]] = ([], [])
 
     def features(self, loaded: LoadedEncoder, compute: Compute) -> tuple[Tensor, Tensor]:
         """The backbone's features of bank (M, D) and queries (N, D). Raises `TrainingDivergedError` if not finite."""
@@ -70,6 +74,9 @@ class Evaluator:
                 batches = eval_batches(self._pixels(images, spec, counting.advance), images.labels, spec, compute)
                 features.append(engine.embed(encoder, batches, compute, len(images)))
         check_features_finite(loaded.name, *features)
+        if self.copies is None:
+            self.copies = find_copies(*self._hashes)
+            self.notes += copy_notes(self.copies, len(self.queries))
         return features[0], features[1]
 
     def _pixels(self, images: ImageSet, spec: InputSpec, advance: Callable[[int], None]) -> Iterator[Tensor]:
@@ -78,24 +85,42 @@ class Evaluator:
             center_crop_batches, images, spec, batch_size=self.batch_size, workers=self.workers, broken=self.broken.add
         )
         key = spec.size, spec.crop_pct, images is self.bank
+        hashes = self._hashes[0 if images is self.bank else 1]
         for pixels in self._cache.batches(key, 3 * spec.size**2 * len(images), decode):
             advance(len(pixels))
+            if self.copies is None:
+                hashes += pixel_hashes(pixels)
             yield pixels
 
     def score(self, loaded: LoadedEncoder, compute: Compute, vote: Vote | None = DEFAULT_VOTE) -> KnnScore:
-        """kNN accuracy on the queries; the best of several k (best-NN) if `vote` is None."""
+        """kNN accuracy on the queries, none its own neighbour; best-NN if `vote` is None."""
         bank, queries = self.features(loaded, compute)
         labelled = queries, self.queries.labels, bank, self.bank.labels
-        return knn_score(*labelled, k=vote.k, temperature=vote.temperature) if vote else best_knn(*labelled)
+        copies = self.copies or {}
+        if vote is None:
+            return best_knn(*labelled, copies)
+        return knn_score(*labelled, k=vote.k, temperature=vote.temperature, copies=copies)
 
 
-def open_evaluator(options: DataOptions, batch_size: int, val: Sequence[str], seed: int, screen: Screen) -> Evaluator:
+def open_evaluator(
+    options: DataOptions,
+    batch_size: int,
+    val: Sequence[str],
+    seed: int,
+    screen: Screen,
+    *,
+    known_classes: bool = False,
+) -> Evaluator:
     """An evaluator on the labelled images that the options name."""
-    bank, queries = open_labelled_pair(options.data, val, seed=seed, download=options.download)
+    bank, queries, notes, _ = open_labelled_pair(
+        options.data, val, seed=seed, download=options.download, known_classes=known_classes
+    )
     classes = plural(len(bank.classes), "class", "classes")
     screen.say(f"kNN bank: {plural(len(bank), 'image')} of {classes}; queries: {plural(len(queries), 'image')}")
     workers = worker_count(options.workers, len(bank))
-    return Evaluator(bank, queries, screen=screen, batch_size=batch_size, workers=workers)
+    evaluator = Evaluator(bank, queries, screen=screen, batch_size=batch_size, workers=workers)
+    evaluator.notes.extend(notes)
+    return evaluator
 
 
 def check_features_finite(name: str, *features: Tensor) -> None:

@@ -1,6 +1,7 @@
 """The report of a linear probe: the accuracy of each encoder's classifier, and whether training helped."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from lwcl.formatting import duration, percent, plural
@@ -13,6 +14,7 @@ from lwcl.reporting.knn import (
     accuracy_verdict,
     format_gain,
     format_interval,
+    judged_on,
 )
 from lwcl.reporting.report import Picture, Report, Table
 from lwcl.settings import SettingValue
@@ -65,15 +67,15 @@ def probe_report(
     return Report(
         kind="probe",
         title=f"Linear probe ({protocol}): {accuracies}",
-        verdict=probe_verdict(rows, images),
-        tables=(probe_table(rows, protocol), *fraction_tables(rows)),
+        verdict="\n".join([probe_verdict(rows, images), *judged_on(facts)]),
+        tables=(probe_table(rows, protocol, facts), *fraction_tables(rows)),
         pictures=tuple(probe_pictures(rows)),
         facts={**facts, "protocol": protocol, "images": images, "encoders": [row.document() for row in rows]},
         settings=settings,
     )
 
 
-def probe_table(rows: Sequence[ProbeRow], protocol: str) -> Table:
+def probe_table(rows: Sequence[ProbeRow], protocol: str, facts: Mapping[str, Any] = MappingProxyType({})) -> Table:
     """The accuracy of each encoder; also shown on the terminal."""
     columns = ("Encoder", "Top-1", "95% interval", "vs. untrained", "Top-5", "Best epoch", "Classifier", "Seconds")
     cells = []
@@ -87,7 +89,7 @@ def probe_table(rows: Sequence[ProbeRow], protocol: str) -> Table:
         f"Top-1 and top-5 after the last epoch. {INTERVAL_NOTE} The best epoch was selected on the test images, so "
         "it is optimistic."
     )
-    return Table(f"Linear probe, {protocol}", columns, tuple(cells), note)
+    return Table(f"Linear probe, {protocol}", columns, tuple(cells), " ".join([note, *judged_on(facts)]))
 
 
 def fraction_tables(rows: Sequence[ProbeRow]) -> Iterator[Table]:

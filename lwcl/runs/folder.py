@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Self
 
 from lwcl.config.diff import settings_diff
@@ -28,11 +29,31 @@ from lwcl.system.atomic_files import crash_point, explain_disk_errors, write_ato
 from lwcl.system.environment import RUN_SPECIFIC_KEYS, describe_environment
 from lwcl.system.lock import folder_lock, is_locked
 
+#: The facts of a report that say on which images it is.
+DATA_FACTS = ("data", "test data")
 
-def report_folder(out: str | None, encoders: Sequence[str], name: str) -> Path | None:
-    """The folder of a report: `out`, else the folder `name` in the first run folder among the encoders, else None."""
-    runs = (Path(encoder) for encoder in encoders if (Path(encoder) / "config.yaml").exists())
-    return Path(out) if out else next((run / name for run in runs), None)
+
+def report_folder(
+    out: str | None, encoders: Sequence[str], name: str, facts: Mapping[str, Any] = MappingProxyType({})
+) -> Path | None:
+    """Where a report goes: `out`, else the folder `name` in the first run folder among the encoders, else nowhere.
+
+    A report there on other images, as its `facts` say, is kept: the new one goes to `name-2`, `name-3` and so on.
+    """
+    run = next((Path(encoder) for encoder in encoders if (Path(encoder) / "config.yaml").exists()), None)
+    if out or run is None:
+        return Path(out) if out else None
+    folders = (run / (name if number == 1 else f"{name}-{number}") for number in itertools.count(1))
+    return next(folder for folder in folders if not holds_other_report(folder, facts))
+
+
+def holds_other_report(folder: Path, facts: Mapping[str, Any]) -> bool:
+    """Whether a report on other images is in a folder."""
+    try:
+        known = (parse_record((folder / "report.json").read_bytes()) or {}).get("facts", {})
+        return any(known.get(name) != facts.get(name) for name in DATA_FACTS if name in facts)
+    except (OSError, AttributeError):
+        return False
 
 
 class RunFolder:

@@ -24,6 +24,7 @@ RUN_FILES = (
     *("nonfinite", "bad_files.jsonl", MARK_FILE),
     *("log.txt", "command.txt", "env.json", "report.html", "report.json", "config.yaml"),
 )
+REPORT_FOLDERS = ("knn", "probe", "diagnosis")  # and, of other images, `knn-2` and so on
 OVERWRITE_HINT = "Give --overwrite to replace it, or another --out."
 
 
@@ -120,7 +121,8 @@ def start_or_resume(
 
 def clear_run(path: Path) -> None:
     """Removes what a run writes, nothing else; raises `StorageError` for what cannot be removed."""
-    for file in (path / name for name in RUN_FILES):
+    more = (file for name in REPORT_FOLDERS for file in sorted(path.glob(f"{name}-[0-9]*")))
+    for file in (*more, *(path / name for name in RUN_FILES)):
         remove_path(file)
         if file.exists():
             raise StorageError(f"Cannot remove {file}.", remedy="Remove it yourself, or give another --out.")

@@ -4,15 +4,17 @@ from typing import NamedTuple
 
 from lwcl.config.train_options import TrainOptions
 from lwcl.data.dataset import ImageSet, random_subset
+from lwcl.data.demo.builtin import DEFAULT_SET
 from lwcl.data.labelled import open_labelled_pair
 from lwcl.errors import DataError, LwclError
 from lwcl.evaluation.judge import Evaluator, encoder_result
+from lwcl.evaluation.judged_data import pair_facts
 from lwcl.evaluation.subjects import Subject, untrained_like
 from lwcl.metrics.bootstrap import gap_closed
 from lwcl.metrics.cost import measure_cost
 from lwcl.reporting.console import Screen
 from lwcl.reporting.distillation import DistillationRow, GapShare
-from lwcl.reporting.knn import EncoderResult
+from lwcl.reporting.knn import EncoderResult, judged_on
 from lwcl.runs.folder import RunFolder
 from lwcl.training.state import TrainingState
 
@@ -26,13 +28,14 @@ class FinalScores(NamedTuple):
     images: int
     gap_rows: list[DistillationRow]
     share: GapShare | None  # of the teacher's lead over an untrained encoder
+    notes: tuple[str, ...] = ()  # on what images, and what was left out or counts as wrong
     missing: str = ""  # why there is no score, where one was to be expected
 
 
 def no_scores(error: BaseException | None = None) -> FinalScores:
     """No results; of `error`, why."""
     parts = (error.what, error.why) if isinstance(error, LwclError) else (f"{type(error).__name__}: {error}",)
-    return FinalScores([], 0, [], None, f"No kNN score: {' '.join(filter(None, parts))}" if error else "")
+    return FinalScores([], 0, [], None, missing=f"No kNN score: {' '.join(filter(None, parts))}" if error else "")
 
 
 def has_labelled_splits(options: TrainOptions, images: ImageSet) -> bool:
@@ -57,9 +60,12 @@ def final_scores(training: TrainingState, folder: RunFolder, screen: Screen) -> 
     options = training.config.options
     if not has_labelled_splits(options, training.images):
         return no_scores()
-    bank, queries = open_labelled_pair(options.monitor or options.data, (), seed=options.seed)
+    bank, queries, notes, _ = open_labelled_pair(
+        options.monitor or options.data, (), seed=options.seed, download=options.download
+    )
     bank, queries = random_subset(bank, MAX_BANK, options.seed), random_subset(queries, MAX_QUERIES, options.seed)
     evaluator = Evaluator(bank, queries, screen=screen)
+    evaluator.notes.extend(notes)
     encoder = Subject(training.loaded(str(folder.path)))
     untrained = Subject(untrained_like(encoder.loaded, options.seed))
     subjects, computes = [encoder, untrained], [training.compute, training.compute]
@@ -71,8 +77,14 @@ def final_scores(training: TrainingState, folder: RunFolder, screen: Screen) -> 
         encoder_result(one, score.accuracy, scores[-1].accuracy if one is encoder else None, options.seed, score.k)
         for one, score in zip(subjects, scores, strict=True)
     ]
+    facts = {
+        **pair_facts(bank, queries, options.monitor or options.data or (DEFAULT_SET,), ()),
+        "notes": evaluator.notes,
+    }
+    sizes = sorted({one.loaded.input_spec.size for one in subjects})
+    judged = tuple(judged_on({**facts, "classes": len(bank.classes), "pixels": sizes}))
     if training.teacher is None:
-        return FinalScores(rows, len(queries), [], None)
+        return FinalScores(rows, len(queries), [], None, judged)
     costs = [
         measure_cost(
             one.loaded.encoder.backbone,
@@ -89,4 +101,4 @@ def final_scores(training: TrainingState, folder: RunFolder, screen: Screen) -> 
     ]
     student, teacher, baseline = (score.accuracy.top1 for score in scores)
     closed = gap_closed(student, teacher, baseline, options.seed)
-    return FinalScores(rows, len(queries), gap_rows, (closed[0], closed[1:]) if closed else None)
+    return FinalScores(rows, len(queries), gap_rows, (closed[0], closed[1:]) if closed else None, judged)

@@ -98,7 +98,7 @@ def add_scores(report: Report, final: FinalScores) -> Report:
         return dataclasses.replace(report, verdict=f"{report.verdict}\n{escape(final.missing)}")
     if not final.rows:
         return report
-    gained = escape(accuracy_verdict(final.rows[:1], final.images))
+    gained = "\n".join(map(escape, (accuracy_verdict(final.rows[:1], final.images), *final.notes)))
     report = dataclasses.replace(
         report, verdict=f"{gained}\n{report.verdict}", tables=(knn_table(final.rows), *report.tables)
     )

@@ -1,0 +1,33 @@
+"""Images that are the same, pixel for pixel: a query must not find itself, or its copy, in the bank."""
+
+import collections
+import hashlib
+from collections.abc import Iterator, Sequence
+
+from torch import Tensor
+
+from lwcl.formatting import plural
+
+Copies = dict[int, list[int]]  # of a query, the rows of the bank with the same pixels
+
+
+def pixel_hashes(pixels: Tensor) -> list[bytes]:
+    """A hash of each image of a batch, uint8 (B, 3, side, side)."""
+    return [hashlib.blake2b(image.tobytes(), digest_size=16).digest() for image in pixels.contiguous().numpy()]
+
+
+def find_copies(bank: Sequence[bytes], queries: Sequence[bytes]) -> Copies:
+    """For each query with copies in the bank their rows, from the hashes of all images."""
+    rows = collections.defaultdict(list)
+    for row, one in enumerate(bank):
+        rows[one].append(row)
+    return {number: rows[one] for number, one in enumerate(queries) if one in rows}
+
+
+def copy_notes(copies: Copies, queries: int) -> Iterator[str]:
+    """What is to be said of them."""
+    if copies:
+        yield (
+            f"{len(copies):,} of {plural(queries, 'image')} to classify, pixel for pixel the same as images of the "
+            "bank: they do not test an encoder (kNN leaves them out of their own neighbours)."
+        )
