@@ -39,7 +39,7 @@ def run_probe(encoders: list[str], options: ProbeOptions, *, as_json: bool = Fal
         options.data,
         options.val,
         seed=options.seed,
-        download=options.download,
+        **options.reading,
         known_classes=options.known_classes,
     )
     classes = plural(len(bank.classes), "class", "classes")

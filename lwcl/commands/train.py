@@ -43,7 +43,9 @@ def train_run(
     """Trains as the plan says, or only prints what it would do; returns the exit code."""
     screen = Screen(quiet=quiet)
     # 1. What the plan leaves open depends on the images and the machine.
-    images = open_images(plan.options.data, "train", download=plan.options.download)
+    images = open_images(plan.options.data, "train", **plan.options.reading)
+    for note in images.notes:
+        screen.warn(note)
     auto = {name for name in MACHINE_SETTINGS if plan.values[name].value in (None, AUTO)}
     check_scores(plan.options, images, screen)
     config = resolve(plan, images)

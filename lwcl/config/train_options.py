@@ -1,6 +1,6 @@
 """Options of the commands that train, besides method, recipe and augmentation: data, machine, teacher, run folder."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lwcl.settings import AUTO, Auto, Settings, setting
 
@@ -17,11 +17,15 @@ class DataOptions(Settings):
 
     data: tuple[str, ...] = setting(
         (),
-        "folder, .txt list, .zip, .tar (repeat the flag for several), tv/NAME:ROOT, digits or textures",
+        "folder, .txt or .csv list, .zip, .tar (repeat the flag for several), tv/NAME:ROOT, digits or textures",
         group="Data",
         path=True,
     )
     download: bool = setting(False, "let torchvision download a tv/ data set", group="Data")
+    follow_links: bool = setting(False, "follow links in image folders to outside of them", group="Data")
+    labels: str = setting(
+        "top", "level of the class folders: top, leaf, or its number from the top", group="Data", flag="--labels"
+    )
     workers: Auto[int] = setting(
         None,
         "threads or processes that decode images [auto: one per CPU]",
@@ -29,6 +33,11 @@ class DataOptions(Settings):
         at_most=MAX_THREADS,
         group="Data",
     )
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """How the images are found, as `open_images` takes it."""
+        return {name: getattr(self, name) for name in ("download", "labels", "follow_links")}
 
 
 class MachineOptions(Settings):
@@ -165,4 +174,6 @@ CHANGEABLE_ON_RESUME = frozenset(
 )
 #: Settings that a resumed run may change too, and says so: what is seen of it, and its last bits. The images are
 #: compared by names and sizes, however `data` spells them.
-CHANGEABLE_ALOUD = frozenset({"data", "log_every", "cache", "threads", "monitor", "monitor_every"})
+CHANGEABLE_ALOUD = frozenset(
+    {"data", "labels", "follow_links", "log_every", "cache", "threads", "monitor", "monitor_every"}
+)

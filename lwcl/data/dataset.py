@@ -17,7 +17,7 @@ from lwcl.data.demo import builtin
 from lwcl.data.sources import torchvision
 from lwcl.data.sources.files import MODIFIED_NS
 from lwcl.data.sources.source import ImageReader, ImageSource, source_from_files
-from lwcl.data.sources.splits import Split, has_splits, positions_of_split, stratified_holdout
+from lwcl.data.sources.splits import Labels, Split, has_splits, parse_labels, positions_of_split, stratified_holdout
 from lwcl.errors import DataError, UsageError
 from lwcl.rng import epoch_permutation
 
@@ -45,6 +45,7 @@ class ImageSet:
     has_splits: bool  # whether the sources have training and validation splits
     readers: tuple[ImageReader, ...]
     rows: IndexArray  # (N, 2): which of `readers`, which row there
+    notes: tuple[str, ...] = ()  # of the sources: what is left out, and what a user may not expect
     identity: str = ""  # as the fingerprint, but without times: a copy of the files keeps it
 
     def __len__(self) -> int:
@@ -81,7 +82,7 @@ class ImageSet:
         labels = self.labels[torch.from_numpy(positions)]
         same = hashlib.sha256(self.identity.encode() + positions.tobytes()).hexdigest()
         rows = self.rows[positions]
-        return ImageSet(names, labels, self.classes, digest, self.has_splits, self.readers, rows, same)
+        return ImageSet(names, labels, self.classes, digest, self.has_splits, self.readers, rows, self.notes, same)
 
 
 def replacement_positions(index: int, count: int) -> Iterator[int]:
@@ -95,14 +96,24 @@ def no_readable_image_error(broken: Sequence[BrokenImage]) -> DataError:
     return DataError("None of the images can be read.", first, "Check what --data names.")
 
 
-def open_images(data: Sequence[str], split: Split = "all", *, download: bool = False) -> ImageSet:
+def open_images(
+    data: Sequence[str],
+    split: Split = "all",
+    *,
+    download: bool = False,
+    labels: str = "top",
+    follow_links: bool = False,
+) -> ImageSet:
     """The images of all `--data` values, one source after the other; the built-in default if there are none.
 
     A value is a folder, .txt list, .zip, .tar, `tv/NAME:ROOT` (see `torchvision`), or the name of a built-in set (write
     `./digits` for a folder of that name). Without splits, each split is the whole set. Raises `UsageError` and
     `DataError`.
     """
-    sources = [open_image_source(spec, download) for spec in data or (builtin.DEFAULT_SET,)]
+    level = parse_labels(labels)
+    sources = [
+        open_image_source(spec, download, level, follow_links=follow_links) for spec in data or (builtin.DEFAULT_SET,)
+    ]
     splits = [name for source in sources for name in source.splits]
     chosen = positions_of_split(splits, split)
     if not len(chosen):
@@ -124,18 +135,19 @@ def open_images(data: Sequence[str], split: Split = "all", *, download: bool = F
         has_splits=has_splits(splits),
         readers=tuple(source.reader for source in sources),
         rows=chosen_rows,
+        notes=tuple(note for source in sources for note in source.notes),
         identity=fingerprint(sources, chosen_rows, times=False),
     )
 
 
-def open_image_source(spec: str, download: bool) -> ImageSource:
-    """The source that one `--data` value names."""
+def open_image_source(spec: str, download: bool, labels: Labels = "top", *, follow_links: bool = False) -> ImageSource:
+    """The source that one `--data` value names; the classes of its folders are those at the level `labels`."""
     if spec in builtin.BUILTIN_SETS:
         return builtin.BUILTIN_SETS[spec]()
     return (
         torchvision.open_torchvision_source(spec, download)
         if spec.startswith(torchvision.TORCHVISION_PREFIX)
-        else source_from_files(spec)
+        else source_from_files(spec, labels, follow_links=follow_links)
     )
 
 

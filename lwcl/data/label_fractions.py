@@ -1,6 +1,7 @@
 """The labelled images of a linear probe, and stratified fractions of them (1% or 10% of the labels)."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,13 +16,18 @@ MAX_LISTED_NAMES = 5  # in an error message
 
 
 def open_probe_pair(
-    data: Sequence[str], val: Sequence[str], *, seed: int, download: bool = False, known_classes: bool = False
+    data: Sequence[str],
+    val: Sequence[str],
+    *,
+    seed: int,
+    known_classes: bool = False,
+    **reading: Any,
 ) -> LabelledPair:
     """Labelled images to train a classifier on, and to test it on; what is left out is in the notes.
 
     Raises `DataError` if labels are missing, or test images have a class without a training image.
     """
-    pair = open_labelled_pair(data, val, seed=seed, download=download, known_classes=known_classes)
+    pair = open_labelled_pair(data, val, seed=seed, known_classes=known_classes, **reading)
     if names := pair.unknown:
         raise DataError(
             f"No training images of {plural(len(names), 'class', 'classes')}: {first_names(names, MAX_LISTED_NAMES)}.",

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -27,17 +27,22 @@ class LabelledPair(NamedTuple):
 
 
 def open_labelled_pair(
-    data: Sequence[str], val: Sequence[str], *, seed: int, download: bool = False, known_classes: bool = False
+    data: Sequence[str],
+    val: Sequence[str],
+    *,
+    seed: int,
+    known_classes: bool = False,
+    **reading: Any,
 ) -> LabelledPair:
     """The bank and the queries that `--data` and `--val` name; with `known_classes` those of the bank's classes only.
 
     Without a val split, a fifth of the images is held out. Raises `DataError` if labels are missing.
     """
-    bank = open_images(data, "train", download=download)
+    bank = open_images(data, "train", **reading)
     if val:
-        queries = open_images(val, "val", download=download)
+        queries = open_images(val, "val", **reading)
     elif bank.has_splits:
-        queries = open_images(data, "val", download=download)
+        queries = open_images(data, "val", **reading)
     else:
         check_labelled(bank, "--data")
         bank, queries = split_holdout(bank, HOLDOUT_FRACTION, seed)
@@ -48,7 +53,8 @@ def open_labelled_pair(
     check_labelled(queries, "--val")
     bank, left_out = labelled_only(bank, "the bank")
     pair = match_classes(bank, queries, known_classes=known_classes)
-    return pair._replace(notes=(*left_out, *pair.notes))
+    told = dict.fromkeys((*bank.notes, *pair.queries.notes, *left_out, *pair.notes))
+    return pair._replace(notes=tuple(told))
 
 
 def check_labelled(images: ImageSet, flag: str) -> None:

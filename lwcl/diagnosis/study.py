@@ -90,11 +90,21 @@ def open_study(options: DiagnoseOptions, screen: Screen) -> Study:
     """The images that the options name. Raises `DataError` for too few, `UsageError` for a wrong option."""
     if options.images < MIN_DIAGNOSIS_IMAGES:
         raise UsageError(f"--images {options.images}: too few.", remedy=f"Give at least {MIN_DIAGNOSIS_IMAGES}.")
-    images = random_subset(open_images(options.data, "train", download=options.download), options.images, options.seed)
+    images = random_subset(
+        open_images(options.data, "train", **options.reading),
+        options.images,
+        options.seed,
+    )
     require_images(len(images), MIN_DIAGNOSIS_IMAGES, "to examine")
+    for note in images.notes:
+        screen.warn(note)
     held_out = None
     if options.val or images.has_splits:
-        held_out = open_images(options.val or options.data, "val", download=options.download)
+        held_out = open_images(
+            options.val or options.data,
+            "val",
+            **options.reading,
+        )
         held_out = random_subset(held_out, options.images, options.seed)
         require_images(len(held_out), MIN_HELD_OUT_IMAGES, "to hold out")
     if max(options.k, default=0) > len(images):

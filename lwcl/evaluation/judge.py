@@ -113,7 +113,11 @@ def open_evaluator(
 ) -> Evaluator:
     """An evaluator on the labelled images that the options name."""
     bank, queries, notes, _ = open_labelled_pair(
-        options.data, val, seed=seed, download=options.download, known_classes=known_classes
+        options.data,
+        val,
+        seed=seed,
+        **options.reading,
+        known_classes=known_classes,
     )
     classes = plural(len(bank.classes), "class", "classes")
     screen.say(f"kNN bank: {plural(len(bank), 'image')} of {classes}; queries: {plural(len(queries), 'image')}")

@@ -48,7 +48,12 @@ def check_scores(options: TrainOptions, images: ImageSet, screen: Screen) -> Non
     if not has_labelled_splits(options, images):
         return
     try:
-        open_labelled_pair(options.monitor or options.data, (), seed=options.seed, download=options.download)
+        open_labelled_pair(
+            options.monitor or options.data,
+            (),
+            seed=options.seed,
+            **options.reading,
+        )
     except DataError as error:
         if options.monitor:
             raise
@@ -61,7 +66,10 @@ def final_scores(training: TrainingState, folder: RunFolder, screen: Screen) -> 
     if not has_labelled_splits(options, training.images):
         return no_scores()
     bank, queries, notes, _ = open_labelled_pair(
-        options.monitor or options.data, (), seed=options.seed, download=options.download
+        options.monitor or options.data,
+        (),
+        seed=options.seed,
+        **options.reading,
     )
     bank, queries = random_subset(bank, MAX_BANK, options.seed), random_subset(queries, MAX_QUERIES, options.seed)
     evaluator = Evaluator(bank, queries, screen=screen)

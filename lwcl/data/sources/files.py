@@ -26,10 +26,14 @@ FileEntry = tuple[int, int, int, int, int, int]
 
 
 class FileListing(NamedTuple):
-    """The images of a container: names (relative paths with `/`, sorted) and a row of six int64 numbers for each."""
+    """The images of a container: names (relative paths with `/`, sorted) and a row of six int64 numbers for each.
+
+    `notes` are sentences on what it holds besides.
+    """
 
     names: list[str]
     table: npt.NDArray[np.int64]
+    notes: tuple[str, ...] = ()
 
 
 class FileContainer(Protocol):
@@ -88,13 +92,14 @@ def read_image_bytes(path: str | Path, offset: int = 0, size: int | None = None)
 
 
 class ImageFolder(NamedTuple):
-    """The images below a folder. Links that lead out of it are not followed, nor links inside a linked folder.
+    """The images below a folder. Links that lead out of it are followed with `follow`, or where there is nothing else.
 
     Not indexed on disk: the fingerprint needs a stat of every file anyway, which is half of the listing's time (25,000
     files: 0.07 of 0.15 s), and a folder's modification time does not reveal overwritten files.
     """
 
     path: Path
+    follow: bool = False
 
     @property
     def kind(self) -> str:
@@ -103,18 +108,33 @@ class ImageFolder(NamedTuple):
 
     def listing(self) -> FileListing:
         """See `FileContainer`."""
+        entries, counts = self.entries(follow=self.follow)
+        note = ""
+        if not entries and counts["links"]:
+            entries, followed = self.entries(follow=True)
+            note = f"{str(self.path)!r} holds nothing but links: they were followed." if entries else ""
+            counts = followed if entries else counts
+        links = plural(counts["links"], "link")
+        if entries and counts["links"]:
+            note = f"{note} {str(self.path)!r}: {links} to outside, to nowhere or in a circle not followed"
+            note += "." if self.follow else " (--follow-links follows those to outside)."
+        note = note.strip()
+        others = f"Found {counts['files']} other files and {links} that lead outside or nowhere (see --follow-links)."
+        return make_listing(entries, self.path, others)._replace(notes=(note,) if note else ())
+
+    def entries(self, *, follow: bool) -> tuple[dict[str, FileEntry], dict[str, int]]:
+        """The files by name, and how many other files and links there are. Raises `DataError`."""
         root = os.path.realpath(self.path)
         entries: dict[str, FileEntry] = {}
         counts = {"files": 0, "links": 0}
         try:
-            for name, info in walk_images(root, "", root, False, counts):
+            for name, info in walk_images(root, "", root, (root,) if follow else None, False, counts):
                 entries[name] = (info.st_size, info.st_mtime_ns, -1, -1, -1, -1)
         except OSError as error:
             raise DataError(
                 f"Cannot list {error.filename!r}.", f"{error.strerror}.", "Check its permissions."
             ) from None
-        others = f"Found {counts['files']} other files and {counts['links']} links that lead outside or nowhere."
-        return make_listing(entries, self.path, others)
+        return entries, counts
 
     def read(self, name: str, row: npt.NDArray[np.int64]) -> bytes:
         """See `FileContainer`."""
@@ -122,74 +142,40 @@ class ImageFolder(NamedTuple):
 
 
 def walk_images(
-    folder: str, above: str, root: str, linked: bool, counts: dict[str, int]
+    folder: str, above: str, root: str, chain: tuple[str, ...] | None, linked: bool, counts: dict[str, int]
 ) -> Iterator[tuple[str, os.stat_result]]:
     """Yield (relative name, stat) of the images below `folder`, whose own relative name with a `/` is `above`.
 
-    `linked`: whether a link led here. Everything else is counted in `counts`.
+    `linked`: whether a link led here. `chain`: the real paths of the folders above if all links are followed, so that
+    circles end. Everything else is counted in `counts`.
     """
     with os.scandir(folder) as entries:
         for entry in entries:
             if is_ignored_name(entry.name):
                 continue
             is_link = entry.is_symlink()
-            if is_link and (linked or not link_stays_inside(entry.path, root)):
+            if is_link and not is_followed(entry.path, root, chain, linked):
                 counts["links"] += 1
             elif entry.is_dir():
-                yield from walk_images(entry.path, f"{above}{entry.name}/", root, is_link or linked, counts)
+                below = None if chain is None else (*chain, os.path.realpath(entry.path))
+                yield from walk_images(entry.path, f"{above}{entry.name}/", root, below, is_link or linked, counts)
             elif entry.name.lower().endswith(IMAGE_SUFFIXES) and entry.is_file():
                 yield above + entry.name, entry.stat()
             else:
                 counts["files"] += 1
 
 
+def is_followed(link: str, root: str, chain: tuple[str, ...] | None, linked: bool) -> bool:
+    """Whether a link is followed: any that leads to no folder above it; without a `chain`, one to inside."""
+    if chain is None:
+        return not linked and link_stays_inside(link, root)
+    return os.path.exists(link) and os.path.realpath(link) not in chain
+
+
 def link_stays_inside(link: str, root: str) -> bool:
     """Whether a link's target exists below `root` and is not a folder that contains the link."""
     end = os.path.realpath(link)
     return end.startswith(root.rstrip("/") + "/") and os.path.exists(end) and not f"{link}/".startswith(f"{end}/")
-
-
-class ImageListFile(NamedTuple):
-    """The images that a text file names: one path per line, relative to the file's folder; `#` for comments."""
-
-    path: Path
-
-    @property
-    def kind(self) -> str:
-        """See `FileContainer`."""
-        return "files"
-
-    def listing(self) -> FileListing:
-        """See `FileContainer`. Missing files are listed with size -1; `DataError` if all are missing."""
-        try:
-            text = self.path.read_text("utf-8-sig", "surrogateescape")
-        except OSError as error:
-            raise DataError(f"Cannot read {str(self.path)!r}.", f"{error.strerror}.") from None
-        lines = (line.strip() for line in text.replace("\0", "\n").split("\n"))
-        entries = {os.path.normpath(line): self.entry(line) for line in lines if line and not line.startswith("#")}
-        if entries and all(entry[SIZE] < 0 for entry in entries.values()):
-            first = str(self.path.parent / next(iter(entries)))
-            remedy = "Paths are relative to the list's own folder."
-            raise DataError(
-                f"{str(self.path)!r}: no such files (of {plural(len(entries), 'line')}).",
-                f"Looked for {first!r}.",
-                remedy,
-            )
-        return make_listing(entries, self.path, "The list names no files.")
-
-    def entry(self, line: str) -> FileEntry:
-        """The table row of one file; its size is -1 if it is missing."""
-        try:
-            info = os.stat(self.path.parent / line)
-        except OSError:
-            return (-1,) * 6
-        return (info.st_size, info.st_mtime_ns, -1, -1, -1, -1) if stat.S_ISREG(info.st_mode) else (-1,) * 6
-
-    def read(self, name: str, row: npt.NDArray[np.int64]) -> bytes:
-        """See `FileContainer`."""
-        if row[SIZE] < 0:
-            raise UnreadableImageError("no such file")
-        return read_image_bytes(self.path.parent / name)
 
 
 def missing_path_error(path: Path) -> UsageError:

@@ -14,11 +14,18 @@ from lwcl.data.sources.files import (
     FileContainer,
     FileListing,
     ImageFolder,
-    ImageListFile,
     is_image_name,
     missing_path_error,
 )
-from lwcl.data.sources.splits import parse_folder_layout
+from lwcl.data.sources.lists import LIST_SUFFIXES, STDIN, ImageListFile, is_pipe
+from lwcl.data.sources.splits import (
+    OTHER_SPLIT,
+    SPLIT_BY_FOLDER_NAME,
+    FolderLayout,
+    Labels,
+    layout_notes,
+    parse_folder_layout,
+)
 from lwcl.errors import DataError, UsageError
 from lwcl.settings import expand_home
 
@@ -41,6 +48,7 @@ class ImageSource(NamedTuple):
     classes: list[str]  # "" for unlabelled images
     content_keys: npt.NDArray[np.int64]  # (rows, m): sizes, times or checksums, for the fingerprint
     reader: ImageReader
+    notes: tuple[str, ...] = ()  # what is left out, and what a user may not expect
 
 
 class FileReader(NamedTuple):
@@ -68,24 +76,42 @@ class ArrayReader(NamedTuple):
         return Image.fromarray(self.pixels[row])
 
 
-def source_from_files(spec: str) -> ImageSource:
+def source_from_files(spec: str, labels: Labels = "top", *, follow_links: bool = False) -> ImageSource:
     """A folder, list or archive as a source; raises as `open_container` and `FileContainer.listing`."""
-    container = open_container(spec)
+    container = open_container(spec, follow_links=follow_links)
     listing = container.listing()
-    splits, classes = parse_folder_layout(listing.names)
-    keys = listing.table[:, : CRC32 + 1]
-    return ImageSource(container.kind, listing.names, splits, classes, keys, FileReader(container, listing))
+    layout = parse_folder_layout(listing.names, labels)
+    notes = [*listing.notes, *layout_notes(spec, listing.names, layout, labels)]
+    if isinstance(container, ImageListFile):
+        layout, notes = listed_layout(container, listing, layout, notes)
+    keys, reader = listing.table[:, : CRC32 + 1], FileReader(container, listing)
+    return ImageSource(container.kind, listing.names, layout.splits, layout.classes, keys, reader, tuple(notes))
 
 
-def open_container(spec: str) -> FileContainer:
+def listed_layout(
+    container: ImageListFile, listing: FileListing, folders: FolderLayout, notes: list[str]
+) -> tuple[FolderLayout, list[str]]:
+    """Splits and classes as the list says, else as its folders do; and what is to be said of it."""
+    rows = container.files()
+    known = [rows[name] for name in listing.names]
+    told = [*container.notes(listing, rows)]
+    splits = [SPLIT_BY_FOLDER_NAME.get(row.split.lower(), row.split and OTHER_SPLIT) for row in known]
+    if not any(row.label for row in known):
+        return FolderLayout(splits if any(splits) else folders.splits, folders.classes), told + notes
+    return FolderLayout(splits if any(splits) else folders.splits, [row.label for row in known]), told
+
+
+def open_container(spec: str, *, follow_links: bool = False) -> FileContainer:
     """The container at a path: a folder, an archive (detected by its content), or a .txt list.
 
     Raises `UsageError` if there is none, `DataError` if it cannot be read.
     """
     path = Path(expand_home(spec))
+    if is_pipe(path) or spec == STDIN:  # to be read once only
+        return ImageListFile(path)
     try:
         if path.is_dir():
-            return ImageFolder(path)
+            return ImageFolder(path, follow_links)
         with open(path, "rb") as file:
             head = file.read(512)
     except (FileNotFoundError, NotADirectoryError):
@@ -107,7 +133,7 @@ def detect_container(path: Path, head: bytes) -> FileContainer:
         return ZipArchive(path, file_stamp(path))
     if head[257:262] == b"ustar" or ending == ".tar":
         return TarArchive(path, file_stamp(path))
-    if ending == ".txt":
+    if ending in LIST_SUFFIXES:
         return ImageListFile(path)
-    what = "is a single image" if is_image_name(path.name) else "is not a folder, .txt list, .zip or .tar"
+    what = "is a single image" if is_image_name(path.name) else "is not a folder, .txt or .csv list, .zip or .tar"
     raise UsageError(f"{str(path)!r} {what}.", remedy="Give --data a folder of images, a list, or an archive.")

@@ -6,11 +6,14 @@ ImageFolder.
 
 import hashlib
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+
+from lwcl.errors import UsageError
+from lwcl.formatting import first_names
 
 Split = Literal["train", "val", "all"]
 SPLIT_FOLDER_NAMES = {
@@ -23,6 +26,9 @@ OTHER_SPLIT = "other"  # next to the splits of a source, but in none of them
 MAX_SPLIT_DEPTH = 3  # levels below the folders that all names share
 
 
+Labels = str  # "top", "leaf", or a level, from 1
+
+
 class FolderLayout(NamedTuple):
     """For each name its split (train, val, test, other, or "" if its source has none) and its class or ""."""
 
@@ -30,12 +36,12 @@ class FolderLayout(NamedTuple):
     classes: list[str]
 
 
-def parse_folder_layout(names: Sequence[str]) -> FolderLayout:
+def parse_folder_layout(names: Sequence[str], labels: Labels = "top") -> FolderLayout:
     """Read splits and classes from the folders of one source's names.
 
     Below the folders that all names share, the first of three levels with a training folder next to a val or test
     folder defines the splits; if a shared folder names a split, all images belong to it. The class is the first folder
-    below the split (else below the shared folders), if there are at least two.
+    below the split (else below the shared folders), if there are at least two; `labels` chooses another level.
     """
     folders = [name.split("/")[:-1] for name in names]
     first, last = min(folders), max(folders)
@@ -52,14 +58,48 @@ def parse_folder_layout(names: Sequence[str]) -> FolderLayout:
             for path in folders
         ]
         if "train" in splits and ("val" in splits or "test" in splits):
-            return FolderLayout(splits, classes_at_level(folders, level + 1))
-    return FolderLayout([whole] * len(names), classes_at_level(folders, len(shared)))
+            return FolderLayout(splits, classes_at_level(folders, level + 1, labels))
+    return FolderLayout([whole] * len(names), classes_at_level(folders, len(shared), labels))
 
 
-def classes_at_level(folders: Sequence[Sequence[str]], level: int) -> list[str]:
-    """The folder at this level of each path, "" if there is none; all "" if fewer than two differ."""
-    classes = [path[level] if len(path) > level else "" for path in folders]
+def classes_at_level(folders: Sequence[Sequence[str]], level: int, labels: Labels = "top") -> list[str]:
+    """The folder at this level of each path, or below it, "" if there is none; all "" if fewer than two differ."""
+    if labels == "leaf":
+        classes = [path[-1] if len(path) > level else "" for path in folders]
+    else:
+        level += 0 if labels == "top" else int(labels) - 1
+        classes = [path[level] if len(path) > level else "" for path in folders]
     return classes if len(set(classes) - {""}) >= 2 else [""] * len(classes)
+
+
+def parse_labels(text: str) -> Labels:
+    """The value of `--labels`. Raises `UsageError`."""
+    value = text.strip().lower()
+    if value in ("top", "leaf") or (value.isdecimal() and int(value) > 0):
+        return value
+    raise UsageError(f"--labels: got {text!r}.", remedy="Give top, leaf, or the level of the class folders, from 1.")
+
+
+def layout_notes(spec: str, names: Sequence[str], layout: FolderLayout, labels: Labels) -> Iterator[str]:
+    """What a user may not expect of folders: classes on several levels, and images beside the splits."""
+    beside = layout.splits.count(OTHER_SPLIT)
+    if beside:
+        folders = sorted(
+            {name.rpartition("/")[0] for name, split in zip(names, layout.splits, strict=True) if split == OTHER_SPLIT}
+        )
+        counts = {split: layout.splits.count(split) for split in ("train", "val", "test") if split in layout.splits}
+        used = ", ".join(f"{split} {count:,}" for split, count in counts.items())
+        yield (
+            f"{spec}: {used}; {beside:,} images beside the splits are left aside ({first_names(folders, 3)}): name "
+            "them with another --data to use them."
+        )
+    leaves = parse_folder_layout(names, "leaf").classes
+    tops, below = set(layout.classes) - {""}, set(leaves) - {""}
+    if labels == "top" and tops and below != tops:
+        yield (
+            f"{spec}: classes are the first of several levels of folders ({len(tops):,} classes); the last level has "
+            f"{len(below):,}: --labels leaf takes those."
+        )
 
 
 def has_splits(splits: Sequence[str]) -> bool:

@@ -1,0 +1,198 @@
+"""Lists of image files: plain paths, or a table of paths with labels, as text in any of the usual encodings."""
+
+import codecs
+import csv
+import functools
+import os
+import stat
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from lwcl.data.decode import UnreadableImageError
+from lwcl.data.sources.files import (
+    IMAGE_SUFFIXES,
+    SIZE,
+    FileEntry,
+    FileListing,
+    make_listing,
+    read_image_bytes,
+)
+from lwcl.errors import DataError
+from lwcl.formatting import plural
+
+LIST_SUFFIXES = (".txt", ".csv", ".tsv", ".lst")
+STDIN = "-"
+#: Byte order marks, the longer ones first; text without one is UTF-8.
+ENCODINGS = (
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+DELIMITERS = (",", ";", "\t", "|", " ")
+PATH_COLUMNS = ("path", "file", "filename", "file_name", "filepath", "image", "img", "image_path", "name", "id")
+LABEL_COLUMNS = ("label", "class", "class_name", "category", "target", "species", "y")
+SPLIT_COLUMNS = ("split", "set", "subset", "fold")
+MAX_SNIFFED_LINES = 1000  # of a list, by which its form is told
+
+
+class ListedFile(NamedTuple):
+    """A line of a list: the path as written, and the label and the split if the list has them."""
+
+    path: str
+    label: str = ""
+    split: str = ""
+
+
+def is_pipe(path: Path) -> bool:
+    """Whether what is there can be read once only."""
+    try:
+        return stat.S_ISFIFO(os.stat(path).st_mode)
+    except OSError:
+        return False
+
+
+def read_list(path: Path) -> tuple[ListedFile, ...]:
+    """The lines of a list; of a pipe, and of `-` (stdin), also when it is asked for again. Raises `DataError`."""
+    try:
+        if str(path) == STDIN or is_pipe(path):
+            return parse_list(read_pipe(str(path)))
+        return parse_list(path.read_bytes())
+    except OSError as error:
+        raise DataError(f"Cannot read {str(path)!r}.", f"{error.strerror}.") from None
+
+
+@functools.cache
+def read_pipe(path: str) -> bytes:
+    """What a pipe holds, kept: it can be read once only."""
+    return sys.stdin.buffer.read() if path == STDIN else Path(path).read_bytes()
+
+
+def parse_list(data: bytes) -> tuple[ListedFile, ...]:
+    """The files that a list names: a path per line (or NUL), or a table whose delimiter and columns are found."""
+    encoding = next((name for mark, name in ENCODINGS if data.startswith(mark)), "utf-8")
+    text = data.decode(encoding, "surrogateescape" if encoding.startswith("utf-8") else "replace")
+    lines = [line.strip() for line in text.replace("\0", "\n").splitlines()]
+    lines = [line for line in lines if line and not line.startswith("#")]
+    delimiter = find_delimiter(lines[:MAX_SNIFFED_LINES])
+    if not delimiter:
+        return tuple(ListedFile(line) for line in lines)
+    return tuple(table_rows(list(split_lines(lines, delimiter))))
+
+
+def has_image_suffix(name: str) -> bool:
+    """Whether a field can be the path of an image."""
+    return name.lower().endswith(IMAGE_SUFFIXES)
+
+
+def find_delimiter(lines: Sequence[str]) -> str:
+    """What separates paths from labels: the delimiter with most rows of several fields, one an image; "" for none."""
+    if 2 * sum(map(has_image_suffix, lines)) > len(lines) and not table_header(lines):
+        return ""
+    counts = {
+        delimiter: sum(len(row) > 1 and any(map(has_image_suffix, row)) for row in split_lines(lines, delimiter))
+        for delimiter in DELIMITERS
+    }
+    best = max(DELIMITERS, key=lambda delimiter: counts[delimiter])
+    return best if counts[best] else ""
+
+
+def table_header(lines: Sequence[str]) -> bool:
+    """Whether the first line names columns (`label,path`)."""
+    first = lines[0].lower() if lines else ""
+    return any(
+        len(names) > 1 and bool({*names} & {*PATH_COLUMNS}) for names in (first.split(one) for one in DELIMITERS)
+    )
+
+
+def split_lines(lines: Sequence[str], delimiter: str) -> Iterator[list[str]]:
+    """The fields of each line, unquoted; blanks separate a label from a path that may hold blanks itself."""
+    if delimiter == " ":
+        for line in lines:
+            yield line.rsplit(None, 1) if has_image_suffix(line.rsplit(None, 1)[0]) else line.split(None, 1)
+        return
+    for row in csv.reader(lines, delimiter=delimiter, skipinitialspace=True):
+        yield [field.strip() for field in row]
+
+
+def table_rows(rows: list[list[str]]) -> Iterator[ListedFile]:
+    """The rows of a table as files. Its columns are those of its header, else told by what they hold."""
+    header = [] if any(map(has_image_suffix, rows[0])) else [name.lower() for name in rows.pop(0)]
+    width = max(map(len, rows), default=0)
+    images = [sum(len(row) > column and has_image_suffix(row[column]) for row in rows) for column in range(width)]
+    path = max(range(width), key=lambda column: images[column], default=0)
+    label, split = (named_column(header, names) for names in (LABEL_COLUMNS, SPLIT_COLUMNS))
+    if label is None:
+        label = next((column for column in range(width) if column not in (path, split)), None)
+    for row in rows:
+        fields = [row[column] if column is not None and column < len(row) else "" for column in (path, label, split)]
+        if fields[0]:
+            yield ListedFile(*fields)
+
+
+def named_column(header: Sequence[str], names: Sequence[str]) -> int | None:
+    """The column of one of these names."""
+    return next((header.index(name) for name in names if name in header), None)
+
+
+class ImageListFile(NamedTuple):
+    """The files that a list names, relative to the list's folder, or to the working folder where the list is a pipe."""
+
+    path: Path
+
+    @property
+    def kind(self) -> str:
+        """See `FileContainer`."""
+        return "files"
+
+    @property
+    def folder(self) -> Path:
+        """What the paths are relative to."""
+        return Path() if str(self.path) == STDIN or is_pipe(self.path) else self.path.parent
+
+    def files(self) -> dict[str, ListedFile]:
+        """The lines of the list by the name of their file."""
+        rows = read_list(self.path)
+        return {os.path.normpath(os.path.expanduser(row.path)): row for row in rows}
+
+    def listing(self) -> FileListing:
+        """See `FileContainer`. Missing files are listed with size -1; `DataError` if all are missing."""
+        entries = {name: file_entry(self.folder / name) for name in self.files()}
+        if entries and all(entry[SIZE] < 0 for entry in entries.values()):
+            raise DataError(
+                f"None of the {plural(len(entries), 'file')} in {str(self.path)!r} exists.",
+                f"Looked for {str(self.folder / next(iter(entries)))!r}.",
+                "Paths are relative to the list's own folder; a table is read by its columns, such as path,label.",
+            )
+        return make_listing(entries, self.path, "The list names no files.")
+
+    def read(self, name: str, row: npt.NDArray[np.int64]) -> bytes:
+        """See `FileContainer`."""
+        if row[SIZE] < 0:
+            raise UnreadableImageError("no such file")
+        return read_image_bytes(self.folder / name)
+
+    def notes(self, listing: FileListing, rows: Mapping[str, ListedFile]) -> Iterator[str]:
+        """What is to be said of the list: files that are missing, and where labels were found."""
+        missing = int((listing.table[:, SIZE] < 0).sum())
+        if missing:
+            first = next(name for name, row in zip(listing.names, listing.table, strict=True) if row[SIZE] < 0)
+            whole = plural(len(listing.names), "file")
+            yield f"{missing:,} of {whole} in {str(self.path)!r} missing, such as {first!r}."
+        if labels := {row.label for row in rows.values()} - {""}:
+            yield f"{str(self.path)!r} is read as paths with labels: {plural(len(labels), 'class', 'classes')}."
+
+
+def file_entry(path: Path) -> FileEntry:
+    """The table row of one file; its size is -1 if it is missing."""
+    try:
+        info = os.stat(path)
+    except OSError:
+        return (-1,) * 6
+    return (info.st_size, info.st_mtime_ns, -1, -1, -1, -1) if stat.S_ISREG(info.st_mode) else (-1,) * 6
