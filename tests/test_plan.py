@@ -203,7 +203,7 @@ def test_where_a_run_goes_is_not_part_of_its_config():
     assert not LOCATION_SETTINGS & set(config)
 
 
-STORED = plan_pretrain({"augmentation": "moco-v2", "lr": 0.01, "seed": 7, "epochs": 20})
+STORED = plan_pretrain({"recipe": "light", "augmentation": "moco-v2", "lr": 0.01, "seed": 7, "epochs": 20})
 RESOLVED = {**STORED.config(), "warmup": 2.0, "key_momentum": 0.9, "threads": 3}
 
 
@@ -216,7 +216,7 @@ def test_a_runs_own_file_given_back_whole_keeps_every_value(flags):
         n: v for n, v in wanted.items() if n != "chosen"
     }
     assert plan.values["key_momentum"].origin == Origin(OriginKind.REPEATED, "config.yaml")
-    assert set(got["chosen"]) == {"augmentation", "lr", "seed", "epochs", *flags} - {"out"}
+    assert set(got["chosen"]) == {"recipe", "augmentation", "lr", "seed", "epochs", *flags} - {"out"}
 
 
 def test_a_flag_that_names_a_bundle_drops_the_values_of_the_stored_one():

@@ -42,6 +42,7 @@ def resolve_plan(plan: Plan, facts: RunFacts) -> ResolvedConfig:
         plan = plan.with_recipe(*auto_recipe(plan.verb, facts))
     values = plan.values | scale_overrides(plan, facts)
     values |= apply_rules({name: one.value for name, one in values.items()}, facts)
+    values |= neighbours_in_queue(values)
     return ResolvedConfig.from_values(plan.verb, values)
 
 
@@ -70,6 +71,16 @@ def _overrides(plan: Plan, changes: Mapping[str, CitedValue], reason: str) -> di
         for name, cited in changes.items()
         if name in plan.values and plan.values[name].origin.kind in OVERRIDABLE
     }
+
+
+def neighbours_in_queue(values: Mapping[str, SettingValue]) -> dict[str, SettingValue]:
+    """Neighbours that nobody chose are at most the keys of the queue, which a tiny data set keeps short."""
+    neighbours, queue, target = (values.get(name) for name in ("neighbours", "queue_size", "target"))
+    if not neighbours or not queue or not target or target.value != "top":
+        return {}
+    if neighbours.origin.kind not in OVERRIDABLE or neighbours.value <= queue.value:
+        return {}
+    return {"neighbours": auto_value(queue.value, f"the queue holds no more than {queue.value} keys")}
 
 
 def floor_power_of_two(number: float, low: int, high: int) -> int:

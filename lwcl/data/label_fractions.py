@@ -15,19 +15,12 @@ from lwcl.formatting import first_names, plural
 MAX_LISTED_NAMES = 5  # in an error message
 
 
-def open_probe_pair(
-    data: Sequence[str],
-    val: Sequence[str],
-    *,
-    seed: int,
-    known_classes: bool = False,
-    **reading: Any,
-) -> LabelledPair:
+def open_probe_pair(data: Sequence[str], val: Sequence[str], **how: Any) -> LabelledPair:
     """Labelled images to train a classifier on, and to test it on; what is left out is in the notes.
 
     Raises `DataError` if labels are missing, or test images have a class without a training image.
     """
-    pair = open_labelled_pair(data, val, seed=seed, known_classes=known_classes, **reading)
+    pair = open_labelled_pair(data, val, **how)
     if names := pair.unknown:
         raise DataError(
             f"No training images of {plural(len(names), 'class', 'classes')}: {first_names(names, MAX_LISTED_NAMES)}.",

@@ -9,7 +9,7 @@ from lwcl.config.auto import RunFacts, resolve_plan
 from lwcl.config.plan import Plan, ResolvedConfig
 from lwcl.data.dataset import ImageSet
 from lwcl.data.demo import builtin
-from lwcl.errors import UsageError
+from lwcl.errors import DataError, UsageError
 from lwcl.formatting import plural
 from lwcl.kernels import bfloat16
 from lwcl.reporting.console import Screen
@@ -17,6 +17,7 @@ from lwcl.settings import AUTO, RESUMED, SettingValue
 from lwcl.system.device import resolve_device
 from lwcl.system.limits import usable_cpus
 
+MIN_IMAGES = 2
 SIZE_SAMPLE = 64  # images whose sizes are read for the median
 
 
@@ -70,10 +71,13 @@ def is_accelerated(plan: Plan) -> bool:
 def check_batch_size(config: ResolvedConfig, images: int) -> None:
     """Raises `UsageError` for a batch larger than the data set, or micro-batches that do not fit the batch."""
     batch, accumulate = config.recipe.batch_size, config.recipe.accumulate
+    if images < MIN_IMAGES:
+        what = f"{plural(images, 'image')}: training tells images apart, so it needs at least {MIN_IMAGES}."
+        raise DataError(what, remedy="Give more images: hundreds are few.")
     if images < batch:
         raise UsageError(
             f"{plural(images, 'image')} cannot fill a batch of {batch:,}.",
-            remedy=f"Give --batch-size {max(2, images)} or less, or more images.",
+            remedy=f"Give --batch-size {images} or less, or more images.",
         )
     if batch % accumulate:
         raise UsageError(
