@@ -102,6 +102,16 @@ class Method(Settings):
         """Whether the teacher's batch norm uses the statistics of the batch instead of its running ones."""
         return False
 
+    @property
+    def stalled_loss(self) -> float | None:
+        """The loss of a net that has collapsed to one output for all images, if it is known."""
+        return None
+
+    @property
+    def stalled_remedies(self) -> str:
+        """What to try when the loss stays there."""
+        return ""
+
     def view_groups(self) -> tuple[ViewSpec, ...]:
         """The views of each image, by groups; `Batch.views` has those of the first group first."""
         return (ViewSpec(count=2),)
