@@ -103,14 +103,9 @@ class Method(Settings):
         return False
 
     @property
-    def stalled_loss(self) -> float | None:
-        """The loss of a net that has collapsed to one output for all images, if it is known."""
-        return None
-
-    @property
-    def stalled_remedies(self) -> str:
-        """What to try when the loss stays there."""
-        return ""
+    def stalled(self) -> tuple[float | None, str]:
+        """The loss of a net that has collapsed to one output for all images, if known, and what to try against it."""
+        return None, ""
 
     def view_groups(self) -> tuple[ViewSpec, ...]:
         """The views of each image, by groups; `Batch.views` has those of the first group first."""

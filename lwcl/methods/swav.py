@@ -59,14 +59,10 @@ class SwAV(MultiCrop):
     queue_start: float = setting(15.0, "epochs before the queue is used", at_least=0, group="Method")
 
     @property
-    def stalled_loss(self) -> float:
-        """ln(prototypes): every image has the same, uniform assignment."""
-        return math.log(self.prototypes)
-
-    @property
-    def stalled_remedies(self) -> str:
-        """What SwAV's authors try."""
-        return "try --epsilon 0.03, fewer --prototypes, a longer --prototype-freeze, or fewer --local-crops"
+    def stalled(self) -> tuple[float, str]:
+        """ln(prototypes), where every image has the same, uniform assignment; and what SwAV's authors try."""
+        remedies = "try --epsilon 0.03, fewer --prototypes, a longer --prototype-freeze, or fewer --local-crops"
+        return math.log(self.prototypes), remedies
 
     def head(self, width: int, teacher_dim: int = 0) -> tuple[str, ...]:
         """The projector: linear, batch norm, ReLU, linear; or one linear layer."""
