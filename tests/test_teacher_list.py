@@ -3,6 +3,7 @@
 `LWCL_UPDATE_GOLDEN=1 pytest tests/test_teacher_list.py` writes lwcl/models/teachers.txt anew (minutes).
 """
 
+import dataclasses
 import os
 import re
 from importlib.metadata import version
@@ -11,7 +12,10 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from runs import made_images
 
+from lwcl.checkpoints.load import load_encoder
+from lwcl.cli import main
 from lwcl.config.auto import RunFacts, resolve_plan
 from lwcl.config.catalogue import find_entries
 from lwcl.config.plan import plan_run
@@ -110,3 +114,18 @@ def test_sizes_of_student_and_teacher_are_settled_to_whole_patches_with_the_reas
     assert "instead of 228" in str(config.values["teacher_size"])
     plain = resolve_plan(plan_run("distill", {**chosen, "arch": "resnet18"}), facts)
     assert settle_patch_sizes(plain) == plain
+
+
+@pytest.mark.parametrize("key", ["licence", "teacher licence"])
+def test_a_restrictive_licence_is_said_at_the_start_and_in_the_model_card(
+    key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    loaded = dataclasses.replace(load_encoder("random/test_resnet"), metadata={key: "cc-by-nc-4.0"})
+    monkeypatch.setattr("lwcl.training.teacher.load_encoder", lambda *spec, **more: loaded)
+    words = ["--data", str(made_images(tmp_path / "images", 16)), "--arch", "test_efficientnet", "--image-size", "32"]
+    words += ["--method", "regression", "--teacher", "random/test_resnet", "--batch-size", "8", "--epochs", "1"]
+    words += ["--threads", "1", "--workers", "0", "--device", "cpu", "--out", str(tmp_path / "run")]
+    assert main.main(["compress", *words]) == 0
+    assert "no commercial use" in capsys.readouterr().err
+    card = (tmp_path / "run/export/README.md").read_text(encoding="utf-8")
+    assert "teacher licence: cc-by-nc-4.0" in card.replace("\\", "")
