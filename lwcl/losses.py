@@ -145,14 +145,38 @@ def cosine_similarities(rows: Tensor, memory: Tensor) -> Tensor:
         return products
 
 
-def standardised_mse(first: Tensor, second: Tensor) -> Tensor:
-    """Mean squared difference of (B, D) and (B, D), each dimension at mean 0 and variance 1 over the batch.
+@torch.no_grad()
+def sinkhorn(scores: Tensor, epsilon: float, iterations: int) -> Tensor:
+    """Balanced assignments of N images to K prototypes by Sinkhorn-Knopp (SwAV, arXiv 2006.09882, eq. 3).
 
-    () in [0, 4]: 2 - 2 x the mean correlation over dimensions. CompRess's Reg-BN (arXiv 2010.14713): batch norm without
-    scale and shift on both sides, instead of unit length. Each process uses the statistics of its own part.
+    (N, K) scores -> (N, K): rows sum to 1, columns to about N / K; the smaller `epsilon`, the sharper.
     """
-    first, second = (F.batch_norm(upcast(x), None, None, training=True) for x in (first, second))
-    return (first - second).square().mean()
+    logarithms = upcast(scores) / epsilon
+    for _ in range(iterations):
+        logarithms = logarithms - logarithms.logsumexp(0, keepdim=True)
+        logarithms = logarithms - logarithms.logsumexp(1, keepdim=True)
+    return logarithms.exp()
+
+
+def standardise(x: Tensor) -> Tensor:
+    """(B, D) with each dimension at mean 0 and variance 1 over the batch, at least float32.
+
+    Batch norm without scale and shift. Each process uses the statistics of its own part.
+    """
+    return F.batch_norm(upcast(x), None, None, training=True)
+
+
+def standardised_mse(first: Tensor, second: Tensor) -> Tensor:
+    """Mean squared difference of (B, D) and (B, D), each standardised; () in [0, 4].
+
+    2 - 2 x the mean correlation over dimensions: CompRess's Reg-BN (arXiv 2010.14713).
+    """
+    return (standardise(first) - standardise(second)).square().mean()
+
+
+def log_sum(difference: Tensor, power: float = 4.0) -> Tensor:
+    """log of the sum of |difference| ^ power over all entries of (B, D), plus 1e-5 (arXiv 2303.11098); ()."""
+    return (difference.abs() ** power).sum().add(1e-5).log()
 
 
 def alignment(first: Tensor, second: Tensor) -> Tensor:

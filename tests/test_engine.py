@@ -26,6 +26,7 @@ from lwcl.system.device import set_matmul_precision
 ARCH, SIZE, COUNT, BATCH = "test_efficientnet", 32, 24, 8
 CPU = Compute(torch.device("cpu"))
 SMALL = {"queue_size": 16, "key_momentum": 0.9, "neighbours": 3, "anchors": 16, "clusters": 3}
+SMALL |= {"prototypes": 12, "queue_start": 0.0}
 RECIPE = Recipe(epochs=4, batch_size=BATCH, lr=0.01, weight_decay=1e-4, warmup=1.0)
 PIXELS = torch.randn(COUNT, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
 SAID = torch.randn(COUNT, 12, generator=torch.Generator().manual_seed(1))  # what a teacher says of each image

@@ -31,13 +31,19 @@ from lwcl.system.environment import cpu_name, package_version
 GOLDEN = Path(__file__).parent / "golden" / "trajectories.json"
 SIZE, BATCH, STEPS = 32, 8, 5
 CPU = Compute(torch.device("cpu"))
-SMALL = {"queue_size": 16, "key_momentum": 0.9, "neighbours": 3, "anchors": 16, "clusters": 3}
+SMALL = {"queue_size": 16, "key_momentum": 0.9, "neighbours": 3, "anchors": 16, "clusters": 3, "prototypes": 12}
 #: Settings that are not the defaults, each a trajectory of its own.
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "moco symmetric": ("moco", {"symmetric": True}),
     "moco head-norm": ("moco", {"head_norm": True}),
+    "moco local-crops": ("moco", {"symmetric": True, "local_crops": 2}),
+    "light-moco local-crops": ("light-moco", {"symmetric": False, "local_crops": 1}),
+    "simclr local-crops": ("simclr", {"queue_size": 0, "key_momentum": 0.0, "local_crops": 2}),
+    "swav queue": ("swav", {"queue_start": 1.0, "prototype_freeze": 0.0, "local_crops": 1}),
     "simclr plain": ("simclr", {"queue_size": 0, "key_momentum": 0.0}),
     "simclr predictor": ("simclr", {"predictor": "16", "smoothing": 0.1, "decoupled": False}),
+    "regression simreg": ("regression", {"regression_head": "simreg"}),
+    "regression narrow log-sum": ("regression", {"regression_head": "narrow", "batch_norm": True, "log_sum": True}),
     "regression batch-norm": ("regression", {"batch_norm": True}),
 }
 FINGERPRINT = {"cpu": cpu_name(), "threads": 1} | {name: package_version(name) for name in ("torch", "timm", "numpy")}

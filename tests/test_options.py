@@ -154,9 +154,9 @@ def test_help_tells_defaults_choices_and_what_a_recipe_says_instead(drink):
 def test_help_says_which_methods_have_a_setting_and_where_they_differ():
     helps = helps_of(main.PROGRAM.commands["pretrain"])
     assert "(light-moco, simclr)" in helps["smoothing"]
-    assert "[0.1 for light-moco, 0.2 for moco, 0.2 for simclr]" in helps["temperature"]
-    assert "[auto for light-moco, auto for moco, 0 for simclr]" in helps["queue_size"]
-    assert "moco" not in helps["dim"]
+    assert "0.1 for light-moco, 0.2 for moco" in helps["temperature"]
+    assert "[auto for light-moco, auto for moco, 0 for simclr, 0 for swav]" in helps["queue_size"]
+    assert "moco" not in helps["epochs"]
 
 
 @pytest.mark.parametrize("what", list(catalogue.CATALOGUES))

@@ -416,6 +416,27 @@ def test_a_collapse_is_a_warning_once() -> None:
     assert warning.startswith("collapse: the embeddings of all images are nearly equal; try a lower --lr")
 
 
+def stalls(losses: Sequence[float], stalled: float | None = 8.0, start: int = 2) -> list[str]:
+    """The warnings that a loss gives, measured once an epoch from epoch `start` on."""
+    alarm = health_words.StallAlarm(stalled, "try this")
+    return [warning for epoch, loss in enumerate(losses, start) if (warning := alarm.update(epoch, loss))]
+
+
+def test_a_loss_that_stays_where_a_collapse_has_it_is_a_warning_once_with_what_to_try() -> None:
+    (warning,) = stalls([8.01, 8.0, 8.0, 7.99, 8.0, 8.0, 8.0])
+    assert "8.000" in warning
+    assert warning.endswith("try this")
+    assert len(stalls([8.0] * 6 + [7.0] + [8.0] * 6)) == 2, "after a recovery, it is news"
+
+
+@pytest.mark.parametrize(
+    ("losses", "stalled", "start"),
+    [([8.0] * 4, 8.0, 2), ([8.0, 8.0, 7.9, 8.0, 8.0, 7.8], 8.0, 2), ([8.0] * 9, None, 2), ([8.0] * 6, 8.0, 0)],
+)
+def test_a_loss_that_falls_or_is_young_is_no_stall(losses: list[float], stalled: float | None, start: int) -> None:
+    assert stalls(losses, stalled, start) == []
+
+
 def test_a_plain_table_is_aligned_and_has_no_escapes(capsys: pytest.CaptureFixture[str]) -> None:
     console.print_table("kNN", ["encoder", "k"], [["a", 5], ["bcd\n", 1200]])
     assert capsys.readouterr().out == "kNN\nencoder      k\na            5\nbcd\\n    1,200\n"

@@ -23,7 +23,7 @@ def list_command(
     as_json: Json = False,
     debug: Debug = False,
 ) -> int:
-    """List architectures, methods, recipes, augmentations, protocols or data sets.
+    """List architectures, teachers, methods, recipes, augmentations, protocols or data sets.
 
     A single match is shown with its settings and their sources.
     """

@@ -33,6 +33,7 @@ from lwcl.training.dry_run import print_dry_run
 from lwcl.training.final_scores import check_scores
 from lwcl.training.finalize import Timing, finalize_run
 from lwcl.training.monitor import TrainingMonitor
+from lwcl.training.preflight import early_warnings
 from lwcl.training.resolve import resolve, resume_settings
 from lwcl.training.state import SaveSchedule, TrainingState
 
@@ -97,6 +98,8 @@ def train_in_folder(
     print_auto_settings(model.config, images, screen)
     broken = BrokenImages(config.options.max_bad, len(images), folder)
     training = build_training(model, images, screen, broken.add)
+    for warning in early_warnings(training.config, training.net, training.steps):
+        screen.warn(warning)
     # 2. What a method fits before its first step is in the checkpoint of a resumed run.
     if training.resume(folder, screen.warn):
         screen.say(f"Resuming after step {training.done:,} of {training.steps:,}.")
@@ -205,7 +208,7 @@ def train_loop(training: TrainingState, folder: RunFolder, screen: Screen, steps
         except NonFiniteError as error:
             training.dump(folder, error)
             raise
-    if options.strict and monitor.alarm.has_collapsed:
+    if options.strict and monitor.has_collapsed:
         raise TrainingDivergedError(
             "The embedding collapsed.",
             f"Its curves are in {folder.metrics_jsonl}.",

@@ -1,4 +1,4 @@
-"""The lists of `lwcl list`: architectures, methods, recipes, augmentations, protocols, data sets.
+"""The lists of `lwcl list`: architectures, teachers, methods, recipes, augmentations, protocols, data sets.
 
 Nothing here imports timm.
 """
@@ -15,6 +15,7 @@ from lwcl.config.recipes import RECIPES, TESTED_ARCHS
 from lwcl.formatting import plural
 from lwcl.methods.method import methods
 from lwcl.models.archs import known_archs
+from lwcl.models.teachers import known_teachers
 from lwcl.settings import unknown_name
 
 DATASETS = {
@@ -39,6 +40,11 @@ def list_archs() -> list[CatalogueEntry]:
     """Every model of timm, those with tests of their own first."""
     others = [CatalogueEntry(name, "") for name in known_archs()[1] if name not in TESTED_ARCHS]
     return [CatalogueEntry(name, "tested: trained, exported, reloaded") for name in TESTED_ARCHS] + others
+
+
+def list_teachers() -> list[CatalogueEntry]:
+    """The models of timm that learned without class labels, as `--teacher` takes them, with their licences first."""
+    return [CatalogueEntry(f"timm/{teacher.name}", teacher.about) for teacher in known_teachers()]
 
 
 def list_methods() -> list[CatalogueEntry]:
@@ -105,6 +111,7 @@ def list_datasets() -> list[CatalogueEntry]:
 
 CATALOGUES: dict[str, Callable[[], list[CatalogueEntry]]] = {
     "archs": list_archs,
+    "teachers": list_teachers,
     "methods": list_methods,
     "recipes": list_recipes,
     "augmentations": list_augmentations,

@@ -1,7 +1,8 @@
 """How to optimise: `Recipe`; and `RECIPES`, the published recipes with the source of each number.
 
 Sources: "ssl-small" is arXiv 2107.14762 and its code, "light-moco" is arXiv 2212.07158 and its code, "MoCo v2" is arXiv
-2003.04297. light-moco's code does not contain its final ImageNet recipe; what is reconstructed from its flags and run
+2003.04297, "SwAV" is arXiv 2006.09882 and its code, "MSF" is arXiv 2105.07269 and its code, "ISD" is arXiv 2012.09259
+and its code. light-moco's code does not contain its final ImageNet recipe; what is reconstructed from its flags and run
 names says so.
 """
 
@@ -112,6 +113,10 @@ MOCO_V2_CODE = "MoCo v2, main_moco.py with --mlp --aug-plus --cos --moco-t 0.2"
 SSL_SMALL_COMMAND = "ssl-small, published command"
 LIGHT_CODE = "light-moco, code default"
 LIGHT_RUN = "light-moco, name of an internal run (sym, t0.1, lr 0.12, warm 3, inner 2048)"
+SWAV_RUN = "SwAV, published command for batch 256 (200 epochs)"
+SWAV_CODE = "SwAV, code: colour distortion of strength 1"
+MSF_COMMAND = "MSF, published command"
+ISD_COMMAND = "ISD, published command for ResNet-18"
 LIGHT_RECONSTRUCTED = "light-moco, reconstructed: published neither in the paper's code nor its README"
 
 SIMCLR_STUDY = "lwcl, docs/results.md: the best of the objectives tried at 370 to 1,240 steps"
@@ -176,6 +181,62 @@ RECIPES: dict[str, PublishedRecipe] = {
             "optimizer": CitedValue("sgd", LIGHT_CODE),
             "base_lr": CitedValue(0.06, LIGHT_RUN + ": 0.12 at batch 512"),
             "schedule": CitedValue("cosine", LIGHT_CODE + ": --cos"),
+        },
+    ),
+    "swav": PublishedRecipe(
+        "clusters instead of negatives, with six local crops (SwAV); published for batch 256 with --queue-size 3840; "
+        "can collapse on few images",
+        "swav",
+        {
+            "augmentation": CitedValue("moco-v2", "SwAV, code: blur, gray and flip as MoCo v2's"),
+            **dict.fromkeys(("brightness", "contrast", "saturation"), CitedValue(0.8, SWAV_CODE)),
+            "hue": CitedValue(0.2, SWAV_CODE),
+            "temperature": CitedValue(0.1, SWAV_RUN),
+            "prototypes": CitedValue(3000, SWAV_RUN),
+            "prototype_freeze": CitedValue(1.0, SWAV_RUN + ": 5,005 iterations, an epoch"),
+            "epsilon": CitedValue(0.05, SWAV_RUN),
+            "sinkhorn_iterations": CitedValue(3, SWAV_RUN),
+            "hidden": CitedValue("2048", "SwAV, code default"),
+            "local_crops": CitedValue(6, SWAV_RUN),
+            "local_size": CitedValue(0.429, SWAV_RUN + ": 96 of 224"),
+            "local_scale": CitedValue(0.14, SWAV_RUN),
+            "local_weight": CitedValue(0.857, "SwAV, arXiv 2006.09882: a mean over the other global and 6 local crops"),
+            "optimizer": CitedValue("lars", SWAV_RUN),
+            "base_lr": CitedValue(0.6, SWAV_RUN + ": 0.6 at batch 256, falling to 0.0006"),
+            "weight_decay": CitedValue(1e-6, SWAV_RUN),
+            "schedule": CitedValue("cosine", SWAV_RUN),
+            "warmup": CitedValue(0.0, SWAV_RUN + ": none"),
+        },
+    ),
+    "msf": PublishedRecipe(
+        "mean shift to the nearest neighbours, no negatives (MSF); published for ResNet-50",
+        "msf",
+        {
+            "augmentation": CitedValue("moco-v2", "MSF, code: as MoCo v2's"),
+            "weak_targets": CitedValue(True, MSF_COMMAND + ": --weak_strong"),
+            "neighbours": CitedValue(10, MSF_COMMAND),
+            "hidden": CitedValue("2x", "MSF, code: twice the features"),
+            "key_momentum": CitedValue(0.99, MSF_COMMAND),
+            "optimizer": CitedValue("sgd", MSF_COMMAND),
+            "base_lr": CitedValue(0.05, MSF_COMMAND + ": 0.05 at batch 256"),
+            "schedule": CitedValue("cosine", MSF_COMMAND),
+            "warmup": CitedValue(0.0, MSF_COMMAND + ": none"),
+        },
+    ),
+    "isd": PublishedRecipe(
+        "CompRess's similarities from a momentum encoder instead of a teacher (ISD); published for ResNet-18",
+        "isd",
+        {
+            "augmentation": CitedValue("moco-v2", "ISD, code: as MoCo v2's"),
+            "temperature": CitedValue(0.02, ISD_COMMAND),
+            "weak_targets": CitedValue(False, "ISD, code: both views alike"),
+            "hidden": CitedValue("1x", "ISD, code: as wide as the features"),
+            "optimizer": CitedValue("sgd", ISD_COMMAND),
+            "base_lr": CitedValue(0.01, ISD_COMMAND + ": 0.01 at batch 256"),
+            "schedule": CitedValue("step", ISD_COMMAND),
+            "milestones": CitedValue((0.7, 0.9), ISD_COMMAND + ": epochs 140 and 180 of 200"),
+            "step_factor": CitedValue(0.2, "ISD, code default"),
+            "warmup": CitedValue(0.0, ISD_COMMAND + ": none"),
         },
     ),
     **DISTILL_RECIPES,

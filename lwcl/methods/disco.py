@@ -4,13 +4,13 @@ import dataclasses
 
 from lwcl.methods._torch import Encoder, Net, losses, torch
 from lwcl.methods.method import Batch, Loss, method
-from lwcl.methods.moco import MoCo, MoCoNet
+from lwcl.methods.moco import MoCoNet, QueueContrast
 from lwcl.methods.seed import matching_teacher_dim
 from lwcl.settings import setting
 
 
 @method("distill", "disco")
-class DisCo(MoCo):
+class DisCo(QueueContrast):
     """MoCo v2 plus the squared distance of the student's embeddings of both views to the teacher's.
 
     The published code sums squared distances over the images of one GPU but averages the contrastive loss, so the

@@ -102,6 +102,11 @@ class Method(Settings):
         """Whether the teacher's batch norm uses the statistics of the batch instead of its running ones."""
         return False
 
+    @property
+    def stalled(self) -> tuple[float | None, str]:
+        """The loss of a net that has collapsed to one output for all images, if known, and what to try against it."""
+        return None, ""
+
     def view_groups(self) -> tuple[ViewSpec, ...]:
         """The views of each image, by groups; `Batch.views` has those of the first group first."""
         return (ViewSpec(count=2),)

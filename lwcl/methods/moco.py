@@ -1,5 +1,6 @@
 """MoCo v2 (arXiv 2003.04297): the baseline, and the base of ssl-small (2107.14762) and light-moco (2212.07158)."""
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from lwcl.methods._torch import (
@@ -16,6 +17,7 @@ from lwcl.methods._torch import (
     torch,
 )  # fmt: skip
 from lwcl.methods.method import Batch, Loss, Method, method
+from lwcl.methods.multi_crop import MultiCrop
 from lwcl.settings import Auto, setting
 
 
@@ -27,9 +29,8 @@ class MoCoNet(Protocol):
     queue: Queue
 
 
-@method("pretrain", "moco")
-class MoCo(Method):
-    """Contrast two views of an image with a queue of keys from a momentum encoder."""
+class QueueContrast(Method):
+    """What MoCo and DisCo share: the contrast of queries with a queue of keys from a momentum encoder."""
 
     temperature: float = setting(0.2, "softmax temperature of the contrastive loss", above=0, group="Method")
     queue_size: Auto[int] = setting(
@@ -61,19 +62,6 @@ class MoCo(Method):
             queue=memory.Queue(self.queue_size, self.dim),
         )
 
-    def loss(self, net: MoCoNet, batch: Batch, epoch: float) -> Loss:
-        """InfoNCE of view 1 with the keys of view 2 (MoCo, eq. 1), and of view 2 with those of view 1 if symmetric."""
-        contrasts = []
-        for query_view, key_view in [batch.views, batch.views[::-1]][: 2 if self.symmetric else 1]:
-            keys = net.key(key_view, splits=self.bn_splits)
-            queries = net.student(query_view, splits=self.bn_splits)
-            contrasts.append(self.contrast(net, queries, keys, epoch))
-        total = sum((loss.total for loss in contrasts[1:]), contrasts[0].total)
-        metrics = {
-            name: torch.stack([loss.metrics[name] for loss in contrasts]).mean() for name in contrasts[0].metrics
-        }
-        return Loss(total, metrics, contrasts[0].pairs)
-
     def contrast(self, net: MoCoNet, queries: Tensor, keys: Tensor, epoch: float) -> Loss:
         """Queries (B, dim) against their keys (B, dim) and the queue, which the keys enter after the step."""
         positive, negative = losses.positive_negative_cosines(queries, keys, net.queue.rows())
@@ -85,3 +73,37 @@ class MoCo(Method):
     def target_loss(self, positive: Tensor, negative: Tensor, epoch: float) -> Tensor:
         """Cross-entropy with the positive key as the target; cosines (B,) and (B, K), before the temperature."""
         return losses.info_nce(positive, negative, self.temperature)
+
+
+@method("pretrain", "moco")
+class MoCo(MultiCrop, QueueContrast):
+    """Contrast two views of an image with a queue of keys from a momentum encoder."""
+
+    def loss(self, net: MoCoNet, batch: Batch, epoch: float) -> Loss:
+        """InfoNCE of view 1 with the keys of view 2 (MoCo, eq. 1), and of view 2 with those of view 1 if symmetric.
+
+        Local crops are queries of the same keys, with the weight `local_weight` (SSLight, arXiv 2210.02808).
+        """
+        views, local_views = self.global_and_local(batch.views)
+        ways, contrasts = [views, views[::-1]][: 2 if self.symmetric else 1], []
+        local = [net.student(view, splits=self.bn_splits) for view in local_views]
+        for query_view, key_view in ways:
+            keys = net.key(key_view, splits=self.bn_splits)
+            queries = net.student(query_view, splits=self.bn_splits)
+            contrasts.append(self.multi_crop_contrast(net, queries, keys, local, epoch))
+        total = sum((loss.total for loss in contrasts[1:]), contrasts[0].total)
+        metrics = {
+            name: torch.stack([loss.metrics[name] for loss in contrasts]).mean() for name in contrasts[0].metrics
+        }
+        return Loss(total, metrics, contrasts[0].pairs)
+
+    def multi_crop_contrast(
+        self, net: MoCoNet, queries: Tensor, keys: Tensor, local: Sequence[Tensor], epoch: float
+    ) -> Loss:
+        """The contrast of the queries (B, dim) of a global view and of its local crops with one view's keys."""
+        contrast = self.contrast(net, queries, keys, epoch)
+        if not local:
+            return contrast
+        cosines = (losses.positive_negative_cosines(query, keys, net.queue.rows()) for query in local)
+        total = self.weigh(contrast.total, [self.target_loss(*pair, epoch) for pair in cosines])
+        return contrast._replace(total=total, metrics={**contrast.metrics, "loss": total.detach()})

@@ -15,7 +15,8 @@ from lwcl.methods._torch import (
     nets,
     torch,
 )  # fmt: skip
-from lwcl.methods.method import Batch, Loss, Method, Progress, ViewSpec, method
+from lwcl.methods.method import Batch, Loss, Progress, method
+from lwcl.methods.multi_crop import MultiCrop
 from lwcl.settings import setting
 
 
@@ -29,7 +30,7 @@ class SimCLRNet(Protocol):
 
 
 @method("pretrain", "simclr")
-class SimCLR(Method):
+class SimCLR(MultiCrop):
     """Contrast views of an image with the other images of the batch (NT-Xent).
 
     Negatives are the views of the other images of a micro-batch: with `accumulate`, each micro-batch has only its own.
@@ -55,22 +56,6 @@ class SimCLR(Method):
     predictor: str = setting(
         "0", "hidden width of a predictor on the queries (MoCo v3: 4096): as --hidden, or 0: none", group="Method"
     )
-    local_crops: int = setting(
-        0, "small crops of each image as further queries", at_least=0, at_most=64, group="Method"
-    )
-    local_size: float = setting(
-        0.571, "side of a local crop relative to a view's (SSLight: 128 of 224)", above=0, at_most=1, group="Method"
-    )
-    local_weight: float = setting(
-        0.6, "weight of the local crops in the loss (SSLight: 0.6)", at_least=0, at_most=1, group="Method"
-    )
-
-    def view_groups(self) -> tuple[ViewSpec, ...]:
-        """Two global views; with local crops, the scales of SSLight (arXiv 2210.02808): 0.3 to 1, and 0.05 to 0.3."""
-        if not self.local_crops:
-            return (ViewSpec(count=2),)
-        local = ViewSpec(count=self.local_crops, size=self.local_size, crop_scale=(0.05, 0.3))
-        return ViewSpec(count=2, crop_scale=(0.3, 1.0)), local
 
     def head(self, width: int, teacher_dim: int = 0) -> tuple[int, ...]:
         """Widths of the projection head on a backbone of `width` features: hidden (if any), then `dim`."""
@@ -90,16 +75,14 @@ class SimCLR(Method):
 
     def loss(self, net: SimCLRNet, batch: Batch, epoch: float) -> Loss:
         """Mean InfoNCE of each view with the keys of every other global view; local crops weigh `local_weight`."""
-        views, local_views = [*self.grouped(batch.views), ()][:2]
+        views, local_views = self.global_and_local(batch.views)
         projections = [net.student(view) for view in views]
         keys = [net.key(view) for view in views] if self.key_momentum else projections
         queries = [self.predict(net, projection) for projection in projections]
         results = [self.contrast(net, query, keys, i) for i, query in enumerate(queries)]
         total = torch.stack([loss for loss, _ in results]).mean()
-        if local_views:
-            local = [self.predict(net, net.student(view)) for view in local_views]
-            local_losses = [self.contrast(net, query, keys, None)[0] for query in local]
-            total = (1 - self.local_weight) * total + self.local_weight * torch.stack(local_losses).mean()
+        local = [self.predict(net, net.student(view)) for view in local_views]
+        total = self.weigh(total, [self.contrast(net, query, keys, None)[0] for query in local])
         if self.queue_size:
             net.queue.push(torch.cat([key.detach() for key in keys]))
         top1 = torch.stack([accuracy for _, accuracy in results]).mean()

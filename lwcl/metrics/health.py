@@ -12,6 +12,7 @@ from lwcl import losses
 MIN_STD = 0.1
 MIN_EFFECTIVE_RANK = 2.0
 COLLAPSE_PATIENCE = 5
+MIN_VIEWS_IN_COMMON = 0.1  # after an epoch; see `views_in_common`
 
 
 class Health(NamedTuple):
@@ -32,6 +33,16 @@ def embedding_health(pairs: tuple[Tensor, Tensor]) -> Health:
         float(losses.alignment(first, second)),
         float(losses.uniformity(first)),
     )
+
+
+def views_in_common(pairs: tuple[Tensor, Tensor]) -> float:
+    """How much nearer the views of an image are than those of different images, from unit embeddings (B, D) of both.
+
+    1 - the ratio of the mean squared distances: 1 where the views of an image are equal, 0 where they share nothing.
+    """
+    first, second = (losses.upcast(x.detach()) for x in pairs)
+    between = float(losses.alignment(first, second.roll(1, 0)))
+    return 1 - float(losses.alignment(first, second)) / max(between, 1e-12)
 
 
 def is_collapsed(history: list[Health]) -> bool:

@@ -36,6 +36,7 @@ COLLAPSE_REMEDIES = "try a lower --lr, a longer --warmup, or a larger --batch-si
 RANK_WINDOW = 3  # the rank is the median of this many measurements
 RANK_FALL, RANK_RECOVERY = 0.25, 0.5  # shares of the highest rank: fallen below the first, recovered above the second
 RANK_SETTINGS = ("head_norm", "zero_residuals")  # they raise a low effective rank, see docs/results.md
+STALL_SHARE, STALL_PATIENCE = 0.99, 5  # above this share of the collapse's loss, in this many measurements
 HIGH_RANK = 16  # a fall that ends above this rank is no dimensional collapse
 
 
@@ -67,6 +68,28 @@ class HealthAlarm:
         """A sentence on the fall of the effective rank, and what to try."""
         fall = f"effective rank fell from {self._highest:.0f} to {statistics.median(self._latest):.0f}"
         return f"possible dimensional collapse: {fall}; {self._remedies}"
+
+
+class StallAlarm:
+    """Follows a loss whose value in a collapse is known (`Method.stalled`), and words a warning when it stays there.
+
+    The first epoch does not count. A warning is given once, and again after a recovery.
+    """
+
+    def __init__(self, stalled: float | None, remedies: str) -> None:
+        self.stalled, self.remedies, self.has_stalled = stalled, remedies, False
+        self._latest: deque[float] = deque(maxlen=STALL_PATIENCE)
+
+    def update(self, epoch: float, loss: float) -> str:
+        """Account for the loss at a (fractional) epoch; returns a new warning."""
+        if self.stalled is None or epoch <= 1:
+            return ""
+        self._latest.append(loss)
+        before, lowest = self.has_stalled, min(self._latest)
+        self.has_stalled = len(self._latest) == STALL_PATIENCE and lowest > STALL_SHARE * self.stalled
+        if not self.has_stalled or before:
+            return ""
+        return f"the loss stays at {self.stalled:.3f}, where all images have the same output; {self.remedies}"
 
 
 def rank_remedies(settings: Mapping[str, SettingValue]) -> str:

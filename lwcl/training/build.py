@@ -22,6 +22,7 @@ from lwcl.models.backbone import zero_init_residuals
 from lwcl.models.encoder import Encoder, check_forward
 from lwcl.models.loaded import InputSpec
 from lwcl.models.net import Net
+from lwcl.models.teachers import licence_warning
 from lwcl.reporting.console import Screen
 from lwcl.settings import AUTO, auto_value
 from lwcl.system.compute import Compute
@@ -48,6 +49,8 @@ def build_model(config: ResolvedConfig, screen: Screen) -> BuiltModel:
     warn_slow_precision(config, screen)
     # 1. The teacher first: the student's head may have its width.
     teacher = load_teacher(options, method)
+    if teacher and teacher.licence and (warning := licence_warning(teacher.licence)):
+        screen.warn(warning)
     teacher_dim = teacher.dim if teacher else 0
     net = build_net(config, teacher_dim)
     # 2. Precision `auto` times this net in fp32 and bf16, and takes the faster.

@@ -4,12 +4,21 @@ import dataclasses
 import math
 from typing import Any
 
+from torch import Tensor
+
 from lwcl.engine import TrainStep
 from lwcl.evaluation.judge import open_evaluator
 from lwcl.metrics.bootstrap import mean_top1
-from lwcl.metrics.health import COLLAPSE_PATIENCE, Health, embedding_health, is_collapsed
+from lwcl.metrics.health import (
+    COLLAPSE_PATIENCE,
+    MIN_VIEWS_IN_COMMON,
+    Health,
+    embedding_health,
+    is_collapsed,
+    views_in_common,
+)
 from lwcl.reporting.console import Screen, TrainingDisplay
-from lwcl.reporting.health_words import HealthAlarm
+from lwcl.reporting.health_words import HealthAlarm, StallAlarm
 from lwcl.runs.folder import RunFolder
 from lwcl.training.state import TrainingState
 
@@ -36,11 +45,20 @@ class TrainingMonitor:
             screen.warn(f"--monitor: {note}")
         known = (record for record in folder.metrics() if "std" in record)
         self.history = [Health(*(float_or_nan(record[name]) for name in Health._fields)) for record in known]
-        self.alarm = HealthAlarm(training.config.values)
+        method, records = training.config.method, folder.metrics()
+        self.alarm, self.stall = HealthAlarm(training.config.values), StallAlarm(*method.stalled)
+        self.compares_views = not method.teacher_space and all(record["epoch"] < 1 for record in records)
+        for record in records:
+            self.stall.update(record["epoch"], float_or_nan(record["loss"]))
         for end, health in enumerate(self.history, 1):
             self.alarm.update(
                 health.effective_rank, collapsed=is_collapsed(self.history[max(0, end - COLLAPSE_PATIENCE) : end])
             )
+
+    @property
+    def has_collapsed(self) -> bool:
+        """Whether the embedding has collapsed, or the loss stays where it would have."""
+        return self.alarm.has_collapsed or self.stall.has_stalled
 
     def measure(self, step: TrainStep, *, last: bool, display: TrainingDisplay) -> Health | None:
         """Measures and records a step if it is due; warns when the embedding collapses or its effective rank falls."""
@@ -59,8 +77,11 @@ class TrainingMonitor:
         if health:
             record |= health._asdict()
             self.history.append(health)
-            if warning := self.alarm.update(health.effective_rank, collapsed=is_collapsed(self.history)):
-                self.screen.warn(f"step {step.number:,}: {warning}")
+            self.warn(step, self.alarm.update(health.effective_rank, collapsed=is_collapsed(self.history)))
+        self.warn(step, self.stall.update(step.epoch, step.metrics["loss"]))
+        if self.compares_views and step.epoch >= 1 and step.pairs:
+            self.warn(step, compare_views(step.pairs))
+            self.compares_views = False
         if monitored and self.evaluator:
             score = self.evaluator.score(self.training.loaded("monitor"), self.training.compute)
             record["knn_top1"] = mean_top1(score.accuracy)
@@ -68,3 +89,19 @@ class TrainingMonitor:
             self.training.net.train()
         self.folder.append_metrics(record)
         return health
+
+    def warn(self, step: TrainStep, warning: str) -> None:
+        """Writes a warning about a step, if there is one."""
+        if warning:
+            self.screen.warn(f"step {step.number:,}: {warning}")
+
+
+def compare_views(pairs: tuple[Tensor, Tensor]) -> str:
+    """A warning where the views of an image are not much nearer than those of different images: (B, D) each."""
+    common = views_in_common(pairs)
+    if common >= MIN_VIEWS_IN_COMMON:
+        return ""
+    return (
+        f"after an epoch the two views of an image are only {max(0.0, common):.0%} nearer to each other than to those "
+        "of other images: they may share nothing; try a larger --crop-min or a weaker --augmentation"
+    )

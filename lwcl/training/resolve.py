@@ -12,8 +12,9 @@ from lwcl.data.demo import builtin
 from lwcl.errors import DataError, UsageError
 from lwcl.formatting import plural
 from lwcl.kernels import bfloat16
+from lwcl.models.teachers import patch_multiple
 from lwcl.reporting.console import Screen
-from lwcl.settings import AUTO, RESUMED, SettingValue
+from lwcl.settings import AUTO, RESUMED, SettingValue, auto_value
 from lwcl.system.device import resolve_device
 from lwcl.system.limits import usable_cpus
 
@@ -38,10 +39,25 @@ def resolve(plan: Plan, images: ImageSet) -> ResolvedConfig:
         emulated_bf16=not accelerated and not bfloat16.bf16_is_native(),
     )
     # 2. The rules; then flags that do not fit the images or the machine are refused.
-    config = resolve_plan(plan, facts)
+    config = settle_patch_sizes(resolve_plan(plan, facts))
     check_batch_size(config, len(images))
     check_opencv(config)
     return config
+
+
+def settle_patch_sizes(config: ResolvedConfig) -> ResolvedConfig:
+    """The configuration with sizes of student and teacher that are multiples of their patches, where names tell these.
+
+    timm would ignore the border of an image that no patch covers.
+    """
+    options, changes = config.options, {}
+    kind, _, named = (options.teacher or "").partition("/")
+    teacher = options.teacher_arch or (named if kind in ("timm", "random") else "")
+    sizes = {"image_size": (options.arch, options.image_size), "teacher_size": (teacher, options.teacher_size)}
+    for name, (arch, size) in sizes.items():
+        if size and (fitting := patch_multiple(arch, size)) != size:
+            changes[name] = auto_value(fitting, f"a multiple of the patches of {arch}, instead of {size}")
+    return config.with_values(**changes)
 
 
 def resume_settings(

@@ -73,6 +73,7 @@ class TrainingState:
             facts["init"] = options.init
         if self.teacher:
             facts |= {"teacher": self.teacher.loaded.name, "teacher weights": self.teacher.hash}
+            facts |= {"teacher licence": self.teacher.licence} if self.teacher.licence else {}
         return LoadedEncoder(name, self.net.student, self.input_spec, facts)
 
     def resume(self, folder: RunFolder, tell: Callable[[str], None]) -> bool:

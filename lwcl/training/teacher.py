@@ -56,6 +56,12 @@ class OnlineTeacher:
         return self.loaded.input_spec
 
     @property
+    def licence(self) -> str | None:
+        """The licence of its weights, or of those of its own teacher, where one is known."""
+        facts = self.loaded.metadata
+        return facts.get("licence") or facts.get("teacher licence")
+
+    @property
     def views(self) -> TeacherViews:
         """It needs the student's crops at its own image size."""
         return TeacherViews(self.input_spec)

@@ -108,4 +108,5 @@ def load_timm_encoder(name: str, image_size: int | None) -> LoadedEncoder:
             f"Download them into timm's cache once, or use random/{name} for an untrained encoder.",
         ) from error
     encoder.backbone.load_state_dict(pretrained.state_dict())
-    return LoadedEncoder(f"timm/{name}", encoder, InputSpec.for_arch(name, image_size), {"origin": "timm"})
+    metadata = {"origin": "timm", "licence": str(getattr(timm.get_pretrained_cfg(name), "license", None) or "unknown")}
+    return LoadedEncoder(f"timm/{name}", encoder, InputSpec.for_arch(name, image_size), metadata)

@@ -1,0 +1,37 @@
+"""ISD (Tejankar et al., arXiv 2012.09259): distil the similarities of a momentum encoder, from random weights on."""
+
+from lwcl.methods._torch import losses
+from lwcl.methods.method import Batch, Loss, method
+from lwcl.methods.momentum_target import MomentumTarget, MomentumTargetNet
+from lwcl.settings import setting
+
+
+@method("pretrain", "isd")
+class ISD(MomentumTarget):
+    """Match the momentum encoder's similarities of another view with earlier images: CompRess without a teacher.
+
+    Unlike contrastive learning it does not push similar images apart. There is no projection head.
+    """
+
+    hidden: str = setting("1x", "hidden width of the predictor: 1x or 2x the backbone's, or a number", group="Method")
+    temperature: float = setting(
+        0.02, "softmax temperature over the anchors, of student and momentum encoder", above=0, group="Method"
+    )
+    weak_targets: bool = setting(False, "the momentum encoder's view is cropped and flipped only", group="Method")
+
+    def head(self, width: int, teacher_dim: int = 0) -> tuple[int, ...]:
+        """No projection head."""
+        return ()
+
+    def loss(self, net: MomentumTargetNet, batch: Batch, epoch: float) -> Loss:
+        """KL divergence of the prediction's softmax over the anchors from the target's.
+
+        `agreement` is the overlap of both distributions. The first step has no anchors, and a loss of 0.
+        """
+        predictions, targets = self.predictions_and_targets(net, batch)
+        cosines = (net.anchors.similarities(embeddings, memory=0) for embeddings in (predictions, targets))
+        log_q, log_p = ((cosine / self.temperature).log_softmax(1) for cosine in cosines)
+        total = losses.kl_divergence(log_q, log_p)
+        net.anchors.push(targets)
+        metrics = {"loss": total.detach(), "agreement": losses.distribution_overlap(log_q.detach(), log_p)}
+        return Loss(total, metrics, (predictions.detach(), targets))

@@ -1,0 +1,39 @@
+"""Warnings before the first step: settings that cost hours before they show that they cannot work."""
+
+from collections.abc import Iterator
+
+from torch import nn
+
+from lwcl.config.plan import ResolvedConfig
+from lwcl.models.net import Net
+from lwcl.system import distributed
+
+#: Below this, nets collapse without a teacher: BYOL and DINO, SimCLR -18 points; SEED does not (arXiv 2605.08241).
+MIN_PARAMETERS = 500_000
+#: Below this, nets are still on InfoNCE's plateau (docs/results.md: up to 130, 160 and 322 steps for three nets).
+MIN_STEPS = 300
+#: Below this, the statistics of batch norm are too noisy (Wu & He, arXiv 1803.08494: error rises below 16 images).
+MIN_NORMALISED_IMAGES = 16
+
+
+def early_warnings(config: ResolvedConfig, net: Net, steps: int) -> Iterator[str]:
+    """What a run of `steps` steps will probably suffer from, and what to do instead."""
+    recipe, method = config.recipe, config.method
+    parameters = sum(p.numel() for p in net.student.backbone.parameters())
+    if parameters < MIN_PARAMETERS and not method.teacher_space:
+        yield (
+            f"{config.options.arch} has {parameters / 1e6:.2g} M parameters: below {MIN_PARAMETERS / 1e6:g} M, "
+            "learning without a teacher often fails; `lwcl distill` or `lwcl compress` with a --teacher works."
+        )
+    if steps < MIN_STEPS and not method.teacher_space:
+        yield (
+            f"The run has only {steps} steps: in fewer than {MIN_STEPS} little is learned without a teacher; give more "
+            f"--epochs, more images, or a --batch-size below {recipe.batch_size}."
+        )
+    images = recipe.batch_size // (recipe.accumulate * method.bn_splits * distributed.world_size())
+    has_batch_norm = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in net.student.modules())
+    if images < MIN_NORMALISED_IMAGES and has_batch_norm:
+        yield (
+            f"Batch norm sees {images} images at a time: below {MIN_NORMALISED_IMAGES} its statistics are noisy; "
+            "give a larger --batch-size, or less --accumulate and --bn-splits."
+        )
