@@ -9,9 +9,8 @@ from pathlib import Path
 import torch
 
 from lwcl import engine
-from lwcl.config.plan import Plan, ResolvedConfig
+from lwcl.config.plan import Plan, ResolvedConfig, plan_first_stage
 from lwcl.config.train_options import CHANGEABLE_ON_RESUME, MACHINE_SETTINGS
-from lwcl.config.warm_start import plan_first_stage
 from lwcl.data.dataset import BrokenImage, ImageSet, open_images
 from lwcl.engine import NonFiniteError
 from lwcl.errors import DataError, TrainingDivergedError, UsageError
