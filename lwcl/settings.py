@@ -36,7 +36,7 @@ class OriginKind(enum.Enum):
     AUGMENTATION = "augmentation"
     PROTOCOL = "protocol"
     DATA = "data"  # a data set that needs it
-    SCALE = "scale"  # a recipe's value for small data sets or the demo
+    PRESET = "preset"  # the overrides for small data sets, or for the demo
     RULE = "auto"  # computed from the images, the batch or the machine
     RESUMED = "resumed run"
     DEFAULT = "default"
@@ -58,7 +58,7 @@ class Origin(NamedTuple):
     @property
     def is_rule(self) -> bool:
         """Whether the value was computed from the images or the machine."""
-        return self.kind in (OriginKind.RULE, OriginKind.SCALE)
+        return self.kind in (OriginKind.RULE, OriginKind.PRESET)
 
     def __str__(self) -> str:
         named = (OriginKind.METHOD, OriginKind.RECIPE, OriginKind.AUGMENTATION, OriginKind.PROTOCOL, OriginKind.DATA)

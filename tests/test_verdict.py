@@ -147,28 +147,28 @@ UNTRAINED = TRAINED._replace(
 
 
 def verdict(**changes: float) -> Verdict:
-    """The verdict on trained evidence with these changes, beside random init's."""
-    return clustering_verdict(TRAINED._replace(**changes), random=UNTRAINED)
+    """The verdict on trained evidence with these changes, compared with the untrained encoder's."""
+    return clustering_verdict(TRAINED._replace(**changes), untrained=UNTRAINED)
 
 
 def test_an_untrained_encoder_is_under_trained_and_nothing_worse() -> None:
     assert clustering_verdict(UNTRAINED).diagnosis == "under-trained"
-    assert clustering_verdict(UNTRAINED, random=UNTRAINED).diagnosis == "under-trained"
+    assert clustering_verdict(UNTRAINED, untrained=UNTRAINED).diagnosis == "under-trained"
     poor = UNTRAINED._replace(std=0.05, participation=1.5)
-    assert clustering_verdict(poor, random=poor).diagnosis == "under-trained", "it began so"
-    assert clustering_verdict(poor, random=UNTRAINED).diagnosis == "collapsed", "training brought it there"
+    assert clustering_verdict(poor, untrained=poor).diagnosis == "under-trained", "it began so"
+    assert clustering_verdict(poor, untrained=UNTRAINED).diagnosis == "collapsed", "training brought it there"
 
 
 def test_a_healthy_encoder_is_sure_of_it_beside_an_untrained_one() -> None:
     assert verdict()[0::3] == ("healthy", "high")
     assert clustering_verdict(TRAINED)[0::3] == ("healthy", "medium")
     assert verdict(same_class=0.47)[0::3] == ("healthy", "medium"), "near the limit"
-    assert any("random init: 16.0%" in reason for reason in verdict().reasons)
+    assert any("untrained: 16.0%" in reason for reason in verdict().reasons)
 
 
-def test_neighbours_that_random_init_has_too_are_no_merit() -> None:
+def test_neighbours_that_the_untrained_encoder_has_too_are_no_merit() -> None:
     rich = UNTRAINED._replace(same_class=0.58)
-    assert clustering_verdict(TRAINED, random=rich).diagnosis == "under-trained"
+    assert clustering_verdict(TRAINED, untrained=rich).diagnosis == "under-trained"
 
 
 def test_poor_neighbours_mean_over_clustering_once_the_pretext_is_solved() -> None:
@@ -184,9 +184,9 @@ def test_many_pure_clusters_mean_over_clustering_even_if_neighbours_agree() -> N
 def test_a_teacher_raises_what_is_asked_for() -> None:
     teacher = TRAINED._replace(same_class=0.98)
     enough, solved = TRAINED._replace(same_class=0.48), TRAINED._replace(same_class=0.48, instances=0.9)
-    assert clustering_verdict(enough, random=UNTRAINED).diagnosis == "healthy"
-    assert clustering_verdict(enough, random=UNTRAINED, teacher=teacher).diagnosis == "under-trained"
-    assert clustering_verdict(solved, random=UNTRAINED, teacher=teacher).diagnosis == "over-clustered"
+    assert clustering_verdict(enough, untrained=UNTRAINED).diagnosis == "healthy"
+    assert clustering_verdict(enough, untrained=UNTRAINED, teacher=teacher).diagnosis == "under-trained"
+    assert clustering_verdict(solved, untrained=UNTRAINED, teacher=teacher).diagnosis == "over-clustered"
 
 
 def test_few_directions_are_an_illness_unless_classes_are_found_in_them() -> None:

@@ -71,9 +71,9 @@ def build_findings(subjects: Sequence[DiagnosisSubject], metrics: Sequence[Encod
     """The verdict on each encoder, compared with its untrained baseline and the teacher."""
     evidence = [one.evidence for one in metrics]
     teacher = next((known for subject, known in zip(subjects, evidence, strict=True) if subject.is_teacher), None)
-    for subject, one, random in zip(subjects, metrics, baselines(subjects, evidence), strict=True):
+    for subject, one, untrained in zip(subjects, metrics, baselines(subjects, evidence), strict=True):
         compared = teacher if subject.role == "encoder" else None
-        verdict = clustering_verdict(one.evidence, random=random, teacher=compared)
+        verdict = clustering_verdict(one.evidence, untrained=untrained, teacher=compared)
         yield EncoderFinding(
             subject.loaded.name,
             subject.loaded.encoder.arch,

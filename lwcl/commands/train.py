@@ -10,9 +10,8 @@ from typing import Any
 import torch
 
 from lwcl import engine
-from lwcl.config.plan import CHOSEN, IMAGES, Plan, ResolvedConfig
+from lwcl.config.plan import CHOSEN, IMAGES, Plan, ResolvedConfig, plan_first_stage
 from lwcl.config.train_options import CHANGEABLE_ALOUD, CHANGEABLE_ON_RESUME, MACHINE_SETTINGS
-from lwcl.config.warm_start import plan_first_stage
 from lwcl.data.dataset import BrokenImage, ImageSet, open_images
 from lwcl.engine import NonFiniteError
 from lwcl.errors import DataError, TrainingDivergedError, UsageError

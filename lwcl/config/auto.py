@@ -40,7 +40,7 @@ def resolve_plan(plan: Plan, facts: RunFacts) -> ResolvedConfig:
     """
     if plan.options.recipe == AUTO:
         plan = plan.with_recipe(*auto_recipe(plan.verb, facts))
-    values = plan.values | scale_overrides(plan, facts)
+    values = plan.values | preset_overrides(plan, facts)
     values |= apply_rules({name: one.value for name, one in values.items()}, facts)
     values |= neighbours_in_queue(values)
     return ResolvedConfig.from_values(plan.verb, values)
@@ -53,8 +53,8 @@ def auto_recipe(verb: Verb, facts: RunFacts) -> tuple[str, str]:
     return AUTO_RECIPES[verb].large, f"{SMALL_DATA_IMAGES:,} images or more"
 
 
-def scale_overrides(plan: Plan, facts: RunFacts) -> dict[str, SettingValue]:
-    """What recipes change for small data sets and for the demo, where neither a flag nor a file chose."""
+def preset_overrides(plan: Plan, facts: RunFacts) -> dict[str, SettingValue]:
+    """The overrides for small data sets and for the demo, except where the user chose a value."""
     if RECIPES[plan.options.recipe].for_small_data:
         return {}
     small = SMALL_DATA_OVERRIDES[plan.verb] if facts.images < SMALL_DATA_IMAGES else {}
@@ -67,7 +67,7 @@ def scale_overrides(plan: Plan, facts: RunFacts) -> dict[str, SettingValue]:
 
 def _overrides(plan: Plan, changes: Mapping[str, CitedValue], reason: str) -> dict[str, SettingValue]:
     return {
-        name: SettingValue(cited.value, Origin(OriginKind.SCALE, reason))
+        name: SettingValue(cited.value, Origin(OriginKind.PRESET, reason))
         for name, cited in changes.items()
         if name in plan.values and plan.values[name].origin.kind in OVERRIDABLE
     }

@@ -8,12 +8,19 @@ augmentation > default of the dataclass.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Self
 
 from lwcl.config.augmentation import AUGMENTATIONS, Augmentation
 from lwcl.config.recipes import AUTO_RECIPES, RECIPES, Recipe, recipe_named
-from lwcl.config.teacher_options import check_teacher_options
-from lwcl.config.train_options import CHANGEABLE_ON_RESUME, MACHINE_SETTINGS, TRAIN_OPTIONS, TrainOptions
+from lwcl.config.teacher_options import check_teacher_options, parse_init_by
+from lwcl.config.train_options import (
+    CHANGEABLE_ON_RESUME,
+    MACHINE_SETTINGS,
+    TRAIN_OPTIONS,
+    PretrainOptions,
+    TrainOptions,
+)
 from lwcl.config.validation import (
     Chosen,
     all_field_names,
@@ -23,10 +30,11 @@ from lwcl.config.validation import (
     user_layers,
 )
 from lwcl.errors import UsageError
-from lwcl.methods.method import Method, Verb, method_named, methods
+from lwcl.methods.method import METHODS, Method, Verb, method_named, methods
 from lwcl.models.archs import check_arch
 from lwcl.settings import (
     AUTO,
+    DEFAULT,
     Layer,
     Origin,
     OriginKind,
@@ -42,6 +50,10 @@ from lwcl.settings import (
 
 #: Not part of config.yaml: passing the file of a run to `--config` must not overwrite that run.
 LOCATION_SETTINGS = frozenset({"out", "resume", "overwrite"})
+#: Settings that the first stage does not take over from the run.
+NOT_INHERITED = frozenset(
+    {"recipe", "method", "augmentation", "init", "init_head", "out", "resume", "overwrite", "monitor"}
+)
 
 #: The name in config.yaml of the list of settings that a user chose; the others followed from these.
 CHOSEN = "chosen"
@@ -220,3 +232,18 @@ def augmentation_layers(name: str | None) -> list[Layer]:
     if name not in AUGMENTATIONS:
         raise unknown_name("augmentation", name, AUGMENTATIONS, "`lwcl list augmentations` shows them all.")
     return [(Origin(OriginKind.AUGMENTATION, name), AUGMENTATIONS[name])]
+
+
+def plan_first_stage(plan: Plan, out: Path) -> Plan | None:
+    """The plan of the stage that `--init-by` asks for, in the folder `out`, or None without it.
+
+    ssl-small (arXiv 2107.14762) starts from a SEED student of two epochs; its queue and head are not taken over here.
+    """
+    options = plan.options
+    if not isinstance(options, PretrainOptions) or not options.init_by:
+        return None
+    stage = parse_init_by(options.init_by)
+    shared = (name for name in field_names(TrainOptions) if name not in NOT_INHERITED)
+    chosen = {name: plan.values[name].value for name in shared if plan.values[name].origin is not DEFAULT}
+    chosen |= {"method": stage.method, "epochs": stage.epochs, "out": str(out)}
+    return plan_run(METHODS[stage.method].verb, chosen)

@@ -19,17 +19,17 @@ class Threshold(NamedTuple):
 THRESHOLDS = {
     "std": Threshold("collapsed", "embedding std", 0.1, "below, and images match their views only by chance"),
     "chance_matches": Threshold("collapsed", "images that match their view", 4, "at most: by chance"),
-    "std_ratio": Threshold("collapsed", "embedding std / random init's", 0.3, "below, and the std below its threshold"),
+    "std_ratio": Threshold("collapsed", "embedding std / untrained std", 0.3, "below, and the std below its threshold"),
     "rank": Threshold("partly-collapsed", "effective rank", 8, "below, unless classes are found"),
     "participation": Threshold("partly-collapsed", "participation ratio", 3, "below, unless classes are found"),
     "participation_ratio": Threshold(
-        "partly-collapsed", "participation ratio / random init's", 0.5, "above: training lost nothing"
+        "partly-collapsed", "participation ratio / untrained ratio", 0.5, "above: training lost nothing"
     ),
     "lift": Threshold("healthy", "same-class lift of neighbours", 0.35, "at least"),
     "teacher_lift": Threshold("healthy", "same-class lift / the teacher's", 0.6, "at least, if a teacher is given"),
-    "lift_gain": Threshold("healthy", "same-class lift - random init's", 0.05, "at least: else not due to training"),
+    "lift_gain": Threshold("healthy", "same-class lift - untrained lift", 0.05, "at least: else not due to training"),
     "instances": Threshold("over-clustered", "instance discrimination", 0.6, "at least: the pretext task is solved"),
-    "purity_gap": Threshold("over-clustered", "purity of many clusters - alignment of few", 0.25, "at least"),
+    "purity_gap": Threshold("over-clustered", "purity of many clusters - accuracy of few", 0.25, "at least"),
     "neighbour_ratio": Threshold(
         "over-clustered", "cosine of the nearest neighbour / of the view", 0.5, "below, without labels"
     ),

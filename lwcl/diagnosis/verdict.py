@@ -68,7 +68,7 @@ class RuleFinding(NamedTuple):
 
 
 def clustering_verdict(
-    evidence: Evidence, *, random: Evidence | None = None, teacher: Evidence | None = None
+    evidence: Evidence, *, untrained: Evidence | None = None, teacher: Evidence | None = None
 ) -> Verdict:
     """The verdict of the first rule that applies, given evidence of an untrained encoder and a teacher on these images.
 
@@ -77,10 +77,10 @@ def clustering_verdict(
     """
     labelled = evidence.same_class is not None
     finding = (
-        collapse_rule(evidence, random)
-        or (class_rule(evidence, random, teacher) if labelled else None)
-        or low_rank_rule(evidence, random)
-        or (pretext_rule(evidence, random) if labelled else unlabelled_rule(evidence, random))
+        collapse_rule(evidence, untrained)
+        or (class_rule(evidence, untrained, teacher) if labelled else None)
+        or low_rank_rule(evidence, untrained)
+        or (pretext_rule(evidence, untrained) if labelled else unlabelled_rule(evidence, untrained))
     )
     confidence = CONFIDENCE_LEVELS[min(finding.doubts, 2)]
     return Verdict(finding.diagnosis, finding.reasons, VERDICT_ADVICE[finding.diagnosis], confidence)
@@ -92,15 +92,15 @@ def same_class_lift(evidence: Evidence) -> float:
     return ((evidence.same_class or 0.0) - chance) / max(1e-9, 1 - chance)
 
 
-def collapse_rule(evidence: Evidence, random: Evidence | None) -> RuleFinding | None:
+def collapse_rule(evidence: Evidence, untrained: Evidence | None) -> RuleFinding | None:
     """Low std, and images that the centred features do not tell apart; untrained features have a low std but do."""
     if evidence.std >= threshold("std"):
         return None
     by_chance = evidence.instances * evidence.images <= threshold("chance_matches")
-    shrunk = random is not None and evidence.std < threshold("std_ratio") * random.std
+    shrunk = untrained is not None and evidence.std < threshold("std_ratio") * untrained.std
     if not by_chance and not shrunk:
         return None
-    baseline = f"; random init: {random.std:.3f}" if random else ""
+    baseline = f"; untrained: {untrained.std:.3f}" if untrained else ""
     reasons = (
         f"Embedding std {evidence.std:.3f} (0: all features are one point, 1: they fill the sphere{baseline}).",
         f"After centring, {percent(evidence.instances)} of the images are closest to their own view.",
@@ -108,7 +108,7 @@ def collapse_rule(evidence: Evidence, random: Evidence | None) -> RuleFinding | 
     return RuleFinding("collapsed", reasons, int(not by_chance) + near_threshold(evidence.std, "std"))
 
 
-def class_rule(evidence: Evidence, random: Evidence | None, teacher: Evidence | None) -> RuleFinding | None:
+def class_rule(evidence: Evidence, untrained: Evidence | None, teacher: Evidence | None) -> RuleFinding | None:
     """With labels: over-clustered if classes split into many pure clusters, healthy if neighbours share a class."""
     gap = (evidence.fine_purity or 0.0) - (evidence.cluster_accuracy or 0.0)
     if evidence.fine_purity is not None and gap >= threshold("purity_gap"):
@@ -116,42 +116,42 @@ def class_rule(evidence: Evidence, random: Evidence | None, teacher: Evidence | 
     lift, least = same_class_lift(evidence), threshold("lift")
     if teacher and teacher.same_class is not None:
         least = max(least, threshold("teacher_lift") * same_class_lift(teacher))
-    if lift < least or lift - (same_class_lift(random) if random else 0.0) < threshold("lift_gain"):
+    if lift < least or lift - (same_class_lift(untrained) if untrained else 0.0) < threshold("lift_gain"):
         return None
-    doubts = near_threshold(lift, "lift") + int(random is None)
-    return RuleFinding("healthy", (neighbour_reason(evidence, random, teacher),), doubts)
+    doubts = near_threshold(lift, "lift") + int(untrained is None)
+    return RuleFinding("healthy", (neighbour_reason(evidence, untrained, teacher),), doubts)
 
 
-def low_rank_rule(evidence: Evidence, random: Evidence | None) -> RuleFinding | None:
+def low_rank_rule(evidence: Evidence, untrained: Evidence | None) -> RuleFinding | None:
     """Few directions, and clearly fewer than before training."""
     low = evidence.effective_rank < threshold("rank") or evidence.participation < threshold("participation")
-    if not low or (random and evidence.participation > threshold("participation_ratio") * random.participation):
+    if not low or (untrained and evidence.participation > threshold("participation_ratio") * untrained.participation):
         return None
-    baseline = f"; random init: {random.participation:.1f}" if random else ""
+    baseline = f"; untrained: {untrained.participation:.1f}" if untrained else ""
     reason = (
         f"Low effective rank ({evidence.effective_rank:.1f}) or participation ratio ({evidence.participation:.1f}"
         f"{baseline}): possible dimensional collapse."
     )
-    doubts = int(random is None) + near_threshold(evidence.participation, "participation")
+    doubts = int(untrained is None) + near_threshold(evidence.participation, "participation")
     return RuleFinding("partly-collapsed", (reason,), doubts)
 
 
-def pretext_rule(evidence: Evidence, random: Evidence | None) -> RuleFinding:
+def pretext_rule(evidence: Evidence, untrained: Evidence | None) -> RuleFinding:
     """With labels whose classes were not found: over-clustered once the pretext task is solved, else under-trained."""
     solved = evidence.instances >= threshold("instances")
-    reasons = (instance_reason(evidence, random), neighbour_reason(evidence, random, None))
-    doubts = int(random is None) + near_threshold(evidence.instances, "instances")
+    reasons = (instance_reason(evidence, untrained), neighbour_reason(evidence, untrained, None))
+    doubts = int(untrained is None) + near_threshold(evidence.instances, "instances")
     return RuleFinding("over-clustered" if solved else "under-trained", reasons, doubts)
 
 
-def unlabelled_rule(evidence: Evidence, random: Evidence | None) -> RuleFinding:
+def unlabelled_rule(evidence: Evidence, untrained: Evidence | None) -> RuleFinding:
     """Without labels, from clusters and neighbours; only `under-trained` has more than low confidence."""
     silhouette, fine_silhouette = evidence.silhouette or 0.0, evidence.fine_silhouette or 0.0
     guess = "Without labels, whether clusters correspond to classes is a guess: inspect the plots."
     if silhouette >= threshold("silhouette") and (evidence.stability or 0.0) >= threshold("stability"):
         few = f"A few distinct clusters: silhouette {silhouette:.2f}, stability (ARI) {evidence.stability:.2f}."
         return RuleFinding("healthy", (few, guess), 2)
-    solved = instance_reason(evidence, random)
+    solved = instance_reason(evidence, untrained)
     if evidence.instances < threshold("instances"):
         return RuleFinding("under-trained", (solved,), 1 + near_threshold(evidence.instances, "instances"))
     ratio = (evidence.neighbour_cosine or 0.0) / max(1e-9, evidence.view_cosine or 1e-9)
@@ -166,17 +166,17 @@ def unlabelled_rule(evidence: Evidence, random: Evidence | None) -> RuleFinding:
     return RuleFinding("healthy", (solved, "Images have close neighbours besides their own views.", guess), 2)
 
 
-def instance_reason(evidence: Evidence, random: Evidence | None) -> str:
+def instance_reason(evidence: Evidence, untrained: Evidence | None) -> str:
     """The reason given by instance discrimination."""
     solved = "is" if evidence.instances >= threshold("instances") else "is not"
-    baseline = f" (random init: {percent(random.instances)})" if random else ""
+    baseline = f" (untrained: {percent(untrained.instances)})" if untrained else ""
     matched = f"{percent(evidence.instances)} of the images are closest to their own view"
     return f"The pretext task {solved} solved: after centring, {matched}{baseline}."
 
 
-def neighbour_reason(evidence: Evidence, random: Evidence | None, teacher: Evidence | None) -> str:
-    """The reason given by same-class neighbours, with chance, random init and teacher for comparison."""
-    baselines = {"chance": evidence.chance, "random init": random and random.same_class}
+def neighbour_reason(evidence: Evidence, untrained: Evidence | None, teacher: Evidence | None) -> str:
+    """The reason given by same-class neighbours, compared with chance, the untrained encoder, and the teacher."""
+    baselines = {"chance": evidence.chance, "untrained": untrained and untrained.same_class}
     baselines["teacher"] = teacher and teacher.same_class
     compared = ", ".join(f"{name}: {percent(share)}" for name, share in baselines.items() if share is not None)
     return f"{percent(evidence.same_class or 0)} of the nearest neighbours have the same class ({compared})."
