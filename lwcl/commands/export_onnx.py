@@ -114,12 +114,12 @@ def split_calibration(images: ImageSet, options: ExportOptions) -> tuple[ImageSe
 def labelled_pair(data: tuple[str, ...], seed: int) -> tuple[ImageSet, ImageSet] | None:
     """A labelled bank and queries for kNN, at most `MAX_BANK` and `MAX_QUERIES`; None where there are no labels."""
     try:
-        bank, queries = open_labelled_pair(data, (), seed=seed)
+        pair = open_labelled_pair(data, (), seed=seed)
     except DataError:
         return None
     return tuple(  # type: ignore[return-value]  # two
         images.subset(epoch_permutation(len(images), seed, 0)[:most].sort().values)
-        for images, most in ((bank, MAX_BANK), (queries, MAX_QUERIES))
+        for images, most in ((pair.bank, MAX_BANK), (pair.queries, MAX_QUERIES))
     )
 
 

@@ -53,10 +53,13 @@ def reject_empty_values(layers: Sequence[Layer], classes: Iterable[type[Settings
 
     A run's own config.yaml holds `null` for those; for others the default would be used without a word.
     """
-    defaults = {name: getattr(cls, name, None) for cls in classes for name in field_names(cls)}
+    every = tuple(classes)
+    needed = {name for cls in every for name in field_names(cls)} - {
+        name for cls in every for name in field_names(cls) if getattr(cls, name, None) is None
+    }
     for origin, values in layers:
         for name in (name for name, value in values.items() if value is None and origin != FLAG):
-            if defaults.get(name) is not None:
+            if name in needed:
                 raise empty_value_error(name, str(origin))
 
 

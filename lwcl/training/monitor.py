@@ -41,7 +41,7 @@ class TrainingMonitor:
             if options.monitor
             else None
         )
-        for note in self.judge.notes if self.judge else ():
+        for note in self.evaluator.notes if self.evaluator else ():
             screen.warn(f"--monitor: {note}")
         known = (record for record in folder.metrics() if "std" in record)
         self.history = [Health(*(float_or_nan(record[name]) for name in Health._fields)) for record in known]
