@@ -23,7 +23,7 @@ def test_class_folders_beside_an_unlabelled_val_train_to_the_end_without_a_score
     assert ran(words(tmp_path / "data", tmp_path / "run")) == 0
     assert all((tmp_path / "run" / name).exists() for name in LEFT)
     report = json.loads((tmp_path / "run" / "report.json").read_text())
-    assert "No kNN score: The 8 images of --val are not labelled." in report["verdict"]
+    assert "No kNN score: --val: 8 images without labels." in report["verdict"]
     log = (tmp_path / "run" / "log.txt").read_text()
     assert "No kNN score" in log + capsys.readouterr().err
 
@@ -33,7 +33,7 @@ def test_a_monitor_that_cannot_judge_is_refused_before_the_run_begins(
 ) -> None:
     made_images(tmp_path / "data", 24)
     assert ran(words(tmp_path / "data", tmp_path / "run", "--monitor", str(tmp_path / "data"))) == 4
-    assert "not labelled" in capsys.readouterr().err
+    assert "labels" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 

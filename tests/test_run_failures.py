@@ -95,7 +95,7 @@ def test_too_many_broken_images_end_a_run_and_more_can_be_allowed(
 ) -> None:
     words = small(broken, tmp_path / "run", "--cache", cache, "--epochs", "1")
     assert ran(words) == 4
-    must_say(capsys, "of 200 images are broken", "--max-bad 0.05", ".png'", "raise --max-bad")
+    must_say(capsys, "of 200 images", "--max-bad 0.05", ".png'", "raise --max-bad")
     assert ran([*words, "--max-bad", "0.2"]) == 0, "as it advises, in the same folder"
 
 
@@ -190,7 +190,7 @@ def notes(folder: Path) -> None:
     (folder / "notes.txt").write_text("notes")
 
 
-@pytest.mark.parametrize(("make", "code"), [(empty, 4), (notes, 4), (one, 2), (all_broken, 4)])
+@pytest.mark.parametrize(("make", "code"), [(empty, 4), (notes, 4), (one, 4), (all_broken, 4)])
 @pytest.mark.parametrize("cache", ["off", "ram", "jpeg"])
 def test_a_folder_without_enough_images(
     make: Callable[[Path], None], code: int, cache: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -273,7 +273,7 @@ def test_knn_needs_labels_of_two_classes(encoder: Path, tmp_path: Path, capsys: 
     for classes in ((), ("cat",)):
         data = made_images(tmp_path / f"of-{len(classes)}", 16, classes)
         assert ran(["knn", str(encoder), "--data", str(data), "--quiet"]) == 4
-        must_say(capsys, "The 16 images of --data", "two class folders")
+        must_say(capsys, "--data: 16 images", "two class folders")
 
 
 def test_knn_of_classes_that_the_bank_does_not_have(
@@ -344,7 +344,9 @@ def test_a_collapsing_run_says_so_and_with_strict_ends_as_diverged(
     monkeypatch.setattr(health.losses, "embedding_std", lambda x: torch.tensor(0.01))
     words = small(images, tmp_path / "run", "--epochs", "6", "--quiet")
     assert ran([*words, "--strict"] if strict else words) == 3 * strict
-    warnings = [line for line in capsys.readouterr().err.splitlines() if line.startswith("Warning")]
+    warnings = [
+        line for line in capsys.readouterr().err.splitlines() if line.startswith("Warning") and "collapse" in line
+    ]
     assert len(warnings) == 1, "once is enough"
     assert "collapse" in warnings[0]
 

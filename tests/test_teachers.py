@@ -356,7 +356,7 @@ def test_another_teacher_is_refused_when_a_run_goes_on(
     assert child(words, tmp_path / "cache", "metrics.append@8") == KILLED
     made_teacher(tmp_path / "own.safetensors", seed=2)
     assert ran(words) == 4
-    assert capsys.readouterr().err.splitlines() == [
+    assert capsys.readouterr().err.splitlines()[-3:] == [
         "The teacher is not the one that this run started with.",
         "Its weights have changed.",
         "Restore it, or start again with --overwrite or another --out.",
@@ -522,7 +522,7 @@ def test_a_teacher_by_the_batch_answers_by_it_and_learns_nothing(world: World) -
 
 REFUSED = {  # what the message must name
     "distill --method seed": ("seed", "--teacher"),
-    "compress": ("2q", "--teacher"),
+    "compress": ("regression", "--teacher"),
     "pretrain --method moco --teacher T": ("moco", "--init-by seed:2"),
     "pretrain --init-by seed:1": ("--init-by seed:1", "--teacher"),
     "pretrain --teacher T --init-by moco:1": ("--init-by", "moco", "seed"),
@@ -536,7 +536,7 @@ REFUSED = {  # what the message must name
     "distill --teacher T --teacher-bn train --teacher-cache center": ("--teacher-cache", "--teacher-bn eval"),
     "distill --teacher T --teacher-bn train --teacher-cache views:2": ("--teacher-cache", "--teacher-bn eval"),
     "distill --teacher T --dim 5": ("--dim 5", "--dim 8"),
-    "distill --teacher nowhere": ("nowhere", "run folder"),
+    "distill --teacher nowhere": ("nowhere", "random/ARCH"),
     "distill --teacher resnet_18": ("resnet_18", "random/resnet18", "timm/resnet18"),
     "distill --teacher timm/resnet5": ("resnet5", "resnet50"),
     "distill --teacher random/test_vit --teacher-size 50": ("test_vit", "--image-size"),
