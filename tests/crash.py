@@ -2,6 +2,7 @@
 
 import os
 import resource
+import signal
 import traceback
 import warnings
 from collections.abc import Callable
@@ -24,6 +25,9 @@ def started(work: Callable[[], object], fault: str = "", largest_file: int | Non
     if child == 0:
         try:
             os.environ["LWCL_FAULT"] = fault
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start with it ignored
+            for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1, signal.SIGXCPU):
+                signal.signal(number, signal.SIG_DFL)
             if largest_file is not None:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, resource.RLIM_INFINITY))
             work()
