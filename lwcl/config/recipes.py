@@ -119,7 +119,7 @@ MSF_COMMAND = "MSF, published command"
 ISD_COMMAND = "ISD, published command for ResNet-18"
 LIGHT_RECONSTRUCTED = "light-moco, reconstructed: published neither in the paper's code nor its README"
 
-SIMCLR_STUDY = "lwcl, docs/results.md: the best of the objectives tried at 370 to 1,240 steps"
+SIMCLR_STUDY = "lwcl, docs/results.md: the best of the objectives tried at 320 to 620 steps"
 
 RECIPES: dict[str, PublishedRecipe] = {
     "simclr": PublishedRecipe(
@@ -131,7 +131,7 @@ RECIPES: dict[str, PublishedRecipe] = {
             "hidden": CitedValue("2048", "as light-moco's; others were not tried"),
             "head_norm": CitedValue(True, LWCL_RESULTS),
             "optimizer": CitedValue("adamw", LWCL_RESULTS),
-            "base_lr": CitedValue(2e-3, SIMCLR_STUDY + ": 1e-3 at batch 64, above 5e-4"),
+            "base_lr": CitedValue(2e-3, SIMCLR_STUDY + ": 1e-3 at batch 64; 2e-3 was no better on the demo"),
             "weight_decay": CitedValue(0.05, "AdamW's customary value (DeiT, arXiv 2012.12877)"),
             "schedule": CitedValue("cosine", "SimCLR (arXiv 2002.05709)"),
             "zero_residuals": CitedValue(True, "lwcl, docs/results.md, with light-moco"),
