@@ -6,8 +6,8 @@ Claim, machine, date and figures: see `benchmarks/README.md`. The ways:
     lightly        the parts of its MoCo example (MIT)
     lightly-train  its command as a black box (AGPL: run, not read), with SimCLR, as it has no MoCo: that is more work
                    a step, two passes with gradient where MoCo has one with and one without
-    lwcl           as `lwcl pretrain` trains, in both precisions, views made by tensors or OpenCV (`--views-by`), from
-                   its store, from shrunk JPEG, and decoding the files in every epoch
+    lwcl           as `lwcl pretrain` trains, in both precisions, views made by tensors or OpenCV (`--view-backend`),
+                   from its store, from shrunk JPEG, and decoding the files in every epoch
 
 All but lightly-train train MoCo v2, asymmetric, with the same backbone, widths of the head, batch and queue. Each way
 is a process (`peer_ways/`) that receives step counts over a pipe and replies with seconds; the ways take turns,
@@ -53,8 +53,8 @@ def ways(args: argparse.Namespace) -> list[Way]:
         peers += [("lightly", "lightly_moco", args.peers_python)]
         peers += [("lightly-train", "lightly_train_simclr", args.peers_python)]
     found = [Way(*peer, allocator) for peer in peers for allocator in args.allocators]
-    for cache, precision, by in itertools.product(CACHES, args.precisions, args.views_by):
-        options = {"cache": CACHES[cache], "precision": precision, "views_by": by}
+    for cache, precision, by in itertools.product(CACHES, args.precisions, args.view_backend):
+        options = {"cache": CACHES[cache], "precision": precision, "view_backend": by}
         name = f"lwcl {precision} {cache}" + (" opencv" if by == "opencv" else "")
         found.append(Way(name, "lwcl_moco", sys.executable, "kept", options, {"GOMP_SPINCOUNT": GOMP_SPINS}))
     return [way for way in found if way.name.split()[0] in args.ways]
@@ -83,7 +83,7 @@ def table_line(row: Row) -> str:
 def options() -> argparse.Namespace:
     """What the command line says."""
     parser = parser_of("Whole pretraining against peers.", WAYS)
-    parser.set_defaults(sizes=[32, 64, 96], steps=16, turns=3, images=2048, views_by=["tensor"])
+    parser.set_defaults(sizes=[32, 64, 96], steps=16, turns=3, images=2048, view_backend=["tensor"])
     parser.add_argument("--archs", nargs="+", default=ARCHS)
     parser.add_argument("--queue", type=int, help="keys [65,536; 4,096 for views of 32 px]")
     parser.add_argument("--threads", type=int, default=usable_cpus())

@@ -75,7 +75,7 @@ def main() -> None:
     parser.add_argument("--data", help="folder or zip of images [drawn ones]")
     parser.add_argument("--steps", type=int, default=6, help="of a turn")
     parser.add_argument("--turns", type=int, default=4, help="after the one that warms up")
-    parser.add_argument("--views-by", default="opencv", choices=["tensor", "opencv"])
+    parser.add_argument("--view-backend", default="opencv", choices=["tensor", "opencv"])
     parser.add_argument("--smoke", action="store_true", help="tiny, to see that it runs; nothing kept")
     args = parser.parse_args()
     batch, images, threads = 128, 1024, usable_cpus()
@@ -83,7 +83,7 @@ def main() -> None:
         args.archs, args.sizes, args.steps, args.turns, args.data = ["test_efficientnet"], [32], 1, 1, None
         batch, images, threads = 4, 12, 1
     torch.set_num_threads(threads)
-    options = {"cache": "ram", "precision": "fp32", "views_by": args.views_by}
+    options = {"cache": "ram", "precision": "fp32", "view_backend": args.view_backend}
     with tempfile.TemporaryDirectory() as folder:
         pictures(args.data, Path(folder), images)
         for arch, size in itertools.product(args.archs, args.sizes):

@@ -62,8 +62,8 @@ def ways(args: argparse.Namespace) -> list[Way]:
         Way(name + source, *peer, allocator, options, QUIET)
         for (source, options), (name, peer), allocator in itertools.product(sources, peers.items(), args.allocators)
     ]
-    for cache, by in itertools.product(args.caches, args.views_by):
-        options = {"cache": CACHES[cache], "views_by": by, "precision": "fp32"}
+    for cache, by in itertools.product(args.caches, args.view_backend):
+        options = {"cache": CACHES[cache], "view_backend": by, "precision": "fp32"}
         found.append(Way(f"lwcl {cache} {by}", "views_lwcl", sys.executable, "kept", options))
     return [way for way in found if way.name.split()[0] in args.ways]
 
@@ -95,10 +95,10 @@ def table_line(row: Row) -> str:
 def options() -> argparse.Namespace:
     """What the command line says."""
     parser = parser_of("Speed of two MoCo v2 views against peers.", ["papers", *PEERS, "lwcl"])
-    parser.set_defaults(sizes=[32, 64, 96, 224], steps=4, turns=5, images=512, views_by=["tensor", "opencv"])
+    parser.set_defaults(sizes=[32, 64, 96, 224], steps=4, turns=5, images=512, view_backend=["tensor", "opencv"])
     parser.add_argument("--decoded", action="store_true", help="peers on images decoded before, too")
     parser.add_argument("--caches", nargs="+", default=list(CACHES), choices=CACHES, help="of lwcl")
-    return parse_args(parser, steps=1, views_by=["opencv"], caches=["store"], decoded=True)
+    return parse_args(parser, steps=1, view_backend=["opencv"], caches=["store"], decoded=True)
 
 
 def shrunk(work: Work) -> None:

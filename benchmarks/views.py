@@ -85,7 +85,7 @@ def drawn(pictures: np.ndarray, size: int, by: str) -> Callable[[int], object]:
         draws = [
             sample_augment_params(augmentation, size=size, seed=0, epoch=epoch, view=view, **place) for view in range(2)
         ]
-        return [make_views(images, draw, size, mean=MEAN, std=STD, channels_last=True, by=by) for draw in draws]
+        return [make_views(images, draw, size, mean=MEAN, std=STD, channels_last=True, backend=by) for draw in draws]
 
     return views
 

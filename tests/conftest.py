@@ -3,7 +3,7 @@
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.pop("LWCL_FAULT", None)
+os.environ.pop("LWCL_CRASH_AT", None)
 
 from pathlib import Path
 

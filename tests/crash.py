@@ -24,7 +24,7 @@ def started(work: Callable[[], object], fault: str = "", largest_file: int | Non
         child = os.fork()
     if child == 0:
         try:
-            os.environ["LWCL_FAULT"] = fault
+            os.environ["LWCL_CRASH_AT"] = fault
             signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start with it ignored
             for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1, signal.SIGXCPU):
                 signal.signal(number, signal.SIG_DFL)

@@ -36,7 +36,7 @@ TEXTS = {str(path.relative_to(ROOT)): path for path in (*sorted(ROOT.glob("*.md"
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 SETTLERS = {
-    **{verb: functools.partial(plan_run, verb) for verb in TRAIN_OPTIONS},
+    **{command: functools.partial(plan_run, command) for command in TRAIN_OPTIONS},
     "knn": functools.partial(parse_options, KnnOptions),
     "probe": functools.partial(parse_options, ProbeOptions),
     "diagnose-clustering": functools.partial(parse_options, DiagnoseOptions),
@@ -236,8 +236,8 @@ def few_table() -> str:
     cited = {name: entry for changes in SMALL_DATA_OVERRIDES.values() for name, entry in changes.items()}
     lines = [head("Setting", "Value", "Commands", "Source")]
     for name, entry in cited.items():
-        verbs = ", ".join(verb for verb, changes in SMALL_DATA_OVERRIDES.items() if name in changes)
-        lines.append(row(f"`{flag_name(name)}`", value_text(entry.value), verbs, entry.source))
+        commands = ", ".join(command for command, changes in SMALL_DATA_OVERRIDES.items() if name in changes)
+        lines.append(row(f"`{flag_name(name)}`", value_text(entry.value), commands, entry.source))
     for name, entry in DEMO_OVERRIDES.items():
         lines.append(row(f"`{flag_name(name)}`", value_text(entry.value), "on built-in data sets", entry.source))
     return "".join(lines)

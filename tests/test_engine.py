@@ -37,7 +37,7 @@ def every_method(*settings: str) -> list[str]:
     return [
         name
         for name, kind in methods().items()
-        if kind.verb != "probe" and set(settings) <= set(kind.__dataclass_fields__)
+        if kind.command != "probe" and set(settings) <= set(kind.__dataclass_fields__)
     ]
 
 

@@ -89,7 +89,9 @@ def test_no_smoothing_is_info_nce() -> None:
 def test_the_symmetric_loss_is_the_sum_of_both_ways(mass: float, expected: float) -> None:
     q1, q2, k1, k2, queue = drawn(2, (4, 8), (4, 8), (4, 8), (4, 8), (8, 64))
     light = LightMoCo(temperature=0.1, smoothing=mass, neighbours=10)
-    total = light.target_loss(*contrast(q1, k2, queue), epoch=0) + light.target_loss(*contrast(q2, k1, queue), epoch=0)
+    total = light.contrastive_loss(*contrast(q1, k2, queue), epoch=0) + light.contrastive_loss(
+        *contrast(q2, k1, queue), epoch=0
+    )
     assert float(total) == pytest.approx(expected, rel=1e-12)
 
 

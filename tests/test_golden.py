@@ -51,7 +51,7 @@ FINGERPRINT = {"cpu": cpu_name(), "threads": 1} | {name: package_version(name) f
 
 def every_trajectory() -> dict[str, tuple[str, dict[str, Any]]]:
     """Each method that trains an encoder, with its defaults, and the variants."""
-    plain = {name: (name, {}) for name, kind in methods().items() if kind.verb != "probe"}
+    plain = {name: (name, {}) for name, kind in methods().items() if kind.command != "probe"}
     return plain | VARIANTS
 
 

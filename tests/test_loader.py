@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from lwcl.config.augmentation import AUGMENTATIONS, Augmentation
 from lwcl.data.dataset import BrokenImage, ImageSet, open_images
 from lwcl.data.decode_and_crop import CropDataset
-from lwcl.data.loader import Crops, Loader, StudentViews
+from lwcl.data.loader import BatchCrops, Loader, StudentViews
 from lwcl.data.workers import load_in_workers
 from lwcl.errors import DataError
 from lwcl.methods.method import ViewSpec
@@ -56,7 +56,7 @@ def test_photos_are_decoded_at_a_part_of_their_size_but_not_below_what_views_nee
     photos: ImageSet, short_side: int | None, height: int
 ) -> None:
     own = loader(photos, short_side=short_side)
-    (cut,) = own.decoded(iter([Crops((0, 1), torch.arange(COUNT))]), {16: [0, 1]}, 0)
+    (cut,) = own.decode_crops(iter([BatchCrops((0, 1), torch.arange(COUNT))]), {16: [0, 1]}, 0)
     assert set(cut.heights.tolist()) == {height}
     assert cut.crops[16].shape == (2, COUNT, 3, 16, 16)
 
@@ -96,7 +96,7 @@ def test_crops_hold_no_more_pixels_than_they_may(photos: ImageSet, monkeypatch: 
 
     monkeypatch.setattr(CropDataset, "cut", counted)
     monkeypatch.setattr("lwcl.data.decode_and_crop.MAX_PENDING_PIXELS", 3 * SIDE * (SIDE + 40))
-    (whole,) = loader(photos).decoded(iter([Crops((0,), torch.arange(COUNT))]), {16: [0]}, 0)
+    (whole,) = loader(photos).decode_crops(iter([BatchCrops((0,), torch.arange(COUNT))]), {16: [0]}, 0)
     assert (cuts, len(whole.heights)) == ([3, 3, 3, 3], COUNT)
 
 

@@ -86,11 +86,11 @@ def test_local_crops_are_small_parts_and_global_views_are_the_rest(name: str) ->
     assert (local.count, local.crop_scale, local.pixels(224)) == (4, (0.05, 0.14), 96)
 
 
-@pytest.mark.parametrize("views_by", ["tensor", "opencv"])
+@pytest.mark.parametrize("view_backend", ["tensor", "opencv"])
 @pytest.mark.parametrize("name", WITH_LOCAL_CROPS)
-def test_either_applier_makes_the_local_crops_of_a_method(name: str, views_by: str, images: Any) -> None:
+def test_either_applier_makes_the_local_crops_of_a_method(name: str, view_backend: str, images: Any) -> None:
     method = methods()[name](local_crops=2)  # type: ignore[call-arg]
-    (batch,) = loader(images, method.view_specs(), views_by=views_by).batches(0, 1)
+    (batch,) = loader(images, method.view_specs(), view_backend=view_backend).batches(0, 1)
     assert [view.shape[-1] for view in batch.views] == [32, 32, 16, 16]
 
 

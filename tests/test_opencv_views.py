@@ -18,7 +18,7 @@ NORMAL = {"mean": MEAN, "std": STD}
 
 def levels_apart(images: torch.Tensor, draw: AugmentParams, size: int) -> torch.Tensor:
     """What OpenCV's views lie above the batched ones, in levels of 255."""
-    batched, single = (make_views(images, draw, size, by=by, **RAW) for by in ("tensor", "opencv"))
+    batched, single = (make_views(images, draw, size, backend=backend, **RAW) for backend in ("tensor", "opencv"))
     return (single - batched) / LEVEL
 
 
@@ -76,18 +76,18 @@ def test_whole_views_are_the_batched_ones_but_for_the_rounding(augmentation, siz
 @pytest.mark.parametrize("size", [31, 32, 97])
 def test_a_view_has_the_same_bits_in_any_batch_and_thread(size):
     images = pictures(30, 80, 75)
-    together = make_views(images, drawn(STRONG, images, size), size, by="opencv", threads=2, **NORMAL)
+    together = make_views(images, drawn(STRONG, images, size), size, backend="opencv", threads=2, **NORMAL)
     for count in (1, 2, 7):
         for index in torch.randperm(30, generator=torch.Generator().manual_seed(count)).split(count)[:12]:
             draw = drawn(STRONG, images[index], size, index)
-            assert torch.equal(make_views(images[index], draw, size, by="opencv", **NORMAL), together[index])
+            assert torch.equal(make_views(images[index], draw, size, backend="opencv", **NORMAL), together[index])
 
 
 def test_padding_is_never_seen_by_opencv():
     images = pictures(10, 40, 50)
     padded = torch.nn.functional.pad(images, (0, 14, 0, 24))
     draw = drawn(MOCO, images, 32)
-    views, others = (make_views(batch, draw, 32, by="opencv", **NORMAL) for batch in (images, padded))
+    views, others = (make_views(batch, draw, 32, backend="opencv", **NORMAL) for batch in (images, padded))
     assert torch.equal(views, others)
 
 
@@ -96,19 +96,19 @@ def test_padding_is_never_seen_by_opencv():
 def test_opencv_gives_the_layout_and_type_asked_for(channels_last, dtype):
     images = pictures(5, 40, 40)
     draw = drawn(MOCO, images, 32)
-    views = make_views(images, draw, 32, dtype=dtype, channels_last=channels_last, by="opencv", **NORMAL)
+    views = make_views(images, draw, 32, dtype=dtype, channels_last=channels_last, backend="opencv", **NORMAL)
     assert views.dtype == dtype
     assert views.is_contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
     assert not views.is_inference()
-    assert torch.equal(views, make_views(images, draw, 32, by="opencv", **NORMAL).to(dtype))
+    assert torch.equal(views, make_views(images, draw, 32, backend="opencv", **NORMAL).to(dtype))
 
 
 def test_crops_of_the_workers_are_painted_by_opencv_too():
     images = pictures(12, 32, 32)
     draw = drawn(MOCO, images, 32)._replace(flip=torch.zeros(12, dtype=torch.bool))
     whole = draw._replace(boxes=torch.tensor([[0, 0, 32, 32]]).expand(12, 4))
-    theirs = make_views_from_crops(images, draw, by="opencv", **NORMAL)
-    assert torch.equal(theirs, make_views(images, whole, 32, by="opencv", **NORMAL))
+    theirs = make_views_from_crops(images, draw, backend="opencv", **NORMAL)
+    assert torch.equal(theirs, make_views(images, whole, 32, backend="opencv", **NORMAL))
 
 
 def test_a_blur_wider_than_the_view_is_cut_to_it_by_opencv():
@@ -120,7 +120,7 @@ def test_a_blur_wider_than_the_view_is_cut_to_it_by_opencv():
 @pytest.mark.parametrize("name", AUGMENTATIONS)
 def test_opencv_makes_every_preset(name):
     images = pictures(8, 30, 36)
-    views = make_views(images, drawn(Augmentation(**AUGMENTATIONS[name]), images, 24), 24, by="opencv", **NORMAL)
+    views = make_views(images, drawn(Augmentation(**AUGMENTATIONS[name]), images, 24), 24, backend="opencv", **NORMAL)
     assert views.shape == (8, 3, 24, 24)
     assert bool(views.isfinite().all())
     assert np.isclose(float(views.mean()), 0, atol=1.5)

@@ -262,7 +262,7 @@ def test_every_recipe_names_real_settings_and_sources(name):
         assert set(layer) <= names
         assert all(cited.source for cited in layer.values())
     assert isinstance(
-        plan_run(kind.verb, {"recipe": name, "teacher": "random/resnet18" if kind.teacher_space else None}), Plan
+        plan_run(kind.command, {"recipe": name, "teacher": "random/resnet18" if kind.teacher_space else None}), Plan
     )
 
 

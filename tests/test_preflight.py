@@ -22,8 +22,8 @@ FACTS = RunFacts(images=10_000, short_side=64, cpus=2, accelerated=False)
 
 
 def config(arch: str = "resnet18", **chosen: object) -> ResolvedConfig:
-    verb = "distill" if "teacher" in chosen else "pretrain"
-    return resolve_plan(plan_run(verb, {"data": ["photos"], "arch": arch, **chosen}), FACTS)  # type: ignore[arg-type]
+    command = "distill" if "teacher" in chosen else "pretrain"
+    return resolve_plan(plan_run(command, {"data": ["photos"], "arch": arch, **chosen}), FACTS)  # type: ignore[arg-type]
 
 
 def words(steps: int = 1000, arch: str = "resnet18", **chosen: object) -> str:

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from lwcl import formatting
 from lwcl.metrics.health import Health
-from lwcl.reporting import console, health_words, panel, progress_table, throughput
+from lwcl.reporting import console, health_ranges, panel, progress_table, throughput
 from lwcl.settings import FLAG, SettingValue
 
 HOSTILE = {
@@ -380,18 +380,18 @@ def test_cells_are_written_for_people() -> None:
 
 
 def test_every_health_metric_has_a_normal_range_and_a_word_beyond_it() -> None:
-    assert set(Health._fields) < set(health_words.HEALTH_METRICS)
-    assert [health_words.out_of_range(name, value) for name, value in METRICS.items()] == [""] * 5
+    assert set(Health._fields) < set(health_ranges.HEALTH_METRICS)
+    assert [health_ranges.out_of_range(name, value) for name, value in METRICS.items()] == [""] * 5
     beyond = {"std": 0.05, "effective_rank": 1.0, "top1": 0.0, "alignment": 1.9, "uniformity": -0.1}
-    words = [health_words.out_of_range(name, value) for name, value in beyond.items()]
+    words = [health_ranges.out_of_range(name, value) for name, value in beyond.items()]
     assert words == ["low", "low", "low", "high", "high"]
-    assert health_words.out_of_range("std", math.nan) == "low"
-    assert [health_words.out_of_range("effective_rank", 2, batch) for batch in (8, 16, 256)] == ["", "", "low"]
+    assert health_ranges.out_of_range("std", math.nan) == "low"
+    assert [health_ranges.out_of_range("effective_rank", 2, batch) for batch in (8, 16, 256)] == ["", "", "low"]
 
 
 def alarms(ranks: Sequence[float], collapsed: Sequence[bool] = (), **settings: bool) -> list[str]:
     """The warnings that measurements of the effective rank give."""
-    alarm = health_words.HealthAlarm({name: SettingValue(value, FLAG) for name, value in settings.items()})
+    alarm = health_ranges.HealthAlarm({name: SettingValue(value, FLAG) for name, value in settings.items()})
     warnings = (alarm.update(r, collapsed=c) for r, c in itertools.zip_longest(ranks, collapsed, fillvalue=False))
     return [warning for warning in warnings if warning]
 
@@ -418,7 +418,7 @@ def test_a_collapse_is_a_warning_once() -> None:
 
 def stalls(losses: Sequence[float], stalled: float | None = 8.0, start: int = 2) -> list[str]:
     """The warnings that a loss gives, measured once an epoch from epoch `start` on."""
-    alarm = health_words.StallAlarm(stalled, "try this")
+    alarm = health_ranges.StallAlarm(stalled, "try this")
     return [warning for epoch, loss in enumerate(losses, start) if (warning := alarm.update(epoch, loss))]
 
 

@@ -22,7 +22,7 @@ def settled(images: int, side: int = 224, *, accelerated: bool = False, **chosen
 @given(images=st.integers(2, 10_000_000), side=st.integers(1, 5000), accelerated=st.booleans())
 def test_every_rule_gives_a_valid_plan_for_any_data(name: str, images: int, side: int, accelerated: bool) -> None:
     kind = methods()[RECIPES[name].method]
-    plan = plan_run(kind.verb, {"recipe": name, "teacher": "random/resnet18" if kind.teacher_space else None})
+    plan = plan_run(kind.command, {"recipe": name, "teacher": "random/resnet18" if kind.teacher_space else None})
     config = resolve_plan(plan, RunFacts(images, side, 4, accelerated))
     opened = [name for section in plan.sections for name in auto_field_names(type(section))]
     assert all(config.values[name].value is not None and str(config.values[name].origin) for name in opened)
@@ -40,12 +40,12 @@ def test_what_a_flag_or_a_file_chose_is_never_overridden() -> None:
 
 
 @pytest.mark.parametrize(
-    ("facts", "by"),
+    ("facts", "backend"),
     [({}, "tensor"), ({"opencv": True}, "opencv"), ({"opencv": True, "accelerated": True}, "tensor")],
 )
-def test_views_are_made_by_opencv_on_a_cpu_that_has_it(facts: dict[str, bool], by: str) -> None:
+def test_views_are_made_by_opencv_on_a_cpu_that_has_it(facts: dict[str, bool], backend: str) -> None:
     values = {name: setting.value for name, setting in plan_pretrain({}).values.items()}
-    assert apply_rules(values, RunFacts(5000, 64, 2, **{"accelerated": False} | facts))["views_by"].value == by
+    assert apply_rules(values, RunFacts(5000, 64, 2, **{"accelerated": False} | facts))["view_backend"].value == backend
 
 
 @pytest.mark.parametrize(("slow", "precision"), [(False, "bf16"), (True, "fp32")])
@@ -78,7 +78,7 @@ def test_a_queue_never_holds_most_of_a_small_set() -> None:
 
 
 @pytest.mark.parametrize(
-    ("verb", "images", "recipe", "method"),
+    ("command", "images", "recipe", "method"),
     [
         ("pretrain", 3_000, "simclr", "simclr"),
         ("pretrain", 1_281_167, "light", "light-moco"),
@@ -87,13 +87,13 @@ def test_a_queue_never_holds_most_of_a_small_set() -> None:
         ("distill", 3_000, "disco", "disco"),
     ],
 )
-def test_the_automatic_recipe_follows_the_number_of_images(verb: Any, images: int, recipe: str, method: str) -> None:
-    teacher = {} if verb == "pretrain" else {"teacher": "random/resnet18"}
+def test_the_automatic_recipe_follows_the_number_of_images(command: Any, images: int, recipe: str, method: str) -> None:
+    teacher = {} if command == "pretrain" else {"teacher": "random/resnet18"}
     for chosen in ({}, {"recipe": "auto"}):
-        config = resolve_plan(plan_run(verb, {**teacher, **chosen}), RunFacts(images, 64, 2, False))
+        config = resolve_plan(plan_run(command, {**teacher, **chosen}), RunFacts(images, 64, 2, False))
         assert (config.options.recipe, config.method.name) == (recipe, method)
         assert "images" in str(config.values["recipe"].origin)
-        again = resolve_plan(plan_run(verb, {}, config.config()), RunFacts(images, 64, 2, False))
+        again = resolve_plan(plan_run(command, {}, config.config()), RunFacts(images, 64, 2, False))
         assert again.config() == config.config(), "its config.yaml is the same run"
 
 

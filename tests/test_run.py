@@ -437,8 +437,8 @@ def test_the_untrained_encoder_that_knn_shows_is_the_one_that_training_began_wit
 @pytest.mark.parametrize(
     ("name", "began", "now", "flags"),
     [
-        ("has_opencv", False, True, ["--views-by", "tensor"]),
-        ("usable_cpus", 1, 2, ["--views-by", "tensor"]),
+        ("has_opencv", False, True, ["--view-backend", "tensor"]),
+        ("usable_cpus", 1, 2, ["--view-backend", "tensor"]),
     ],
 )
 def test_a_run_goes_on_with_what_the_machine_was_when_it_began(
@@ -447,7 +447,7 @@ def test_a_run_goes_on_with_what_the_machine_was_when_it_began(
     words = [*finished.words, "--out", str(tmp_path / "run"), "--quiet"]
     if name == "usable_cpus":
         place = words.index("--threads")
-        words[place : place + 2] = ["--views-by", "tensor"]
+        words[place : place + 2] = ["--view-backend", "tensor"]
 
     def on(answer: object) -> Callable[[], None]:
         return lambda: setattr(resolve, name, lambda: answer)

@@ -104,7 +104,7 @@ def _local_loss_of_first(views: list[Tensor]) -> float:
     keys = [l2_normalise(view) for view in views[:2]]
     cosines = l2_normalise(views[2]) @ torch.cat(keys).T
     negatives = cosines[:1, [j for j in range(2 * B) if j % B]]
-    return sum(float(method.target_loss(cosines[:1, v * B], negatives)) for v in range(2)) / 2
+    return sum(float(method.contrastive_loss(cosines[:1, v * B], negatives)) for v in range(2)) / 2
 
 
 @pytest.mark.parametrize(

@@ -37,10 +37,10 @@ def test_the_cache_is_where_the_user_says_and_else_where_xdg_says(monkeypatch: p
 
 
 def test_a_fault_point_that_is_not_registered_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("LWCL_FAULT", raising=False)
+    monkeypatch.delenv("LWCL_CRASH_AT", raising=False)
     with pytest.raises(UsageError, match=r"no\.such\.point"):
         atomic_files.crash_point("no.such.point")
-    monkeypatch.setenv("LWCL_FAULT", "chekpoint.file@2")
+    monkeypatch.setenv("LWCL_CRASH_AT", "chekpoint.file@2")
     with pytest.raises(UsageError, match=r"chekpoint\.file"):
         atomic_files.crash_point("checkpoint.file")
 

@@ -295,7 +295,7 @@ def test_a_killed_filling_goes_on_where_it_was(
     holed: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, point: str
 ) -> None:
     killed = subprocess.run(
-        [sys.executable, "-c", FILL, str(tmp_path)], env=os.environ | {"LWCL_FAULT": point}, check=False
+        [sys.executable, "-c", FILL, str(tmp_path)], env=os.environ | {"LWCL_CRASH_AT": point}, check=False
     )
     assert killed.returncode == -signal.SIGKILL
     decoded: list[int] = []

@@ -182,8 +182,8 @@ def losses(out: Path) -> list[float]:
 
 
 def test_these_are_all_methods_that_have_a_teacher() -> None:
-    assert {name: kind.verb for name, kind in methods().items() if kind.teacher_space} == {
-        name: verb for name, (verb, _) in METHODS.items()
+    assert {name: kind.command for name, kind in methods().items() if kind.teacher_space} == {
+        name: command for name, (command, _) in METHODS.items()
     }
 
 

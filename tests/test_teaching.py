@@ -317,8 +317,8 @@ def test_a_symmetric_disco_pushes_the_keys_of_both_views() -> None:
     run = Run("disco", symmetric=True)
     run.go(0, 1)
     assert int(run.net.queue.pointer) == 0, "twice 8 keys in a queue of 16"
-    assert DisCo(teacher_bn="train").teacher_by_batch
-    assert not DisCo().teacher_by_batch
+    assert DisCo(teacher_bn="train").teacher_uses_batch_stats
+    assert not DisCo().teacher_uses_batch_stats
 
 
 def test_reg_bn_is_blind_to_scale_and_shift_of_each_dimension_and_reg_to_length() -> None:

@@ -18,7 +18,7 @@ from lwcl.config.recipes import Recipe
 from lwcl.config.teacher_options import TeacherCacheSpec, check_cached_views
 from lwcl.data.cache.pixels import PixelStore
 from lwcl.data.dataset import ImageSet, open_images
-from lwcl.data.loader import Crops, Loader, StudentViews, TeacherViews
+from lwcl.data.loader import BatchCrops, Loader, StudentViews, TeacherViews
 from lwcl.errors import UsageError
 from lwcl.methods import method as registry
 from lwcl.methods.method import Method, ViewSpec
@@ -63,9 +63,9 @@ def same(some: list[tuple[Tensor, ...]], others: list[tuple[Tensor, ...]]) -> bo
 
 
 @pytest.mark.parametrize("store", [True, False])
-@pytest.mark.parametrize("views_by", ["tensor", "opencv"])
-def test_each_group_has_its_own_size(images: ImageSet, store: bool, views_by: str) -> None:
-    batches = views(loader(images, views_by=views_by, **({} if store else {"store": None})))
+@pytest.mark.parametrize("view_backend", ["tensor", "opencv"])
+def test_each_group_has_its_own_size(images: ImageSet, store: bool, view_backend: str) -> None:
+    batches = views(loader(images, view_backend=view_backend, **({} if store else {"store": None})))
     shapes = [tuple(view.shape) for view in batches[0]]
     assert shapes == [(BATCH, 3, 32, 32)] * 2 + [(BATCH, 3, 16, 16)] * 3
     flat = [view for batch in batches for view in batch]
@@ -73,10 +73,10 @@ def test_each_group_has_its_own_size(images: ImageSet, store: bool, views_by: st
     assert not any(torch.equal(a, b) for a, b in zip(batches[0][2:], batches[0][3:], strict=False)), "crops differ"
 
 
-@pytest.mark.parametrize("views_by", ["tensor", "opencv"])
-def test_stored_and_decoded_images_give_the_same_local_crops(images: ImageSet, views_by: str) -> None:
+@pytest.mark.parametrize("view_backend", ["tensor", "opencv"])
+def test_stored_and_decoded_images_give_the_same_local_crops(images: ImageSet, view_backend: str) -> None:
     """Pillow and torch may round a pixel of a crop apart."""
-    stored_views, decoded = (views(loader(images, views_by=views_by, **more)) for more in ({}, {"store": None}))
+    stored_views, decoded = (views(loader(images, view_backend=view_backend, **more)) for more in ({}, {"store": None}))
     for one, other in zip(stored_views, decoded, strict=True):
         for a, b in zip(one, other, strict=True):
             assert float((a - b).abs().max()) < 3 / 255 / 0.25
@@ -113,9 +113,9 @@ class Told:
     """A teacher that notes which crops it is asked for and what it is shown."""
 
     def __init__(self, views: TeacherViews) -> None:
-        self.views, self.seen = views, list[tuple[Crops, tuple[Tensor, ...]]]()
+        self.views, self.seen = views, list[tuple[BatchCrops, tuple[Tensor, ...]]]()
 
-    def outputs(self, crops: Crops, shown: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def outputs(self, crops: BatchCrops, shown: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         self.seen.append((crops, shown))
         return tuple(crops.index[:, None] + torch.zeros(1, number + 1) for number in range(len(crops.numbers)))
 

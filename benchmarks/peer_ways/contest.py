@@ -36,7 +36,7 @@ def parser_of(description: str, ways: list[str]) -> argparse.ArgumentParser:
     parser.add_argument("--images", type=int, help="how many to take or draw")
     parser.add_argument("--ways", nargs="+", default=ways, choices=ways, help="only these")
     parser.add_argument("--allocators", nargs="+", default=list(ALLOCATORS), choices=ALLOCATORS, help="of peers")
-    parser.add_argument("--views-by", nargs="+", choices=["tensor", "opencv"], help="of lwcl")
+    parser.add_argument("--view-backend", nargs="+", choices=["tensor", "opencv"], help="of lwcl")
     parser.add_argument("--peers-python", help="interpreter of the peers' environment")
     parser.add_argument("--out", type=Path, default=RESULTS, help="file that the rows are appended to")
     parser.add_argument("--smoke", action="store_true", help="tiny, to see that it runs; nothing kept")

@@ -1,6 +1,6 @@
 """MoCo v2 as `lwcl pretrain` trains it: its plan, its rules, its loader and its engine, without run folder and report.
 
-Told by options: `precision`, `cache` and `views_by`, as on the command line.
+Told by options: `precision`, `cache` and `view_backend`, as on the command line.
 """
 
 from collections.abc import Callable, Iterator

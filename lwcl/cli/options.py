@@ -15,19 +15,19 @@ from lwcl.config.augmentation import AUGMENTATIONS
 from lwcl.config.probe_protocols import PROTOCOLS
 from lwcl.config.recipes import RECIPES, recipes_for
 from lwcl.config.train_options import TRAIN_OPTIONS
-from lwcl.methods.method import Method, Verb, methods
+from lwcl.methods.method import Method, TrainCommand, methods
 from lwcl.models.archs import known_archs
 from lwcl.settings import DEFAULT, Settings, SettingValue, field_types, flag_name
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 #: Possible values of settings that have no `choices` of their own: for help and shell completion.
-COMPLETIONS: dict[str, Callable[[Verb | None], Iterable[str]]] = {
-    "arch": lambda verb: known_archs()[1],
+COMPLETIONS: dict[str, Callable[[TrainCommand | None], Iterable[str]]] = {
+    "arch": lambda command: known_archs()[1],
     "method": methods,
-    "recipe": lambda verb: recipes_for(verb) if verb else RECIPES,
-    "augmentation": lambda verb: AUGMENTATIONS,
-    "protocol": lambda verb: PROTOCOLS,
+    "recipe": lambda command: recipes_for(command) if command else RECIPES,
+    "augmentation": lambda command: AUGMENTATIONS,
+    "protocol": lambda command: PROTOCOLS,
 }
 LISTED_IN_HELP = ("method", "recipe", "augmentation", "protocol")
 
@@ -93,7 +93,7 @@ def option_parameter(name: str, owner: type[Settings]) -> inspect.Parameter:
 def possible_values(name: str, owner: type[Settings]) -> Sequence[str]:
     """What the shell completes for a setting of the class `owner`."""
     if name in COMPLETIONS:
-        return list(COMPLETIONS[name](next((verb for verb, cls in TRAIN_OPTIONS.items() if cls is owner), None)))
+        return list(COMPLETIONS[name](next((command for command, cls in TRAIN_OPTIONS.items() if cls is owner), None)))
     choices: tuple[str, ...] = settings_field(owner, name).metadata["choices"]
     return choices
 

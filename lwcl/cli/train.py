@@ -12,12 +12,12 @@ from lwcl.config.augmentation import Augmentation
 from lwcl.config.plan import merge_run, plan_run
 from lwcl.config.recipes import Recipe
 from lwcl.config.train_options import TRAIN_OPTIONS
-from lwcl.methods.method import Verb, methods
+from lwcl.methods.method import TrainCommand, methods
 from lwcl.system.out_of_memory import explain_out_of_memory
 
 
 def train(
-    verb: Verb,
+    command: TrainCommand,
     /,
     context: typer.Context,
     config: ConfigFile = None,
@@ -29,17 +29,17 @@ def train(
     **chosen: Any,
 ) -> int:
     """Plans and trains a run; returns the exit code."""
-    plan = plan_run(verb, chosen, *read_config_flag(config))
+    plan = plan_run(command, chosen, *read_config_flag(config))
     from lwcl.commands.train import train_run
 
     with explain_out_of_memory(plan.values, context.obj):
         return train_run(plan, dry_run=dry_run, fast_dev_run=fast_dev_run, as_json=as_json, quiet=quiet)
 
 
-def with_train_options(verb: Verb) -> Callable[[F], F]:
-    """Gives a command the flags of `train` and all settings of the methods of `verb`."""
-    classes = (TRAIN_OPTIONS[verb], Recipe, *methods(verb).values(), Augmentation)
-    return with_options(*classes, flags=train, values=functools.partial(merge_run, verb, []))
+def with_train_options(command: TrainCommand) -> Callable[[F], F]:
+    """Gives a command the flags of `train` and all settings of the methods of that command."""
+    classes = (TRAIN_OPTIONS[command], Recipe, *methods(command).values(), Augmentation)
+    return with_options(*classes, flags=train, values=functools.partial(merge_run, command, []))
 
 
 @command("lwcl pretrain --data photos/ --arch efficientnet_b0 --out runs/mine")

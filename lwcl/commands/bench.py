@@ -8,7 +8,7 @@ from lwcl.checkpoints.load import resolve_encoder_file
 from lwcl.checkpoints.onnx_encoder import OnnxEncoder
 from lwcl.config.device_options import BenchOptions
 from lwcl.config.knn_presets import resolve_vote
-from lwcl.evaluation.judge import Evaluator, open_evaluator
+from lwcl.evaluation.evaluator import Evaluator, open_evaluator
 from lwcl.evaluation.latency import measure_latency
 from lwcl.evaluation.memory import peak_megabytes
 from lwcl.evaluation.publish import publish

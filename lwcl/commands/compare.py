@@ -7,7 +7,7 @@ from pathlib import Path
 from lwcl.evaluation.publish import publish
 from lwcl.formatting import percent
 from lwcl.reporting.console import Screen
-from lwcl.reporting.health_words import HEALTH_METRICS
+from lwcl.reporting.health_ranges import HEALTH_METRICS
 from lwcl.reporting.report import Picture, Report, Table
 from lwcl.reporting.training import metric_plot
 from lwcl.runs.finished import SCORE_COLUMNS, FinishedRun

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from lwcl.config.eval_options import DiagnoseOptions
+from lwcl.diagnosis.diagnosis_data import DiagnosisData, open_diagnosis_data
 from lwcl.diagnosis.findings import DiagnosisScope
 from lwcl.diagnosis.plots.pictures import (
     EncoderPictures,
@@ -15,12 +16,11 @@ from lwcl.diagnosis.plots.pictures import (
 )
 from lwcl.diagnosis.report import diagnosis_report, unhealthy_diagnoses, verdict_lines
 from lwcl.diagnosis.results import EncoderFinding, EncoderMetrics
-from lwcl.diagnosis.study import Study, open_study
 from lwcl.diagnosis.subjects import DiagnosisSubject, load_subjects
 from lwcl.diagnosis.tables import overview_table
 from lwcl.diagnosis.verdict import clustering_verdict
 from lwcl.errors import TrainingDivergedError
-from lwcl.evaluation.judged_data import with_own_data
+from lwcl.evaluation.eval_data import with_own_data
 from lwcl.evaluation.publish import publish
 from lwcl.evaluation.subjects import baselines
 from lwcl.reporting.console import Screen
@@ -44,11 +44,11 @@ def run_diagnosis(encoders: list[str], options: DiagnoseOptions, *, as_json: boo
             "use --views ssl-small."
         )
     options = with_own_data(options, encoders, screen)
-    study = open_study(options, screen)
+    data = open_diagnosis_data(options, screen)
     scope = DiagnosisScope(options.seed, options.k, points_per_map(len(subjects)), queries_per_sheet(len(subjects)))
-    metrics, picture_data = zip(*(study.examine(subject, scope) for subject in subjects), strict=True)
+    metrics, picture_data = zip(*(data.examine(subject, scope) for subject in subjects), strict=True)
     findings = list(build_findings(subjects, metrics))
-    report = build_report(study, subjects, findings, picture_data)
+    report = build_report(data, subjects, findings, picture_data)
     publish(
         report,
         screen,
@@ -56,7 +56,7 @@ def run_diagnosis(encoders: list[str], options: DiagnoseOptions, *, as_json: boo
         tables=[overview_table(findings)],
         lines=verdict_lines(findings),
         as_json=as_json,
-        broken=study.broken,
+        broken=data.broken,
     )
     if options.strict and (unhealthy := unhealthy_diagnoses(findings)):
         raise TrainingDivergedError(
@@ -85,7 +85,7 @@ def build_findings(subjects: Sequence[DiagnosisSubject], metrics: Sequence[Encod
 
 
 def build_report(
-    study: Study,
+    data: DiagnosisData,
     subjects: Sequence[DiagnosisSubject],
     findings: Sequence[EncoderFinding],
     picture_data: Sequence[PictureData],
@@ -95,18 +95,18 @@ def build_report(
         EncoderPictures(one.name, data, one.metrics.clusters) for one, data in zip(findings, picture_data, strict=True)
     ]
     pictures = []
-    with study.screen.counting("Plots") as counting:
-        for picture in diagnosis_pictures(shown, study.album(subjects[0]), study.options.seed):
+    with data.screen.counting("Plots") as counting:
+        for picture in diagnosis_pictures(shown, data.album(subjects[0]), data.options.seed):
             pictures.append(picture)
             counting.advance()
     facts = {
-        "images": len(study.images),
-        "held-out images": len(study.held_out) if study.held_out else 0,
-        "classes": len(study.images.classes) if study.labels is not None else 0,
-        "broken images": len(study.broken),
-        "data": study.images.fingerprint,
-        "test data": study.held_out.fingerprint if study.held_out else None,
-        "judged on": list(study.options.data),
+        "images": len(data.images),
+        "held-out images": len(data.held_out) if data.held_out else 0,
+        "classes": len(data.images.classes) if data.labels is not None else 0,
+        "broken images": len(data.broken),
+        "data": data.images.fingerprint,
+        "test data": data.held_out.fingerprint if data.held_out else None,
+        "evaluated on": list(data.options.data),
         "pixels": sorted({subject.loaded.input_spec.size for subject in subjects}),
     }
-    return diagnosis_report(findings, pictures, facts=facts, settings=recorded_settings(study.options))
+    return diagnosis_report(findings, pictures, facts=facts, settings=recorded_settings(data.options))

@@ -4,8 +4,8 @@ import torch
 
 from lwcl.config.eval_options import KnnOptions
 from lwcl.config.knn_presets import resolve_vote
-from lwcl.evaluation.judge import encoder_result, open_evaluator
-from lwcl.evaluation.judged_data import pair_facts, with_own_data
+from lwcl.evaluation.eval_data import pair_facts, with_own_data
+from lwcl.evaluation.evaluator import encoder_result, open_evaluator
 from lwcl.evaluation.publish import publish
 from lwcl.evaluation.subjects import baselines, load_subject, with_untrained
 from lwcl.reporting.console import Screen

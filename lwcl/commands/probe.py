@@ -8,8 +8,8 @@ from lwcl.config.eval_options import ProbeOptions
 from lwcl.config.probe_protocols import protocol_named
 from lwcl.data.label_fractions import open_probe_pair, sample_label_fraction
 from lwcl.errors import UsageError
-from lwcl.evaluation.judge import encoder_result
-from lwcl.evaluation.judged_data import pair_facts, with_own_data
+from lwcl.evaluation.eval_data import pair_facts, with_own_data
+from lwcl.evaluation.evaluator import encoder_result
 from lwcl.evaluation.linear_probe import ProbeResult, ProbeSetup, probe_encoder
 from lwcl.evaluation.publish import publish
 from lwcl.evaluation.subjects import Subject, baselines, load_subject, with_untrained

@@ -17,7 +17,7 @@ from lwcl.engine import NonFiniteError
 from lwcl.errors import DataError, TrainingDivergedError, UsageError
 from lwcl.formatting import plural
 from lwcl.reporting.console import Screen
-from lwcl.reporting.health_words import COLLAPSE_REMEDIES, known_metrics
+from lwcl.reporting.health_ranges import COLLAPSE_REMEDIES, known_metrics
 from lwcl.reporting.throughput import StepStats
 from lwcl.runs.crash import describe_crash, marked_as_running
 from lwcl.runs.folder import RunFolder, default_out
@@ -151,7 +151,7 @@ def open_run_folder(config: ResolvedConfig, images: ImageSet, auto: Collection[s
     settings = config.config() | {IMAGES: known}
     ignore = CHANGEABLE_ON_RESUME | (CHANGEABLE_ALOUD - {"cache"}) | {CHOSEN, *auto}
     resume: ResumeMode = options.resume  # type: ignore[assignment]  # its choices are checked
-    stem, newest = f"{config.verb}-{config.method.name}-{options.arch}", "never" if options.overwrite else resume
+    stem, newest = f"{config.command}-{config.method.name}-{options.arch}", "never" if options.overwrite else resume
     out = Path(options.out) if options.out else default_out(stem, settings, resume=newest, ignore=ignore)
     folder = RunFolder.open(out, settings, resume=resume, overwrite=options.overwrite, ignore=ignore)
     screen.log = folder.log

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from lwcl.config.citation import CitedValue
 from lwcl.config.plan import Plan, ResolvedConfig
 from lwcl.config.recipes import AUTO_RECIPES, DEMO_OVERRIDES, RECIPES, SMALL_DATA_IMAGES, SMALL_DATA_OVERRIDES
-from lwcl.methods.method import Verb
+from lwcl.methods.method import TrainCommand
 from lwcl.settings import AUTO, Origin, OriginKind, SettingValue, auto_value
 
 DEMO_IMAGES_SEEN = 27_000  # images over all epochs of a run on a built-in data set
@@ -39,25 +39,25 @@ def resolve_plan(plan: Plan, facts: RunFacts) -> ResolvedConfig:
     Raises `UsageError` for a value outside its limits.
     """
     if plan.options.recipe == AUTO:
-        plan = plan.with_recipe(*auto_recipe(plan.verb, facts))
+        plan = plan.with_recipe(*auto_recipe(plan.command, facts))
     values = plan.values | preset_overrides(plan, facts)
     values |= apply_rules({name: one.value for name, one in values.items()}, facts)
     values |= neighbours_in_queue(values)
-    return ResolvedConfig.from_values(plan.verb, values)
+    return ResolvedConfig.from_values(plan.command, values)
 
 
-def auto_recipe(verb: Verb, facts: RunFacts) -> tuple[str, str]:
+def auto_recipe(command: TrainCommand, facts: RunFacts) -> tuple[str, str]:
     """The recipe of `--recipe auto`, and why (docs/results.md)."""
     if facts.images < SMALL_DATA_IMAGES:
-        return AUTO_RECIPES[verb].small, f"fewer than {SMALL_DATA_IMAGES:,} images"
-    return AUTO_RECIPES[verb].large, f"{SMALL_DATA_IMAGES:,} images or more"
+        return AUTO_RECIPES[command].small, f"fewer than {SMALL_DATA_IMAGES:,} images"
+    return AUTO_RECIPES[command].large, f"{SMALL_DATA_IMAGES:,} images or more"
 
 
 def preset_overrides(plan: Plan, facts: RunFacts) -> dict[str, SettingValue]:
     """The overrides for small data sets and for the demo, except where the user chose a value."""
     if RECIPES[plan.options.recipe].for_small_data:
         return {}
-    small = SMALL_DATA_OVERRIDES[plan.verb] if facts.images < SMALL_DATA_IMAGES else {}
+    small = SMALL_DATA_OVERRIDES[plan.command] if facts.images < SMALL_DATA_IMAGES else {}
     demo = DEMO_OVERRIDES if facts.demo else {}
     return {
         **_overrides(plan, small, f"recipes for fewer than {SMALL_DATA_IMAGES:,} images"),
@@ -122,7 +122,7 @@ def apply_rules(values: Mapping[str, Any], facts: RunFacts) -> dict[str, Setting
     # 4. The machine.
     rule("threads", facts.cpus, "CPUs available to this process")
     rule("workers", facts.cpus, "CPUs available to this process")
-    rule("views_by", *auto_views_by(facts))
+    rule("view_backend", *auto_view_backend(facts))
     if known.get("teacher"):
         half = "bf16", "half the time and memory"
         rule("teacher_precision", *(("fp32", "this CPU emulates bf16") if facts.emulated_bf16 else half))
@@ -147,7 +147,7 @@ def auto_lr(known: Mapping[str, Any]) -> tuple[float, str]:
     return float(f"{scaled:.6g}"), f"base-lr {known['base_lr']:g} x {factor}"
 
 
-def auto_views_by(facts: RunFacts) -> tuple[str, str]:
+def auto_view_backend(facts: RunFacts) -> tuple[str, str]:
     """What computes augmentations, and the reason; measured in benchmarks/views.py."""
     if facts.accelerated:
         return "tensor", "computed on the GPU"

@@ -52,7 +52,7 @@ def list_methods() -> list[CatalogueEntry]:
     return [
         CatalogueEntry(
             name,
-            f"{kind.verb}: {' '.join((kind.__doc__ or '').partition(chr(10) * 2)[0].split())}",
+            f"{kind.command}: {' '.join((kind.__doc__ or '').partition(chr(10) * 2)[0].split())}",
             tuple((field.name, field.default, field.metadata["help"]) for field in dataclasses.fields(kind)),
         )
         for name, kind in methods().items()

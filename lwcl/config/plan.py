@@ -30,7 +30,7 @@ from lwcl.config.validation import (
     user_layers,
 )
 from lwcl.errors import UsageError
-from lwcl.methods.method import METHODS, Method, Verb, method_named, methods
+from lwcl.methods.method import METHODS, Method, TrainCommand, method_named, methods
 from lwcl.models.archs import check_arch
 from lwcl.settings import (
     AUTO,
@@ -71,7 +71,7 @@ INDEPENDENT_SETTINGS = frozenset(
 class Plan:
     """All settings of a training run and the origin of each; equal plans are equal runs."""
 
-    verb: Verb  # the command
+    command: TrainCommand
     options: TrainOptions
     recipe: Recipe
     method: Method
@@ -80,13 +80,13 @@ class Plan:
     user: tuple[Layer, ...] = field(default=(), compare=False, repr=False)  # what was chosen, for `with_recipe`
 
     @classmethod
-    def from_values(cls, verb: Verb, values: Mapping[str, SettingValue], user: Sequence[Layer] = ()) -> Self:
+    def from_values(cls, command: TrainCommand, values: Mapping[str, SettingValue], user: Sequence[Layer] = ()) -> Self:
         """The plan with these values, each converted and checked; raises `UsageError` for a bad one."""
         return cls(
-            verb=verb,
-            options=build_settings(TRAIN_OPTIONS[verb], values),
+            command=command,
+            options=build_settings(TRAIN_OPTIONS[command], values),
             recipe=build_settings(Recipe, values),
-            method=build_settings(method_named(values["method"].value, verb), values),
+            method=build_settings(method_named(values["method"].value, command), values),
             augmentation=build_settings(Augmentation, values),
             origins={name: value.origin for name, value in values.items()},
             user=tuple(user),
@@ -108,12 +108,12 @@ class Plan:
 
     def with_values(self, **changes: SettingValue) -> Self:
         """This plan with other values. Raises `UsageError` for a bad one."""
-        return type(self).from_values(self.verb, {**self.values, **changes}, self.user)
+        return type(self).from_values(self.command, {**self.values, **changes}, self.user)
 
     def with_recipe(self, name: str, reason: str) -> Self:
         """This plan with a recipe in the place of `auto`. Raises `UsageError` for a setting of another method."""
         user = [*self.user, (Origin(OriginKind.RULE, reason), {"recipe": name})]
-        return type(self).from_values(self.verb, merge_run(self.verb, user), user)
+        return type(self).from_values(self.command, merge_run(self.command, user), user)
 
     def config(self) -> dict[str, Any]:
         """Every setting's value, ready for YAML and JSON, without `LOCATION_SETTINGS`, and what was `CHOSEN`.
@@ -141,7 +141,7 @@ def plan_pretrain(chosen: Chosen, file: Chosen | None = None, file_name: str = "
     return plan_run("pretrain", chosen, file, file_name)
 
 
-def plan_run(verb: Verb, chosen: Chosen, file: Chosen | None = None, file_name: str = "--config") -> Plan:
+def plan_run(command: TrainCommand, chosen: Chosen, file: Chosen | None = None, file_name: str = "--config") -> Plan:
     """The plan of a command that trains, from flags and the settings of a file; None means not given.
 
     Raises `UsageError` for an unknown name, a value outside its limits, a setting of another method, or a method
@@ -151,7 +151,7 @@ def plan_run(verb: Verb, chosen: Chosen, file: Chosen | None = None, file_name: 
         (origin, {name: value for name, value in values.items() if (name, value) != ("recipe", AUTO)})
         for origin, values in run_layers(chosen, file or {}, file_name)
     ]  # `auto` is what happens without a choice
-    plan = Plan.from_values(verb, merge_run(verb, user), user)
+    plan = Plan.from_values(command, merge_run(command, user), user)
     check_teacher_options(plan.options, plan.method)
     return plan
 
@@ -181,19 +181,19 @@ def same(flag: Any, stored: Any) -> bool:
     return one == other
 
 
-def merge_run(verb: Verb, user: Sequence[Layer]) -> dict[str, SettingValue]:
+def merge_run(command: TrainCommand, user: Sequence[Layer]) -> dict[str, SettingValue]:
     """Every setting of a run from what the user chose, its recipe, its augmentation and the defaults."""
-    cls = TRAIN_OPTIONS[verb]
-    known = (cls, Recipe, Augmentation, *methods(verb).values())
+    cls = TRAIN_OPTIONS[command]
+    known = (cls, Recipe, Augmentation, *methods(command).values())
     check_names(user, all_field_names(known))
     reject_empty_values(user, known)
     # 1. Only architecture, method, recipe and data decide which recipe applies.
     chosen = build_settings(cls, merge_layers(cls, user))
     check_arch(chosen.arch)
-    layers = [*user, *data_layers(chosen.data), *recipe_layers(verb, merge_layers(cls, user)["recipe"], chosen)]
+    layers = [*user, *data_layers(chosen.data), *recipe_layers(command, merge_layers(cls, user)["recipe"], chosen)]
     # 2. With the recipe, the method and the named augmentation are known.
     options = merge_layers(cls, layers)
-    method = method_named(options["method"].value, verb)
+    method = method_named(options["method"].value, command)
     classes: tuple[type[Settings], ...] = (cls, Recipe, method, Augmentation)
     check_method_settings(user, all_field_names(classes), method)
     layers += augmentation_layers(options["augmentation"].value)
@@ -205,22 +205,22 @@ def data_layers(data: tuple[str, ...]) -> list[Layer]:
     return [(Origin(OriginKind.DATA, "digits"), {"augmentation": "digits"})] if data == ("digits",) else []
 
 
-def recipe_layers(verb: Verb, recipe: SettingValue, chosen: TrainOptions) -> list[Layer]:
+def recipe_layers(command: TrainCommand, recipe: SettingValue, chosen: TrainOptions) -> list[Layer]:
     """The layers of the chosen recipe, or of the first recipe for the chosen method.
 
     `auto` is planned as for a small data set, until the number of images is known. A method without a recipe is
     optimised so too, and keeps its own hyper-parameters.
     """
-    auto = AUTO_RECIPES[verb].small
+    auto = AUTO_RECIPES[command].small
     if recipe.value == AUTO and chosen.method is not None:
-        method = method_named(chosen.method, verb)
+        method = method_named(chosen.method, command)
         name = next((name for name, one in RECIPES.items() if one.method == method.name), auto)
-        origin, values = recipe_named(name, verb).layer(name, chosen.arch)
+        origin, values = recipe_named(name, command).layer(name, chosen.arch)
         if RECIPES[name].method != method.name:
             values = {key: value for key, value in values.items() if key not in field_names(method)}
         return [(Origin(OriginKind.METHOD, method.name), {"recipe": name}), (origin, values)]
     name = auto if recipe.value == AUTO else recipe.value
-    published = recipe_named(name, verb)
+    published = recipe_named(name, command)
     origin, values = published.layer(name, chosen.arch)
     return [(origin, {**values, "method": published.method})]
 
@@ -246,4 +246,4 @@ def plan_first_stage(plan: Plan, out: Path) -> Plan | None:
     shared = (name for name in field_names(TrainOptions) if name not in NOT_INHERITED)
     chosen = {name: plan.values[name].value for name in shared if plan.values[name].origin is not DEFAULT}
     chosen |= {"method": stage.method, "epochs": stage.epochs, "out": str(out)}
-    return plan_run(METHODS[stage.method].verb, chosen)
+    return plan_run(METHODS[stage.method].command, chosen)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from lwcl.config.citation import CitedValue, PublishedRecipe
 from lwcl.config.distill_recipes import DISTILL_RECIPES
-from lwcl.methods.method import Verb, methods
+from lwcl.methods.method import TrainCommand, methods
 from lwcl.settings import Auto, Settings, setting, unknown_name
 
 
@@ -70,7 +70,7 @@ SMALL_DATA_COMMON: dict[str, CitedValue] = {
 }
 
 #: The same by command; a flag or a file wins over it.
-SMALL_DATA_OVERRIDES: dict[Verb, dict[str, CitedValue]] = {
+SMALL_DATA_OVERRIDES: dict[TrainCommand, dict[str, CitedValue]] = {
     "pretrain": {
         **SMALL_DATA_COMMON,
         "head_norm": CitedValue(True, LWCL_RESULTS + "; MoCo v3 (arXiv 2104.02057) has it too"),
@@ -89,7 +89,7 @@ class AutoRecipe(NamedTuple):
 
 
 #: Measured in docs/results.md on small data sets; the papers' on large ones.
-AUTO_RECIPES: dict[Verb, AutoRecipe] = {
+AUTO_RECIPES: dict[TrainCommand, AutoRecipe] = {
     "pretrain": AutoRecipe("simclr", "light"),
     "distill": AutoRecipe("disco", "disco"),
     "compress": AutoRecipe("regression", "compress-2q"),
@@ -243,14 +243,14 @@ RECIPES: dict[str, PublishedRecipe] = {
 }
 
 
-def recipes_for(verb: Verb) -> dict[str, PublishedRecipe]:
+def recipes_for(command: TrainCommand) -> dict[str, PublishedRecipe]:
     """The recipes of a command."""
-    return {name: published for name, published in RECIPES.items() if published.method in methods(verb)}
+    return {name: published for name, published in RECIPES.items() if published.method in methods(command)}
 
 
-def recipe_named(name: str, verb: Verb) -> PublishedRecipe:
+def recipe_named(name: str, command: TrainCommand) -> PublishedRecipe:
     """The recipe of that name for a command; raises `UsageError` with the nearest names."""
-    known = recipes_for(verb)
+    known = recipes_for(command)
     if name not in known:
-        raise unknown_name(f"{verb} recipe", name, known, "`lwcl list recipes` shows them all.")
+        raise unknown_name(f"{command} recipe", name, known, "`lwcl list recipes` shows them all.")
     return known[name]

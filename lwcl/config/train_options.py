@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 from lwcl.settings import AUTO, Auto, Settings, setting
 
 if TYPE_CHECKING:
-    from lwcl.methods.method import Verb
+    from lwcl.methods.method import TrainCommand
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 MAX_THREADS = 1024  # OpenMP ends the process where it cannot start as many as it is told
@@ -105,7 +105,7 @@ class TrainOptions(DataOptions, MachineOptions):
     monitor_every: int = setting(1, "epochs between two kNN scores of --monitor", at_least=1, group="Run")
     strict: bool = setting(False, "exit with code 3 if the embedding collapses", group="Run")
     compile: bool = setting(False, "torch.compile the backbone: slow start, then faster steps", group="Machine")
-    views_by: Auto[str] = setting(
+    view_backend: Auto[str] = setting(
         None,
         "what computes augmentations: tensor, or opencv (faster on a CPU, rounds differently) "
         "[auto: opencv on a CPU if installed]",
@@ -159,14 +159,14 @@ class CompressOptions(TrainOptions):
 
 
 #: The options of each command that trains.
-TRAIN_OPTIONS: "dict[Verb, type[TrainOptions]]" = {
+TRAIN_OPTIONS: "dict[TrainCommand, type[TrainOptions]]" = {
     "pretrain": PretrainOptions,
     "distill": DistillOptions,
     "compress": CompressOptions,
 }
 
 #: Automatic settings that depend on the machine: a resumed run keeps those it started with.
-MACHINE_SETTINGS = ("threads", "precision", "views_by", "teacher_precision")
+MACHINE_SETTINGS = ("threads", "precision", "view_backend", "teacher_precision")
 
 #: Settings that change where or how fast a run computes, but not what: a resumed run may change them.
 CHANGEABLE_ON_RESUME = frozenset(

@@ -67,7 +67,7 @@ def check_method_settings(layers: Sequence[Layer], own: Sequence[str], method: t
     """Raises `UsageError` for a chosen setting that belongs to another method."""
     for origin, values in layers:
         for name in (name for name, value in values.items() if value is not None and name not in own):
-            owners = [other for other, cls in methods(method.verb).items() if name in field_names(cls)]
+            owners = [other for other, cls in methods(method.command).items() if name in field_names(cls)]
             where = "" if origin == FLAG else f" (in {origin})"
             raise UsageError(
                 f"{flag_name(name)}{where} is a setting of {' and '.join(owners)}; this run's method is {method.name}.",

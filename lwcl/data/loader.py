@@ -27,7 +27,7 @@ from lwcl.system import distributed
 from lwcl.system.compute import Compute
 
 
-class Crops(NamedTuple):
+class BatchCrops(NamedTuple):
     """Which crops of which images make up a batch: view v of epoch e is crop number e x views + v."""
 
     numbers: tuple[int, ...]  # one for each view
@@ -86,14 +86,14 @@ class Teacher(Protocol):
     def views(self) -> TeacherViews:
         """The views that it needs."""
 
-    def outputs(self, crops: Crops, views: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def outputs(self, crops: BatchCrops, views: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Its output (B, D) float32 for each crop; `views` are the crops as it takes them, if it takes any."""
 
 
-class RenderedCrops(NamedTuple):
+class BatchViews(NamedTuple):
     """Crops as views of the student and of the teacher, (B, 3, size, size) each."""
 
-    crops: Crops
+    crops: BatchCrops
     student: tuple[Tensor, ...]
     teacher: tuple[Tensor, ...] = ()
 
@@ -112,7 +112,7 @@ class Loader:
     compute: Compute
     workers: int = 0
     on_broken: Callable[[BrokenImage], None]  # called for each image that had to be replaced
-    views_by: str = "tensor"  # or "opencv"; see `make_views`
+    view_backend: str = "tensor"  # or "opencv"; see `make_views`
 
     @property
     def steps_per_epoch(self) -> int:
@@ -125,7 +125,7 @@ class Loader:
             outputs = self.teacher.outputs(crops, teacher) if self.teacher else ()
             yield Batch(student, crops.index, self.images.labels[crops.index], outputs)
 
-    def crops(self, start: int, stop: int) -> Iterator[Crops]:
+    def crops(self, start: int, stop: int) -> Iterator[BatchCrops]:
         """The crops of each step."""
         views = len(self.student.specs)
         cycle = self.teacher.views.cached_crops if self.teacher else None
@@ -135,25 +135,25 @@ class Loader:
                 order = epoch_permutation(len(self.images), self.seed, epoch)
             batch = order[place * self.batch_size : (place + 1) * self.batch_size]
             numbers = range(epoch * views, (epoch + 1) * views)
-            yield Crops(
+            yield BatchCrops(
                 tuple(number % cycle if cycle else number for number in numbers),
                 batch.tensor_split(distributed.world_size())[distributed.rank()],
             )
 
-    def from_store(self, start: int, stop: int) -> Iterator[RenderedCrops]:
+    def from_store(self, start: int, stop: int) -> Iterator[BatchViews]:
         """Views of stored images."""
         for crops in self.crops(start, stop):
-            yield self.rendered(crops, self.stored(crops))
+            yield self.render_views(crops, self.store_renderer(crops))
 
-    def from_files(self, start: int, stop: int) -> Iterator[RenderedCrops]:
+    def from_files(self, start: int, stop: int) -> Iterator[BatchViews]:
         """Views of images that worker processes decode and crop."""
         sizes: dict[int, list[int]] = {}
         for view, spec in enumerate(self.student.specs):
             for size in {spec.pixels(input_spec.size) for input_spec in self.input_specs}:
                 sizes.setdefault(size, []).append(view)
         now, ahead = itertools.tee(self.crops(start, stop))  # workers are a few batches ahead
-        for crops, batch in zip(now, self.decoded(ahead, sizes, self.workers), strict=True):
-            yield self.rendered(crops, self.cropped(crops, batch))
+        for crops, batch in zip(now, self.decode_crops(ahead, sizes, self.workers), strict=True):
+            yield self.render_views(crops, self.crop_renderer(crops, batch))
 
     @property
     def input_specs(self) -> list[InputSpec]:
@@ -161,12 +161,12 @@ class Loader:
         teacher = self.teacher.views.input_spec if self.teacher else None
         return [self.student.input_spec, *([teacher] if teacher else [])]
 
-    def rendered(self, crops: Crops, render: Renderer) -> RenderedCrops:
+    def render_views(self, crops: BatchCrops, render: Renderer) -> BatchViews:
         """The crops as views for the student, and for a teacher that needs any."""
         views = range(len(crops.numbers))
-        return RenderedCrops(crops, *(tuple(render(view, spec) for view in views) for spec in self.input_specs))
+        return BatchViews(crops, *(tuple(render(view, spec) for view in views) for spec in self.input_specs))
 
-    def stored(self, crops: Crops) -> Renderer:
+    def store_renderer(self, crops: BatchCrops) -> Renderer:
         """Renders views of stored images."""
         assert self.store is not None
         images, heights, widths = self.store.batch(crops.index)
@@ -179,7 +179,7 @@ class Loader:
 
         return render
 
-    def cropped(self, crops: Crops, batch: CropBatch) -> Renderer:
+    def crop_renderer(self, crops: BatchCrops, batch: CropBatch) -> Renderer:
         """Renders views of crops that were cut by worker processes."""
 
         def render(view: int, input_spec: InputSpec) -> Tensor:
@@ -189,7 +189,9 @@ class Loader:
 
         return render
 
-    def decoded(self, crops: Iterator[Crops], sizes: dict[int, list[int]], workers: int) -> Iterator[CropBatch]:
+    def decode_crops(
+        self, crops: Iterator[BatchCrops], sizes: dict[int, list[int]], workers: int
+    ) -> Iterator[CropBatch]:
         """Crops from files, decoded by workers; `sizes`: the views needed at each size. Reports broken images."""
         params = functools.partial(self.student.params, seed=self.seed, input_spec=self.student.input_spec)
         dataset = CropDataset(self.images, params, sizes, self.short_side)
@@ -201,11 +203,11 @@ class Loader:
 
     def view(self, crop: int, index: Tensor, input_spec: InputSpec) -> Tensor:
         """One crop of the images at `index` (B,) as a network takes it: (B, 3, size, size)."""
-        crops = Crops((crop,), index)
+        crops = BatchCrops((crop,), index)
         if self.store:
-            return self.stored(crops)(0, input_spec)
-        batch = next(self.decoded(iter([crops]), {self.student.pixels(crop, input_spec): [0]}, 0))
-        return self.cropped(crops, batch)(0, input_spec)
+            return self.store_renderer(crops)(0, input_spec)
+        batch = next(self.decode_crops(iter([crops]), {self.student.pixels(crop, input_spec): [0]}, 0))
+        return self.crop_renderer(crops, batch)(0, input_spec)
 
     def params(
         self, crop: int, index: Tensor, heights: Tensor, widths: Tensor, *, input_spec: InputSpec
@@ -219,7 +221,7 @@ class Loader:
             "mean": input_spec.mean,
             "std": input_spec.std,
             "channels_last": self.compute.channels_last,
-            "by": self.views_by,
+            "backend": self.view_backend,
             "threads": max(1, self.workers),
         }
 
@@ -230,5 +232,5 @@ class ViewFormat(TypedDict):
     mean: tuple[float, ...]
     std: tuple[float, ...]
     channels_last: bool
-    by: str
+    backend: str
     threads: int

@@ -28,7 +28,7 @@ from lwcl.data.cache.policy import CACHED_SIDE_RATIO
 from lwcl.data.dataset import BrokenImage, ImageSet
 from lwcl.data.decode import center_crop
 from lwcl.data.workers import load_in_workers
-from lwcl.evaluation.judge import BatchCache, check_features_finite
+from lwcl.evaluation.evaluator import BatchCache, check_features_finite
 from lwcl.methods.method import Batch
 from lwcl.models.loaded import InputSpec, LoadedEncoder
 from lwcl.system.compute import Compute

@@ -18,7 +18,7 @@ from lwcl.data.label_fractions import selection_mask
 from lwcl.data.loader import Loader, StudentViews
 from lwcl.data.workers import worker_count
 from lwcl.errors import UsageError
-from lwcl.evaluation.judge import Evaluator
+from lwcl.evaluation.evaluator import Evaluator
 from lwcl.formatting import plural
 from lwcl.kernels.selection import use_cpu_kernels
 from lwcl.metrics.bootstrap import Accuracy, rank_accuracy

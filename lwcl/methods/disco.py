@@ -41,7 +41,7 @@ class DisCo(QueueContrast):
     )
 
     @property
-    def teacher_by_batch(self) -> bool:
+    def teacher_uses_batch_stats(self) -> bool:
         """Whether the teacher normalises by batch statistics."""
         return self.teacher_bn == "train"
 

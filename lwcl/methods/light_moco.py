@@ -45,11 +45,11 @@ class LightMoCo(MoCo):
             )
         return super().build(student, teacher_dim)
 
-    def target_loss(self, positive: Tensor, negative: Tensor, epoch: float) -> Tensor:
+    def contrastive_loss(self, positive: Tensor, negative: Tensor, epoch: float) -> Tensor:
         """Smoothed InfoNCE; cosines (B,) and (B, K), before the temperature."""
         mass = self.smoothing_at(epoch)
         if mass == 0:
-            return super().target_loss(positive, negative, epoch)
+            return super().contrastive_loss(positive, negative, epoch)
         weights = losses.smoothed_target(self.target, mass, self.neighbours, negative.shape[1])
         return losses.smoothed_info_nce(positive, negative, self.temperature, weights)
 

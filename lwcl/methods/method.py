@@ -1,7 +1,7 @@
 """What a training method is: settings as fields, `build` for its modules, `loss` for the scalar to minimise.
 
-A method is one file in `lwcl/methods/` and no other edit: registered by `@method(verb, name)`, it appears in `--help`,
-is trained, resumed and reported, and the parametrised tests pick it up.
+A method is one file in `lwcl/methods/` and no other edit. Registered by `@method(command, name)`, it appears in
+`--help`, is trained, resumed and reported, and the parametrised tests pick it up.
 """
 
 import importlib
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from lwcl.models.encoder import Encoder
     from lwcl.models.net import Net
 
-Verb = Literal["pretrain", "distill", "compress", "probe"]
+TrainCommand = Literal["pretrain", "distill", "compress", "probe"]
 M = TypeVar("M", bound="type[Method]")
 T = TypeVar("T")
 
@@ -80,7 +80,7 @@ class Method(Settings):
     """
 
     name: ClassVar[str]
-    verb: ClassVar[Verb]
+    command: ClassVar[TrainCommand]
     #: What a teacher computes for each view (`Batch.teacher_output`): its head's unit embeddings (its features if it
     #: has no head), its backbone's features, or nothing: there is no teacher.
     teacher_space: ClassVar[Literal["", "embedding", "features"]] = ""
@@ -98,7 +98,7 @@ class Method(Settings):
         return 1
 
     @property
-    def teacher_by_batch(self) -> bool:
+    def teacher_uses_batch_stats(self) -> bool:
         """Whether the teacher's batch norm uses the statistics of the batch instead of its running ones."""
         return False
 
@@ -149,28 +149,28 @@ class Method(Settings):
         net.after_step()
 
 
-def method(verb: Verb, name: str) -> Callable[[M], M]:
-    """Registers a method under its verb and name."""
+def method(command: TrainCommand, name: str) -> Callable[[M], M]:
+    """Registers a method under its command and name."""
 
     def register(kind: M) -> M:
-        kind.verb, kind.name = verb, name
+        kind.command, kind.name = command, name
         METHODS[name] = kind
         return kind
 
     return register
 
 
-def methods(verb: Verb | None = None) -> dict[str, type[Method]]:
-    """All methods by name, or those of one verb; imports every file of `lwcl/methods/`."""
+def methods(command: TrainCommand | None = None) -> dict[str, type[Method]]:
+    """All methods by name, or those of one command; imports every file of `lwcl/methods/`."""
     package: Any = importlib.import_module("lwcl.methods")
     for module in pkgutil.iter_modules(package.__path__):
         importlib.import_module(f"lwcl.methods.{module.name}")
-    return {name: kind for name, kind in sorted(METHODS.items()) if verb in (None, kind.verb)}
+    return {name: kind for name, kind in sorted(METHODS.items()) if command in (None, kind.command)}
 
 
-def method_named(name: str, verb: Verb) -> type[Method]:
+def method_named(name: str, command: TrainCommand) -> type[Method]:
     """The method of that name; raises `UsageError` with the nearest names."""
-    known = methods(verb)
+    known = methods(command)
     if name not in known:
-        raise unknown_name(f"{verb} method", name, known, "`lwcl list methods` shows them all.")
+        raise unknown_name(f"{command} method", name, known, "`lwcl list methods` shows them all.")
     return known[name]

@@ -66,11 +66,11 @@ class QueueContrast(Method):
         """Queries (B, dim) against their keys (B, dim) and the queue, which the keys enter after the step."""
         positive, negative = losses.positive_negative_cosines(queries, keys, net.queue.rows())
         net.queue.push(keys)
-        total = self.target_loss(positive, negative, epoch)
+        total = self.contrastive_loss(positive, negative, epoch)
         top1 = (positive.detach() > negative.detach().amax(1)).float().mean()
         return Loss(total, {"loss": total.detach(), "top1": top1}, (queries.detach(), keys))
 
-    def target_loss(self, positive: Tensor, negative: Tensor, epoch: float) -> Tensor:
+    def contrastive_loss(self, positive: Tensor, negative: Tensor, epoch: float) -> Tensor:
         """Cross-entropy with the positive key as the target; cosines (B,) and (B, K), before the temperature."""
         return losses.info_nce(positive, negative, self.temperature)
 
@@ -105,5 +105,5 @@ class MoCo(MultiCrop, QueueContrast):
         if not local:
             return contrast
         cosines = (losses.positive_negative_cosines(query, keys, net.queue.rows()) for query in local)
-        total = self.weigh(contrast.total, [self.target_loss(*pair, epoch) for pair in cosines])
+        total = self.weigh(contrast.total, [self.contrastive_loss(*pair, epoch) for pair in cosines])
         return contrast._replace(total=total, metrics={**contrast.metrics, "loss": total.detach()})

@@ -104,10 +104,10 @@ class SimCLR(MultiCrop):
         own_keys = torch.cat([images + view * len(queries) for view in range(len(keys))])
         negatives = cosines.scatter(1, own_keys.view(len(keys), -1).T, -torch.inf)
         others = [positive for view, positive in enumerate(positives) if view != own]
-        loss = torch.stack([self.target_loss(positive, negatives) for positive in others]).mean()
+        loss = torch.stack([self.contrastive_loss(positive, negatives) for positive in others]).mean()
         return loss, (others[0].detach() > negatives.detach().amax(1)).float().mean()
 
-    def target_loss(self, positive: Tensor, negatives: Tensor) -> Tensor:
+    def contrastive_loss(self, positive: Tensor, negatives: Tensor) -> Tensor:
         """InfoNCE of cosines (B,) and (B, K), before the temperature; the image's own keys are -inf in the latter."""
         if self.decoupled:
             return losses.decoupled_info_nce(positive, negatives, self.temperature)

@@ -33,7 +33,7 @@ def knn_report(
     return Report(
         kind="knn",
         title="kNN accuracy of " + ", ".join(row.name for row in rows if not row.untrained or len(rows) == 1),
-        verdict="\n".join([accuracy_verdict(rows, images, "kNN"), *judged_on(facts)]),
+        verdict="\n".join([accuracy_verdict(rows, images, "kNN"), *evaluation_note(facts)]),
         tables=(knn_table(rows, facts),),
         pictures=(accuracy_plot(rows, "kNN"),),
         facts={**facts, "images": images, "encoders": [row._asdict() for row in rows]},
@@ -59,9 +59,9 @@ def top1_percent(result: EncoderResult) -> tuple[float, Interval]:
     return 100 * result.top1, (100 * low, 100 * high)
 
 
-def judged_on(facts: Mapping[str, Any]) -> Iterator[str]:
+def evaluation_note(facts: Mapping[str, Any]) -> Iterator[str]:
     """On what the accuracy was measured, and what was left out or counts as wrong, a sentence each."""
-    if data := facts.get("judged on"):
+    if data := facts.get("evaluated on"):
         val, sizes = facts.get("test images from"), facts.get("pixels") or ()
         named = f"{' and '.join(data)}{' against ' + ' and '.join(val) if val else ''}"
         yield f"Judged on {named}: {plural(facts['classes'], 'class', 'classes')}, {' and '.join(map(str, sizes))} px."
@@ -71,7 +71,7 @@ def judged_on(facts: Mapping[str, Any]) -> Iterator[str]:
 def knn_table(rows: Sequence[EncoderResult], facts: Mapping[str, Any] = MappingProxyType({})) -> Table:
     """The accuracy of each encoder; also shown on the terminal."""
     columns = ("Encoder", "Top-1", "95% interval", "vs. untrained", "Top-5", "95% interval", "k", "Architecture")
-    return Table("kNN", columns, tuple(_cells(rows)), " ".join([INTERVAL_NOTE, *judged_on(facts)]))
+    return Table("kNN", columns, tuple(_cells(rows)), " ".join([INTERVAL_NOTE, *evaluation_note(facts)]))
 
 
 INTERVAL_NOTE = "95% bootstrap intervals over images; the gain over the untrained encoder is paired by image."

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lwcl.formatting import clock, duration, escape, format_cell, percent, sparkline
-from lwcl.reporting.health_words import HEALTH_METRICS, format_metric, known_metrics, out_of_range
+from lwcl.reporting.health_ranges import HEALTH_METRICS, format_metric, known_metrics, out_of_range
 from lwcl.reporting.progress_table import format_loss
 from lwcl.reporting.throughput import CountProgress, TrainProgress
 

@@ -12,9 +12,9 @@ from lwcl.reporting.knn import (
     Interval,
     accuracy_plot,
     accuracy_verdict,
+    evaluation_note,
     format_gain,
     format_interval,
-    judged_on,
 )
 from lwcl.reporting.report import Picture, Report, Table
 from lwcl.settings import SettingValue
@@ -67,7 +67,7 @@ def probe_report(
     return Report(
         kind="probe",
         title=f"Linear probe ({protocol}): {accuracies}",
-        verdict="\n".join([probe_verdict(rows, images), *judged_on(facts)]),
+        verdict="\n".join([probe_verdict(rows, images), *evaluation_note(facts)]),
         tables=(probe_table(rows, protocol, facts), *fraction_tables(rows)),
         pictures=tuple(probe_pictures(rows)),
         facts={**facts, "protocol": protocol, "images": images, "encoders": [row.document() for row in rows]},
@@ -89,7 +89,7 @@ def probe_table(rows: Sequence[ProbeRow], protocol: str, facts: Mapping[str, Any
         f"Top-1 and top-5 after the last epoch. {INTERVAL_NOTE} The best epoch was selected on the test images, so "
         "it is optimistic."
     )
-    return Table(f"Linear probe, {protocol}", columns, tuple(cells), " ".join([note, *judged_on(facts)]))
+    return Table(f"Linear probe, {protocol}", columns, tuple(cells), " ".join([note, *evaluation_note(facts)]))
 
 
 def fraction_tables(rows: Sequence[ProbeRow]) -> Iterator[Table]:

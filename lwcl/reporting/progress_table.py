@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from lwcl.formatting import clock
-from lwcl.reporting.health_words import format_metric
+from lwcl.reporting.health_ranges import format_metric
 from lwcl.reporting.throughput import TrainProgress
 
 MAX_TABLE_WIDTH = 80

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from lwcl.formatting import duration, percent, plural
 from lwcl.reporting import plots
-from lwcl.reporting.health_words import (
+from lwcl.reporting.health_ranges import (
     COLLAPSE,
     COLLAPSE_REMEDIES,
     FULL_RANK_BATCH,

@@ -51,11 +51,11 @@ crash_counts: collections.Counter[str] = collections.Counter()
 
 
 def crash_point(name: str) -> None:
-    """Kill this process (SIGKILL) if LWCL_FAULT is `name`, or `name@k` at the k-th call; else do nothing.
+    """Kill this process (SIGKILL) if LWCL_CRASH_AT is `name`, or `name@k` at the k-th call; else do nothing.
 
-    Raises `UsageError` if `name` or LWCL_FAULT is not in `CRASH_POINTS`: a typo must not pass for a survived crash.
+    Raises `UsageError` if `name` or LWCL_CRASH_AT is not in `CRASH_POINTS`: a typo must not pass for a survived crash.
     """
-    wanted, _, count = os.environ.get("LWCL_FAULT", "").partition("@")
+    wanted, _, count = os.environ.get("LWCL_CRASH_AT", "").partition("@")
     for point in (name, wanted or name):
         if point not in CRASH_POINTS:
             raise UsageError(f"Unknown crash point: {point!r}.", remedy=f"Possible: {', '.join(CRASH_POINTS)}.")

@@ -167,7 +167,7 @@ def build_training(
         compute=model.compute,
         workers=options.workers,
         on_broken=on_broken,
-        views_by=options.views_by,
+        view_backend=options.view_backend,
     )
     loader = attach_teacher(loader, teacher, cache, images, screen) if teacher else loader
     optimizer = engine.build_optimizer(model.net, recipe, recipe.lr, recipe.weight_decay)

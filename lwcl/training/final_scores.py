@@ -7,14 +7,14 @@ from lwcl.data.dataset import ImageSet, random_subset
 from lwcl.data.demo.builtin import DEFAULT_SET
 from lwcl.data.labelled import open_labelled_pair
 from lwcl.errors import DataError, LwclError
-from lwcl.evaluation.judge import Evaluator, encoder_result
-from lwcl.evaluation.judged_data import pair_facts
+from lwcl.evaluation.eval_data import pair_facts
+from lwcl.evaluation.evaluator import Evaluator, encoder_result
 from lwcl.evaluation.subjects import Subject, untrained_like
 from lwcl.metrics.bootstrap import gap_closed
 from lwcl.metrics.cost import measure_cost
 from lwcl.reporting.console import Screen
 from lwcl.reporting.distillation import DistillationRow, GapShare
-from lwcl.reporting.knn import EncoderResult, judged_on
+from lwcl.reporting.knn import EncoderResult, evaluation_note
 from lwcl.runs.folder import RunFolder
 from lwcl.training.state import TrainingState
 
@@ -90,9 +90,9 @@ def final_scores(training: TrainingState, folder: RunFolder, screen: Screen) -> 
         "notes": evaluator.notes,
     }
     sizes = sorted({one.loaded.input_spec.size for one in subjects})
-    judged = tuple(judged_on({**facts, "classes": len(bank.classes), "pixels": sizes}))
+    note = tuple(evaluation_note({**facts, "classes": len(bank.classes), "pixels": sizes}))
     if training.teacher is None:
-        return FinalScores(rows, len(queries), [], None, judged)
+        return FinalScores(rows, len(queries), [], None, note)
     costs = [
         measure_cost(
             one.loaded.encoder.backbone,
@@ -109,4 +109,4 @@ def final_scores(training: TrainingState, folder: RunFolder, screen: Screen) -> 
     ]
     student, teacher, baseline = (score.accuracy.top1 for score in scores)
     closed = gap_closed(student, teacher, baseline, options.seed)
-    return FinalScores(rows, len(queries), gap_rows, (closed[0], closed[1:]) if closed else None, judged)
+    return FinalScores(rows, len(queries), gap_rows, (closed[0], closed[1:]) if closed else None, note)

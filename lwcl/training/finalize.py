@@ -56,7 +56,7 @@ def finalize_run(training: TrainingState, folder: RunFolder, screen: Screen, tim
         "SHA-256": {name: sha256_file(folder.path / name) for name in VERIFIED_FILES},
     }
     report = training_report(
-        training.config.verb,
+        training.config.command,
         f"{facts['method']} on {student.arch}",
         folder.metrics(),
         settings=training.config.values,

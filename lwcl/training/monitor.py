@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from lwcl.engine import TrainStep
-from lwcl.evaluation.judge import open_evaluator
+from lwcl.evaluation.evaluator import open_evaluator
 from lwcl.metrics.bootstrap import mean_top1
 from lwcl.metrics.health import (
     COLLAPSE_PATIENCE,
@@ -18,7 +18,7 @@ from lwcl.metrics.health import (
     views_in_common,
 )
 from lwcl.reporting.console import Screen, TrainingDisplay
-from lwcl.reporting.health_words import HealthAlarm, StallAlarm
+from lwcl.reporting.health_ranges import HealthAlarm, StallAlarm
 from lwcl.runs.folder import RunFolder
 from lwcl.training.state import TrainingState
 

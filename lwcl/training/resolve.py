@@ -111,12 +111,12 @@ def check_batch_size(config: ResolvedConfig, images: int) -> None:
 def check_opencv(config: ResolvedConfig) -> None:
     """Raises `UsageError` where OpenCV is to compute the views and cannot."""
     accelerated = is_accelerated(config)
-    if config.options.views_by == "opencv" and (accelerated or not has_opencv()):
+    if config.options.view_backend == "opencv" and (accelerated or not has_opencv()):
         found = "a GPU" if accelerated else "no working OpenCV (pip install 'lwcl[opencv]')"
         raise UsageError(
-            "--views-by opencv needs OpenCV and a CPU.",
+            "--view-backend opencv needs OpenCV and a CPU.",
             f"This machine has {found}.",
-            "Give --views-by tensor, or another --out if the run started with it.",
+            "Give --view-backend tensor, or another --out if the run started with it.",
         )
 
 

@@ -60,7 +60,7 @@ class TrainingState:
         """The student as it is now, with the origin of its weights."""
         options = self.config.options
         facts = {
-            "origin": f"lwcl {self.config.verb}",
+            "origin": f"lwcl {self.config.command}",
             "method": self.config.method.name,
             "recipe": options.recipe,
             "steps": self.done,

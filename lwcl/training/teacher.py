@@ -18,7 +18,7 @@ from lwcl.config.train_options import TrainOptions
 from lwcl.data.augment.views import normalise_images
 from lwcl.data.dataset import ImageSet
 from lwcl.data.eval_loader import CenterCropDataset
-from lwcl.data.loader import Crops, Loader, TeacherViews
+from lwcl.data.loader import BatchCrops, Loader, TeacherViews
 from lwcl.errors import UsageError
 from lwcl.methods.method import Method
 from lwcl.models.backbone import batch_norms
@@ -40,7 +40,7 @@ class OnlineTeacher:
         self.compute = choose_compute(loaded.encoder, options.device, options.teacher_precision)
         self.encoder = self.compute.place(loaded.encoder).requires_grad_(False).eval()
         self.dtype = self.compute.autocast or torch.float32
-        if method.teacher_by_batch:
+        if method.teacher_uses_batch_stats:
             use_batch_statistics(self.encoder)
         self.hash = weights_hash(self.encoder)
 
@@ -66,7 +66,7 @@ class OnlineTeacher:
         """It needs the student's crops at its own image size."""
         return TeacherViews(self.input_spec)
 
-    def outputs(self, crops: Crops, views: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def outputs(self, crops: BatchCrops, views: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Its output (B, D) float32 for each view (B, 3, size, size)."""
         return tuple(self.output(view) for view in views)
 
@@ -89,7 +89,7 @@ class CachedTeacher:
         """It needs none. The student trains on the cached crops in turn, or, with the centre crop's output, on any."""
         return TeacherViews(cached_crops=self.crops or None)
 
-    def outputs(self, crops: Crops, views: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def outputs(self, crops: BatchCrops, views: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """The cached output (B, D) float32 for each crop."""
         rows = (self.cache.rows(number if self.crops else 0, crops.index) for number in crops.numbers)
         return tuple(output.to(self.device) for output in rows)
@@ -102,7 +102,7 @@ def load_teacher(options: TrainOptions, method: Method) -> OnlineTeacher | None:
     loaded = load_encoder(options.teacher, arch=options.teacher_arch, image_size=options.teacher_size)
     for size in {loaded.input_spec.size, *(spec.pixels(loaded.input_spec.size) for spec in method.view_specs())}:
         check_forward(loaded.encoder, size)
-    if method.teacher_by_batch and parse_teacher_cache(options.teacher_cache).kind != "off":
+    if method.teacher_uses_batch_stats and parse_teacher_cache(options.teacher_cache).kind != "off":
         raise UsageError(
             "--teacher-bn train cannot be combined with --teacher-cache.",
             "The teacher's outputs then depend on the batch, so they cannot be cached.",
@@ -128,7 +128,7 @@ def attach_teacher(
         "augmentations": [dataclasses.asdict(augmentation) for augmentation in loader.student.augmentations],
         "sizes": [spec.size for spec in loader.student.specs],
         "seed": loader.seed,
-        "views_by": loader.views_by,
+        "view_backend": loader.view_backend,
         "stored pixels": int((store.heights * store.widths).sum()) if store else None,
         "decoded": None if store else [loader.short_side, loader.images is not images],
     }

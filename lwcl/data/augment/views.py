@@ -61,18 +61,18 @@ def make_views(
     exact: bool = False,
     dtype: torch.dtype = torch.float32,
     channels_last: bool = False,
-    by: str = "tensor",
+    backend: str = "tensor",
     threads: int = 1,
 ) -> Tensor:
     """Normalised views (B, 3, size, size) of uint8 `images` (B, 3, H, W), which may be padded below and to the right.
 
     Computed on the images' device. On a CPU, crops are rounded to uint8 as by Pillow, and the bits of a view do not
     depend on the batch; with `exact`, and on other devices, crops are float32 matrix products, whose last bits may.
-    Images that are channels_last in memory are cropped faster. `by` "opencv" (CPU only), views are made image by image
-    in `threads` threads; see `lwcl.data.augment.opencv`.
+    Images that are channels_last in memory are cropped faster. With `backend` "opencv" (CPU only), views are made image
+    by image in `threads` threads; see `lwcl.data.augment.opencv`.
     """
     views = allocate_views(images, len(images), size, dtype, channels_last)
-    if by == "opencv":
+    if backend == "opencv":
         from lwcl.data.augment import opencv  # may not be installed
 
         cropper = opencv.cropper_of_images(images, params, size)
@@ -100,15 +100,15 @@ def make_views_from_crops(
     mean: Sequence[float],
     std: Sequence[float],
     channels_last: bool = False,
-    by: str = "tensor",
+    backend: str = "tensor",
     threads: int = 1,
 ) -> Tensor:
     """Normalised views (B, 3, s, s) of crops that are already scaled and flipped: uint8, or float in [0, 1].
 
-    `by` "opencv" (CPU only), uint8 crops only.
+    With `backend` "opencv" (CPU only), uint8 crops only.
     """
     views = allocate_views(crops, len(crops), crops.shape[-1], torch.float32, channels_last)
-    if by == "opencv":
+    if backend == "opencv":
         from lwcl.data.augment import opencv  # may not be installed
 
         return opencv.apply_augmentations_opencv(opencv.reader_of_crops(crops), params, views, mean, std, threads)

@@ -26,7 +26,7 @@ THUMBNAIL_PIXELS = 80
 SHOWN_SAMPLES = 6
 
 
-class Study:
+class DiagnosisData:
     """The images of a diagnosis, and held-out ones if there are any, each in three views."""
 
     def __init__(self, images: ImageSet, held_out: ImageSet | None, options: DiagnoseOptions, screen: Screen) -> None:
@@ -86,7 +86,7 @@ class Study:
         return ImageAlbum(self.images.classes, labels, functools.cache(self.thumbnail), samples, first.views)
 
 
-def open_study(options: DiagnoseOptions, screen: Screen) -> Study:
+def open_diagnosis_data(options: DiagnoseOptions, screen: Screen) -> DiagnosisData:
     """The images that the options name. Raises `DataError` for too few, `UsageError` for a wrong option."""
     if options.images < MIN_DIAGNOSIS_IMAGES:
         raise UsageError(f"--images {options.images}: too few.", remedy=f"Give at least {MIN_DIAGNOSIS_IMAGES}.")
@@ -112,16 +112,16 @@ def open_study(options: DiagnoseOptions, screen: Screen) -> Study:
             f"--k {max(options.k)}: more clusters than the {plural(len(images), 'image')}.",
             remedy=f"Give at most {len(images) // 4:,}, or more --images.",
         )
-    study = Study(images, held_out, options, screen)
-    if study.labels is None:
+    data = DiagnosisData(images, held_out, options, screen)
+    if data.labels is None:
         why = "All labels are of one class" if images.labelled else "No labels"
         screen.say(f"{why}: metrics that need classes are left out.")
     elif held_out and held_out.labelled:
         pair = match_classes(images, held_out, known_classes=True)
-        study.held_out = pair.queries
+        data.held_out = pair.queries
         for note in pair.notes:
             screen.warn(note)
-    return study
+    return data
 
 
 def require_images(count: int, least: int, purpose: str) -> None:

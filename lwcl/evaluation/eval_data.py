@@ -1,4 +1,4 @@
-"""The images on which encoders are judged: those named, else those of the runs; and what a report says of them."""
+"""The images on which encoders are evaluated: those named, else those of the runs; and what a report says of them."""
 
 import dataclasses
 import json
@@ -17,7 +17,7 @@ Options = TypeVar("Options", bound=DataOptions)
 
 
 def with_own_data(options: Options, encoders: Sequence[str], screen: Screen) -> Options:
-    """The options with images: without --data the encoders are judged on those that their runs were trained on.
+    """The options with images: without --data the encoders are evaluated on those that their runs were trained on.
 
     Raises `UsageError` where these differ from run to run.
     """
@@ -26,7 +26,9 @@ def with_own_data(options: Options, encoders: Sequence[str], screen: Screen) -> 
     found = {data for name in encoders if (data := data_of_run(Path(name.partition("#")[0])))}
     if len(found) > 1:
         sets = "; ".join(sorted(" and ".join(data) for data in found))
-        raise UsageError("The runs were trained on different images.", f"{sets}.", "Say which to judge on with --data.")
+        raise UsageError(
+            "The runs were trained on different images.", f"{sets}.", "Say which to evaluate on with --data."
+        )
     data = next(iter(found), (DEFAULT_SET,))
     whose = "the run's own images" if found else "the built-in images"
     screen.say(f"Without --data: {whose}, {' and '.join(data)}.")
@@ -58,6 +60,6 @@ def pair_facts(bank: ImageSet, queries: ImageSet, data: Sequence[str], val: Sequ
     return {
         "data": bank.fingerprint,
         "test data": queries.fingerprint,
-        "judged on": list(data),
+        "evaluated on": list(data),
         "test images from": list(val),
     }
