@@ -42,6 +42,10 @@ def json_safe(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+#: Of every JSON document that lwcl prints or writes; it grows when a name or a meaning changes.
+SCHEMA_VERSION = 2
+
+
 def json_document(value: Any) -> str:
     """`value` as indented ASCII JSON that strict parsers take: NaN becomes null, invalid UTF-8 a visible escape."""
     return JSON_ESCAPE.sub(lambda match: "\\" + match[0] if match[1] else match[0], json_text(value, indent=2))

@@ -253,7 +253,7 @@ def test_no_command_line_is_a_bug(words):
 def test_a_list_is_one_json_document_on_stdout(capsys):
     assert main.main(["list", "recipes", "light", "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
-    assert document["schema_version"] == 1
+    assert document["schema_version"] == 2
     assert document["recipes"][0]["name"] == "light"
 
 

@@ -64,7 +64,7 @@ def test_json_is_one_document_and_a_report_has_the_curves_of_all_runs(
 ) -> None:
     assert ran(["compare", *names(runs), "--json", "--out", str(tmp_path / "both"), "--quiet"]) == 0
     document = json.loads(capsys.readouterr().out)
-    assert (document["schema_version"], document["kind"], document["facts"]) == (1, "compare", {"runs": names(runs)})
+    assert (document["schema_version"], document["kind"], document["facts"]) == (2, "compare", {"runs": names(runs)})
     assert [table["title"] for table in document["tables"]] == ["Runs", "Settings that differ"]
     titles = [picture["title"] for picture in document["pictures"]]
     assert titles == [

@@ -255,7 +255,7 @@ def test_a_written_report_ends_with_its_json(tmp_path: Path, monkeypatch: pytest
     training().write(tmp_path)
     assert written[-2:] == ["report.html", "report.json"]
     document = json.loads((tmp_path / "report.json").read_text())
-    assert document["schema_version"] == 1
+    assert document["schema_version"] == 2
     assert document["settings"]["lr"] == {"value": 0.03, "origin": "recipe light"}
     assert document["facts"]["last"]["knn_top1"] == 0.75
     assert [picture["title"] for picture in document["pictures"]][:2] == ["Loss", "kNN top-1"]

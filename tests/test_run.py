@@ -101,7 +101,7 @@ def test_a_run_says_how_it_was_made(finished: Finished) -> None:
     report = json.loads((finished.out / "report.json").read_text())
     assert (settings["arch"], report["settings"]["arch"]["origin"]) == ("test_efficientnet", "flag")
     assert settings["key_momentum"] == report["settings"]["key_momentum"]["value"] > 0.5, "a rule has settled it"
-    assert (report["schema_version"], report["kind"]) == (1, "pretrain")
+    assert (report["schema_version"], report["kind"]) == (2, "pretrain")
     assert report["facts"]["steps"] == STEPS
     assert report["command"] == f"lwcl {' '.join(finished.words)}"
     assert all((finished.out / picture["file"]).exists() for picture in report["pictures"])
@@ -234,7 +234,7 @@ def test_knn_judges_a_run_beside_an_untrained_encoder(finished: Finished, quietl
     assert (finished.out / "knn" / "report.html").exists()
     assert ran([*words, "--json", "--quiet"]) == 0
     document = json.loads(quietly.readouterr().out)
-    assert (document["schema_version"], document["kind"], document["facts"]["images"]) == (1, "knn", 16)
+    assert (document["schema_version"], document["kind"], document["facts"]["images"]) == (2, "knn", 16)
     assert document["facts"] == report["facts"], "judging twice gives the same"
     at_end = json.loads((finished.out / "report.json").read_text())["facts"]["knn"]
     assert [row["top1"] for row in document["facts"]["encoders"]] == [row["top1"] for row in at_end]
@@ -376,7 +376,7 @@ def test_json_is_the_only_thing_on_stdout(
     finished: Finished, quietly: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     assert ran([*finished.words, "--out", str(tmp_path / "run"), "--fast-dev-run", "1", "--json"]) == 0
-    assert json.loads(quietly.readouterr().out)["schema_version"] == 1
+    assert json.loads(quietly.readouterr().out)["schema_version"] == 2
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from lwcl.cli.app import ENCODER_HELP, Arch, Debug, Json, Quiet, command
 from lwcl.cli.options import completer
 from lwcl.config.catalogue import CATALOGUES, find_entries, format_entries
 from lwcl.config.train_options import MAX_IMAGE_SIZE
-from lwcl.formatting import json_document
+from lwcl.formatting import SCHEMA_VERSION, json_document
 from lwcl.settings import expand_home
 
 PATTERN_HELP = "part of a name, or a pattern such as '*vit*'"
@@ -28,7 +28,7 @@ def list_command(
     A single match is shown with its settings and their sources.
     """
     entries = find_entries(what, pattern)
-    document = {"schema_version": 1, what: [entry._asdict() for entry in entries]}
+    document = {"schema_version": SCHEMA_VERSION, what: [entry._asdict() for entry in entries]}
     typer.echo(json_document(document) if as_json else format_entries(entries))
     return 0
 

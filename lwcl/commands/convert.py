@@ -7,7 +7,7 @@ from lwcl.checkpoints.encoder_file import export_timm, save_encoder, timm_snippe
 from lwcl.checkpoints.load import load_encoder, resolve_encoder_file
 from lwcl.checkpoints.onnx_encoder import reject_onnx
 from lwcl.errors import UsageError
-from lwcl.formatting import format_cell
+from lwcl.formatting import SCHEMA_VERSION, format_cell
 from lwcl.models.loaded import InputSpec, LoadedEncoder
 from lwcl.reporting.console import Screen, print_json, print_table
 from lwcl.system.atomic_files import sha256_file
@@ -39,7 +39,7 @@ def convert(
         export_timm(export, loaded.encoder, loaded.input_spec, loaded.metadata)
     summary = conversion_summary(loaded) | {"encoder": str(file), "export": None if export is None else str(export)}
     if as_json:
-        print_json({"schema_version": 2, **summary})
+        print_json({"schema_version": SCHEMA_VERSION, **summary})
     else:
         print_table("", ("Field", "Value"), [(name, format_cell(abbreviate(value))) for name, value in summary.items()])
     if export is not None:

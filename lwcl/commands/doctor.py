@@ -13,7 +13,7 @@ from lwcl.config.plan import plan_pretrain
 from lwcl.data.dataset import ImageSet, open_images
 from lwcl.data.decode import UnreadableImageError
 from lwcl.errors import LwclError
-from lwcl.formatting import plural
+from lwcl.formatting import SCHEMA_VERSION, plural
 from lwcl.kernels import bfloat16
 from lwcl.reporting.console import Screen, print_json, print_table
 from lwcl.system.atomic_files import cache_folder, format_bytes, free_space
@@ -51,7 +51,9 @@ def run_doctor(data: tuple[str, ...], as_json: bool) -> int:
         checks.append(DoctorCheck("images", str(error).replace("\n", " "), "cannot train on these"))
         code = error.exit_code
     if as_json:
-        print_json({"schema_version": 2, "kind": "doctor", "checks": [check._asdict() for check in checks]})
+        print_json(
+            {"schema_version": SCHEMA_VERSION, "kind": "doctor", "checks": [check._asdict() for check in checks]}
+        )
     else:
         print_table("", tuple(name.capitalize() for name in DoctorCheck._fields), checks)
     return code

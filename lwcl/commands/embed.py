@@ -13,7 +13,7 @@ from lwcl.errors import UsageError
 from lwcl.evaluation.embedder import Embedder
 from lwcl.evaluation.embedding_file import EmbeddingSet, check_embedding_path, write_embeddings
 from lwcl.evaluation.subjects import load_subject
-from lwcl.formatting import plural
+from lwcl.formatting import SCHEMA_VERSION, plural
 from lwcl.models.encoder import weights_hash
 from lwcl.models.loaded import LoadedEncoder
 from lwcl.reporting.console import Screen, print_json
@@ -56,7 +56,7 @@ def describe_embeddings(
 ) -> dict[str, Any]:
     """The metadata of a file of embeddings."""
     return {
-        "schema_version": 1,
+        "schema_version": SCHEMA_VERSION,
         "kind": "embeddings",
         "encoder": encoder,
         "arch": loaded.encoder.arch,

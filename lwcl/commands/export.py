@@ -12,7 +12,7 @@ from lwcl.checkpoints.onnx_encoder import reject_onnx
 from lwcl.commands.export_onnx import write_onnx_files
 from lwcl.config.device_options import ExportOptions
 from lwcl.errors import UsageError
-from lwcl.formatting import escape_lines, json_document
+from lwcl.formatting import SCHEMA_VERSION, escape_lines, json_document
 from lwcl.models.encoder import check_forward
 from lwcl.models.loaded import LoadedEncoder
 from lwcl.reporting.console import Screen, print_json, print_table, write_line
@@ -34,7 +34,7 @@ def run_export(encoder: str, options: ExportOptions, *, as_json: bool = False, q
     check_forward(loaded.encoder, loaded.input_spec.size)
     name = (folder if options.out else run.path).resolve().name
     card = render_model_card(name, loaded.encoder.arch, loaded.metadata, *report_scores(run))
-    document: dict[str, Any] = {"schema_version": 1, "kind": "export", "folder": str(folder)}
+    document: dict[str, Any] = {"schema_version": SCHEMA_VERSION, "kind": "export", "folder": str(folder)}
     with explain_disk_errors(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".tmp-{os.getpid()}-onnx-") as scratch:

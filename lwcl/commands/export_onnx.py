@@ -13,6 +13,7 @@ from lwcl.data.labelled import open_labelled_pair
 from lwcl.errors import DataError, UsageError
 from lwcl.evaluation.embed_images import CroppedImages
 from lwcl.evaluation.int8_check import MAX_BANK, MAX_QUERIES, MIN_INT8_COSINE, Int8Check, check_int8
+from lwcl.formatting import SCHEMA_VERSION
 from lwcl.models.loaded import LoadedEncoder
 from lwcl.reporting.console import Screen
 from lwcl.rng import epoch_permutation
@@ -36,7 +37,7 @@ class OnnxExport(NamedTuple):
     def as_json(self) -> dict[str, Any]:
         """The content of onnx.json."""
         return {
-            "schema_version": 1,
+            "schema_version": SCHEMA_VERSION,
             "kind": "onnx export",
             "files": self.files,
             "parity": self.parity._asdict(),

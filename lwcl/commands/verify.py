@@ -10,7 +10,7 @@ import torch
 from lwcl.checkpoints import training_state
 from lwcl.checkpoints.load import load_encoder
 from lwcl.errors import LwclError, StorageError, UsageError
-from lwcl.formatting import escape
+from lwcl.formatting import SCHEMA_VERSION, escape
 from lwcl.models.loaded import LoadedEncoder
 from lwcl.reporting.console import print_json, print_table
 from lwcl.runs.finished import FinishedRun
@@ -30,7 +30,7 @@ def verify(run: str, *, as_json: bool) -> int:
     require_current_format(folder.path, "Verify it with the version that wrote it.")
     states = [*verify_checkpoints(folder), *verify_files(folder), *verify_encoder(folder)]
     if as_json:
-        print_json({"schema_version": 2, "kind": "verify", "states": dict(states)})
+        print_json({"schema_version": SCHEMA_VERSION, "kind": "verify", "states": dict(states)})
     else:
         print_table("", ("File", "State"), states)
     damaged = [what for what, state in states if state != INTACT]

@@ -4,9 +4,9 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from lwcl.formatting import escape, format_cell, json_document
+from lwcl.formatting import SCHEMA_VERSION, escape, format_cell, json_document
 from lwcl.reporting.plots import png_data_uri
 from lwcl.settings import SettingValue
 from lwcl.system.atomic_files import crash_point, write_atomically
@@ -58,8 +58,6 @@ class Picture(NamedTuple):
 class Report:
     """The results of a command. All text may be untrusted, except a picture's SVG, which must be our own."""
 
-    SCHEMA_VERSION: ClassVar[int] = 1
-
     kind: str  # the command
     title: str
     verdict: str  # a sentence a line, the result first
@@ -74,7 +72,7 @@ class Report:
     def document(self) -> dict[str, Any]:
         """The report as JSON values: everything but the pictures, which it names."""
         return {
-            "schema_version": self.SCHEMA_VERSION,
+            "schema_version": SCHEMA_VERSION,
             "kind": self.kind,
             "title": self.title,
             "verdict": self.verdict,

@@ -14,7 +14,7 @@ from lwcl.data.augment.views import denormalise_images
 from lwcl.data.cache.policy import CacheChoice, CacheEstimate, CacheMode, choose_cache
 from lwcl.data.dataset import ImageSet
 from lwcl.data.loader import Loader
-from lwcl.formatting import duration
+from lwcl.formatting import SCHEMA_VERSION, duration
 from lwcl.metrics.cost import count_macs
 from lwcl.models.memory import Queue
 from lwcl.reporting.console import Screen, print_json, print_table
@@ -24,7 +24,6 @@ from lwcl.training.state import TrainingState
 from lwcl.training.teacher import OnlineTeacher
 from lwcl.training.teacher_cache import teacher_cache_bytes
 
-DRY_RUN_SCHEMA = 2
 TIMED_STEPS = 3
 SAMPLE_IMAGES, SAMPLE_VIEWS = 6, 4
 
@@ -57,7 +56,7 @@ def print_dry_run(config: ResolvedConfig, images: ImageSet, screen: Screen, *, a
     settings = model.config.values
     if as_json:
         values = {name: setting.as_json() for name, setting in settings.items()}
-        print_json({"schema_version": DRY_RUN_SCHEMA, "kind": "dry-run", "settings": values, "cost": cost})
+        print_json({"schema_version": SCHEMA_VERSION, "kind": "dry-run", "settings": values, "cost": cost})
         return
     rows = [(name, setting.value, setting.origin) for name, setting in settings.items()]
     print_table("Settings", ("Setting", "Value", "Origin"), rows)
