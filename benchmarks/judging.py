@@ -40,7 +40,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 
-from lwcl.diagnosis.findings import DiagnosisScope, diagnose_features, held_out_metrics
+from lwcl.diagnosis.encoder_metrics import DiagnosisScope, diagnose_features, held_out_metrics
 from lwcl.diagnosis.three_views import ViewFeatures
 from lwcl.metrics import knn, linear
 from lwcl.metrics.bootstrap import mean_top1

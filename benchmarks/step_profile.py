@@ -51,7 +51,7 @@ from peer_ways.papers import backbone, moco_step
 from torch import Tensor
 
 from lwcl import engine
-from lwcl.config.recipes import Recipe
+from lwcl.config.recipes import Optimization
 from lwcl.kernels.depthwise import use_fast_depthwise
 from lwcl.kernels.pointwise import use_fast_pointwise
 from lwcl.methods.method import Batch, methods
@@ -86,7 +86,7 @@ def ours(
     compute.place(net)
     use_fast_depthwise(net.student)
     use_fast_pointwise(net)
-    settings: Any = Recipe
+    settings: Any = Optimization
     recipe = settings(epochs=1000, batch_size=len(seen[0]), lr=0.03, weight_decay=1e-4, warmup=0.0)
     laid = tuple(x.contiguous(memory_format=compute.memory_format) for x in seen)
     batch = Batch(laid, torch.arange(len(seen[0])), torch.full((len(seen[0]),), -1))

@@ -1,4 +1,4 @@
-"""The two loops: `fit`, with gradients, trains a method; `embed`, without, computes features.
+"""The two loops: `fit`, with gradients, trains a method; `extract_features`, without, computes features.
 
 A step is a pure function of the settings and the position in the run: no random generator or counter lives here, so a
 run resumed at step n equals an unbroken one.
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lwcl.config.recipes import Recipe
+from lwcl.config.recipes import Optimization
 from lwcl.errors import TrainingDivergedError
 from lwcl.losses import upcast
 from lwcl.methods.method import Batch, Loss, Method, Progress
@@ -50,7 +50,7 @@ class NonFiniteError(TrainingDivergedError):
         self.step, self.index = step, index
 
 
-def learning_rate(epoch: float, recipe: Recipe, epochs: int, lr: float, warmup: float) -> float:
+def learning_rate(epoch: float, recipe: Optimization, epochs: int, lr: float, warmup: float) -> float:
     """The learning rate at a (fractional) epoch of `epochs`, counted from 0.
 
     `cosine` is MoCo's, as a function of (e - w) / (E - w); a warm-up of w epochs multiplies by (e + 1) / (w + 1) before
@@ -66,7 +66,7 @@ def learning_rate(epoch: float, recipe: Recipe, epochs: int, lr: float, warmup: 
     return lr * ramp
 
 
-def build_optimizer(net: nn.Module, recipe: Recipe, lr: float, weight_decay: float) -> Optimizer:
+def build_optimizer(net: nn.Module, recipe: Optimization, lr: float, weight_decay: float) -> Optimizer:
     """timm's optimiser for all parameters with a gradient; weight decay on all of them, as in the papers' code.
 
     LARS adapts the learning rate of matrices only; biases and norms are optimised as by SGD without weight decay
@@ -86,7 +86,7 @@ def fit(
     method: Method,
     net: Net,
     batches: Iterable[Batch],
-    recipe: Recipe,
+    recipe: Optimization,
     optimizer: Optimizer,
     compute: Compute,
     *,
@@ -96,18 +96,18 @@ def fit(
 ) -> Iterator[TrainStep]:
     """Trains `net` on `batches` from step `start` on, yielding after each step; the caller saves, reports, stops.
 
-    Raises `NonFiniteError` before an update by a loss or gradient that is not finite.
+    Raises `NonFiniteError`, before the weights are updated, if the loss or the gradient is not finite.
     """
     trained = [p for p in net.parameters() if p.requires_grad]
     net.train()
     done, stream = start, iter(batches)
     while True:
         # 1. The next batch. Time spent waiting here means that the loader is too slow.
-        begun = time.perf_counter()
+        started = time.perf_counter()
         batch = next(stream, None)
         if batch is None:
             return
-        waited = time.perf_counter() - begun
+        waited = time.perf_counter() - started
         # 2. Learning rate and dropout depend on the position in the run, so resuming needs no state of either.
         epoch = done / steps_per_epoch
         lr = learning_rate(epoch, recipe, recipe.epochs, recipe.lr, recipe.warmup)
@@ -126,7 +126,7 @@ def fit(
         done += 1
         # 5. What has no gradient: momentum encoders are updated, queues take this batch's keys.
         method.after_step(net, Progress(done, done / steps_per_epoch, recipe.epochs))
-        seconds = time.perf_counter() - begun
+        seconds = time.perf_counter() - started
         yield TrainStep(done, done / steps_per_epoch, lr, metrics, grad_norm, losses[-1].pairs, waited, seconds)
 
 
@@ -167,7 +167,7 @@ def split_microbatches(batch: Batch, count: int) -> Iterator[Batch]:
 
 
 @torch.inference_mode()
-def embed(encoder: Encoder, batches: Iterable[Batch], compute: Compute, count: int) -> Tensor:
+def extract_features(encoder: Encoder, batches: Iterable[Batch], compute: Compute, count: int) -> Tensor:
     """The backbone's features of `count` images, in order: (count, width) float32 on the CPU, in eval mode.
 
     They are written into one tensor batch by batch: concatenating would need twice the memory.

@@ -1,7 +1,8 @@
 """Settings: frozen dataclasses whose fields state default, help and limits, with the origin of every value.
 
-One precedence everywhere: flag > file > recipe > named augmentation > default of the dataclass. `Auto[X]` marks a
-setting that is computed from the images, the batch or the machine if the user does not choose it (`config/auto.py`).
+Precedence: flag > file > overrides for small data and the demo > data set > recipe > named augmentation > default.
+`Auto[X]` marks a setting that is computed from the images, the batch or the machine if the user does not choose it
+(`config/auto.py`).
 """
 
 import contextlib
@@ -56,7 +57,7 @@ class Origin(NamedTuple):
         return self.kind in (OriginKind.FLAG, OriginKind.FILE)
 
     @property
-    def is_rule(self) -> bool:
+    def is_automatic(self) -> bool:
         """Whether the value was computed from the images or the machine."""
         return self.kind in (OriginKind.RULE, OriginKind.PRESET)
 
@@ -237,7 +238,7 @@ def check_limits(name: str, value: Any, metadata: Mapping[str, Any]) -> None:
     largest = [] if {"at_most", "below"} & metadata.keys() else [(*tests["at_most"], MAX_WHOLE_NUMBER)]
     for item in value if isinstance(value, tuple) else () if value is None else (value,):
         if choices and item not in choices:
-            raise unknown_name(f"value of {flag_name(name)}", str(item), choices)
+            raise unknown_name_error(f"value of {flag_name(name)}", str(item), choices)
         if item == "" and not metadata.get("may_be_empty"):
             raise empty_value_error(name)
         limits = known + largest if isinstance(item, int) else known
@@ -254,7 +255,7 @@ def empty_value_error(name: str, where: str = "") -> UsageError:
     return UsageError(what, remedy="Give it a value, or leave it out.")
 
 
-def unknown_name(what: str, name: str, known: Iterable[str], where: str = "") -> UsageError:
+def unknown_name_error(what: str, name: str, known: Iterable[str], where: str = "") -> UsageError:
     """The error for an unknown name, with the three nearest ones; `where` says how to list them all."""
     known = list(known)
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)

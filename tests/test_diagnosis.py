@@ -18,7 +18,7 @@ from lwcl.config.augmentation import MOCO_V2, Augmentation
 from lwcl.config.eval_options import DiagnoseOptions
 from lwcl.config.validation import parse_options
 from lwcl.data.dataset import open_images
-from lwcl.diagnosis.findings import alignment_by_overlap, histogram_counts, known_labels, select_queries
+from lwcl.diagnosis.encoder_metrics import alignment_by_overlap, histogram_counts, known_labels, select_queries
 from lwcl.diagnosis.subjects import STATIC_VIEWS, views_for
 from lwcl.diagnosis.three_views import ThreeViews, ViewsDataset
 from lwcl.diagnosis.thresholds import threshold_table as clustering_verdict_table

@@ -218,7 +218,7 @@ def rules_table() -> str:
     """The automatic settings for data sets of three sizes, and the reasons in the words of the program."""
     configs = {title: resolve_plan(plan_pretrain({}), facts).values for title, facts in SIZES.items()}
     every = {name: values[name] for values in configs.values() for name in values}
-    names = [name for name in every if any(v[name].origin.is_rule for v in configs.values() if name in v)]
+    names = [name for name in every if any(v[name].origin.is_automatic for v in configs.values() if name in v)]
     lines = [head("Setting", *SIZES)]
     for name in names:
         cells = (value_text(values[name].value) if name in values else "-" for values in configs.values())
@@ -226,7 +226,7 @@ def rules_table() -> str:
     lines.append("\nThe reasons, for the 10,000 photos, or else for ImageNet:\n\n")
     small, large = configs["10,000 photos, 8 CPUs"], configs["1,281,167 photos, a GPU"]
     for name in names:
-        value = next(v[name] for v in (small, large, *configs.values()) if name in v and v[name].origin.is_rule)
+        value = next(v[name] for v in (small, large, *configs.values()) if name in v and v[name].origin.is_automatic)
         lines.append(f"* `{flag_name(name)}` {value_text(value.value)} ({value.origin})\n")
     return "".join(lines)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lwcl import engine
 from lwcl.checkpoints.optimizer_state import pack_optimizer, unpack_optimizer
-from lwcl.config.recipes import Recipe
+from lwcl.config.recipes import Optimization
 from lwcl.engine import NonFiniteError, TrainStep
 from lwcl.methods.method import Batch, Method, methods
 from lwcl.metrics.health import all_finite
@@ -27,7 +27,7 @@ ARCH, SIZE, COUNT, BATCH = "test_efficientnet", 32, 24, 8
 CPU = Compute(torch.device("cpu"))
 SMALL = {"queue_size": 16, "key_momentum": 0.9, "neighbours": 3, "anchors": 16, "clusters": 3}
 SMALL |= {"prototypes": 12, "queue_start": 0.0}
-RECIPE = Recipe(epochs=4, batch_size=BATCH, lr=0.01, weight_decay=1e-4, warmup=1.0)
+RECIPE = Optimization(epochs=4, batch_size=BATCH, lr=0.01, weight_decay=1e-4, warmup=1.0)
 PIXELS = torch.randn(COUNT, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
 SAID = torch.randn(COUNT, 12, generator=torch.Generator().manual_seed(1))  # what a teacher says of each image
 
@@ -62,7 +62,7 @@ def batches(start: int, stop: int) -> Iterator[Batch]:
 class Run:
     """A net and its optimiser, trained step by step."""
 
-    def __init__(self, name: str, recipe: Recipe = RECIPE, **settings: object) -> None:
+    def __init__(self, name: str, recipe: Optimization = RECIPE, **settings: object) -> None:
         torch.manual_seed(0)
         self.method, self.recipe = method_of(name, **settings), recipe
         width = Encoder(ARCH).width
@@ -158,7 +158,7 @@ def test_a_symmetric_loss_pushes_both_batches_of_keys() -> None:
 
 
 def test_accumulating_parts_pushes_all_keys_once_and_keeps_the_key_encoder_still() -> None:
-    run = Run("moco", Recipe(epochs=4, batch_size=BATCH, lr=0.01, weight_decay=1e-4, warmup=1.0, accumulate=4))
+    run = Run("moco", Optimization(epochs=4, batch_size=BATCH, lr=0.01, weight_decay=1e-4, warmup=1.0, accumulate=4))
     key = copy.deepcopy(run.net.key)
     queue = run.net.queue.rows().clone()
     run.go(0, 1)
@@ -169,7 +169,7 @@ def test_accumulating_parts_pushes_all_keys_once_and_keeps_the_key_encoder_still
 
 def test_accumulated_gradients_are_those_of_the_whole_batch_without_batch_norm() -> None:
     def gradient(accumulate: int) -> list[Tensor]:
-        recipe = Recipe(epochs=4, batch_size=BATCH, lr=1e-8, weight_decay=0.0, warmup=0.0, accumulate=accumulate)
+        recipe = Optimization(epochs=4, batch_size=BATCH, lr=1e-8, weight_decay=0.0, warmup=0.0, accumulate=accumulate)
         torch.manual_seed(0)
         method = method_of("moco")
         net = method.build(Encoder("test_vit", method.head(64), image_size=SIZE))
@@ -218,9 +218,9 @@ def test_bfloat16_keeps_losses_in_float32_and_trains() -> None:
 def test_features_come_in_order_and_leave_the_mode_as_it_was() -> None:
     encoder = Encoder(ARCH).train()
     parts = [Batch((PIXELS[i : i + 8],), torch.arange(i, i + 8), torch.arange(i, i + 8)) for i in range(0, COUNT, 8)]
-    found = engine.embed(encoder, parts, CPU, COUNT)
+    found = engine.extract_features(encoder, parts, CPU, COUNT)
     assert encoder.training
-    whole = engine.embed(encoder, [Batch((PIXELS,), torch.arange(COUNT), torch.arange(COUNT))], CPU, COUNT)
+    whole = engine.extract_features(encoder, [Batch((PIXELS,), torch.arange(COUNT), torch.arange(COUNT))], CPU, COUNT)
     assert torch.allclose(found, whole, atol=1e-5)
     assert list(itertools.chain(found.shape)) == [COUNT, encoder.width]
 
@@ -235,7 +235,7 @@ def test_features_are_to_the_bit_those_of_their_batches_joined(compute: Compute)
         Batch((PIXELS[i : i + 10],), torch.arange(i, min(i + 10, COUNT)), SAID[i : i + 10, 0].long())
         for i in (0, 10, 20)
     ]
-    found = engine.embed(encoder, iter(parts), compute, COUNT)
+    found = engine.extract_features(encoder, iter(parts), compute, COUNT)
     with torch.inference_mode(), compute.context():
         rows = [encoder.features(part.views[0]).float() for part in parts]
     assert found.dtype == torch.float32
@@ -245,11 +245,13 @@ def test_features_are_to_the_bit_those_of_their_batches_joined(compute: Compute)
 @pytest.mark.parametrize("promised", [COUNT - 1, COUNT + 1])
 def test_features_of_more_or_fewer_images_than_promised_are_no_result(promised: int) -> None:
     with pytest.raises((AssertionError, RuntimeError)):
-        engine.embed(Encoder(ARCH), [Batch((PIXELS,), torch.arange(COUNT), torch.arange(COUNT))], CPU, promised)
+        engine.extract_features(
+            Encoder(ARCH), [Batch((PIXELS,), torch.arange(COUNT), torch.arange(COUNT))], CPU, promised
+        )
 
 
 class Blank:
-    """What `embed` asks of an encoder, for features that cost nothing."""
+    """What `extract_features` asks of an encoder, for features that cost nothing."""
 
     width, training = 1000, False
 
@@ -271,7 +273,7 @@ def test_the_features_of_many_images_are_in_memory_once() -> None:
     parts = (Batch((torch.zeros(500, 1),), torch.arange(500), torch.zeros(500)) for _ in range(100))
     Path("/proc/self/clear_refs").write_text("5")
     before = peak()
-    found = engine.embed(Blank(), parts, CPU, 50_000)  # type: ignore[arg-type]
+    found = engine.extract_features(Blank(), parts, CPU, 50_000)  # type: ignore[arg-type]
     assert all_finite(found) and float(found[-1, -1]) == 1
     assert peak() - before < 1.2 * found.nbytes
 

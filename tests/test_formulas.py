@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lwcl import losses as formulas
-from lwcl.config.recipes import Recipe
+from lwcl.config.recipes import Optimization
 from lwcl.engine import learning_rate
 from lwcl.losses import SmoothedTarget, l2_normalise, smoothed_target
 from lwcl.methods.light_moco import LightMoCo
@@ -163,7 +163,7 @@ def test_random_directions_fill_the_sphere() -> None:
     assert float(formulas.effective_rank(l2_normalise(x))) == pytest.approx(16, abs=0.05)
 
 
-MOCO = Recipe(schedule="cosine", per_epoch=True)
+MOCO = Optimization(schedule="cosine", per_epoch=True)
 
 
 @pytest.mark.parametrize(
@@ -196,13 +196,13 @@ def test_smoothing_waits_for_its_warm_up() -> None:
 
 
 def test_the_step_schedule_falls_at_its_milestones() -> None:
-    recipe = Recipe(schedule="step", milestones=(0.6, 0.8), step_factor=0.1)
+    recipe = Optimization(schedule="step", milestones=(0.6, 0.8), step_factor=0.1)
     rates = [learning_rate(epoch, recipe, 100, 30.0, 0) for epoch in (0, 59.9, 60, 79.9, 80, 99)]
     assert rates == pytest.approx([30, 30, 3, 3, 0.3, 0.3])
 
 
 @given(st.floats(0, 99.9), st.floats(0, 20))
 def test_a_learning_rate_is_never_negative_nor_above_its_peak(epoch: float, warmup: float) -> None:
-    rate = learning_rate(epoch, Recipe(schedule="cosine"), 100, 0.1, warmup)
+    rate = learning_rate(epoch, Optimization(schedule="cosine"), 100, 0.1, warmup)
     assert 0 <= rate <= 0.1
     assert math.isfinite(rate)

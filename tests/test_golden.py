@@ -18,7 +18,7 @@ from torch import Tensor
 
 from lwcl import engine
 from lwcl.config.augmentation import AUGMENTATIONS, Augmentation
-from lwcl.config.recipes import Recipe
+from lwcl.config.recipes import Optimization
 from lwcl.data.cache.pixels import PixelStore
 from lwcl.data.dataset import open_images
 from lwcl.data.loader import Loader, StudentViews
@@ -94,7 +94,7 @@ def trajectory(name: str, settings: dict[str, Any]) -> list[tuple[float, float]]
         net.double()
     nobody = torch.full((BATCH,), -1)
     batches = [Batch(tuple(pair), nobody, nobody, answers) for pair, answers in zip(views, said, strict=True)]
-    recipe = Recipe(epochs=3, batch_size=BATCH, lr=0.01, weight_decay=1e-4, warmup=1.0)
+    recipe = Optimization(epochs=3, batch_size=BATCH, lr=0.01, weight_decay=1e-4, warmup=1.0)
     optimizer = engine.build_optimizer(net, recipe, 0.01, 1e-4)
     steps = engine.fit(method, net, batches, recipe, optimizer, CPU, steps_per_epoch=2, start=0, seed=0)
     return [(step.metrics["loss"], step.grad_norm) for step in steps]

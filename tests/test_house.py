@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from lwcl.config.augmentation import Augmentation
-from lwcl.config.recipes import RECIPES, Recipe
+from lwcl.config.recipes import RECIPES, Optimization
 from lwcl.config.train_options import TrainOptions
 from lwcl.methods.method import methods
 from lwcl.settings import field_names
@@ -282,7 +282,7 @@ def test_every_number_of_a_recipe_is_a_setting_and_has_a_source(name):
     known = {
         "augmentation",
         *field_names(TrainOptions),
-        *field_names(Recipe),
+        *field_names(Optimization),
         *field_names(Augmentation),
         *field_names(methods()[published.method]),
     }

@@ -349,12 +349,12 @@ def test_a_file_that_vanishes_is_a_bad_image_and_a_neighbour_stands_in(tmp_path:
     images = open_images([make_folder(tmp_path, ["a.png", "b.png", "c.png"])])
     (tmp_path / "b.png").write_bytes(b"")
     (tmp_path / "c.png").unlink()
-    image, broken = images.good_image(1)
+    image, broken = images.readable_image(1)
     assert image.getpixel((0, 0)) == (0, 50, 100)
     assert broken == [("b.png", "the file is empty"), ("c.png", "not readable: No such file or directory")]
     (tmp_path / "a.png").unlink()
     with pytest.raises(DataError, match="None of the images"):
-        images.good_image(2)
+        images.readable_image(2)
     assert list(replacement_positions(2, 4)) == [2, 3, 0, 1]
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lwcl import engine
 from lwcl.config.probe_plan import plan_probe
 from lwcl.config.probe_protocols import PROTOCOLS
-from lwcl.config.recipes import Recipe
+from lwcl.config.recipes import Optimization
 from lwcl.losses import l2_normalise
 from lwcl.metrics import linear
 from lwcl.metrics.linear import GridPoint
@@ -53,7 +53,7 @@ def test_lars_equals_the_published_code_and_treats_biases_as_sgd_does() -> None:
     with torch.no_grad():
         net.weight.copy_(torch.tensor([[1.0, -2.0], [3.0, 0.5]]))
         net.bias.fill_(1.0)
-    optimizer = engine.build_optimizer(net, Recipe(optimizer="lars"), 1.6, 0.0)
+    optimizer = engine.build_optimizer(net, Optimization(optimizer="lars"), 1.6, 0.0)
     for weight, bias in (
         ([[0.99889728, -2.00220545], [3.00330817, 0.4955891]], 1 - 1.6 * 0.1),
         ([[0.99680125, -2.00639751], [3.00959626, 0.48720499]], 1 - 1.6 * 0.1 * (1 + 1.9)),

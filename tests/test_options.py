@@ -19,7 +19,7 @@ from lwcl.cli.options import with_options
 from lwcl.config import catalogue
 from lwcl.config.augmentation import Augmentation
 from lwcl.config.eval_options import KnnOptions
-from lwcl.config.recipes import RECIPES, TESTED_ARCHS, Recipe
+from lwcl.config.recipes import RECIPES, TESTED_ARCHS, Optimization
 from lwcl.config.train_options import PretrainOptions
 from lwcl.errors import UsageError
 from lwcl.methods.method import methods
@@ -67,7 +67,7 @@ def test_the_list_of_architectures_is_that_of_the_installed_timm():
 
 @pytest.mark.parametrize(
     ("command", "kinds"),
-    [("pretrain", [PretrainOptions, Recipe, Augmentation, *methods("pretrain").values()]), ("knn", [KnnOptions])],
+    [("pretrain", [PretrainOptions, Optimization, Augmentation, *methods("pretrain").values()]), ("knn", [KnnOptions])],
 )
 def test_every_setting_is_a_flag(command, kinds):
     wanted = {flag_name(name) for kind in kinds for name in field_names(kind)}
@@ -153,9 +153,10 @@ def test_help_tells_defaults_choices_and_what_a_recipe_says_instead(drink):
 
 def test_help_says_which_methods_have_a_setting_and_where_they_differ():
     helps = helps_of(main.PROGRAM.commands["pretrain"])
-    assert "(light-moco, simclr)" in helps["smoothing"]
-    assert "0.1 for light-moco, 0.2 for moco" in helps["temperature"]
-    assert "[auto for light-moco, auto for moco, 0 for simclr, 0 for swav]" in helps["queue_size"]
+    assert "neighbours (light-moco); share of the target given to the nearest negatives" in helps["smoothing"]
+    assert "over the prototypes (swav) [0.1; moco: 0.2; simclr: 0.2]" in helps["temperature"]
+    assert helps["queue_size"].endswith("[auto; simclr: 0; swav: 0]")
+    assert helps["dim"] == "width of the embedding (light-moco, moco, msf, simclr, swav) [128]"
     assert "moco" not in helps["epochs"]
 
 

@@ -18,7 +18,7 @@ from lwcl.config.augmentation import AUGMENTATIONS, Augmentation
 from lwcl.config.auto import RunFacts, resolve_plan
 from lwcl.config.eval_options import KnnOptions
 from lwcl.config.plan import LOCATION_SETTINGS, Plan, ResolvedConfig, plan_pretrain, plan_run
-from lwcl.config.recipes import RECIPES, Recipe, recipes_for
+from lwcl.config.recipes import RECIPES, Optimization, recipes_for
 from lwcl.config.train_options import PretrainOptions
 from lwcl.config.validation import parse_options
 from lwcl.config.yaml_file import read_config
@@ -68,7 +68,7 @@ def good(field, kind):
 
 def choices(name):
     """Some settings of a run with the method of that name."""
-    kinds = (PretrainOptions, Recipe, PRETRAIN[name], Augmentation)
+    kinds = (PretrainOptions, Optimization, PRETRAIN[name], Augmentation)
     fields = {
         field.name: good(field, field_types(kind)[field.name]) for kind in kinds for field in dataclasses.fields(kind)
     }
@@ -242,7 +242,7 @@ def test_a_list_of_what_was_chosen_that_is_damaged_is_a_usage_error(chosen):
 
 
 def test_settings_of_different_classes_have_different_names():
-    kinds = (PretrainOptions, Recipe, Augmentation)
+    kinds = (PretrainOptions, Optimization, Augmentation)
     shared = [name for kind in kinds for name in field_names(kind)]
     own = {name for kind in PRETRAIN.values() for name in field_names(kind)}
     assert len(shared) == len(set(shared))
@@ -253,7 +253,7 @@ def test_settings_of_different_classes_have_different_names():
 def test_every_recipe_names_real_settings_and_sources(name):
     published = RECIPES[name]
     kind = methods()[published.method]
-    names = {*field_names(Recipe), *field_names(kind), *field_names(Augmentation)} | {
+    names = {*field_names(Optimization), *field_names(kind), *field_names(Augmentation)} | {
         "augmentation",
         "teacher_cache",
         "zero_residuals",

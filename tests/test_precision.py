@@ -10,7 +10,7 @@ import torch
 
 from lwcl.config.auto import RunFacts, resolve_plan
 from lwcl.config.plan import plan_pretrain
-from lwcl.config.recipes import Recipe
+from lwcl.config.recipes import Optimization
 from lwcl.kernels import bfloat16
 from lwcl.methods.method import methods
 from lwcl.models.encoder import Encoder
@@ -22,7 +22,7 @@ from lwcl.training.build import build_model
 from lwcl.training.precision import TimingJob
 
 ARCH, SIZE = "test_efficientnet", 32
-RECIPE = Recipe(epochs=2, batch_size=8, lr=0.01, weight_decay=0.0, warmup=0.0)
+RECIPE = Optimization(epochs=2, batch_size=8, lr=0.01, weight_decay=0.0, warmup=0.0)
 METHOD = methods("pretrain")["moco"](queue_size=24, key_momentum=0.9, dim=8, hidden="16")
 CPU = Compute(torch.device("cpu"), channels_last=True)
 

@@ -16,13 +16,13 @@ from lwcl.checkpoints.encoder_file import save_encoder
 from lwcl.commands import probe as probing
 from lwcl.config.eval_options import ProbeOptions
 from lwcl.config.probe_protocols import PROTOCOLS
-from lwcl.config.recipes import Recipe
+from lwcl.config.recipes import Optimization
 from lwcl.config.validation import parse_options
 from lwcl.data.dataset import open_images
 from lwcl.data.label_fractions import sample_label_fraction, selection_mask
 from lwcl.errors import DataError, LwclError, TrainingDivergedError, UsageError
 from lwcl.methods.method import Batch
-from lwcl.methods.probe import Linear
+from lwcl.methods.probe import LinearProbe
 from lwcl.models.encoder import Encoder, weights_hash
 from lwcl.models.loaded import InputSpec
 from lwcl.models.probe import ProbeNet, check_weights_unchanged
@@ -143,12 +143,12 @@ def labelled_batches(epochs: int) -> list[Batch]:
 
 def trained(finetune: bool) -> tuple[ProbeNet, dict[str, Tensor], list[int]]:
     """A net after three epochs, judged after each; its tensors before; batches that batch norm had seen by then."""
-    method = Linear(finetune=finetune)
+    method = LinearProbe(finetune=finetune)
     torch.manual_seed(0)
     net = method.build(Encoder(ARCH))
     assert isinstance(net, ProbeNet)
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
-    recipe, compute = Recipe(epochs=3, lr=0.1, warmup=0.0), Compute(torch.device("cpu"))
+    recipe, compute = Optimization(epochs=3, lr=0.1, warmup=0.0), Compute(torch.device("cpu"))
     optimizer, seen = engine.build_optimizer(net, recipe, 0.1, 0.0), []
     fitted = engine.fit(
         method, net, labelled_batches(3), recipe, optimizer, compute, steps_per_epoch=2, start=0, seed=0
@@ -156,7 +156,7 @@ def trained(finetune: bool) -> tuple[ProbeNet, dict[str, Tensor], list[int]]:
     counter = next(name for name in before if name.endswith("num_batches_tracked"))
     for step in fitted:
         if step.number % 2 == 0:
-            engine.embed(net.student, labelled_batches(1), compute, 8)
+            engine.extract_features(net.student, labelled_batches(1), compute, 8)
             seen.append(int(net.state_dict()[counter]))
     return net, before, seen
 
@@ -266,7 +266,7 @@ def test_damaged_weights_and_another_architecture_are_refused(colours: Path, tmp
 @pytest.mark.parametrize("name", PROTOCOLS)
 def test_every_number_of_a_protocol_is_a_setting_and_has_a_source(name: str) -> None:
     settings = PROTOCOLS[name].settings
-    assert set(settings) <= {"augmentation", "crop_min", *field_names(Recipe), *field_names(Linear)}
+    assert set(settings) <= {"augmentation", "crop_min", *field_names(Optimization), *field_names(LinearProbe)}
     assert all(len(cited.source.split()) >= 2 for cited in settings.values())
 
 

@@ -28,7 +28,7 @@ from lwcl.settings import (
     field_types,
     merge_layers,
     setting,
-    unknown_name,
+    unknown_name_error,
 )
 
 FILE, RECIPE = Origin(OriginKind.FILE, "my.yaml"), Origin(OriginKind.RECIPE, "light")
@@ -174,12 +174,12 @@ def test_settings_are_frozen():
 
 
 def test_an_unknown_name_brings_the_three_nearest():
-    error = unknown_name("colour", "rad", ["red", "read", "rid", "road", "blue"], "look there")
+    error = unknown_name_error("colour", "rad", ["red", "read", "rid", "road", "blue"], "look there")
     assert str(error).splitlines() == ["Unknown colour: 'rad'.", "Did you mean road or read or rid?", "look there"]
 
 
 def test_an_unknown_name_like_nothing_brings_all_names():
-    assert "Possible: red, blue." in str(unknown_name("colour", "xyz", ["red", "blue"]))
+    assert "Possible: red, blue." in str(unknown_name_error("colour", "xyz", ["red", "blue"]))
 
 
 def every_settings_class(cls: type = Settings) -> list[type]:

@@ -149,7 +149,7 @@ def test_broken_images_are_listed_and_the_next_good_one_stands_in(holed: ImageSe
     assert torch.equal(store.image(3), store.image(5))
     assert torch.equal(store.image(4), store.image(5))
     assert torch.equal(store.image(23), store.image(0))
-    by_decoding, _ = holed.good_image(4)
+    by_decoding, _ = holed.readable_image(4)
     assert torch.equal(store.image(4), torch.from_numpy(np.asarray(by_decoding).copy()).permute(2, 0, 1))
 
 
@@ -161,8 +161,8 @@ def test_images_kept_as_jpeg_are_small_near_the_originals_and_found_again(
     assert [name for name, _ in bad] == ["03.jpg", "04.jpg", "23.jpg"]
     assert (len(shrunk), shrunk.names, shrunk.fingerprint) == (COUNT, holed.names, holed.fingerprint)
     for index in range(COUNT):
-        image, none_broken = shrunk.good_image(index)
-        original, _ = holed.good_image(index, 16)
+        image, none_broken = shrunk.readable_image(index)
+        original, _ = holed.readable_image(index, 16)
         wanted = downscale(original, 16)
         assert (image.size, none_broken) == (wanted.size, [])
         assert np.abs(np.asarray(image, float) - np.asarray(wanted, float)).mean() < 8

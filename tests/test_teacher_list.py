@@ -21,7 +21,7 @@ from lwcl.config.catalogue import find_entries
 from lwcl.config.plan import plan_run
 from lwcl.metrics.cost import count_macs
 from lwcl.models.teachers import TimmTeacher, known_teachers, licence_warning, patch_multiple
-from lwcl.training.resolve import settle_patch_sizes
+from lwcl.training.resolve import round_sizes_to_patches
 
 PATH = Path(__file__).parents[1] / "lwcl/models/teachers.txt"
 HEAD = f"# timm {version('timm')}: name, licence, width of the features, pixels of the input, MACs"
@@ -109,11 +109,11 @@ def test_a_size_is_rounded_down_to_whole_patches(arch: str, size: int, fitting: 
 def test_sizes_of_student_and_teacher_are_settled_to_whole_patches_with_the_reason() -> None:
     chosen = {"data": ["photos"], "arch": "vit_small_patch14_dinov2", "teacher": "timm/vit_base_patch14_dinov2.lvd142m"}
     facts = RunFacts(images=10_000, short_side=64, cpus=2, accelerated=False)
-    config = settle_patch_sizes(resolve_plan(plan_run("distill", {**chosen, "teacher_size": 224 + 4}), facts))
+    config = round_sizes_to_patches(resolve_plan(plan_run("distill", {**chosen, "teacher_size": 224 + 4}), facts))
     assert (config.options.image_size, config.options.teacher_size) == (56, 224)
     assert "instead of 228" in str(config.values["teacher_size"])
     plain = resolve_plan(plan_run("distill", {**chosen, "arch": "resnet18"}), facts)
-    assert settle_patch_sizes(plain) == plain
+    assert round_sizes_to_patches(plain) == plain
 
 
 @pytest.mark.parametrize("key", ["licence", "teacher licence"])

@@ -19,7 +19,7 @@ from lwcl import engine
 from lwcl import losses as formulas
 from lwcl.config.augmentation import AUGMENTATIONS, Augmentation
 from lwcl.config.distill_recipes import DISTILL_RECIPES
-from lwcl.config.recipes import Recipe
+from lwcl.config.recipes import Optimization
 from lwcl.engine import learning_rate
 from lwcl.errors import UsageError
 from lwcl.losses import l2_normalise
@@ -104,7 +104,7 @@ def test_disco_weighted_by_the_images_of_a_device_equals_the_published_code(
 ) -> None:
     own, taught, own_key, taught_key, key, columns = drawn(4, *[(4, 8)] * 5, (8, 16))
     net = stub(key=lambda view, splits=1: l2_normalise(key), queue=queue_of(columns.T))
-    method = DisCo(contrast_weight=weights[0], agreement=weights[1])
+    method = DisCo(contrast_weight=weights[0], distance_weight=weights[1])
     loss = method.loss(net, seen(own, own_key, taught=(taught, taught_key)), 0.0)
     assert float(loss.total) == pytest.approx(expected, rel=1e-12)
     assert float(loss.metrics["contrast"]) == pytest.approx(4.4882080147274515, rel=1e-12)
@@ -291,7 +291,7 @@ def test_without_momentum_the_student_writes_its_anchors_itself() -> None:
 
 
 def test_accumulated_parts_write_every_anchor_once_after_the_step() -> None:
-    recipe = Recipe(epochs=4, batch_size=8, lr=0.01, weight_decay=1e-4, warmup=1.0, accumulate=4)
+    recipe = Optimization(epochs=4, batch_size=8, lr=0.01, weight_decay=1e-4, warmup=1.0, accumulate=4)
     run = Run("1q", recipe)
     run.go(0, 1)
     assert torch.allclose(run.net.anchors.rows(), l2_normalise(next(batches(0, 1)).teacher_output[0]))
@@ -306,7 +306,7 @@ def test_an_embedding_is_as_wide_as_the_teachers(kind: type[SEED] | type[DisCo])
 
 
 def test_disco_without_a_teachers_weight_is_moco_on_the_same_keys() -> None:
-    disco, moco = Run("disco", agreement=0.0, hidden="1x"), Run("moco", dim=12)
+    disco, moco = Run("disco", distance_weight=0.0, hidden="1x"), Run("moco", dim=12)
     batch = next(batches(0, 1))
     losses = [run.method.loss(run.net.train(), batch, 0.0).metrics for run in (disco, moco)]
     assert float(losses[0]["loss"]) == pytest.approx(float(losses[1]["loss"]), rel=1e-5)
@@ -395,7 +395,7 @@ def test_losses_stay_in_float32_under_bfloat16_and_their_measures_are_finite(nam
 @pytest.mark.parametrize("name", TAUGHT)
 def test_a_method_learns_what_a_teacher_says(name: str) -> None:
     """The loss on a few images that are seen again and again falls; with anchors, once these are written."""
-    run = Run(name, Recipe(epochs=20, batch_size=8, lr=0.01, weight_decay=0.0, warmup=0.0, schedule="constant"))
+    run = Run(name, Optimization(epochs=20, batch_size=8, lr=0.01, weight_decay=0.0, warmup=0.0, schedule="constant"))
     losses = [step.metrics["loss"] for step in run.go(0, 15)]
     assert sum(losses[-3:]) < 0.98 * sum(losses[3:6])
 
@@ -403,7 +403,7 @@ def test_a_method_learns_what_a_teacher_says(name: str) -> None:
 def rates(name: str, epochs: int, *asked: int) -> list[float]:
     """Learning rates of a recipe at batch 256, at epochs counted from 0, as the published code holds them."""
     layer = DISTILL_RECIPES[name].layer(name, "resnet18")[1]
-    recipe = Recipe(**{key: layer[key] for key in layer if key in field_names(Recipe)}, per_epoch=True)
+    recipe = Optimization(**{key: layer[key] for key in layer if key in field_names(Optimization)}, per_epoch=True)
     assert recipe.warmup is not None
     return [learning_rate(epoch, recipe, epochs, recipe.base_lr, recipe.warmup) for epoch in asked]
 
@@ -424,7 +424,7 @@ def test_every_number_of_a_teaching_recipe_is_a_setting_with_a_source(name: str)
     published = DISTILL_RECIPES[name]
     known = {
         "augmentation",
-        *field_names(Recipe),
+        *field_names(Optimization),
         *field_names(Augmentation),
         *field_names(methods()[published.method]),
     }
@@ -435,5 +435,5 @@ def test_every_number_of_a_teaching_recipe_is_a_setting_with_a_source(name: str)
 
 def test_settings_of_taught_methods_mean_one_thing_each() -> None:
     """A name that a view's or an optimiser's setting has too would be one flag for both."""
-    shared = {name for kind in (Recipe, Augmentation) for name in field_names(kind)}
+    shared = {name for kind in (Optimization, Augmentation) for name in field_names(kind)}
     assert not {field.name for name in TAUGHT for field in dataclasses.fields(methods()[name])} & shared

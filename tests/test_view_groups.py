@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lwcl import engine
 from lwcl.config.augmentation import AUGMENTATIONS, Augmentation
-from lwcl.config.recipes import Recipe
+from lwcl.config.recipes import Optimization
 from lwcl.config.teacher_options import TeacherCacheSpec, check_cached_views
 from lwcl.data.cache.pixels import PixelStore
 from lwcl.data.dataset import ImageSet, open_images
@@ -189,7 +189,9 @@ def trained(kind: Any, images: ImageSet, start: int = 0, stop: int = 12, net: An
     method = kind(hidden=32, dim=16, local_crops=2, target_momentum=0.9)
     torch.manual_seed(0)
     net = net or method.build(Encoder("test_efficientnet", method.head))
-    recipe = Recipe(epochs=6, batch_size=BATCH, optimizer="sgd", lr=0.05, weight_decay=1e-4, warmup=0.0, momentum=0.0)
+    recipe = Optimization(
+        epochs=6, batch_size=BATCH, optimizer="sgd", lr=0.05, weight_decay=1e-4, warmup=0.0, momentum=0.0
+    )
     optimizer = engine.build_optimizer(net, recipe, 0.05, 1e-4)
     batches = loader(images, method.view_specs()).batches(start, stop)
     fitted = engine.fit(method, net, batches, recipe, optimizer, CPU, steps_per_epoch=2, start=start, seed=0)

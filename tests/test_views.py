@@ -145,7 +145,7 @@ def by_torchvision(image: torch.Tensor, draw: AugmentParams, row: int, size: int
 def test_whole_views_are_torchvisions(augmentation, size):
     images = pictures(40, 90, 70)
     draw = drawn(augmentation, images, size)
-    views = make_views(images, draw, size, exact=True, **RAW)
+    views = make_views(images, draw, size, float_crops=True, **RAW)
     expected = torch.stack([by_torchvision(image, draw, row, size) for row, image in enumerate(images)])
     difference = (views - expected).abs().flatten(1).amax(1)
     # A hue is undefined on gray: where a flat image's channels differ by a rounding, the turn can show it tenfold.
@@ -157,10 +157,10 @@ def test_whole_views_are_torchvisions(augmentation, size):
 def test_rounded_views_are_the_exact_ones_but_for_the_rounding():
     images = pictures(40, 90, 70)
     draw = drawn(MOCO, images, 32)
-    exact, rounded = (make_views(images, draw, 32, exact=e, **RAW) for e in (True, False))
+    exact, rounded = (make_views(images, draw, 32, float_crops=e, **RAW) for e in (True, False))
     assert float((exact - rounded).abs().mean()) < 1 / 255
     plain = drawn(Augmentation(**AUGMENTATIONS["crop-flip"]), images, 32)
-    exact, rounded = (make_views(images, plain, 32, exact=e, **RAW) for e in (True, False))
+    exact, rounded = (make_views(images, plain, 32, float_crops=e, **RAW) for e in (True, False))
     assert float((exact - rounded).abs().max()) <= 1.001 / 255
 
 
@@ -188,7 +188,9 @@ def test_padding_is_never_seen():
     padded[:, :, :40, :50] = images
     draw = drawn(MOCO, images, 32)
     for exact in (False, True):
-        views, others = (make_views(batch, draw, 32, exact=exact, mean=MEAN, std=STD) for batch in (images, padded))
+        views, others = (
+            make_views(batch, draw, 32, float_crops=exact, mean=MEAN, std=STD) for batch in (images, padded)
+        )
         torch.testing.assert_close(views, others, rtol=0, atol=CLOSE if exact else 0)
 
 

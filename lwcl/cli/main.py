@@ -13,7 +13,7 @@ from lwcl.cli import device, evaluate, tools, train
 from lwcl.cli.app import app
 from lwcl.errors import LwclError, StorageError
 from lwcl.formatting import escape, escape_lines
-from lwcl.settings import unknown_name
+from lwcl.settings import unknown_name_error
 from lwcl.system.cpu import shorten_spin_wait
 from lwcl.system.streams import guarded_streams
 
@@ -78,7 +78,7 @@ def usage_message(error: typer.TyperException, words: Sequence[str], commands: S
     context: Any = vars(error)["ctx"]
     flags = [flag for param in context.command.get_params(context) for flag in (*param.opts, *param.secondary_opts)]
     return str(
-        unknown_name("flag", vars(error)["option_name"], [flag for flag in flags if flag.startswith("--")], hint)
+        unknown_name_error("flag", vars(error)["option_name"], [flag for flag in flags if flag.startswith("--")], hint)
     )
 
 

@@ -6,6 +6,7 @@ To typer every value is text, or absent: flags and files are converted and check
 import dataclasses
 import functools
 import inspect
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -122,24 +123,37 @@ def help_text(
 ) -> str:
     """The help of a setting that the classes `owners` have, among all `classes` of its command.
 
-    Its sentence, its possible values, the methods that have it if not all do, and its default or the recipe's value.
+    What it does (by method where that differs), its possible values, the methods that have it if not all do, and its
+    default or the recipe's value.
     """
     fields = {cls: settings_field(cls, name) for cls in owners}
-    metadata = fields[owners[0]].metadata
-    text: str = metadata["help"]
-    if name in LISTED_IN_HELP or not all(choice in text for choice in metadata["choices"]):
-        sentence, bracket, auto = text.partition(" [")
-        text = f"{sentence}: {', '.join(possible_values(name, owners[0]))}{bracket}{auto}"
-    mine, every = ([cls.name for cls in some if issubclass(cls, Method)] for some in (owners, classes))
-    if len(mine) < len(every) and mine:
-        text += f" ({', '.join(mine)})"
+    every = [cls.name for cls in classes if issubclass(cls, Method)]
+    sentences: dict[str, list[str]] = {}
+    for cls, field in fields.items():
+        sentences.setdefault(describe_setting(name, cls, field), []).extend(
+            [cls.name] if issubclass(cls, Method) else []
+        )
+    text = "; ".join(
+        f"{sentence} ({', '.join(methods)})" if methods and len(methods) < len(every) else sentence
+        for sentence, methods in sentences.items()
+    )
     defaults = {getattr(cls, "name", ""): format_default(field.default) for cls, field in fields.items()}
-    default = next(iter(defaults.values()))
-    if len(set(defaults.values())) > 1:
-        default = ", ".join(f"{value or 'auto'} for {method}" for method, value in defaults.items())
+    (default, _), *others = Counter(defaults.values()).most_common()
+    if others:
+        exceptions = [f"{method}: {value or 'auto'}" for method, value in defaults.items() if value != default]
+        default = "; ".join([default or "auto", *exceptions])
     elif default and used and used.origin is not DEFAULT and format_default(used.value) != default:
         default = f"{format_default(used.value)}, {used.origin}"
     return f"{text} [{default}]" if default else text
+
+
+def describe_setting(name: str, owner: type[Settings], field: "dataclasses.Field[Any]") -> str:
+    """The sentence about a setting, with its possible values where it does not name them."""
+    text: str = field.metadata["help"]
+    if name not in LISTED_IN_HELP and all(choice in text for choice in field.metadata["choices"]):
+        return text
+    sentence, bracket, auto = text.partition(" [")
+    return f"{sentence}: {', '.join(possible_values(name, owner))}{bracket}{auto}"
 
 
 def format_default(default: Any) -> str:

@@ -10,7 +10,7 @@ from lwcl.cli.app import ConfigFile, Debug, DryRun, F, FastDevRun, Json, Quiet, 
 from lwcl.cli.options import with_options
 from lwcl.config.augmentation import Augmentation
 from lwcl.config.plan import merge_run, plan_run
-from lwcl.config.recipes import Recipe
+from lwcl.config.recipes import Optimization
 from lwcl.config.train_options import TRAIN_OPTIONS
 from lwcl.methods.method import TrainCommand, methods
 from lwcl.system.out_of_memory import explain_out_of_memory
@@ -38,7 +38,7 @@ def train(
 
 def with_train_options(command: TrainCommand) -> Callable[[F], F]:
     """Gives a command the flags of `train` and all settings of the methods of that command."""
-    classes = (TRAIN_OPTIONS[command], Recipe, *methods(command).values(), Augmentation)
+    classes = (TRAIN_OPTIONS[command], Optimization, *methods(command).values(), Augmentation)
     return with_options(*classes, flags=train, values=functools.partial(merge_run, command, []))
 
 

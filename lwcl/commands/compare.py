@@ -21,6 +21,7 @@ METRIC_CURVES = {
     "alignment": "Alignment",
     "top1": "Contrastive top-1",
     "agreement": "Agreement with the teacher",
+    "overlap": "Overlap of the similarity distributions",
 }
 
 

@@ -6,7 +6,7 @@ import torch
 
 from lwcl.config.eval_options import DiagnoseOptions
 from lwcl.diagnosis.diagnosis_data import DiagnosisData, open_diagnosis_data
-from lwcl.diagnosis.findings import DiagnosisScope
+from lwcl.diagnosis.encoder_metrics import DiagnosisScope
 from lwcl.diagnosis.plots.pictures import (
     EncoderPictures,
     PictureData,

@@ -156,7 +156,7 @@ def sheet_rows(
     def photos(positions: tuple[int, ...]) -> list[Any]:
         names = [embeddings.filenames[one] for one in positions]
         known = [places[name] for name in names if name in places]
-        return [center_crop(images.good_image(place, THUMBNAIL_PIXELS)[0], THUMBNAIL_PIXELS) for place in known]
+        return [center_crop(images.readable_image(place, THUMBNAIL_PIXELS)[0], THUMBNAIL_PIXELS) for place in known]
 
     if found.columns[0] == "Cosine" and all(len(hit.images) == 1 for hit in found.hits):
         shown = photos(tuple(hit.images[0] for hit in found.hits))

@@ -11,7 +11,7 @@ import torch
 
 from lwcl import engine
 from lwcl.config.plan import CHOSEN, IMAGES, Plan, ResolvedConfig, plan_first_stage
-from lwcl.config.train_options import CHANGEABLE_ALOUD, CHANGEABLE_ON_RESUME, MACHINE_SETTINGS
+from lwcl.config.train_options import CHANGEABLE_ON_RESUME, CHANGEABLE_WITH_WARNING, MACHINE_SETTINGS
 from lwcl.data.dataset import BrokenImage, ImageSet, open_images
 from lwcl.engine import NonFiniteError
 from lwcl.errors import DataError, TrainingDivergedError, UsageError
@@ -29,7 +29,7 @@ from lwcl.system.out_of_memory import explain_out_of_memory
 from lwcl.system.signals import StopSignals
 from lwcl.training.build import build_model, build_training, prepare_method
 from lwcl.training.dry_run import print_dry_run
-from lwcl.training.final_scores import check_scores
+from lwcl.training.final_scores import warn_without_final_score
 from lwcl.training.finalize import Timing, finalize_run
 from lwcl.training.monitor import TrainingMonitor
 from lwcl.training.preflight import early_warnings
@@ -47,7 +47,7 @@ def train_run(
     for note in images.notes:
         screen.warn(note)
     auto = {name for name in MACHINE_SETTINGS if plan.values[name].value in (None, AUTO)}
-    check_scores(plan.options, images, screen)
+    warn_without_final_score(plan.options, images, screen)
     config = resolve(plan, images)
     torch.set_num_threads(config.options.threads)
     keep_freed_memory()
@@ -55,7 +55,7 @@ def train_run(
         if dry_run:
             print_dry_run(config, images, screen, as_json=as_json)
             return 0
-        # 2. The folder before the model: an interrupted run in it decides threads and precisions.
+        # 2. Open the run folder before building the model: a resumed run keeps its recorded threads and precision.
         with (
             open_run_folder(config, images, auto, screen) as folder,
             marked_as_running(folder.path, folder.log_txt),
@@ -74,7 +74,7 @@ def train_run(
 def train_first_stage(stage: Plan, folder: RunFolder, steps: int | None, *, quiet: bool) -> int:
     """Trains a run's first stage unless that is done; returns the exit code. Its results go to stderr.
 
-    Raises `UsageError` if --fast-dev-run cut it short, and this command is without it.
+    Raises `UsageError` if an earlier --fast-dev-run left it incomplete and this command lacks the flag.
     """
     first = RunFolder(folder.first)
     if first.is_finished():
@@ -90,7 +90,7 @@ def train_first_stage(stage: Plan, folder: RunFolder, steps: int | None, *, quie
 def train_in_folder(
     config: ResolvedConfig, images: ImageSet, folder: RunFolder, screen: Screen, steps: int | None, *, as_json: bool
 ) -> int:
-    """Trains in a folder, up to `steps` if given, and finishes; returns the exit code."""
+    """Trains up to step `steps` (all if None), then evaluates, exports and reports; returns the exit code."""
     # 1. The precision is part of the run's settings: a resumed run must not choose again.
     model = build_model(config, screen)
     folder.record_setting("precision", model.config.options.precision)
@@ -99,7 +99,7 @@ def train_in_folder(
     training = build_training(model, images, screen, broken.add)
     for warning in early_warnings(training.config, training.net, training.steps):
         screen.warn(warning)
-    # 2. What a method fits before its first step is in the checkpoint of a resumed run.
+    # 2. `Method.initialise` (e.g. k-means) runs once: a resumed run has its result in the checkpoint.
     if training.resume(folder, screen.warn):
         screen.say(f"Resuming after step {training.done:,} of {training.steps:,}.")
     else:
@@ -134,11 +134,11 @@ class BrokenImages:
 
 
 def print_auto_settings(config: ResolvedConfig, images: ImageSet, screen: Screen) -> None:
-    """What is trained on what, and every automatic setting with its reason."""
+    """Prints method, recipe, architecture and number of images, then each automatic setting with its reason."""
     options = config.options
     screen.say(f"{config.method.name}, recipe {options.recipe}: {options.arch} on {plural(len(images), 'image')}.")
     for name, setting in config.values.items():
-        if setting.origin.is_rule:
+        if setting.origin.is_automatic:
             screen.say(f"  {name} {setting.value} ({setting.origin})")
 
 
@@ -149,7 +149,7 @@ def open_run_folder(config: ResolvedConfig, images: ImageSet, auto: Collection[s
     """
     options, known = config.options, {"count": len(images), "names and sizes": images.identity}
     settings = config.config() | {IMAGES: known}
-    ignore = CHANGEABLE_ON_RESUME | (CHANGEABLE_ALOUD - {"cache"}) | {CHOSEN, *auto}
+    ignore = CHANGEABLE_ON_RESUME | (CHANGEABLE_WITH_WARNING - {"cache"}) | {CHOSEN, *auto}
     resume: ResumeMode = options.resume  # type: ignore[assignment]  # its choices are checked
     stem, newest = f"{config.command}-{config.method.name}-{options.arch}", "never" if options.overwrite else resume
     out = Path(options.out) if options.out else default_out(stem, settings, resume=newest, ignore=ignore)
@@ -158,14 +158,14 @@ def open_run_folder(config: ResolvedConfig, images: ImageSet, auto: Collection[s
     if crash := describe_crash(folder.path, folder.log_txt):
         screen.warn(crash)
     for name, (then, now) in folder.changed.items():
-        screen.warn(f"{name} was {then} and is {now}: the result may differ in the last bits.")
+        screen.warn(f"{name} changed from {then} to {now} since the run started: results may differ by rounding.")
     if folder.resumed:
-        record_changes(folder, settings, CHANGEABLE_ALOUD - {"cache", *auto}, screen)
+        record_changes(folder, settings, CHANGEABLE_WITH_WARNING - {"cache", *auto}, screen)
     return folder
 
 
 def record_changes(folder: RunFolder, settings: Mapping[str, Any], names: Collection[str], screen: Screen) -> None:
-    """Says and records which of the settings of a resumed run are others than before."""
+    """Warns about settings that differ from the interrupted run, and records the new values."""
     before = folder.settings()
     for name in sorted(names):
         if before.get(name) != settings[name]:

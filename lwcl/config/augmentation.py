@@ -18,7 +18,7 @@ class Augmentation(Settings):
     crop_max: float = setting(1.0, "largest crop, as a share of the image area", above=0, at_most=1, group=GROUP)
     aspect: float = setting(
         1.0,
-        "largest aspect ratio of a crop, wide or high",
+        "aspect ratios of crops are sampled from [1 / x, x]",
         at_least=1,
         at_most=4,
         group=GROUP,

@@ -16,7 +16,7 @@ from lwcl.formatting import plural
 from lwcl.methods.method import methods
 from lwcl.models.archs import known_archs
 from lwcl.models.teachers import known_teachers
-from lwcl.settings import unknown_name
+from lwcl.settings import unknown_name_error
 
 DATASETS = {
     "textures": "3,960 generated textures of 64 x 64 pixels, built in: the default without --data; no network",
@@ -126,12 +126,12 @@ def find_entries(what: str, pattern: str = "") -> list[CatalogueEntry]:
     Raises `UsageError` for an unknown list or without a match.
     """
     if what not in CATALOGUES:
-        raise unknown_name("list", what, CATALOGUES)
+        raise unknown_name_error("list", what, CATALOGUES)
     entries = CATALOGUES[what]()
     matches = [entry for entry in entries if pattern in entry.name or fnmatch.fnmatch(entry.name, pattern)]
     if not matches:
         names = [entry.name for entry in entries]
-        raise unknown_name(f"name in {what}", pattern, names, f"`lwcl list {what}` shows them all.")
+        raise unknown_name_error(f"name in {what}", pattern, names, f"`lwcl list {what}` shows them all.")
     return [entry for entry in matches if entry.name == pattern] or matches
 
 

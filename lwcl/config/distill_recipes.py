@@ -59,7 +59,7 @@ DISTILL_RECIPES: dict[str, PublishedRecipe] = {
             "temperature": CitedValue(0.2, DISCO_COMMAND + ": --moco-t 0.2"),
             "hidden": CitedValue("2048", "DisCo, code: the student's head"),
             "symmetric": CitedValue(False, "DisCo, code: keys of view 2 only"),
-            "agreement": CitedValue(32.0, "DisCo, code: a sum over the 32 images of each of 8 devices"),
+            "distance_weight": CitedValue(32.0, "DisCo, code: a sum over the 32 images of each of 8 devices"),
             "contrast_weight": CitedValue(1.0, "DisCo, code: both terms weigh 1"),
             "optimizer": CitedValue("sgd", DISCO_COMMAND),
             "base_lr": CitedValue(0.03, DISCO_COMMAND + ": 0.03 at batch 256"),

@@ -46,8 +46,8 @@ class DiagnoseOptions(DataOptions, MachineOptions):
     images: int = setting(5000, "maximum number of images, sampled by the seed", at_least=1, group="Data")
     views: str = setting(
         "run",
-        "augmentation of the random views: run (that of the encoder's own run), ssl-small (its static set: MoCo v2's "
-        "views), or a named one",
+        "augmentation of the random views: run (that of the encoder's own run), static (MoCo v2's views, as "
+        "ssl-small's), or a named one",
         group="Data",
     )
     arch: str | None = setting(None, "architecture, if the checkpoint does not state it", group="What")

@@ -1,8 +1,8 @@
 """The plan of a training run: every setting with its origin, before the images and the machine are known.
 
 What was chosen (flags and a file) -> `Plan` -> `ResolvedConfig` (`lwcl.config.auto`), in which nothing is left open and
-which alone reaches the code that trains. One precedence: flag > file > recipe (of this architecture and method) > named
-augmentation > default of the dataclass.
+which alone reaches the code that trains. Precedence: flag > file > overrides for small data and the demo > data set >
+recipe > named augmentation > default of the dataclass.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from lwcl.config.augmentation import AUGMENTATIONS, Augmentation
-from lwcl.config.recipes import AUTO_RECIPES, RECIPES, Recipe, recipe_named
+from lwcl.config.recipes import AUTO_RECIPES, RECIPES, Optimization, recipe_named
 from lwcl.config.teacher_options import check_teacher_options, parse_init_by
 from lwcl.config.train_options import (
     CHANGEABLE_ON_RESUME,
@@ -45,7 +45,7 @@ from lwcl.settings import (
     field_names,
     flag_name,
     merge_layers,
-    unknown_name,
+    unknown_name_error,
 )
 
 #: Not part of config.yaml: passing the file of a run to `--config` must not overwrite that run.
@@ -57,10 +57,10 @@ NOT_INHERITED = frozenset(
 
 #: The name in config.yaml of the list of settings that a user chose; the others followed from these.
 CHOSEN = "chosen"
-#: The name in config.yaml of how many images there are, and of the hash of their names and sizes.
+#: Key in config.yaml of the image count and the hash of image names and sizes.
 IMAGES = "images"
 
-#: Settings on which no other value depends: beside them a run's config.yaml counts as given back whole.
+#: Settings that no other setting depends on: if flags change only these, a run's config.yaml is reused as it is.
 INDEPENDENT_SETTINGS = frozenset(
     {*LOCATION_SETTINGS, *CHANGEABLE_ON_RESUME, *MACHINE_SETTINGS, "seed", "cache", "cache_size", "monitor"}
     | {"monitor_every", "log_every", "compile"}
@@ -73,7 +73,7 @@ class Plan:
 
     command: TrainCommand
     options: TrainOptions
-    recipe: Recipe
+    recipe: Optimization
     method: Method
     augmentation: Augmentation
     origins: Mapping[str, Origin]
@@ -85,7 +85,7 @@ class Plan:
         return cls(
             command=command,
             options=build_settings(TRAIN_OPTIONS[command], values),
-            recipe=build_settings(Recipe, values),
+            recipe=build_settings(Optimization, values),
             method=build_settings(method_named(values["method"].value, command), values),
             augmentation=build_settings(Augmentation, values),
             origins={name: value.origin for name, value in values.items()},
@@ -111,7 +111,7 @@ class Plan:
         return type(self).from_values(self.command, {**self.values, **changes}, self.user)
 
     def with_recipe(self, name: str, reason: str) -> Self:
-        """This plan with a recipe in the place of `auto`. Raises `UsageError` for a setting of another method."""
+        """This plan with a recipe instead of `auto`. Raises `UsageError` for a setting of another method."""
         user = [*self.user, (Origin(OriginKind.RULE, reason), {"recipe": name})]
         return type(self).from_values(self.command, merge_run(self.command, user), user)
 
@@ -157,9 +157,10 @@ def plan_run(command: TrainCommand, chosen: Chosen, file: Chosen | None = None, 
 
 
 def run_layers(chosen: Chosen, file: Chosen, file_name: str) -> list[Layer]:
-    """Flags, then the settings of a file; of a run's config.yaml only what was chosen, unless it is given back whole.
+    """Flags, then the settings of a file; of a run's config.yaml only what was chosen, unless flags change nothing that
+    other settings depend on.
 
-    So `--epochs 200` settles the warm-up again, and `--augmentation` brings all its values.
+    So `--epochs 200` recomputes the warm-up, and `--augmentation` applies all its values.
     """
     settings = {name: value for name, value in file.items() if name not in (CHOSEN, IMAGES)}
     if CHOSEN not in file:
@@ -169,13 +170,17 @@ def run_layers(chosen: Chosen, file: Chosen, file_name: str) -> list[Layer]:
         what = f"{file_name}: {CHOSEN} lists names that are no settings in it: {names!r}."
         raise UsageError(what, remedy=f"Remove {CHOSEN} to use all values as they are.")
     layers = user_layers(chosen, {name: settings[name] for name in names}, file_name)
-    changed = {name for name, value in chosen.items() if value is not None and not same(value, settings.get(name))}
+    changed = {
+        name
+        for name, value in chosen.items()
+        if value is not None and not flag_matches_stored(value, settings.get(name))
+    }
     if changed <= INDEPENDENT_SETTINGS:
         layers.append((Origin(OriginKind.REPEATED, file_name), settings))
     return layers
 
 
-def same(flag: Any, stored: Any) -> bool:
+def flag_matches_stored(flag: Any, stored: Any) -> bool:
     """Whether a flag's text says what a file says."""
     one, other = ([*map(str, value)] if isinstance(value, list | tuple) else str(value) for value in (flag, stored))
     return one == other
@@ -184,7 +189,7 @@ def same(flag: Any, stored: Any) -> bool:
 def merge_run(command: TrainCommand, user: Sequence[Layer]) -> dict[str, SettingValue]:
     """Every setting of a run from what the user chose, its recipe, its augmentation and the defaults."""
     cls = TRAIN_OPTIONS[command]
-    known = (cls, Recipe, Augmentation, *methods(command).values())
+    known = (cls, Optimization, Augmentation, *methods(command).values())
     check_names(user, all_field_names(known))
     reject_empty_values(user, known)
     # 1. Only architecture, method, recipe and data decide which recipe applies.
@@ -194,7 +199,7 @@ def merge_run(command: TrainCommand, user: Sequence[Layer]) -> dict[str, Setting
     # 2. With the recipe, the method and the named augmentation are known.
     options = merge_layers(cls, layers)
     method = method_named(options["method"].value, command)
-    classes: tuple[type[Settings], ...] = (cls, Recipe, method, Augmentation)
+    classes: tuple[type[Settings], ...] = (cls, Optimization, method, Augmentation)
     check_method_settings(user, all_field_names(classes), method)
     layers += augmentation_layers(options["augmentation"].value)
     return {name: value for one in classes for name, value in merge_layers(one, layers).items()}
@@ -230,7 +235,7 @@ def augmentation_layers(name: str | None) -> list[Layer]:
     if name is None:
         return []
     if name not in AUGMENTATIONS:
-        raise unknown_name("augmentation", name, AUGMENTATIONS, "`lwcl list augmentations` shows them all.")
+        raise unknown_name_error("augmentation", name, AUGMENTATIONS, "`lwcl list augmentations` shows them all.")
     return [(Origin(OriginKind.AUGMENTATION, name), AUGMENTATIONS[name])]
 
 

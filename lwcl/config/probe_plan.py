@@ -10,10 +10,10 @@ from lwcl.config.augmentation import AUGMENTATIONS, Augmentation
 from lwcl.config.auto import floor_power_of_two
 from lwcl.config.plan import data_layers
 from lwcl.config.probe_protocols import Protocol, protocol_named
-from lwcl.config.recipes import SMALL_DATA_IMAGES, Recipe
+from lwcl.config.recipes import SMALL_DATA_IMAGES, Optimization
 from lwcl.errors import UsageError
 from lwcl.formatting import plural
-from lwcl.methods.probe import Linear
+from lwcl.methods.probe import LinearProbe
 from lwcl.settings import (
     FLAG,
     Layer,
@@ -40,14 +40,14 @@ class ProbePlan:
     values: Mapping[str, SettingValue]
 
     @cached_property
-    def recipe(self) -> Recipe:
+    def recipe(self) -> Optimization:
         """How to optimise."""
-        return build_settings(Recipe, self.values)
+        return build_settings(Optimization, self.values)
 
     @cached_property
-    def method(self) -> Linear:
+    def method(self) -> LinearProbe:
         """What is trained."""
-        return build_settings(Linear, self.values)
+        return build_settings(LinearProbe, self.values)
 
     @cached_property
     def augmentation(self) -> Augmentation:
@@ -71,7 +71,7 @@ def plan_probe(name: str, chosen: Mapping[str, Any], images: int, classes: int, 
             "Remove it, or choose --protocol fast.",
         )
     layers: list[Layer] = [(FLAG, {**flags, "classes": classes}), (Origin(OriginKind.PROTOCOL, name), own)]
-    values = merge_layers(Recipe, layers) | merge_layers(Linear, layers)
+    values = merge_layers(Optimization, layers) | merge_layers(LinearProbe, layers)
     needed = [layer["augmentation"] for _, layer in data_layers(data)]
     named = next(iter(needed), own.get("augmentation", "plain"))
     views = [*([] if needed else layers), (Origin(OriginKind.AUGMENTATION, named), AUGMENTATIONS[named])]

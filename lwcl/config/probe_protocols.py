@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from lwcl.config.citation import CitedValue
-from lwcl.settings import unknown_name
+from lwcl.settings import unknown_name_error
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """A published protocol, or one of ours: settings of `Recipe`, `Linear`, `Augmentation` with their sources."""
+    """A protocol, published or our own: settings, with their sources, of optimization, probe and augmentation."""
 
     about: str
     settings: dict[str, CitedValue] = field(default_factory=dict)
@@ -127,5 +127,5 @@ PROTOCOLS: dict[str, Protocol] = {
 def protocol_named(name: str) -> Protocol:
     """The protocol of that name; raises `UsageError` with the nearest names."""
     if name not in PROTOCOLS:
-        raise unknown_name("protocol", name, PROTOCOLS, "`lwcl list protocols` shows them all.")
+        raise unknown_name_error("protocol", name, PROTOCOLS, "`lwcl list protocols` shows them all.")
     return PROTOCOLS[name]

@@ -1,4 +1,4 @@
-"""How to optimise: `Recipe`; and `RECIPES`, the published recipes with the source of each number.
+"""How to optimise: `Optimization`; and `RECIPES`, the published recipes with the source of each number.
 
 Sources: "ssl-small" is arXiv 2107.14762 and its code, "light-moco" is arXiv 2212.07158 and its code, "MoCo v2" is arXiv
 2003.04297, "SwAV" is arXiv 2006.09882 and its code, "MSF" is arXiv 2105.07269 and its code, "ISD" is arXiv 2012.09259
@@ -11,10 +11,10 @@ from typing import NamedTuple
 from lwcl.config.citation import CitedValue, PublishedRecipe
 from lwcl.config.distill_recipes import DISTILL_RECIPES
 from lwcl.methods.method import TrainCommand, methods
-from lwcl.settings import Auto, Settings, setting, unknown_name
+from lwcl.settings import Auto, Settings, setting, unknown_name_error
 
 
-class Recipe(Settings):
+class Optimization(Settings):
     """The optimisation of a run."""
 
     epochs: Auto[int] = setting(
@@ -44,9 +44,11 @@ class Recipe(Settings):
         group="Optimisation",
     )
     milestones: tuple[float, ...] = setting(
-        (0.6, 0.8), "shares of the epochs after which schedule step lowers the rate", group="Optimisation"
+        (0.6, 0.8), "fractions of the run at which --schedule step lowers the learning rate", group="Optimisation"
     )
-    step_factor: float = setting(0.1, "factor of the rate at each milestone", above=0, at_most=1, group="Optimisation")
+    step_factor: float = setting(
+        0.1, "multiply the learning rate by this at each milestone", above=0, at_most=1, group="Optimisation"
+    )
     warmup: Auto[float] = setting(
         None, "epochs of linear warm-up [auto: from the epochs]", at_least=0, group="Optimisation"
     )
@@ -252,5 +254,5 @@ def recipe_named(name: str, command: TrainCommand) -> PublishedRecipe:
     """The recipe of that name for a command; raises `UsageError` with the nearest names."""
     known = recipes_for(command)
     if name not in known:
-        raise unknown_name(f"{command} recipe", name, known, "`lwcl list recipes` shows them all.")
+        raise unknown_name_error(f"{command} recipe", name, known, "`lwcl list recipes` shows them all.")
     return known[name]

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from lwcl.errors import UsageError
 from lwcl.methods.method import Method, methods
-from lwcl.settings import unknown_name
+from lwcl.settings import unknown_name_error
 
 if TYPE_CHECKING:
     from lwcl.config.train_options import TrainOptions
@@ -41,7 +41,7 @@ def parse_init_by(text: str) -> FirstStage:
     name, _, epochs = text.strip().partition(":")
     known = methods("distill") | methods("compress")
     if name not in known:
-        raise unknown_name("method of --init-by", name, known)
+        raise unknown_name_error("method of --init-by", name, known)
     if not epochs.isdecimal() or int(epochs) < 1:
         raise UsageError(f"--init-by: got {text!r}.", remedy=f"Give a method and its epochs, such as {name}:2.")
     return FirstStage(name, int(epochs))

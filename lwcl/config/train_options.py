@@ -87,12 +87,13 @@ class TrainOptions(DataOptions, MachineOptions):
         group="Data",
     )
     max_bad: float = setting(
-        0.05, "share of broken images above which the run stops", at_least=0, at_most=1, group="Data"
+        0.05, "stop if more than this fraction of the images is unreadable", at_least=0, at_most=1, group="Data"
     )
     out: str | None = setting(None, "run folder [runs/COMMAND-METHOD-ARCH-N]", group="Run", path=True)
     resume: str = setting(
         AUTO,
-        "auto resumes an interrupted run of the same settings; must fails without one; never refuses",
+        "auto: resume an interrupted run with the same settings; must: fail if there is none; never: fail "
+        "if there is one",
         choices=(AUTO, "must", "never"),
         group="Run",
     )
@@ -100,7 +101,7 @@ class TrainOptions(DataOptions, MachineOptions):
     save_every: str = setting(
         "10m", "checkpoint interval: steps (500) or minutes (10m); also saved at epoch ends", group="Run"
     )
-    log_every: int = setting(10, "steps between two lines of metrics.jsonl", at_least=1, group="Run")
+    log_every: int = setting(10, "write metrics.jsonl every N steps", at_least=1, group="Run")
     monitor: tuple[str, ...] = setting((), "labelled images for a kNN score during training", group="Run", path=True)
     monitor_every: int = setting(1, "epochs between two kNN scores of --monitor", at_least=1, group="Run")
     strict: bool = setting(False, "exit with code 3 if the embedding collapses", group="Run")
@@ -145,7 +146,7 @@ class PretrainOptions(TrainOptions):
 
     init_by: str | None = setting(
         None,
-        "METHOD:EPOCHS of a first stage that learns from --teacher, such as seed:2 (ssl-small's start) [none]",
+        "METHOD:EPOCHS of a distillation stage before this run, such as seed:2 (ssl-small's); needs --teacher [none]",
         group="Teacher",
     )
 
@@ -172,8 +173,8 @@ MACHINE_SETTINGS = ("threads", "precision", "view_backend", "teacher_precision")
 CHANGEABLE_ON_RESUME = frozenset(
     {"out", "resume", "overwrite", "workers", "save_every", "download", "max_bad", "strict"}
 )
-#: Settings that a resumed run may change too, and says so: what is seen of it, and its last bits. The images are
-#: compared by names and sizes, however `data` spells them.
-CHANGEABLE_ALOUD = frozenset(
+#: Settings that a resumed run may also change, with a warning: they affect logging, or floating-point rounding. The
+#: images are compared by names and sizes, however `data` spells them.
+CHANGEABLE_WITH_WARNING = frozenset(
     {"data", "labels", "follow_links", "log_every", "cache", "threads", "monitor", "monitor_every"}
 )

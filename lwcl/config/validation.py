@@ -16,7 +16,7 @@ from lwcl.settings import (
     field_names,
     flag_name,
     merge_layers,
-    unknown_name,
+    unknown_name_error,
 )
 
 Chosen = Mapping[str, Any]
@@ -45,7 +45,7 @@ def check_names(layers: Sequence[Layer], known: Sequence[str]) -> None:
         for name in values:
             if name not in known:
                 where = "`lwcl COMMAND --help` shows all settings."
-                raise unknown_name(f"setting in {origin}", str(name), known, where)
+                raise unknown_name_error(f"setting in {origin}", str(name), known, where)
 
 
 def reject_empty_values(layers: Sequence[Layer], classes: Iterable[type[Settings]]) -> None:

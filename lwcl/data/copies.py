@@ -25,9 +25,9 @@ def find_copies(bank: Sequence[bytes], queries: Sequence[bytes]) -> Copies:
 
 
 def copy_notes(copies: Copies, queries: int) -> Iterator[str]:
-    """What is to be said of them."""
+    """A note for the report on queries that have copies in the bank."""
     if copies:
         yield (
-            f"{len(copies):,} of {plural(queries, 'image')} to classify, pixel for pixel the same as images of the "
-            "bank: they do not test an encoder (kNN leaves them out of their own neighbours)."
+            f"{len(copies):,} of {plural(queries, 'test image')} are pixel-identical to training images "
+            "and do not test an encoder. kNN ignores those copies as neighbours."
         )

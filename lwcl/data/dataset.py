@@ -64,7 +64,7 @@ class ImageSet:
         reader, row = (int(number) for number in self.rows[index])
         return self.readers[reader].image(row, min_side)
 
-    def good_image(self, index: int, min_side: int | None = None) -> tuple[Image.Image, list[BrokenImage]]:
+    def readable_image(self, index: int, min_side: int | None = None) -> tuple[Image.Image, list[BrokenImage]]:
         """The image, or its replacement, and the broken ones on the way; raises `DataError` if none is readable."""
         broken: list[BrokenImage] = []
         for position in replacement_positions(index, len(self)):

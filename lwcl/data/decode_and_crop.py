@@ -64,7 +64,7 @@ class CropDataset(Dataset[CropBatch]):
         pending: list[DecodedImage] = []
         pixels = 0
         for count, (crops, position) in enumerate(requests, 1):
-            pending.append(DecodedImage(position, *self.images.good_image(position, self.short_side)))
+            pending.append(DecodedImage(position, *self.images.readable_image(position, self.short_side)))
             pixels += pending[-1].image.height * pending[-1].image.width
             if pixels >= MAX_PENDING_PIXELS or count == len(requests):
                 done.append(self.cut(crops, pending))

@@ -23,7 +23,7 @@ class CenterCropDataset(Dataset[tuple[Tensor, list[BrokenImage]]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, list[BrokenImage]]:
         size, crop_pct = self.input_spec.size, self.input_spec.crop_pct
-        image, broken = self.images.good_image(index, round(size / crop_pct))
+        image, broken = self.images.readable_image(index, round(size / crop_pct))
         view = center_crop(image, size, crop_pct=crop_pct)
         return torch.from_numpy(view.copy()).permute(2, 0, 1), broken
 

@@ -41,16 +41,16 @@ INSTANCE_COLUMNS: Columns = (
 )
 DISTANCE_COLUMNS: Columns = (
     Column("Alignment D-SD", lambda m: m.pairs.alignment_d_sd),
-    Column("SD-SD", lambda m: m.pairs.alignment_sd_sd),
+    Column("Alignment SD-SD", lambda m: m.pairs.alignment_sd_sd),
     Column("Intra-class D", lambda m: m.pairs.intra_d),
-    Column("SD", lambda m: m.pairs.intra_sd),
+    Column("Intra-class SD", lambda m: m.pairs.intra_sd),
     Column("Uniformity D", lambda m: m.pairs.uniformity_d),
-    Column("SD", lambda m: m.pairs.uniformity_sd),
-    Column("D, all pairs", lambda m: m.pairs.exact_uniformity_d),
+    Column("Uniformity SD", lambda m: m.pairs.uniformity_sd),
+    Column("Uniformity D, all pairs", lambda m: m.pairs.exact_uniformity_d),
 )
 SPECTRUM_COLUMNS: Columns = (
     Column("Effective rank", lambda m: m.spectrum.effective_rank),
-    Column("centred", lambda m: m.spectrum.centred_rank),
+    Column("Effective rank, centred", lambda m: m.spectrum.centred_rank),
     Column("Participation ratio", lambda m: m.spectrum.participation),
     Column("Std", lambda m: m.spectrum.std),
     Column("Mean cosine", lambda m: m.spectrum.mean_cosine),
@@ -59,7 +59,7 @@ SPECTRUM_COLUMNS: Columns = (
 )
 NEIGHBOUR_COLUMNS: Columns = (
     Column("Same class, %", lambda m: m.neighbourhood.same_class, True),
-    Column("chance, %", lambda m: m.neighbourhood.chance, True),
+    Column("Same class by chance, %", lambda m: m.neighbourhood.chance, True),
     Column("Hubness", lambda m: m.neighbourhood.hubness),
     Column("Orphans, %", lambda m: m.neighbourhood.orphans, True),
     Column("Duplicates, %", lambda m: m.neighbourhood.duplicates, True),
@@ -78,12 +78,12 @@ CLUSTER_COLUMNS: "tuple[Column[ClusterRow], ...]" = (
     Column("k", lambda row: row.k),
     Column("Silhouette", lambda row: row.silhouette),
     Column("Stability", lambda row: row.stability),
-    Column("Alignment, %", lambda row: row.alignment, True),
-    Column("by count, %", lambda row: row.count_alignment, True),
+    Column("Matching accuracy, %", lambda row: row.alignment, True),
+    Column("Matching by count, %", lambda row: row.count_alignment, True),
     Column("NMI", lambda row: row.nmi),
     Column("ARI", lambda row: row.ari),
     Column("Purity, %", lambda row: row.purity, True),
-    Column("leave-one-out, %", lambda row: row.held_out_purity, True),
+    Column("Purity, leave-one-out, %", lambda row: row.held_out_purity, True),
     Column("Clusters/class", lambda row: row.clusters_per_class),
     Column("Classes/cluster", lambda row: row.classes_per_cluster),
 )

@@ -11,7 +11,7 @@ from lwcl.data.dataset import BrokenImage, ImageSet, open_images, random_subset
 from lwcl.data.decode import center_crop
 from lwcl.data.labelled import match_classes
 from lwcl.data.workers import worker_count
-from lwcl.diagnosis.findings import DiagnosisScope, diagnose_features, held_out_metrics, known_labels
+from lwcl.diagnosis.encoder_metrics import DiagnosisScope, diagnose_features, held_out_metrics, known_labels
 from lwcl.diagnosis.plots.pictures import ImageAlbum, PictureData
 from lwcl.diagnosis.results import EncoderMetrics
 from lwcl.diagnosis.subjects import DiagnosisSubject
@@ -76,7 +76,7 @@ class DiagnosisData:
 
     def thumbnail(self, index: int) -> NDArray[numpy.uint8]:
         """An image as a thumbnail (side, side, 3)."""
-        image, _ = self.images.good_image(index, THUMBNAIL_PIXELS)
+        image, _ = self.images.readable_image(index, THUMBNAIL_PIXELS)
         return center_crop(image, THUMBNAIL_PIXELS)
 
     def album(self, first: DiagnosisSubject) -> ImageAlbum:

@@ -7,7 +7,7 @@ from lwcl.config.augmentation import AUGMENTATIONS, MOCO_V2, Augmentation
 from lwcl.config.eval_options import DiagnoseOptions
 from lwcl.evaluation.subjects import Subject, load_subject, with_untrained
 from lwcl.models.loaded import LoadedEncoder
-from lwcl.settings import unknown_name
+from lwcl.settings import unknown_name_error
 
 STATIC_VIEWS = "MoCo v2, as in ssl-small's static set"
 
@@ -54,5 +54,5 @@ def views_for(loaded: LoadedEncoder, wanted: str) -> tuple[Augmentation, str]:
     if wanted in ("run", "ssl-small"):
         return Augmentation(**MOCO_V2), STATIC_VIEWS
     if wanted not in AUGMENTATIONS:
-        raise unknown_name("value of --views", wanted, ("run", *AUGMENTATIONS))
+        raise unknown_name_error("value of --views", wanted, ("run", *AUGMENTATIONS))
     return Augmentation(**AUGMENTATIONS[wanted]), wanted

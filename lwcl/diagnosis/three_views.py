@@ -50,7 +50,7 @@ class ViewBatch(NamedTuple):
 
     positions: Tensor  # (B,) int64
     plain: Tensor  # uint8 (B, 3, size, size)
-    crops: tuple[Tensor, ...]  # of the two random views, the same
+    crops: tuple[Tensor, ...]  # the two random crops, each uint8 (B, 3, size, size)
     params: tuple[AugmentParams, ...]
 
 
@@ -71,7 +71,7 @@ class ViewsDataset(Dataset[ImageViews]):
 
     def __getitem__(self, position: int) -> ImageViews:
         size = self.spec.size
-        image, broken = self.images.good_image(position, round(CACHED_SIDE_RATIO * size))
+        image, broken = self.images.readable_image(position, round(CACHED_SIDE_RATIO * size))
         plain = center_crop(image, size, crop_pct=self.spec.crop_pct)
         crops = []
         for view in RANDOM_VIEWS:
@@ -141,7 +141,9 @@ class ThreeViews:
             positions, count = batch.positions, len(batch.positions)
             unlabelled = torch.full_like(positions, -1)
             for rows, view in zip(features, self.normalised(batch, loaded.input_spec, compute), strict=True):
-                rows[positions] = engine.embed(encoder, [Batch((view,), positions, unlabelled)], compute, count)
+                rows[positions] = engine.extract_features(
+                    encoder, [Batch((view,), positions, unlabelled)], compute, count
+                )
             advance(count)
         check_features_finite(loaded.name, *features)
         return features

@@ -23,11 +23,11 @@ THRESHOLDS = {
     "rank": Threshold("partly-collapsed", "effective rank", 8, "below, unless classes are found"),
     "participation": Threshold("partly-collapsed", "participation ratio", 3, "below, unless classes are found"),
     "participation_ratio": Threshold(
-        "partly-collapsed", "participation ratio / untrained ratio", 0.5, "above: training lost nothing"
+        "partly-collapsed", "participation ratio / untrained ratio", 0.5, "below: training narrowed them"
     ),
-    "lift": Threshold("healthy", "same-class lift of neighbours", 0.35, "at least"),
-    "teacher_lift": Threshold("healthy", "same-class lift / the teacher's", 0.6, "at least, if a teacher is given"),
-    "lift_gain": Threshold("healthy", "same-class lift - untrained lift", 0.05, "at least: else not due to training"),
+    "lift": Threshold("healthy", "chance-corrected same-class share of neighbours", 0.35, "at least"),
+    "teacher_lift": Threshold("healthy", "same-class share / the teacher's", 0.6, "at least, if a teacher is given"),
+    "lift_gain": Threshold("healthy", "same-class share - untrained share", 0.05, "at least: else not due to training"),
     "instances": Threshold("over-clustered", "instance discrimination", 0.6, "at least: the pretext task is solved"),
     "purity_gap": Threshold("over-clustered", "purity of many clusters - accuracy of few", 0.25, "at least"),
     "neighbour_ratio": Threshold(

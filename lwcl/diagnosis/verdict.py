@@ -1,7 +1,7 @@
 """The verdict on an encoder's clusters: rules on measured evidence, with reasons, confidence and what to try.
 
 Over-clustering is ssl-small's finding (arXiv 2107.14762): small encoders solve the pretext task, but the images of a
-class form many tight clusters. The thresholds are in `thresholds`. Intra-class alignment is no evidence: in the paper's
+class form many tight clusters. The thresholds are in `thresholds`. Intra-class alignment is not used: in the paper's
 own figures the better encoders have the worse one.
 """
 
@@ -53,7 +53,7 @@ VERDICT_MEANINGS = {
     "healthy": "Images of the same class are close together.",
     "collapsed": "All images have practically the same features.",
     "partly-collapsed": "The features use only a few directions (dimensional collapse).",
-    "over-clustered": "Instances are discriminated, but images of the same class are not grouped.",
+    "over-clustered": "Images are told from one another, but images of the same class are not close together.",
     "under-trained": "Neither instances nor classes are discriminated well yet.",
 }
 CONFIDENCE_LEVELS = ("high", "medium", "low")
@@ -72,8 +72,8 @@ def clustering_verdict(
 ) -> Verdict:
     """The verdict of the first rule that applies, given evidence of an untrained encoder and a teacher on these images.
 
-    The untrained encoder tells what training caused from what was there before. Without labels, over-clustered and
-    healthy are guesses, and say so.
+    Comparison with the untrained encoder separates the effect of training from what the architecture already does.
+    Without labels, over-clustered and healthy are guesses, and say so.
     """
     labelled = evidence.same_class is not None
     finding = (
@@ -93,7 +93,7 @@ def same_class_lift(evidence: Evidence) -> float:
 
 
 def collapse_rule(evidence: Evidence, untrained: Evidence | None) -> RuleFinding | None:
-    """Low std, and images that the centred features do not tell apart; untrained features have a low std but do."""
+    """Low std, and centred features that do not tell images apart, as those of an untrained encoder do."""
     if evidence.std >= threshold("std"):
         return None
     by_chance = evidence.instances * evidence.images <= threshold("chance_matches")
@@ -103,7 +103,7 @@ def collapse_rule(evidence: Evidence, untrained: Evidence | None) -> RuleFinding
     baseline = f"; untrained: {untrained.std:.3f}" if untrained else ""
     reasons = (
         f"Embedding std {evidence.std:.3f} (0: all features are one point, 1: they fill the sphere{baseline}).",
-        f"After centring, {percent(evidence.instances)} of the images are closest to their own view.",
+        f"After centring, {percent(evidence.instances)} of the images are closest to their own view, of all images.",
     )
     return RuleFinding("collapsed", reasons, int(not by_chance) + near_threshold(evidence.std, "std"))
 
@@ -156,13 +156,15 @@ def unlabelled_rule(evidence: Evidence, untrained: Evidence | None) -> RuleFindi
         return RuleFinding("under-trained", (solved,), 1 + near_threshold(evidence.instances, "instances"))
     ratio = (evidence.neighbour_cosine or 0.0) / max(1e-9, evidence.view_cosine or 1e-9)
     if evidence.neighbour_cosine is not None and ratio < threshold("neighbour_ratio"):
-        isolated = f"Images are isolated: the cosine of the nearest neighbour is {percent(ratio)} of the view's."
+        isolated = (
+            f"Images are isolated: the cosine to the nearest neighbour is {percent(ratio)} of that to the own view."
+        )
         return RuleFinding("over-clustered", (solved, isolated, guess), 2)
     gap = fine_silhouette - silhouette
     if fine_silhouette >= threshold("fine_silhouette") and gap >= threshold("silhouette_gap"):
-        many = f"Many small clusters: silhouette {fine_silhouette:.2f} with {evidence.fine_clusters}, {silhouette:.2f}"
-        kinds = "That is fine if the images are of as many kinds."
-        return RuleFinding("over-clustered", (solved, f"{many} with few.", kinds, guess), 2)
+        many = f"Many small clusters: silhouette {fine_silhouette:.2f} with k = {evidence.fine_clusters}"
+        kinds = "This is expected if the data set really has that many categories."
+        return RuleFinding("over-clustered", (solved, f"{many}, {silhouette:.2f} with about ten.", kinds, guess), 2)
     return RuleFinding("healthy", (solved, "Images have close neighbours besides their own views.", guess), 2)
 
 

@@ -30,4 +30,4 @@ class CroppedImages:
         compute = Compute(torch.device("cpu"))
         encoder = compute.place(loaded.encoder)
         batches = eval_batches(self.pixels, self.images.labels, self.input_spec, compute)
-        return engine.embed(encoder, batches, compute, len(self.images))
+        return engine.extract_features(encoder, batches, compute, len(self.images))

@@ -72,7 +72,7 @@ class Evaluator:
         for images in (self.bank, self.queries):
             with self.screen.counting(f"{loaded.name}: features", len(images)) as counting:
                 batches = eval_batches(self._pixels(images, spec, counting.advance), images.labels, spec, compute)
-                features.append(engine.embed(encoder, batches, compute, len(images)))
+                features.append(engine.extract_features(encoder, batches, compute, len(images)))
         check_features_finite(loaded.name, *features)
         if self.copies is None:
             self.copies = find_copies(*self._hashes)
@@ -93,7 +93,7 @@ class Evaluator:
             yield pixels
 
     def score(self, loaded: LoadedEncoder, compute: Compute, vote: Vote | None = DEFAULT_VOTE) -> KnnScore:
-        """kNN accuracy on the queries, none its own neighbour; best-NN if `vote` is None."""
+        """kNN accuracy on the queries, ignoring copies of a query in the bank; with `vote` None, that of the best k."""
         bank, queries = self.features(loaded, compute)
         labelled = queries, self.queries.labels, bank, self.bank.labels
         copies = self.copies or {}

@@ -2,7 +2,7 @@
 
 from typing import Protocol
 
-from lwcl.methods._torch import ClusterClassifier, Encoder, F, Net, Tensor, kmeans, losses, memory, nets
+from lwcl.methods.lazy_imports import ClusterClassifier, Encoder, F, Net, Tensor, kmeans, losses, memory, nets
 from lwcl.methods.method import Batch, Loss, Method, ViewSpec, method
 from lwcl.settings import Auto, setting
 

@@ -2,7 +2,7 @@
 
 from typing import Protocol
 
-from lwcl.methods._torch import (
+from lwcl.methods.lazy_imports import (
     Encoder,
     FeatureBank,
     MomentumEncoder,
@@ -48,7 +48,7 @@ class CompRess(Method):
     )
     fill: str = setting(
         "wait",
-        "anchors at the start: wait: use an anchor only once it is written; random: random features, as published",
+        "anchors at the start: wait (use an anchor only once it is written), or random (random features, as published)",
         choices=("wait", "random"),
         group="Method",
     )
@@ -64,11 +64,11 @@ class CompRess(Method):
     def similarity_loss(self, student: Tensor, teacher: Tensor, pairs: tuple[Tensor, Tensor]) -> Loss:
         """KL(teacher || student) of their softmax over the anchors, from cosines (B, K) each.
 
-        `agreement` is the overlap of both distributions.
+        `overlap` is that of both distributions.
         """
         log_q, log_p = ((cosine / self.temperature).log_softmax(1) for cosine in (student, teacher))
         total = losses.kl_divergence(log_q, log_p)
-        metrics = {"loss": total.detach(), "agreement": losses.distribution_overlap(log_q.detach(), log_p)}
+        metrics = {"loss": total.detach(), "overlap": losses.distribution_overlap(log_q.detach(), log_p)}
         return Loss(total, metrics, pairs)
 
 

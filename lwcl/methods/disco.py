@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from lwcl.methods._torch import Encoder, Net, losses, torch
+from lwcl.methods.lazy_imports import Encoder, Net, losses, torch
 from lwcl.methods.method import Batch, Loss, method
 from lwcl.methods.moco import MoCoNet, QueueContrast
 from lwcl.methods.seed import matching_teacher_dim
@@ -14,8 +14,8 @@ class DisCo(QueueContrast):
     """MoCo v2 plus the squared distance of the student's embeddings of both views to the teacher's.
 
     The published code sums squared distances over the images of one GPU but averages the contrastive loss, so the
-    distance is weighted by the images on a GPU: 32 of a batch of 256 on eight. Here both are means, and `agreement` 32
-    gives the published loss on any number of devices.
+    distance is weighted by the images on a GPU: 32 of a batch of 256 on eight. Here both are means, and
+    `distance_weight` 32 gives the published loss on any number of devices.
     """
 
     teacher_space = "embedding"
@@ -26,7 +26,7 @@ class DisCo(QueueContrast):
     dim: int | None = setting(  # type: ignore[assignment]  # MoCo's is free, this one the teacher's
         None, "width of the embedding [the teacher's]", at_least=2, group="Method"
     )
-    agreement: float = setting(
+    distance_weight: float = setting(
         32.0, "weight of the mean squared distance to the teacher's embeddings", at_least=0, group="Method"
     )
     contrast_weight: float = setting(
@@ -74,7 +74,7 @@ class DisCo(QueueContrast):
         ]
         contrast = torch.stack([loss.total for loss in contrasts]).sum()
         distance = torch.stack(distances).sum()
-        total = self.contrast_weight * contrast + self.agreement * distance
+        total = self.contrast_weight * contrast + self.distance_weight * distance
         metrics = {
             "loss": total.detach(),
             "contrast": contrast.detach(),

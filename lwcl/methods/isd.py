@@ -1,6 +1,6 @@
 """ISD (Tejankar et al., arXiv 2012.09259): distil the similarities of a momentum encoder, from random weights on."""
 
-from lwcl.methods._torch import losses
+from lwcl.methods.lazy_imports import losses
 from lwcl.methods.method import Batch, Loss, method
 from lwcl.methods.momentum_target import MomentumTarget, MomentumTargetNet
 from lwcl.settings import setting
@@ -26,12 +26,12 @@ class ISD(MomentumTarget):
     def loss(self, net: MomentumTargetNet, batch: Batch, epoch: float) -> Loss:
         """KL divergence of the prediction's softmax over the anchors from the target's.
 
-        `agreement` is the overlap of both distributions. The first step has no anchors, and a loss of 0.
+        `overlap` is that of both distributions. The first step has no anchors, and a loss of 0.
         """
         predictions, targets = self.predictions_and_targets(net, batch)
         cosines = (net.anchors.similarities(embeddings, memory=0) for embeddings in (predictions, targets))
         log_q, log_p = ((cosine / self.temperature).log_softmax(1) for cosine in cosines)
         total = losses.kl_divergence(log_q, log_p)
         net.anchors.push(targets)
-        metrics = {"loss": total.detach(), "agreement": losses.distribution_overlap(log_q.detach(), log_p)}
+        metrics = {"loss": total.detach(), "overlap": losses.distribution_overlap(log_q.detach(), log_p)}
         return Loss(total, metrics, (predictions.detach(), targets))

@@ -3,7 +3,7 @@
 import math
 
 from lwcl.errors import UsageError
-from lwcl.methods._torch import Encoder, Net, Tensor, losses
+from lwcl.methods.lazy_imports import Encoder, Net, Tensor, losses
 from lwcl.methods.method import method
 from lwcl.methods.moco import MoCo
 from lwcl.settings import setting
@@ -22,13 +22,18 @@ class LightMoCo(MoCo):
     )
     symmetric: bool = setting(True, "use each view as query and as key: the sum of both losses", group="Method")
     smoothing: float = setting(0.2, "share of the target given to neighbours", at_least=0, below=1, group="Method")
-    neighbours: int = setting(10, "number of nearest keys in the queue that share it", at_least=1, group="Method")
+    neighbours: int = setting(
+        10, "number of nearest keys in the queue that share the smoothed target", at_least=1, group="Method"
+    )
     target: str = setting(
         "top", "how neighbours share it: " + ", ".join(SMOOTHING_TARGETS), choices=SMOOTHING_TARGETS, group="Method"
     )
     smoothing_warmup: float = setting(0.0, "epochs before smoothing starts", at_least=0, group="Method")
     smoothing_rise: float = setting(
-        0.0, "epochs over which smoothing rises by a cosine to its full value; 0: at once", at_least=0, group="Method"
+        0.0,
+        "epochs, from the start of training, over which smoothing rises by a cosine; 0: at once",
+        at_least=0,
+        group="Method",
     )
 
     def build(self, student: Encoder, teacher_dim: int = 0) -> Net:

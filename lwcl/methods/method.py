@@ -1,7 +1,7 @@
 """What a training method is: settings as fields, `build` for its modules, `loss` for the scalar to minimise.
 
-A method is one file in `lwcl/methods/` and no other edit. Registered by `@method(command, name)`, it appears in
-`--help`, is trained, resumed and reported, and the parametrised tests pick it up.
+Adding a method takes one file in `lwcl/methods/` and no other edit. Registered by `@method(command, name)`, it appears
+in `--help`, is trained, resumed and reported, and the parametrised tests pick it up.
 """
 
 import importlib
@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeVar
 
-from lwcl.settings import Settings, unknown_name
+from lwcl.settings import Settings, unknown_name_error
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -172,5 +172,5 @@ def method_named(name: str, command: TrainCommand) -> type[Method]:
     """The method of that name; raises `UsageError` with the nearest names."""
     known = methods(command)
     if name not in known:
-        raise unknown_name(f"{command} method", name, known, "`lwcl list methods` shows them all.")
+        raise unknown_name_error(f"{command} method", name, known, "`lwcl list methods` shows them all.")
     return known[name]

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Protocol
 
-from lwcl.methods._torch import (
+from lwcl.methods.lazy_imports import (
     Encoder,
     MomentumEncoder,
     Net,

@@ -1,6 +1,6 @@
 """MSF (Koohpayegani et al., arXiv 2105.07269): the mean shift of an image towards its nearest neighbours."""
 
-from lwcl.methods._torch import losses, torch
+from lwcl.methods.lazy_imports import losses, torch
 from lwcl.methods.method import Batch, Loss, method
 from lwcl.methods.momentum_target import MomentumTarget, MomentumTargetNet
 from lwcl.settings import setting

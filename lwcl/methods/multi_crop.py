@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from lwcl.methods._torch import Tensor, torch
+from lwcl.methods.lazy_imports import Tensor, torch
 from lwcl.methods.method import Method, ViewSpec
 from lwcl.settings import setting
 
@@ -21,7 +21,7 @@ class MultiCrop(Method):
         0.571, "side of a local crop relative to a view's (SSLight: 128 of 224)", above=0, at_most=1, group="Method"
     )
     local_scale: float = setting(
-        0.3, "share of the image's area that parts local from global crops (SSLight: 0.3)", at_least=0.05, at_most=1,
+        0.3, "largest area of a local crop and smallest of a global one (SSLight: 0.3)", at_least=0.05, at_most=1,
         group="Method",
     )  # fmt: skip
     local_weight: float = setting(

@@ -4,13 +4,13 @@ MoCo's protocol (arXiv 1911.05722, section 4.1), and the feature normalisations 
 ssl-small (2107.14762). `lwcl.config.probe_protocols` has the numbers.
 """
 
-from lwcl.methods._torch import Encoder, F, Net, ProbeNet, probe_net
+from lwcl.methods.lazy_imports import Encoder, F, Net, ProbeNet, probe_net
 from lwcl.methods.method import Batch, Loss, Method, ViewSpec, method
 from lwcl.settings import setting
 
 
 @method("probe", "linear")
-class Linear(Method):
+class LinearProbe(Method):
     """A linear classifier on the features of an encoder, frozen or fine-tuned."""
 
     form: str = setting(

@@ -1,6 +1,6 @@
 """Regression of the teacher's features: Reg and Reg-BN of CompRess (arXiv 2010.14713), SimReg (arXiv 2201.05131)."""
 
-from lwcl.methods._torch import Encoder, Net, losses, nets
+from lwcl.methods.lazy_imports import Encoder, Net, losses, nets
 from lwcl.methods.method import Batch, Loss, Method, ViewSpec, method
 from lwcl.settings import setting
 

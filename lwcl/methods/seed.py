@@ -3,7 +3,7 @@
 from typing import Protocol
 
 from lwcl.errors import UsageError
-from lwcl.methods._torch import Encoder, Net, Queue, encoder, losses, memory, nets
+from lwcl.methods.lazy_imports import Encoder, Net, Queue, encoder, losses, memory, nets
 from lwcl.methods.method import Batch, Loss, Method, ViewSpec, method
 from lwcl.settings import Auto, setting
 

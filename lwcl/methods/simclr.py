@@ -2,7 +2,7 @@
 
 from typing import Any, Protocol
 
-from lwcl.methods._torch import (
+from lwcl.methods.lazy_imports import (
     Encoder,
     MomentumEncoder,
     Net,
@@ -46,12 +46,18 @@ class SimCLR(MultiCrop):
         False, "leave the positive out of the denominator (DCL, arXiv 2110.06848)", group="Method"
     )
     smoothing: float = setting(
-        0.0, "share of the target given to the nearest negatives (light-moco)", at_least=0, below=1, group="Method"
+        0.0, "share of the target given to the nearest negatives, as in light-moco", at_least=0, below=1, group="Method"
     )
-    neighbours: int = setting(10, "number of nearest negatives that share it", at_least=1, group="Method")
+    neighbours: int = setting(
+        10, "number of nearest negatives that share the smoothed target", at_least=1, group="Method"
+    )
     queue_size: int = setting(0, "keys of earlier batches in a queue, as further negatives", at_least=0, group="Method")
     key_momentum: float = setting(
-        0.0, "EMA momentum of a key encoder, which rises to 1; 0: no key encoder", at_least=0, below=1, group="Method"
+        0.0,
+        "initial EMA momentum of a key encoder (rises to 1 by a cosine over the run); 0: no key encoder",
+        at_least=0,
+        below=1,
+        group="Method",
     )
     predictor: str = setting(
         "0", "hidden width of a predictor on the queries (MoCo v3: 4096): as --hidden, or 0: none", group="Method"

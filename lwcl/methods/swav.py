@@ -3,7 +3,7 @@
 import math
 from typing import Protocol
 
-from lwcl.methods._torch import (
+from lwcl.methods.lazy_imports import (
     Encoder,
     FeatureBank,
     Net,
@@ -40,12 +40,15 @@ class SwAV(MultiCrop):
 
     temperature: float = setting(0.1, "softmax temperature over the prototypes", above=0, group="Method")
     prototypes: int = setting(
-        3000, "number of prototypes; published for 1,000 classes, and insensitive between 1,000 and 10,000",
+        3000, "number of prototypes; published for 1,000 classes; results vary little from 1,000 to 10,000",
         at_least=2, group="Method",
     )  # fmt: skip
     prototype_freeze: float = setting(1.0, "epochs in which the prototypes are not trained", at_least=0, group="Method")
     epsilon: float = setting(
-        0.05, "entropy of the assignments: smaller is sharper; 0.03 helps against collapse", above=0, group="Method"
+        0.05,
+        "Sinkhorn entropy regularization: smaller gives sharper assignments; 0.03 helps against collapse",
+        above=0,
+        group="Method",
     )
     sinkhorn_iterations: int = setting(3, "iterations that balance the assignments", at_least=1, group="Method")
     hidden: str = setting(

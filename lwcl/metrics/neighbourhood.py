@@ -16,7 +16,7 @@ from lwcl.metrics.nearest import METRIC_CHUNK_BYTES, nearest_by_cosine
 
 BIN_CHUNK = 2**22  # similarities binned at a time
 SIMILARITY_BINS, BIN_WIDTH = 40, 0.05  # from a cosine of -1 on
-DUPLICATE_COSINE = 0.999  # pairs at least so similar count as duplicates and are left out
+IDENTICAL_COSINE = 0.999  # pairs at least so similar count as duplicates and are left out
 
 
 def similarity_chunks(rows: Tensor, diagonal: float) -> Iterator[tuple[int, Tensor]]:
@@ -103,7 +103,7 @@ class SimilarityPrecision(NamedTuple):
 def precision_by_similarity(x: Tensor, labels: Tensor) -> SimilarityPrecision:
     """For each bin of cosine the share of same-class pairs, averaged over the classes that have pairs.
 
-    x (N, D), labels (N,); labels below 0 and pairs of at least `DUPLICATE_COSINE` are left out.
+    x (N, D), labels (N,); labels below 0 and pairs of at least `IDENTICAL_COSINE` are left out.
     """
     order = labels.argsort(stable=True)[int((labels < 0).sum()) :]  # so that a class has adjacent columns
     rows, labels = l2_normalise(x[order]).float(), labels[order].int()
@@ -132,7 +132,7 @@ def precision_by_similarity(x: Tensor, labels: Tensor) -> SimilarityPrecision:
 
 def bin_indices(similarity: Tensor) -> Tensor:
     """The bin of each similarity, int32; `SIMILARITY_BINS` for duplicates. Overwrites the similarities."""
-    duplicates = similarity >= DUPLICATE_COSINE
+    duplicates = similarity >= IDENTICAL_COSINE
     return (
         similarity.add_(1)
         .div_(BIN_WIDTH)

@@ -29,8 +29,8 @@ def instance_discrimination(
     """For each k the share of queries (N, D) whose positive (N, D) is more similar than all but k - 1 other queries.
 
     (r0, r1) is the paper's d-sd, (r1, r2) its sd-sd: the negatives are the other queries, not other views. The paper's
-    code also compares a query with itself, and so reports this top k as its top k + 1. A tie counts as a miss. `near`:
-    the queries' neighbours, at least as many as the largest k, where they were computed before.
+    code also counts the query itself as a candidate, so its top-(k + 1) is the top-k here. A tie counts as a miss.
+    `near`: the queries' neighbours, at least as many as the largest k, where they were computed before.
     """
     near = nearest_neighbours(queries, max(ks)) if near is None else near
     parts = zip(torch.split(queries, PAIR_CHUNK_ROWS), torch.split(positives, PAIR_CHUNK_ROWS), strict=True)

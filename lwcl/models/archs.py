@@ -8,7 +8,7 @@ import importlib
 from functools import cache
 from importlib.resources import files
 
-from lwcl.settings import unknown_name
+from lwcl.settings import unknown_name_error
 
 
 @cache
@@ -30,7 +30,7 @@ def check_arch(name: str) -> str:
 
     if installed("timm") != version and importlib.import_module("timm").is_model(name):
         return name
-    raise unknown_name(
+    raise unknown_name_error(
         "architecture", name, names, "`lwcl list archs` shows them all, `lwcl list archs mobilenet` some."
     )
 

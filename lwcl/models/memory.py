@@ -54,8 +54,9 @@ class FeatureBank(Queue):
     """CompRess's anchors (arXiv 2010.14713): unit features of the latest `size` images by one or several networks.
 
     Features of several networks lie side by side in one row: row i holds those of the same view of the same image, and
-    one pointer serves all. Initial features of width D are random, uniform within 1 / sqrt(D / 3) as in the published
-    code: of length 1 on average, and unrelated between networks. With `wait`, only rows that were written are used.
+    one pointer serves all. Initial features of width D are random, uniform in [-sqrt(3 / D), sqrt(3 / D)] as in the
+    published code: of length 1 on average, and unrelated between networks. With `wait`, only rows that were written are
+    used.
     """
 
     written: Tensor

@@ -71,7 +71,7 @@ class HealthAlarm:
 
 
 class StallAlarm:
-    """Follows a loss whose value in a collapse is known (`Method.stalled`), and words a warning when it stays there.
+    """Follows a loss whose value in a collapse is known (`Method.stalled`), and returns a warning when it stays there.
 
     The first epoch does not count. A warning is given once, and again after a recovery.
     """

@@ -146,7 +146,7 @@ def throughput_table(timing: Mapping[str, float | None]) -> Table:
 def training_curves(metrics: MetricRecords) -> Iterator[Picture]:
     """A plot of each metric that was recorded."""
     plotted = {
-        "loss": ("Loss", "Training loss. It may rise at first, while the queue fills with better keys."),
+        "loss": ("Loss", "Training loss. With a queue of keys it may rise at first, while random keys are replaced."),
         "knn_top1": ("kNN top-1", "kNN top-1 on the images of --monitor, in percent."),
         **{name: (metric.title.capitalize(), f"{metric.meaning}.") for name, metric in HEALTH_METRICS.items()},
         "lr": ("Learning rate", "Learning rate per step."),
@@ -157,7 +157,7 @@ def training_curves(metrics: MetricRecords) -> Iterator[Picture]:
 
 
 def metric_plot(name: str, title: str, caption: str, runs: Sequence[tuple[str, MetricRecords]]) -> Iterator[Picture]:
-    """A metric by epoch, a curve for each of `runs`, (label, records), that recorded it; nothing where none did."""
+    """A plot of one metric over epochs, a curve for each run that recorded it. `runs`: (label, records)."""
     scale = 100 if name == "knn_top1" else 1
     series = [
         plots.Series(label, [r["epoch"] for r in known], [scale * r[name] for r in known])

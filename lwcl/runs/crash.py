@@ -21,7 +21,7 @@ NATIVE_REMEDY = (
     "another --arch, or ONEDNN_MAX_CPU_ISA=SSE41 before the command, for other kernels of torch; and report it."
 )
 KILLED_REMEDY = (
-    "If the machine did not stop, memory may have run out (`dmesg` tells): a smaller --batch-size, --accumulate 2, "
+    "If the machine did not stop, memory may have run out (check `dmesg`): a smaller --batch-size, --accumulate 2, "
     "fewer --workers or --cache disk need less."
 )
 

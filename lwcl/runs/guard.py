@@ -71,7 +71,7 @@ def is_finished(path: Path) -> bool:
     return (path / "report.json").exists()
 
 
-def never_started(path: Path, settings: Mapping[str, Any], ignore: frozenset[str]) -> bool:
+def is_discardable(path: Path, settings: Mapping[str, Any], ignore: frozenset[str]) -> bool:
     """Whether a folder holds a run of other settings that failed before its first step: nothing is lost with it."""
     steps = (folder / name for folder in (path, path / "first") for name in ("metrics.jsonl", "checkpoints"))
     done = is_finished(path) or any(step.exists() for step in steps)
@@ -79,16 +79,16 @@ def never_started(path: Path, settings: Mapping[str, Any], ignore: frozenset[str
 
 
 def run_diff(path: Path, settings: Mapping[str, Any], ignore: frozenset[str]) -> dict[str, tuple[str, str]]:
-    """The settings that tell the run in a folder from one of `settings`; paths count by where they lead."""
+    """Settings that differ between the run in a folder and `settings`; paths are compared after resolving."""
     environment, there = path / "env.json", ""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         there = str(json.loads(environment.read_bytes()).get("folder", ""))
     old = read_settings(path)
-    diff = settings_diff(places(old, there), places(settings, os.getcwd()), ignore)
+    diff = settings_diff(with_resolved_paths(old, there), with_resolved_paths(settings, os.getcwd()), ignore)
     return {name: pair for name, pair in diff.items() if not (name == "images" and name not in old)}
 
 
-def places(settings: Mapping[str, Any], folder: str) -> dict[str, Any]:
+def with_resolved_paths(settings: Mapping[str, Any], folder: str) -> dict[str, Any]:
     """Settings with the files that they name, seen from a folder, as absolute paths; caches by what they keep."""
     full = {name: os.path.join(folder, os.path.expanduser(str(settings.get(name)))) for name in ("init", "teacher")}
     known = {name: os.path.realpath(path) for name, path in full.items() if settings.get(name) and os.path.exists(path)}
@@ -107,7 +107,7 @@ def start_or_resume(
     """
     for folder in (path, path / "export", path / "plots"):
         remove_leftovers(folder, all_processes=True)
-    if overwrite or (resume != "must" and never_started(path, settings, ignore)):
+    if overwrite or (resume != "must" and is_discardable(path, settings, ignore)):
         clear_run(path)
     if is_run(path):
         require_current_format(path)

@@ -53,7 +53,7 @@ def build_model(config: ResolvedConfig, screen: Screen) -> BuiltModel:
         screen.warn(warning)
     teacher_dim = teacher.dim if teacher else 0
     net = build_net(config, teacher_dim)
-    # 2. Precision `auto` times this net in fp32 and bf16, and takes the faster.
+    # 2. `--precision auto`: fp32, or the faster of fp32 and bf16 for architectures on which bf16 is validated.
     compute = choose_compute(net.student, options.device, options.precision)
     compute.place(net)
     if compute.device.type == "cpu":
@@ -98,7 +98,7 @@ def build_net(config: ResolvedConfig, teacher_dim: int = 0) -> Net:
     for size in {spec.pixels(options.image_size) for spec in method.view_specs()}:
         check_forward(student, size)
     if options.init:
-        init_from(student, options.init, head=options.init_head)
+        load_initial_weights(student, options.init, head=options.init_head)
     elif options.zero_residuals:
         zero_init_residuals(student.backbone)
     return method.build(student, teacher_dim)
@@ -110,7 +110,7 @@ def compile_backbones(net: Net) -> None:
         encoder.backbone.compile()
 
 
-def init_from(student: Encoder, spec: str, *, head: bool) -> None:
+def load_initial_weights(student: Encoder, spec: str, *, head: bool) -> None:
     """Loads another encoder's backbone, and with `head` its head. Raises `UsageError` where the shapes differ."""
     source = load_encoder(spec).encoder
     modules = [("backbone", student.backbone, source.backbone)]

@@ -106,5 +106,5 @@ def sample_views(loader: Loader) -> NDArray[numpy.uint8]:
 
 def stored_image(loader: Loader, index: int, size: int) -> Tensor:
     """An image squashed to a square, uint8 (3, size, size)."""
-    image = loader.images.good_image(index)[0].resize((size, size))
+    image = loader.images.readable_image(index)[0].resize((size, size))
     return torch.from_numpy(numpy.asarray(image).copy()).permute(2, 0, 1)

@@ -43,7 +43,7 @@ def has_labelled_splits(options: TrainOptions, images: ImageSet) -> bool:
     return bool(options.monitor) or (images.labelled and images.has_splits)
 
 
-def check_scores(options: TrainOptions, images: ImageSet, screen: Screen) -> None:
+def warn_without_final_score(options: TrainOptions, images: ImageSet, screen: Screen) -> None:
     """Says before a run why it will end without a kNN score. Raises the error of images that --monitor names."""
     if not has_labelled_splits(options, images):
         return

@@ -102,6 +102,6 @@ def compare_views(pairs: tuple[Tensor, Tensor]) -> str:
     if common >= MIN_VIEWS_IN_COMMON:
         return ""
     return (
-        f"after an epoch the two views of an image are only {max(0.0, common):.0%} nearer to each other than to those "
-        "of other images: they may share nothing; try a larger --crop-min or a weaker --augmentation"
+        f"after an epoch the two views of an image are only {max(0.0, common):.0%} closer to each other than views of "
+        "different images: the crops may share no content; try a larger --crop-min or a weaker --augmentation"
     )

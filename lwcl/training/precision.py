@@ -21,7 +21,7 @@ import torch
 
 import lwcl
 from lwcl import engine
-from lwcl.config.recipes import Recipe
+from lwcl.config.recipes import Optimization
 from lwcl.errors import StorageError
 from lwcl.formatting import json_text
 from lwcl.kernels import bfloat16
@@ -56,7 +56,7 @@ class TimingJob:
 
     method: Method
     net: Net
-    recipe: Recipe
+    recipe: Optimization
     compute: Compute
     size: int
     teacher_dim: int = 0

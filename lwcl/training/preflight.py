@@ -8,7 +8,8 @@ from lwcl.config.plan import ResolvedConfig
 from lwcl.models.net import Net
 from lwcl.system import distributed
 
-#: Below this, nets collapse without a teacher: BYOL and DINO, SimCLR -18 points; SEED does not (arXiv 2605.08241).
+#: Below this, BYOL and DINO collapse and SimCLR loses 18 points; SEED, with a teacher, does not collapse (arXiv
+#: 2605.08241).
 MIN_PARAMETERS = 500_000
 #: Below this, nets are still on InfoNCE's plateau (docs/results.md: up to 130, 160 and 322 steps for three nets).
 MIN_STEPS = 300

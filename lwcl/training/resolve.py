@@ -25,7 +25,8 @@ SIZE_SAMPLE = 64  # images whose sizes are read for the median
 def resolve(plan: Plan, images: ImageSet) -> ResolvedConfig:
     """The configuration of a run on these images and this machine.
 
-    Raises `UsageError` for a batch that does not fit the images, or without the OpenCV that was asked for.
+    Raises `DataError` for fewer than two images; `UsageError` for a batch that does not fit, or where OpenCV is
+    missing.
     """
     # 1. The properties of the images and the machine.
     accelerated = is_accelerated(plan)
@@ -39,13 +40,13 @@ def resolve(plan: Plan, images: ImageSet) -> ResolvedConfig:
         emulated_bf16=not accelerated and not bfloat16.bf16_is_native(),
     )
     # 2. The rules; then flags that do not fit the images or the machine are refused.
-    config = settle_patch_sizes(resolve_plan(plan, facts))
+    config = round_sizes_to_patches(resolve_plan(plan, facts))
     check_batch_size(config, len(images))
     check_opencv(config)
     return config
 
 
-def settle_patch_sizes(config: ResolvedConfig) -> ResolvedConfig:
+def round_sizes_to_patches(config: ResolvedConfig) -> ResolvedConfig:
     """The configuration with sizes of student and teacher that are multiples of their patches, where names tell these.
 
     timm would ignore the border of an image that no patch covers.
@@ -73,7 +74,7 @@ def resume_settings(
         if then not in (None, AUTO, now):
             changes[name] = SettingValue(then, RESUMED)
             if now != AUTO:
-                screen.warn(f"{name} {then}, as when the run started; this machine alone would use {now}.")
+                screen.warn(f"{name} {then}, as when the run started; a new run on this machine would use {now}.")
     config = config.with_values(**changes)
     check_opencv(config)
     return config
@@ -88,8 +89,10 @@ def check_batch_size(config: ResolvedConfig, images: int) -> None:
     """Raises `UsageError` for a batch larger than the data set, or micro-batches that do not fit the batch."""
     batch, accumulate = config.recipe.batch_size, config.recipe.accumulate
     if images < MIN_IMAGES:
-        what = f"{plural(images, 'image')}: training tells images apart, so it needs at least {MIN_IMAGES}."
-        raise DataError(what, remedy="Give more images: hundreds are few.")
+        what = (
+            f"{plural(images, 'image')}: training compares images with each other, so it needs at least {MIN_IMAGES}."
+        )
+        raise DataError(what, remedy="Use more images; a few hundred is still very few.")
     if images < batch:
         raise UsageError(
             f"{plural(images, 'image')} cannot fill a batch of {batch:,}.",
@@ -133,4 +136,4 @@ def has_opencv() -> bool:
 def median_short_side(images: ImageSet) -> int:
     """The median short side, in pixels, of at most `SIZE_SAMPLE` images, evenly spaced."""
     indices = numpy.linspace(0, len(images) - 1, min(SIZE_SAMPLE, len(images))).round().astype(int)
-    return int(numpy.median([min(images.good_image(int(index))[0].size) for index in indices]))
+    return int(numpy.median([min(images.readable_image(int(index))[0].size) for index in indices]))

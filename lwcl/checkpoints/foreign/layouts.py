@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lwcl.checkpoints.foreign.safe_reading import named_tensors, unreadable_file_error
 from lwcl.errors import UsageError
-from lwcl.settings import unknown_name
+from lwcl.settings import unknown_name_error
 
 
 class CheckpointLayout(NamedTuple):
@@ -102,7 +102,7 @@ def unknown_part_error(path: Path, layout: str, part: str, parts: tuple[str, ...
     """The error for a part that the layout does not have."""
     if not parts:
         return unreadable_file_error(path, f"#{part}: its layout ({layout}) has only one part.", f"Leave #{part} out.")
-    return unknown_name(f"part of {path} ({layout})", part, parts)
+    return unknown_name_error(f"part of {path} ({layout})", part, parts)
 
 
 def split_by_prefix(tensors: Mapping[str, Tensor], prefix: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

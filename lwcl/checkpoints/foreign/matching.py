@@ -67,18 +67,18 @@ def match_architecture(path: Path, tensors: Mapping[str, Tensor], arch: str | No
     Raises `UsageError` with the closest model if none matches.
     """
     naming = find_naming_scheme(path, tensors)
-    fits = []
+    attempts = []
     for candidate in candidate_archs(naming, stored) if arch is None else (arch,):
-        fits.append(match_tensors(tensors, candidate, naming))
-        if fits[-1].complete:
-            return fits[-1]
-    if not fits:
+        attempts.append(match_tensors(tensors, candidate, naming))
+        if attempts[-1].complete:
+            return attempts[-1]
+    if not attempts:
         raise UsageError(
             f"{path}: its architecture is not stored in the file and cannot be detected.",
             f"Its tensors have names such as {name_list(tensors)}.",
             "Give --arch (`lwcl list archs` shows all).",
         )
-    nearest = max(fits, key=lambda one: len(one.tensors) - len(one.missing))
+    nearest = max(attempts, key=lambda one: len(one.tensors) - len(one.missing))
     raise UsageError(
         f"{path}: its tensors do not match {nearest.arch}{'' if arch else ', the closest architecture'}.",
         f"{len(nearest.tensors)} matched; {len(nearest.missing)} missing ({name_list(nearest.missing)}); "

@@ -23,7 +23,7 @@ CROP_ATTEMPTS = 10  # before the centre crop is used, as in torchvision
 
 
 def sample_crop_boxes(augmentation: Augmentation, numbers: Tensor, heights: Tensor, widths: Tensor) -> Tensor:
-    """The boxes (B, 4) of torchvision's RandomResizedCrop from uniform `numbers` (B, 2 `TRIES` + 2).
+    """The boxes (B, 4) of torchvision's RandomResizedCrop from uniform `numbers` (B, 2 `CROP_ATTEMPTS` + 2).
 
     Top, left, height and width. Area uniform, aspect ratio log-uniform; the first attempt that fits the image, else the
     largest centred box of an allowed ratio.

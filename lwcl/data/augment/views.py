@@ -58,7 +58,7 @@ def make_views(
     *,
     mean: Sequence[float],
     std: Sequence[float],
-    exact: bool = False,
+    float_crops: bool = False,
     dtype: torch.dtype = torch.float32,
     channels_last: bool = False,
     backend: str = "tensor",
@@ -67,7 +67,7 @@ def make_views(
     """Normalised views (B, 3, size, size) of uint8 `images` (B, 3, H, W), which may be padded below and to the right.
 
     Computed on the images' device. On a CPU, crops are rounded to uint8 as by Pillow, and the bits of a view do not
-    depend on the batch; with `exact`, and on other devices, crops are float32 matrix products, whose last bits may.
+    depend on the batch; with `float_crops`, and on other devices, they are float32 matrix products, whose rounding may.
     Images that are channels_last in memory are cropped faster. With `backend` "opencv" (CPU only), views are made image
     by image in `threads` threads; see `lwcl.data.augment.opencv`.
     """
@@ -89,7 +89,7 @@ def make_views(
         into.copy_(crop_float32(images[index.to(images.device)], box, flip, size))
 
     boxes, flips = params.boxes.tolist(), params.flip.tolist()
-    crop = crop_all if exact or images.device.type != "cpu" else crop_each
+    crop = crop_all if float_crops or images.device.type != "cpu" else crop_each
     return apply_augmentations(crop, params, views, mean, std)
 
 

@@ -41,7 +41,7 @@ class CacheEstimate:
     def __init__(self, images: ImageSet, short_side: int | None) -> None:
         places = np.linspace(0, len(images) - 1, min(ESTIMATE_IMAGES, len(images))).round().astype(int)
         self.images, self.short_side = images, short_side
-        self.sample = [images.good_image(int(place), short_side)[0] for place in places]
+        self.sample = [images.readable_image(int(place), short_side)[0] for place in places]
 
     def scaled_sum(self, size: Callable[[Image.Image], int]) -> int:
         """The sizes of the sample's downscaled images, summed and scaled to the whole set."""

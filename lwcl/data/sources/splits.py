@@ -81,7 +81,7 @@ def parse_labels(text: str) -> Labels:
 
 
 def layout_notes(spec: str, names: Sequence[str], layout: FolderLayout, labels: Labels) -> Iterator[str]:
-    """What a user may not expect of folders: classes on several levels, and images beside the splits."""
+    """What a user may not expect of folders: classes on several levels, and images outside the splits."""
     beside = layout.splits.count(OTHER_SPLIT)
     if beside:
         folders = sorted(
@@ -90,8 +90,8 @@ def layout_notes(spec: str, names: Sequence[str], layout: FolderLayout, labels: 
         counts = {split: layout.splits.count(split) for split in ("train", "val", "test") if split in layout.splits}
         used = ", ".join(f"{split} {count:,}" for split, count in counts.items())
         yield (
-            f"{spec}: {used}; {beside:,} images beside the splits are left aside ({first_names(folders, 3)}): name "
-            "them with another --data to use them."
+            f"{spec}: {used}; {beside:,} images outside the split folders are ignored "
+            f"({first_names(folders, 3)}); give those folders with another --data to use them."
         )
     leaves = parse_folder_layout(names, "leaf").classes
     tops, below = set(layout.classes) - {""}, set(leaves) - {""}

@@ -16,7 +16,7 @@ from lwcl.data.demo.builtin import source_from_arrays
 from lwcl.data.sources.files import read_image_bytes
 from lwcl.data.sources.source import ImageSource
 from lwcl.errors import DataError, UsageError
-from lwcl.settings import expand_home, unknown_name
+from lwcl.settings import expand_home, unknown_name_error
 
 TORCHVISION_PREFIX = "tv/"
 SplitArguments = Mapping[str, Mapping[str, Any]]  # split -> torchvision's arguments
@@ -64,7 +64,7 @@ def open_torchvision_source(spec: str, download: bool) -> ImageSource:
     """
     name, _, root = spec.removeprefix(TORCHVISION_PREFIX).partition(":")
     if name.lower() not in TORCHVISION_SETS:
-        raise unknown_name("torchvision data set", name, TORCHVISION_SETS)
+        raise unknown_name_error("torchvision data set", name, TORCHVISION_SETS)
     if not root:
         raise UsageError(f"{spec!r} has no folder.", remedy=f"Give {TORCHVISION_PREFIX}{name}:FOLDER.")
     kind, splits = TORCHVISION_SETS[name.lower()]

@@ -63,7 +63,7 @@ def tsne_coordinates(x: PointArray, seed: int) -> PointArray:
 
 
 def draw_map(points: PointArray, classes: PointClasses | None, labels: tuple[str, str] = ("", "")) -> str:
-    """The points (N, 2) as SVG text: coloured by class where there are at most `COLOURED`, grey otherwise."""
+    """The points (N, 2) as SVG text: coloured by class if there are at most `MAX_COLOURED_CLASSES`, else grey."""
     names = list(classes.names) if classes and classes.coloured else []
     with plot_scene(3.4, names=len(names), left=0.2, bottom=0.3 if labels[0] else 0.1) as drawing:
         drawing.axes.set(xticks=(), yticks=(), xlabel=labels[0], ylabel=labels[1])

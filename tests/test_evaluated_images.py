@@ -84,7 +84,7 @@ def test_an_image_does_not_find_itself_and_the_overlap_is_said(
     bank = one_each(tmp_path / "bank", ("a", "b"))
     shutil.copytree(bank, tmp_path / "copy")
     document = judged([*KNN, "--data", str(bank), "--val", str(tmp_path / "copy"), "--k", "1"], capsys)
-    assert "8 of 8 images to classify, pixel for pixel the same" in document["verdict"]
+    assert "8 of 8 test images are pixel-identical" in document["verdict"]
     assert document["facts"]["encoders"][0]["top1"] < 1, "each would find itself"
 
 
