@@ -4,20 +4,23 @@ A step is a pure function of the settings and the position in the run: no random
 run resumed at step n equals an unbroken one.
 """
 
+import contextlib
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import timm.optim
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from lwcl.config.recipes import Optimization
 from lwcl.errors import TrainingDivergedError
 from lwcl.losses import upcast
 from lwcl.methods.method import Batch, Loss, Method, Progress
+from lwcl.models.backbone import batch_norms
 from lwcl.models.encoder import Encoder
 from lwcl.models.net import Net
 from lwcl.rng import step_seed
@@ -36,14 +39,15 @@ class TrainStep(NamedTuple):
     pairs: tuple[Tensor, Tensor] | None  # embeddings of two views, for the embedding health
     waited: float  # seconds spent waiting for data
     seconds: float  # seconds of the whole step
+    messages: tuple[float, ...] = ()  # the largest that a process had, see `fit`
 
 
 class NonFiniteError(TrainingDivergedError):
     """The loss or the gradient of a step is not finite; raised before the weights are updated."""
 
-    def __init__(self, step: int, what: str, value: float, index: Tensor) -> None:
+    def __init__(self, step: int, what: str, value: float, index: Tensor, where: str = "") -> None:
         super().__init__(
-            f"The {what} is {value} at step {step}; the weights were not updated.",
+            f"The {what} is {value} at step {step}{where}; the weights were not updated.",
             "Usually the learning rate is too high, or a batch contains unusual images.",
             "Try a lower --lr, a longer --warmup, or --precision fp32.",
         )
@@ -93,13 +97,16 @@ def fit(
     steps_per_epoch: int,
     start: int,
     seed: int,
+    messages: Callable[[], Sequence[float]] = tuple,
 ) -> Iterator[TrainStep]:
     """Trains `net` on `batches` from step `start` on, yielding after each step; the caller saves, reports, stops.
 
-    Raises `NonFiniteError`, before the weights are updated, if the loss or the gradient is not finite.
+    `messages` are numbers that each process has for all; a step has the largest of each. Raises `NonFiniteError` before
+    an update by a loss or gradient that is not finite.
     """
     trained = [p for p in net.parameters() if p.requires_grad]
     net.train()
+    statistics, loss_module = running_statistics(net), None
     done, stream = start, iter(batches)
     while True:
         # 1. The next batch. Time spent waiting here means that the loader is too slow.
@@ -108,55 +115,105 @@ def fit(
         if batch is None:
             return
         waited = time.perf_counter() - started
-        # 2. Learning rate and dropout depend on the position in the run, so resuming needs no state of either.
+        # 2. Learning rate and, below, dropout depend on the position in the run: resuming needs no state of either.
         epoch = done / steps_per_epoch
         lr = learning_rate(epoch, recipe, recipe.epochs, recipe.lr, recipe.warmup)
         for group in optimizer.param_groups:
             group["lr"] = lr
-        torch.manual_seed(step_seed(seed, done))
         # 3. Loss and gradient. Memories still hold earlier batches only.
         optimizer.zero_grad(set_to_none=True)
-        losses = compute_gradients(method, net, batch, epoch, recipe.accumulate, compute)
-        distributed.average_gradients(trained)
+        loss_module = loss_module or replicate(LossModule(method, net), batch, epoch, recipe.accumulate)
+        torch.manual_seed(step_seed(seed, done, distributed.rank()))
+        losses = compute_gradients(loss_module, batch, epoch, recipe.accumulate, compute)
         norm = nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
         # 4. Check before the update, so that the weights stay usable.
-        total, grad_norm, metrics = read_scalars(losses, norm)
-        check_step_finite({"loss": total, "gradient": grad_norm}, done + 1, batch)
+        scalars = read_scalars(losses, norm, messages())
+        check_step_finite(scalars, done + 1, batch)
         optimizer.step()
+        distributed.average_in_place(statistics)
         done += 1
         # 5. What has no gradient: momentum encoders are updated, queues take this batch's keys.
         method.after_step(net, Progress(done, done / steps_per_epoch, recipe.epochs))
-        seconds = time.perf_counter() - started
-        yield TrainStep(done, done / steps_per_epoch, lr, metrics, grad_norm, losses[-1].pairs, waited, seconds)
+        rest = losses[-1].pairs, waited, time.perf_counter() - started, scalars.messages
+        yield TrainStep(done, done / steps_per_epoch, lr, scalars.metrics, scalars.grad_norm, *rest)
+
+
+class LossModule(nn.Module):
+    """A method's loss as a module, whose gradient can be averaged over processes."""
+
+    def __init__(self, method: Method, net: Net) -> None:
+        super().__init__()
+        self.method, self.net = method, net
+
+    def forward(self, batch: Batch, epoch: float) -> Loss:
+        """The loss of a batch at a (fractional) epoch."""
+        return self.method.loss(self.net, batch, epoch)
+
+
+def replicate(module: LossModule, batch: Batch, epoch: float, accumulate: int) -> nn.Module:
+    """The module, or with several processes, one that averages its gradient."""
+    return distributed.replicated(module, lambda copy: copy(next(split_microbatches(batch, accumulate)), epoch).total)
+
+
+def running_statistics(net: nn.Module) -> list[Tensor]:
+    """The running means and variances of batch norm that change in training, of which each process has its own."""
+    norms = [norm for norm in batch_norms(net) if norm.training and not isinstance(norm, nn.SyncBatchNorm)]
+    found = (statistic for norm in norms for statistic in (norm.running_mean, norm.running_var))
+    return [statistic for statistic in found if statistic is not None]
 
 
 def compute_gradients(
-    method: Method, net: Net, batch: Batch, epoch: float, accumulate: int, compute: Compute
+    loss_module: nn.Module, batch: Batch, epoch: float, accumulate: int, compute: Compute
 ) -> list[Loss]:
-    """Adds the gradient of the mean loss over `accumulate` micro-batches; returns their losses."""
-    losses = []
-    for microbatch in split_microbatches(batch, accumulate):
-        with compute.context():
-            loss = method.loss(net, microbatch, epoch)
-        (loss.total / accumulate).backward()  # type: ignore[no-untyped-call]
+    """Adds the gradient of the mean loss over `accumulate` micro-batches; returns their losses.
+
+    With several processes, gradients are averaged in the last micro-batch.
+    """
+    losses: list[Loss] = []
+    for number, microbatch in enumerate(split_microbatches(batch, accumulate), 1):
+        waits = isinstance(loss_module, DistributedDataParallel) and number < accumulate
+        with loss_module.no_sync() if waits else contextlib.nullcontext():  # type: ignore[operator]
+            with compute.context():
+                loss = loss_module(microbatch, epoch)
+            (loss.total / accumulate).backward()
         losses.append(loss)
     return losses
 
 
-def read_scalars(losses: list[Loss], norm: Tensor) -> tuple[float, float, dict[str, float]]:
-    """The sum of the losses, the gradient's norm, and the means of the metrics, with a single GPU synchronisation."""
+class StepScalars(NamedTuple):
+    """What all processes know of a step: means over the processes, and the loss of each."""
+
+    totals: tuple[float, ...]  # the summed losses of each process
+    grad_norm: float
+    metrics: dict[str, float]
+    messages: tuple[float, ...]  # the largest of all processes
+
+
+def read_scalars(losses: list[Loss], norm: Tensor, messages: Sequence[float]) -> StepScalars:
+    """The losses, the gradient's norm, the metrics and the messages, with a single GPU synchronisation."""
     names = list(losses[0].metrics)
     scalars = [norm, *(x for loss in losses for x in (loss.total, *(loss.metrics[name] for name in names)))]
-    grad_norm, *values = torch.stack([upcast(x.detach()) for x in scalars]).tolist()
-    total, *sums = (sum(values[column :: 1 + len(names)]) for column in range(1 + len(names)))
-    return total, grad_norm, {name: value / len(losses) for name, value in zip(names, sums, strict=True)}
+    row = torch.stack([upcast(x.detach()) for x in scalars])
+    if distributed.is_distributed():
+        row = torch.cat([row, row.new_tensor(messages)])
+    table = distributed.gather_rows(row[None]).tolist()
+    told = [values[len(scalars) :] for values in table] if len(table) > 1 else [messages]
+    # Sums over micro-batches, for each process: the total loss, then each metric.
+    sums = [[sum(values[c : len(scalars) : 1 + len(names)]) for values in table] for c in range(1, 2 + len(names))]
+    means = {name: sum(each) / len(table) / len(losses) for name, each in zip(names, sums[1:], strict=True)}
+    return StepScalars(tuple(sums[0]), table[0][0], means, tuple(map(max, zip(*told, strict=True))))
 
 
-def check_step_finite(values: dict[str, float], step: int, batch: Batch) -> None:
-    """Raises `NonFiniteError` unless the values of every process are finite: all processes stop together."""
-    for what, value in values.items():
-        if distributed.any_process(not math.isfinite(value)):
-            raise NonFiniteError(step, what, value, batch.index)
+def check_step_finite(scalars: StepScalars, step: int, batch: Batch) -> None:
+    """Raises `NonFiniteError` in all processes unless the values of every process are finite."""
+    broken = [process for process, total in enumerate(scalars.totals) if not math.isfinite(total)]
+    if not broken and math.isfinite(scalars.grad_norm):
+        return
+    several = len(scalars.totals) > 1
+    what, value = ("loss", scalars.totals[broken[0]]) if broken else ("gradient", scalars.grad_norm)
+    images = distributed.gather_rows(batch.index)
+    images = images.tensor_split(len(scalars.totals))[broken[0]] if broken else images
+    raise NonFiniteError(step, what, value, images, f" in process {broken[0]}" if several and broken else "")
 
 
 def split_microbatches(batch: Batch, count: int) -> Iterator[Batch]:

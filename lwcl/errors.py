@@ -39,3 +39,17 @@ class StorageError(LwclError):
     """The disk is full or read-only, or every checkpoint is corrupt."""
 
     exit_code = 5
+
+
+class ProcessLostError(LwclError):
+    """Of several processes that train together, one was killed, or does not come or go on."""
+
+    exit_code = 6
+
+
+class ReportedElsewhereError(LwclError):
+    """Another process has said why the run ends; this one only ends, with the same exit code."""
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__("The run ends: another process says why.")
+        self.exit_code = exit_code

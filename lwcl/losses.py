@@ -161,7 +161,7 @@ def sinkhorn(scores: Tensor, epsilon: float, iterations: int) -> Tensor:
 def standardise(x: Tensor) -> Tensor:
     """(B, D) with each dimension at mean 0 and variance 1 over the batch, at least float32.
 
-    Batch norm without scale and shift. Each process uses the statistics of its own part.
+    Batch norm without scale and shift.
     """
     return F.batch_norm(upcast(x), None, None, training=True)
 

@@ -57,6 +57,9 @@ def epoch_permutation(n: int, seed: int, epoch: int) -> Tensor:
     return torch.argsort(child_key(stream_key(seed, ORDER_STREAM, epoch), torch.arange(n)), stable=True)
 
 
-def step_seed(seed: int, step: int) -> int:
-    """The seed, in [0, 2^63), for `torch.manual_seed` before a step: dropout then depends on (seed, step) alone."""
-    return int(logical_right_shift(stream_key(seed, STEP_STREAM, step), 1))
+def step_seed(seed: int, step: int, rank: int = 0) -> int:
+    """The seed, in [0, 2^63), for `torch.manual_seed` before a step: dropout then depends on (seed, step, rank) alone.
+
+    `rank` is the number of the process, of several that drop different units.
+    """
+    return int(logical_right_shift(stream_key(seed, STEP_STREAM, step, *([rank] if rank else [])), 1))

@@ -1,5 +1,7 @@
 """The parts with state: the queue as a plain list, the key encoder as a moving average, heads, split batch norm."""
 
+import copy
+
 import pytest
 import torch
 from hypothesis import given
@@ -11,6 +13,7 @@ from lwcl.models.encoder import Encoder, hidden_width, mlp
 from lwcl.models.memory import Queue
 from lwcl.models.momentum_encoder import MomentumEncoder
 from lwcl.models.net import Net
+from lwcl.models.split_norm import split_batch_norms
 
 
 @given(st.integers(1, 20), st.lists(st.integers(1, 30), max_size=12))
@@ -108,20 +111,32 @@ def test_an_architecture_that_cannot_take_a_size_is_refused_in_words() -> None:
 
 
 def test_split_batch_norm_gives_each_part_its_own_statistics() -> None:
-    encoder = Encoder("test_resnet", (4,)).train()
+    whole = Encoder("test_resnet", (4,)).train()
     images = torch.randn(8, 3, 32, 32)
-    parts = torch.cat([encoder(images[:4]), encoder(images[4:])])
-    assert torch.allclose(encoder(images, splits=2), parts, atol=1e-6)
-    interleaved = encoder(images, splits=2, interleaved=True)
-    assert torch.allclose(interleaved[::2], encoder(images[::2]), atol=1e-6)
-    assert not torch.allclose(interleaved, parts, atol=1e-3)
+    contiguous, interleaved = copy.deepcopy(whole), copy.deepcopy(whole)
+    split_batch_norms(contiguous, 2)
+    split_batch_norms(interleaved, 2, interleaved=True)
+    start = copy.deepcopy(whole.state_dict())
+    statistics = []
+    for part, other, places in ((contiguous, whole, slice(0, 4)), (interleaved, whole, slice(0, 8, 2))):
+        other.load_state_dict(start)
+        assert torch.allclose(part(images)[places], other(images[places]), atol=1e-6)
+        statistics.append(other.backbone.bn1.running_mean.clone())
+    whole.load_state_dict(start)
+    whole(images[4:])
+    mean = (statistics[0] + whole.backbone.bn1.running_mean) / 2
+    assert torch.allclose(contiguous.backbone.bn1.running_mean, mean, atol=1e-6)
+    assert int(contiguous.backbone.bn1.num_batches_tracked) == 1
 
 
-def test_splits_keep_the_order_of_images() -> None:
+def test_parts_keep_the_order_of_images_and_are_one_in_eval_mode() -> None:
     encoder = Encoder("test_resnet", (4,)).eval()
     images = torch.randn(7, 3, 32, 32)
+    expected = encoder(images)
     for interleaved in (False, True):
-        assert torch.allclose(encoder(images, splits=3, interleaved=interleaved), encoder(images), atol=1e-5)
+        split = copy.deepcopy(encoder)
+        split_batch_norms(split, 3, interleaved=interleaved)
+        assert torch.allclose(split(images), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(("arch", "branches"), [("mobilenetv3_small_100", 6), ("efficientnet_b0", 9), ("resnet18", 0)])

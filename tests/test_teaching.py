@@ -40,7 +40,7 @@ LEADER = torch.nn.Identity()
 
 def stub(**parts: Any) -> Any:
     """A net whose student takes its embeddings, not yet of unit length, for images."""
-    return SimpleNamespace(student=lambda embedding, splits=1: l2_normalise(embedding), **parts)
+    return SimpleNamespace(student=lambda embedding: l2_normalise(embedding), **parts)
 
 
 def seen(*views: Tensor, taught: tuple[Tensor, ...]) -> Batch:
@@ -103,7 +103,7 @@ def test_disco_weighted_by_the_images_of_a_device_equals_the_published_code(
     weights: tuple[float, float], expected: float
 ) -> None:
     own, taught, own_key, taught_key, key, columns = drawn(4, *[(4, 8)] * 5, (8, 16))
-    net = stub(key=lambda view, splits=1: l2_normalise(key), queue=queue_of(columns.T))
+    net = stub(key=lambda view: l2_normalise(key), queue=queue_of(columns.T))
     method = DisCo(contrast_weight=weights[0], distance_weight=weights[1])
     loss = method.loss(net, seen(own, own_key, taught=(taught, taught_key)), 0.0)
     assert float(loss.total) == pytest.approx(expected, rel=1e-12)
@@ -192,7 +192,7 @@ def test_divergence_is_soft_cross_entropy_less_the_targets_entropy(seed: int, an
 
 def test_gradients_do_not_change_the_length_of_embeddings() -> None:
     (own, other, taught, key), anchors = drawn(9, *[(4, 6)] * 4), FeatureBank(16, (6, 6), wait=False).double()
-    net = stub(key=lambda view, splits=1: l2_normalise(key), queue=queue_of(drawn(10, (16, 6))[0]), anchors=anchors)
+    net = stub(key=lambda view: l2_normalise(key), queue=queue_of(drawn(10, (16, 6))[0]), anchors=anchors)
     for method in (SEED(), DisCo(), TwoQueues(anchors=16, key_momentum=0.9), OneQueue(anchors=16)):
         own = own.detach().requires_grad_()
         rows = (taught, taught)[: len(method.view_specs())]

@@ -3,6 +3,7 @@
 import errno
 import os
 import sys
+import time
 import traceback
 from collections.abc import Sequence
 from typing import Any
@@ -11,10 +12,11 @@ import typer
 
 from lwcl.cli import device, evaluate, tools, train
 from lwcl.cli.app import app
-from lwcl.errors import LwclError, StorageError
+from lwcl.errors import LwclError, ReportedElsewhereError, StorageError
 from lwcl.formatting import escape, escape_lines
 from lwcl.settings import unknown_name_error
 from lwcl.system.cpu import shorten_spin_wait
+from lwcl.system.ranks import current_ranks
 from lwcl.system.streams import guarded_streams
 
 COMMAND_MODULES = [module.__name__ for module in (train, evaluate, device, tools)]  # the order in `lwcl --help`
@@ -23,6 +25,7 @@ PROGRAM.commands = dict(
     sorted(PROGRAM.commands.items(), key=lambda item: COMMAND_MODULES.index(item[1].callback.__module__))
 )
 COMMANDS = list(PROGRAM.commands)
+SPEAK_SECONDS = 20.0  # in which process 0 has said what is wrong
 BROKEN_PIPE_EXIT_CODE = 141  # as of a process that SIGPIPE ends
 
 
@@ -46,6 +49,8 @@ def run_program(words: Sequence[str]) -> int:
     try:
         code = PROGRAM.main(words, prog_name="lwcl", standalone_mode=False, obj=words)
         return code if isinstance(code, int) else 0
+    except ReportedElsewhereError as error:
+        return error.exit_code
     except LwclError as error:
         return print_error(error, "\n".join(escape(line) for line in error.args if line), words)
     except typer.TyperException as error:
@@ -61,12 +66,23 @@ def print_error(error: Exception, text: str, words: Sequence[str]) -> int:
 
     Control characters in file names are escaped; markup is printed as it is.
     """
+    if not current_ranks().is_first:
+        text = f"{getattr(error, 'process', '') or wait_for_first()}: {text}"
     if "--debug" in words:
         traceback.print_exception(error)
     first, *rest = escape_lines(text).split("\n")
     red = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
     typer.echo("\n".join([typer.style(first, fg="red", bold=True) if red else first, *rest]), err=True)
     return getattr(error, "exit_code", 1)
+
+
+def wait_for_first() -> str:
+    """Lets process 0 speak first for an error that all have before they know of each other; this process's name.
+
+    Its launcher then ends this one.
+    """
+    time.sleep(SPEAK_SECONDS)
+    return f"Process {current_ranks().rank}"
 
 
 def usage_message(error: typer.TyperException, words: Sequence[str], commands: Sequence[str]) -> str:

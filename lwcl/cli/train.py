@@ -14,6 +14,7 @@ from lwcl.config.recipes import Optimization
 from lwcl.config.train_options import TRAIN_OPTIONS
 from lwcl.methods.method import TrainCommand, methods
 from lwcl.system.out_of_memory import explain_out_of_memory
+from lwcl.system.ranks import current_ranks
 
 
 def train(
@@ -30,6 +31,10 @@ def train(
 ) -> int:
     """Plans and trains a run; returns the exit code."""
     plan = plan_run(command, chosen, *read_config_flag(config))
+    if (plan.options.devices or 1) > 1 and current_ranks().world_size == 1 and not dry_run:
+        from lwcl.commands.launch import launch
+
+        return launch(context.obj, plan.options.devices)
     from lwcl.commands.train import train_run
 
     with explain_out_of_memory(plan.values, context.obj):

@@ -19,31 +19,44 @@ from lwcl.formatting import plural
 from lwcl.reporting.console import Screen
 from lwcl.reporting.health_ranges import COLLAPSE_REMEDIES, known_metrics
 from lwcl.reporting.throughput import StepStats
-from lwcl.runs.crash import describe_crash, marked_as_running
-from lwcl.runs.folder import RunFolder, default_out
+from lwcl.runs.crash import describe_crash
+from lwcl.runs.folder import FollowedFolder, RunFolder, default_out
 from lwcl.runs.guard import ResumeMode
 from lwcl.settings import AUTO, auto_value, flag_name
+from lwcl.system import distributed
 from lwcl.system.cpu import keep_freed_memory
-from lwcl.system.device import current_command
+from lwcl.system.device import current_command, resolve_device
 from lwcl.system.out_of_memory import explain_out_of_memory
-from lwcl.system.signals import StopSignals
+from lwcl.system.process_group import process_group
+from lwcl.system.signals import StopSignals, exit_code
 from lwcl.training.build import build_model, build_training, prepare_method
 from lwcl.training.dry_run import print_dry_run
-from lwcl.training.final_scores import warn_without_final_score
+from lwcl.training.final_scores import compute_shares, warn_without_final_score
 from lwcl.training.finalize import Timing, finalize_run
 from lwcl.training.monitor import TrainingMonitor
 from lwcl.training.preflight import early_warnings
 from lwcl.training.resolve import resolve, resume_settings
 from lwcl.training.state import SaveSchedule, TrainingState
 
+DEVICES_CHANGED = (
+    "The order of the images stays; batch norm sees other parts of a batch (--bn-splits), and sums round differently."
+)
+
 
 def train_run(
     plan: Plan, *, dry_run: bool = False, fast_dev_run: int | None = None, as_json: bool = False, quiet: bool = False
 ) -> int:
     """Trains as the plan says, or only prints what it would do; returns the exit code."""
+    with process_group(resolve_device(plan.options.device), plan.options.wait_limit):
+        return train_here(plan, dry_run=dry_run, fast_dev_run=fast_dev_run, as_json=as_json, quiet=quiet)
+
+
+def train_here(plan: Plan, *, dry_run: bool, fast_dev_run: int | None, as_json: bool, quiet: bool) -> int:
+    """Trains in this process, with the others of its group if there are any; returns the exit code."""
     screen = Screen(quiet=quiet)
     # 1. What the plan leaves open depends on the images and the machine.
     images = open_images(plan.options.data, "train", **plan.options.reading)
+    check_same_images(images)
     for note in images.notes:
         screen.warn(note)
     auto = {name for name in MACHINE_SETTINGS if plan.values[name].value in (None, AUTO)}
@@ -55,11 +68,8 @@ def train_run(
         if dry_run:
             print_dry_run(config, images, screen, as_json=as_json)
             return 0
-        # 2. Open the run folder before building the model: a resumed run keeps its recorded threads and precision.
-        with (
-            open_run_folder(config, images, auto, screen) as folder,
-            marked_as_running(folder.path, folder.log_txt),
-        ):
+        # 2. The folder before building the model: a resumed run keeps its recorded threads and precision.
+        with join_run_folder(config, images, auto, screen) as folder, folder.marked_as_running():
             if folder.resumed:
                 config = resume_settings(config, folder.settings(), auto, screen)
                 torch.set_num_threads(config.options.threads)
@@ -105,9 +115,12 @@ def train_in_folder(
     else:
         prepare_method(training, screen)
     code, timing = train_loop(training, folder, screen, min(steps or training.steps, training.steps))
+    broken.collect()
     if broken.images:
         what = f"Broken images: {len(broken.images)}, each replaced by the next good one."
         screen.warn(f"{what} They are listed in {folder.bad_files_jsonl}.")
+    if distributed.rank():
+        return code or compute_shares(training, screen)
     return code or finalize_run(training, folder, screen, timing, as_json=as_json)
 
 
@@ -118,6 +131,12 @@ class BrokenImages:
         self.max_share, self.count, self.folder = max_share, count, folder
         self.images = dict.fromkeys(BrokenImage(**row) for row in folder.bad_file_rows())
         folder.write_bad_files(image._asdict() for image in self.images)
+
+    def collect(self) -> None:
+        """Records those that other processes found."""
+        for images in distributed.everyones([image._asdict() for image in self.images]):
+            for image in images:
+                self.add(BrokenImage(**image))
 
     def add(self, image: BrokenImage) -> None:
         """Records a broken image. Raises `DataError` when they are more than the share `max_share` of `count`."""
@@ -140,6 +159,26 @@ def print_auto_settings(config: ResolvedConfig, images: ImageSet, screen: Screen
     for name, setting in config.values.items():
         if setting.origin.is_automatic:
             screen.say(f"  {name} {setting.value} ({setting.origin})")
+
+
+def check_same_images(images: ImageSet) -> None:
+    """Raises `DataError` unless all processes see images of the same names and sizes."""
+    if len(set(seen := distributed.everyones(images.identity))) > 1:
+        other = next(number for number, identity in enumerate(seen) if identity != seen[0])
+        raise DataError(
+            f"Process {other} sees other images than process 0.",
+            "Their names or sizes differ.",
+            "Give --data the same files on every machine.",
+        )
+
+
+def join_run_folder(config: ResolvedConfig, images: ImageSet, auto: Collection[str], screen: Screen) -> RunFolder:
+    """The run folder, which process 0 opens (`open_run_folder`) and the others follow."""
+    if distributed.rank():
+        return FollowedFolder(**distributed.said_by_first(None))
+    folder = open_run_folder(config, images, auto, screen)
+    distributed.said_by_first({"path": str(folder.path), "resumed": folder.resumed, "recorded": folder.settings()})
+    return folder
 
 
 def open_run_folder(config: ResolvedConfig, images: ImageSet, auto: Collection[str], screen: Screen) -> RunFolder:
@@ -170,6 +209,8 @@ def record_changes(folder: RunFolder, settings: Mapping[str, Any], names: Collec
     for name in sorted(names):
         if before.get(name) != settings[name]:
             screen.warn(f"Resuming with another {flag_name(name)}: {before.get(name)} before, {settings[name]} now.")
+            if name == "devices":
+                screen.warn(DEVICES_CHANGED)
             folder.record_setting(name, settings[name])
 
 
@@ -188,6 +229,7 @@ def train_loop(training: TrainingState, folder: RunFolder, screen: Screen, steps
         steps_per_epoch=per_epoch,
         start=training.done,
         seed=options.seed,
+        messages=lambda: (float(signals.received or 0), schedule.waited()),
     )
     shape = {"start": training.done, "steps": steps, "steps_per_epoch": per_epoch, "batch_size": loader.batch_size}
     metrics = ("std", "effective_rank", "top1", *(("knn_top1",) if options.monitor else ()))
@@ -199,11 +241,12 @@ def train_loop(training: TrainingState, folder: RunFolder, screen: Screen, steps
                 health = monitor.measure(step, last=step.number == steps, display=display)
                 stats = StepStats(step.number, step.epoch, step.lr, step.metrics["loss"], step.waited, step.seconds)
                 display.step(stats, known_metrics({**step.metrics, **(health._asdict() if health else {})}))
-                if signals.received or schedule.due(step.number) or step.number == steps:
+                stop, waited = step.messages if distributed.is_distributed() else (signals.received, schedule.waited())
+                if stop or schedule.due(step.number, waited) or step.number == steps:
                     training.save(folder)
-                if signals.received:
+                if stop:
                     screen.say(f"Stopped after step {step.number:,} and saved. Resume with: {current_command()}")
-                    return signals.exit_code, display.timing()
+                    return exit_code(int(stop)), display.timing()
         except NonFiniteError as error:
             training.dump(folder, error)
             raise

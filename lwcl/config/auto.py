@@ -26,11 +26,12 @@ class RunFacts(NamedTuple):
 
     images: int  # in the training set
     short_side: int  # pixels, median
-    cpus: int  # that this process may use
+    cpus: int  # that this process may use, its share of those of the machine
     accelerated: bool  # whether training runs on a GPU
     demo: bool = False  # whether the data set is built in
     opencv: bool = False  # whether OpenCV is installed
     emulated_bf16: bool = False  # whether training runs on a CPU without bfloat16 instructions
+    processes: int = 1  # that train together
 
 
 def resolve_plan(plan: Plan, facts: RunFacts) -> ResolvedConfig:
@@ -101,7 +102,10 @@ def apply_rules(values: Mapping[str, Any], facts: RunFacts) -> dict[str, Setting
     # 1. The views and the batch come first: the learning rate, the queue and the momentum of the key encoder follow.
     rule("image_size", *auto_image_size(facts))
     batch = floor_power_of_two(min(facts.images / 2, max(64, facts.images / 100)), 2, 256)
-    rule("batch_size", batch, "256, reduced to no less than 64 so that a small data set gets enough steps")
+    reason = "256, reduced to no less than 64 so that a small data set gets enough steps"
+    if batch % facts.processes:
+        batch, reason = max(1, batch // facts.processes) * facts.processes, f"{reason}; for {facts.processes} processes"
+    rule("batch_size", batch, reason)
     # 2. Optimisation: the papers' values at ImageNet's size, the CIFAR notebook's for few images.
     few = facts.images < SMALL_DATA_IMAGES
     rule("epochs", *auto_epochs(facts))
@@ -120,6 +124,7 @@ def apply_rules(values: Mapping[str, Any], facts: RunFacts) -> dict[str, Setting
     reason = f"time constant of {lag:.0f} steps: 1% of the run, within 100 (MoCo's CIFAR notebook) and 1,000"
     rule("key_momentum", round(1 - 1 / lag, 6), reason)
     # 4. The machine.
+    rule("devices", facts.processes, "processes that were started")
     rule("threads", facts.cpus, "CPUs available to this process")
     rule("workers", facts.cpus, "CPUs available to this process")
     rule("view_backend", *auto_view_backend(facts))

@@ -63,7 +63,7 @@ IMAGES = "images"
 #: Settings that no other setting depends on: if flags change only these, a run's config.yaml is reused as it is.
 INDEPENDENT_SETTINGS = frozenset(
     {*LOCATION_SETTINGS, *CHANGEABLE_ON_RESUME, *MACHINE_SETTINGS, "seed", "cache", "cache_size", "monitor"}
-    | {"monitor_every", "log_every", "compile"}
+    | {"monitor_every", "log_every", "compile", "devices"}
 )
 
 

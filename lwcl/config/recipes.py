@@ -26,6 +26,13 @@ class Optimization(Settings):
     accumulate: int = setting(
         1, "micro-batches per step (gradient accumulation): less memory", at_least=1, group="Optimisation"
     )
+    bn_splits: int = setting(
+        1, "parts of a batch that are batch-normalised separately, as in several processes", at_least=1,
+        group="Optimisation",
+    )  # fmt: skip
+    sync_bn: bool = setting(
+        False, "batch norm over the images of all processes (on accelerators)", group="Optimisation"
+    )
     optimizer: str = setting(
         "sgd", "sgd, adamw or lars (of timm)", choices=("sgd", "adamw", "lars"), group="Optimisation"
     )

@@ -105,6 +105,16 @@ class TrainOptions(DataOptions, MachineOptions):
     monitor: tuple[str, ...] = setting((), "labelled images for a kNN score during training", group="Run", path=True)
     monitor_every: int = setting(1, "epochs between two kNN scores of --monitor", at_least=1, group="Run")
     strict: bool = setting(False, "exit with code 3 if the embedding collapses", group="Run")
+    devices: Auto[int] = setting(
+        None,
+        "processes on this machine, one a GPU or a share of the CPUs [auto: those that torchrun or srun started, or 1]",
+        at_least=1,
+        at_most=MAX_THREADS,
+        group="Machine",
+    )
+    wait_limit: float = setting(
+        600.0, "seconds that processes wait for each other before the run ends", above=0, group="Machine"
+    )
     compile: bool = setting(False, "torch.compile the backbone: slow start, then faster steps", group="Machine")
     view_backend: Auto[str] = setting(
         None,
@@ -171,10 +181,10 @@ MACHINE_SETTINGS = ("threads", "precision", "view_backend", "teacher_precision")
 
 #: Settings that change where or how fast a run computes, but not what: a resumed run may change them.
 CHANGEABLE_ON_RESUME = frozenset(
-    {"out", "resume", "overwrite", "workers", "save_every", "download", "max_bad", "strict"}
+    {"out", "resume", "overwrite", "workers", "save_every", "download", "max_bad", "strict", "wait_limit"}
 )
 #: Settings that a resumed run may also change, with a warning: they affect logging, or floating-point rounding. The
 #: images are compared by names and sizes, however `data` spells them.
 CHANGEABLE_WITH_WARNING = frozenset(
-    {"data", "labels", "follow_links", "log_every", "cache", "threads", "monitor", "monitor_every"}
+    {"data", "labels", "follow_links", "log_every", "cache", "threads", "devices", "monitor", "monitor_every"}
 )

@@ -8,12 +8,13 @@ from torch import Tensor
 
 from lwcl.formatting import plural
 
+HASH_BYTES = 16
 Copies = dict[int, list[int]]  # of a query, the rows of the bank with the same pixels
 
 
 def pixel_hashes(pixels: Tensor) -> list[bytes]:
     """A hash of each image of a batch, uint8 (B, 3, side, side)."""
-    return [hashlib.blake2b(image.tobytes(), digest_size=16).digest() for image in pixels.contiguous().numpy()]
+    return [hashlib.blake2b(image.tobytes(), digest_size=HASH_BYTES).digest() for image in pixels.contiguous().numpy()]
 
 
 def find_copies(bank: Sequence[bytes], queries: Sequence[bytes]) -> Copies:

@@ -29,10 +29,16 @@ class CenterCropDataset(Dataset[tuple[Tensor, list[BrokenImage]]]):
 
 
 def center_crop_batches(
-    images: ImageSet, input_spec: InputSpec, *, batch_size: int, workers: int, broken: Callable[[BrokenImage], None]
+    images: ImageSet,
+    input_spec: InputSpec,
+    *,
+    batch_size: int,
+    workers: int,
+    broken: Callable[[BrokenImage], None],
+    places: Tensor | None = None,
 ) -> Iterator[Tensor]:
-    """The centre crops of all images in order, in batches of uint8 (B, 3, size, size)."""
-    batches = torch.split(torch.arange(len(images)), batch_size)
+    """The centre crops of all images in order, or of those at `places`, in batches of uint8 (B, 3, size, size)."""
+    batches = torch.split(torch.arange(len(images)) if places is None else places, batch_size)
     for items in load_in_workers(CenterCropDataset(images, input_spec), [batch.tolist() for batch in batches], workers):
         for _, bad in items:
             for image in bad:

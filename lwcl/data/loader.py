@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol, TypedDict
 
+import torch
 from torch import Tensor
 
 from lwcl.config.augmentation import Augmentation
@@ -72,6 +73,12 @@ def augmentation_of(spec: ViewSpec, augmentation: Augmentation) -> Augmentation:
     return replace(augmentation, **scale, **spec.augmentation) if scale or spec.augmentation else augmentation
 
 
+def own_share(batch: Tensor, accumulate: int) -> Tensor:
+    """This process's rows of a batch (B, ...): its part of each micro-batch, so that all work on the same one."""
+    count, rank = distributed.world_size(), distributed.rank()
+    return torch.cat([part.tensor_split(count)[rank] for part in batch.tensor_split(accumulate)])
+
+
 class TeacherViews(NamedTuple):
     """The views that a teacher needs."""
 
@@ -108,6 +115,7 @@ class Loader:
     student: StudentViews
     teacher: Teacher | None = None
     batch_size: int  # over all processes
+    accumulate: int = 1  # micro-batches; a process has its share of each
     seed: int
     compute: Compute
     workers: int = 0
@@ -137,7 +145,7 @@ class Loader:
             numbers = range(epoch * views, (epoch + 1) * views)
             yield BatchCrops(
                 tuple(number % cycle if cycle else number for number in numbers),
-                batch.tensor_split(distributed.world_size())[distributed.rank()],
+                own_share(batch, self.accumulate),
             )
 
     def from_store(self, start: int, stop: int) -> Iterator[BatchViews]:

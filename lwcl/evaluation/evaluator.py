@@ -4,12 +4,13 @@ import functools
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from typing import Generic, TypeVar
 
+import torch
 from torch import Tensor
 
 from lwcl import engine
 from lwcl.config.knn_presets import DEFAULT_VOTE, Vote
 from lwcl.config.train_options import DataOptions
-from lwcl.data.copies import Copies, copy_notes, find_copies, pixel_hashes
+from lwcl.data.copies import HASH_BYTES, Copies, copy_notes, find_copies, pixel_hashes
 from lwcl.data.dataset import BrokenImage, ImageSet
 from lwcl.data.eval_loader import center_crop_batches, eval_batches
 from lwcl.data.labelled import open_labelled_pair
@@ -23,6 +24,7 @@ from lwcl.metrics.knn import KnnScore, best_knn, knn_score
 from lwcl.models.loaded import InputSpec, LoadedEncoder
 from lwcl.reporting.console import Screen
 from lwcl.reporting.knn import EncoderResult
+from lwcl.system import distributed
 from lwcl.system.compute import Compute
 from lwcl.system.limits import available_memory
 
@@ -66,27 +68,48 @@ class Evaluator:
         self._hashes: tuple[list[bytes], list[bytes]] = ([], [])
 
     def features(self, loaded: LoadedEncoder, compute: Compute) -> tuple[Tensor, Tensor]:
-        """The backbone's features of bank (M, D) and queries (N, D). Raises `TrainingDivergedError` if not finite."""
+        """The backbone's features of bank (M, D) and queries (N, D). Raises `TrainingDivergedError` if not finite.
+
+        Several processes compute a share each, and the first has them all.
+        """
         encoder, spec = compute.place(loaded.encoder), loaded.input_spec
         features = []
         for images in (self.bank, self.queries):
             with self.screen.counting(f"{loaded.name}: features", len(images)) as counting:
-                batches = eval_batches(self._pixels(images, spec, counting.advance), images.labels, spec, compute)
-                features.append(engine.extract_features(encoder, batches, compute, len(images)))
-        check_features_finite(loaded.name, *features)
+                share = distributed.Share(len(images), self.batch_size)
+                pixels = self._pixels(images, spec, share.own, counting.advance)
+                batches = eval_batches(pixels, images.labels[share.own], spec, compute)
+                features.append(share.together(engine.extract_features(encoder, batches, compute, len(share.own))))
+        if distributed.rank() == 0:
+            check_features_finite(loaded.name, *features)
         if self.copies is None:
-            self.copies = find_copies(*self._hashes)
+            self.copies = find_copies(*(self._all_hashes(number) for number in (0, 1)))
+            self.broken.update(BrokenImage(*row) for rows in distributed.everyones(list(self.broken)) for row in rows)
             self.notes += copy_notes(self.copies, len(self.queries))
         return features[0], features[1]
 
-    def _pixels(self, images: ImageSet, spec: InputSpec, advance: Callable[[int], None]) -> Iterator[Tensor]:
-        """Centre crops of the images, uint8 (B, 3, size, size)."""
+    def _all_hashes(self, number: int) -> Sequence[bytes]:
+        """The hashes of all images of the bank (0) or of the queries (1)."""
+        own = torch.frombuffer(bytearray(b"".join(self._hashes[number])), dtype=torch.uint8).view(-1, HASH_BYTES)
+        share = distributed.Share(len((self.bank, self.queries)[number]), self.batch_size)
+        return [row.tobytes() for row in share.together(own).numpy()]
+
+    def _pixels(
+        self, images: ImageSet, spec: InputSpec, places: Tensor, advance: Callable[[int], None]
+    ) -> Iterator[Tensor]:
+        """Centre crops of the images at `places`, uint8 (B, 3, size, size)."""
         decode = functools.partial(
-            center_crop_batches, images, spec, batch_size=self.batch_size, workers=self.workers, broken=self.broken.add
+            center_crop_batches,
+            images,
+            spec,
+            batch_size=self.batch_size,
+            workers=self.workers,
+            broken=self.broken.add,
+            places=places,
         )
         key = spec.size, spec.crop_pct, images is self.bank
         hashes = self._hashes[0 if images is self.bank else 1]
-        for pixels in self._cache.batches(key, 3 * spec.size**2 * len(images), decode):
+        for pixels in self._cache.batches(key, 3 * spec.size**2 * len(places), decode):
             advance(len(pixels))
             if self.copies is None:
                 hashes += pixel_hashes(pixels)

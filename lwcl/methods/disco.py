@@ -62,16 +62,13 @@ class DisCo(QueueContrast):
 
         The student computes both views with gradient, one after the other: two sets of batch statistics, as published.
         """
-        students = [net.student(view, splits=self.bn_splits) for view in batch.views]
+        students = [net.student(view) for view in batch.views]
         distances = [
             losses.alignment(student, losses.l2_normalise(teacher))
             for student, teacher in zip(students, batch.teacher_output, strict=True)
         ]
         directions = list(zip(students, reversed(batch.views), strict=True))[: 2 if self.symmetric else 1]
-        contrasts = [
-            self.contrast(net, queries, net.key(key_view, splits=self.bn_splits), epoch)
-            for queries, key_view in directions
-        ]
+        contrasts = [self.contrast(net, queries, net.key(key_view), epoch) for queries, key_view in directions]
         contrast = torch.stack([loss.total for loss in contrasts]).sum()
         distance = torch.stack(distances).sum()
         total = self.contrast_weight * contrast + self.distance_weight * distance

@@ -93,11 +93,6 @@ class Method(Settings):
         return False
 
     @property
-    def bn_splits(self) -> int:
-        """In how many parts a batch is batch-normalised, each with its own statistics."""
-        return 1
-
-    @property
     def teacher_uses_batch_stats(self) -> bool:
         """Whether the teacher's batch norm uses the statistics of the batch instead of its running ones."""
         return False

@@ -45,9 +45,6 @@ class QueueContrast(Method):
     dim: int = setting(128, "width of the embedding", at_least=2, group="Method")
     head_norm: bool = setting(False, "batch norm in the projection head, as in MoCo v3", group="Method")
     symmetric: bool = setting(False, "use each view as query and as key: the sum of both losses", group="Method")
-    bn_splits: int = setting(
-        1, "parts of a batch that are batch-normalised separately, as on several GPUs", at_least=1, group="Method"
-    )
 
     def head(self, width: int, teacher_dim: int = 0) -> tuple[int, ...]:
         """Widths of the projection head on a backbone of `width` features: hidden (if any), then `dim`."""
@@ -86,10 +83,10 @@ class MoCo(MultiCrop, QueueContrast):
         """
         views, local_views = self.global_and_local(batch.views)
         ways, contrasts = [views, views[::-1]][: 2 if self.symmetric else 1], []
-        local = [net.student(view, splits=self.bn_splits) for view in local_views]
+        local = [net.student(view) for view in local_views]
         for query_view, key_view in ways:
-            keys = net.key(key_view, splits=self.bn_splits)
-            queries = net.student(query_view, splits=self.bn_splits)
+            keys = net.key(key_view)
+            queries = net.student(query_view)
             contrasts.append(self.multi_crop_contrast(net, queries, keys, local, epoch))
         total = sum((loss.total for loss in contrasts[1:]), contrasts[0].total)
         metrics = {

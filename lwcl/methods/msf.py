@@ -1,6 +1,6 @@
 """MSF (Koohpayegani et al., arXiv 2105.07269): the mean shift of an image towards its nearest neighbours."""
 
-from lwcl.methods.lazy_imports import losses, torch
+from lwcl.methods.lazy_imports import distributed, losses, torch
 from lwcl.methods.method import Batch, Loss, method
 from lwcl.methods.momentum_target import MomentumTarget, MomentumTargetNet
 from lwcl.settings import setting
@@ -23,10 +23,11 @@ class MeanShift(MomentumTarget):
     def loss(self, net: MomentumTargetNet, batch: Batch, epoch: float) -> Loss:
         """Mean squared distance of the prediction to the `neighbours` rows nearest to the target.
 
-        Rows are the targets of this batch and the memory. `agreement`: mean cosine with the image's own target.
+        Rows are the targets of this batch, over all processes, and the memory. `agreement`: mean cosine with the
+        image's own target.
         """
         predictions, targets = self.predictions_and_targets(net, batch)
-        rows = torch.cat([targets, net.anchors.rows().to(targets.dtype)])
+        rows = torch.cat([distributed.gather_rows(targets), net.anchors.rows().to(targets.dtype)])
         nearest = losses.cosine_similarities(targets, rows).topk(min(self.neighbours, len(rows)), dim=1).indices
         total = 2 - 2 * losses.cosine_similarities(predictions, rows).gather(1, nearest).mean()
         net.anchors.push(targets)

@@ -1,6 +1,6 @@
 """Regression of the teacher's features: Reg and Reg-BN of CompRess (arXiv 2010.14713), SimReg (arXiv 2201.05131)."""
 
-from lwcl.methods.lazy_imports import Encoder, Net, losses, nets
+from lwcl.methods.lazy_imports import Encoder, Net, Tensor, distributed, losses, nets
 from lwcl.methods.method import Batch, Loss, Method, ViewSpec, method
 from lwcl.settings import setting
 
@@ -55,10 +55,17 @@ class Regression(Method):
         """
         output, target = net.student.head(net.student.features(batch.views[0])), batch.teacher_output[0]
         student, teacher = losses.l2_normalise(output), losses.l2_normalise(target)
-        distance = losses.alignment(student, teacher)
-        total = losses.standardised_mse(output, target) if self.batch_norm else distance
-        if self.log_sum:
-            sides = (losses.standardise(output), losses.standardise(target)) if self.batch_norm else (student, teacher)
-            total = losses.log_sum(sides[0] - sides[1])
+        distance = total = losses.alignment(student, teacher)
+        if self.batch_norm or self.log_sum:  # not a mean over images: the loss of all processes' images in each
+            sides = (output, target) if self.batch_norm else (student, teacher)
+            total = self.batch_loss(*(distributed.gather_with_gradient(side) for side in sides))
         metrics = {"loss": total.detach(), "agreement": 1 - distance.detach() / 2}
         return Loss(total, metrics, (student.detach(), teacher))
+
+    def batch_loss(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """The loss of a whole batch (B, D), standardised with `batch_norm`: mean square, or log-sum."""
+        if not self.log_sum:
+            return losses.standardised_mse(student, teacher)
+        if self.batch_norm:
+            student, teacher = losses.standardise(student), losses.standardise(teacher)
+        return losses.log_sum(student - teacher)

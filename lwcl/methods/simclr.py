@@ -8,6 +8,7 @@ from lwcl.methods.lazy_imports import (
     Net,
     Queue,
     Tensor,
+    distributed,
     encoder,
     losses,
     memory,
@@ -83,16 +84,18 @@ class SimCLR(MultiCrop):
         """Mean InfoNCE of each view with the keys of every other global view; local crops weigh `local_weight`."""
         views, local_views = self.global_and_local(batch.views)
         projections = [net.student(view) for view in views]
-        keys = [net.key(view) for view in views] if self.key_momentum else projections
+        own = [net.key(view) for view in views] if self.key_momentum else projections
+        keys = [distributed.gather_with_gradient(key) for key in own]
         queries = [self.predict(net, projection) for projection in projections]
         results = [self.contrast(net, query, keys, i) for i, query in enumerate(queries)]
         total = torch.stack([loss for loss, _ in results]).mean()
         local = [self.predict(net, net.student(view)) for view in local_views]
         total = self.weigh(total, [self.contrast(net, query, keys, None)[0] for query in local])
         if self.queue_size:
-            net.queue.push(torch.cat([key.detach() for key in keys]))
+            for key in own:
+                net.queue.push(key)
         top1 = torch.stack([accuracy for _, accuracy in results]).mean()
-        return Loss(total, {"loss": total.detach(), "top1": top1}, (projections[0].detach(), keys[1].detach()))
+        return Loss(total, {"loss": total.detach(), "top1": top1}, (projections[0].detach(), own[1].detach()))
 
     def predict(self, net: SimCLRNet, projection: Tensor) -> Tensor:
         """Queries (B, dim): the projections, through the predictor if there is one."""
@@ -101,14 +104,15 @@ class SimCLR(MultiCrop):
     def contrast(self, net: SimCLRNet, queries: Tensor, keys: list[Tensor], own: int | None) -> tuple[Tensor, Tensor]:
         """Loss and top-1 of queries (B, dim) of view `own` (None: local) with each other view's keys as positives.
 
-        Negatives are the keys of all other images in all global views, and the queue.
+        `keys` (N, dim) of each view are those of all processes. Negatives are the keys of all other images in all
+        global views, and the queue.
         """
         all_keys = torch.cat([*keys, net.queue.rows()] if self.queue_size else keys)
         cosines = losses.cosine_similarities(queries, all_keys)
-        images = torch.arange(len(queries), device=queries.device)
-        positives = [cosines[images, images + view * len(queries)] for view in range(len(keys))]
-        own_keys = torch.cat([images + view * len(queries) for view in range(len(keys))])
-        negatives = cosines.scatter(1, own_keys.view(len(keys), -1).T, -torch.inf)
+        images = distributed.own_rows(len(queries), queries.device)
+        own_keys = torch.stack([images + view * len(keys[0]) for view in range(len(keys))], 1)
+        positives = cosines.gather(1, own_keys).unbind(1)
+        negatives = cosines.scatter(1, own_keys, -torch.inf)
         others = [positive for view, positive in enumerate(positives) if view != own]
         loss = torch.stack([self.contrastive_loss(positive, negatives) for positive in others]).mean()
         return loss, (others[0].detach() > negatives.detach().amax(1)).float().mean()

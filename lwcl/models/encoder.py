@@ -62,17 +62,8 @@ class Encoder(nn.Module):
         """The pooled features (B, width) of the backbone, which are what is deployed."""
         return cast(Tensor, self.backbone(images))
 
-    def forward(self, images: Tensor, splits: int = 1, interleaved: bool = False) -> Tensor:
-        """Unit embeddings (B, dim), at least float32.
-
-        With `splits` the batch is computed in that many parts, each with its own batch statistics, as on several GPUs:
-        contiguous parts, or `interleaved` ones, where no two images share a contiguous part (MoCo's ShuffleBN).
-        """
-        if splits > 1:
-            order = torch.arange(len(images), device=images.device)
-            order = torch.cat([order[i::splits] for i in range(splits)]) if interleaved else order
-            parts = [self(images[part]) for part in order.tensor_split(splits)]
-            return torch.cat(parts)[order.argsort()]
+    def forward(self, images: Tensor) -> Tensor:
+        """Unit embeddings (B, dim), at least float32."""
         return l2_normalise(self.head(self.features(images)))
 
 

@@ -10,24 +10,36 @@ from torch import Tensor, nn
 from lwcl.models.backbone import batch_norms
 from lwcl.models.encoder import Encoder
 from lwcl.models.net import AfterStep
+from lwcl.models.split_norm import split_batch_norms
+from lwcl.system import distributed
 
 
 class MomentumEncoder(AfterStep):
     """A key or target encoder: a copy of the student without gradient, an exponential moving average of its weights.
 
-    It stays in train mode, as MoCo's does: batch norm uses the statistics of the batch, and buffers are its own.
-    `momentum` may change from step to step (`Method.after_step`).
+    It stays in train mode, as MoCo's does: batch norm uses the statistics of the batch, and buffers are its own. With
+    several processes or `parts` of a batch, these are shuffled (`Deal`), so that batch norm does not tell which key is
+    the positive. `momentum` may change from step to step (`Method.after_step`).
     """
 
     def __init__(self, student: Encoder, momentum: float) -> None:
         super().__init__()
         self.encoder = copy.deepcopy(student).requires_grad_(False)
-        self.momentum = momentum
+        self.momentum, self.parts = momentum, 1
 
     @torch.no_grad()
-    def forward(self, images: Tensor, splits: int = 1) -> Tensor:
-        """Unit embeddings (B, dim) without gradient; see `Encoder.forward` for `splits`."""
-        return cast(Tensor, self.encoder(images, splits, interleaved=True))
+    def forward(self, images: Tensor) -> Tensor:
+        """Unit embeddings (B, dim) without gradient."""
+        norms = any(not isinstance(norm, nn.SyncBatchNorm) for norm in batch_norms(self.encoder))
+        if not (norms and distributed.is_distributed()):
+            return cast(Tensor, self.encoder(images))
+        deal = distributed.Deal(len(images), self.parts)
+        return deal.back(self.encoder(deal.out(images)))
+
+    def split(self, parts: int) -> None:
+        """Lets its batch norms compute a batch in that many interleaved parts."""
+        self.parts = parts
+        split_batch_norms(self.encoder, parts, interleaved=True)
 
     @torch.no_grad()
     def after_step(self, student: nn.Module) -> None:

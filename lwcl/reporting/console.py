@@ -14,6 +14,7 @@ from lwcl.formatting import escape, escape_lines, format_cell, json_document
 from lwcl.lazy import Lazy
 from lwcl.reporting.progress_table import ProgressTable
 from lwcl.reporting.throughput import CountProgress, RateLimiter, StepStats, TrainProgress
+from lwcl.system.ranks import current_ranks
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -38,7 +39,9 @@ def is_terminal(stream: TextIO) -> bool:
 
 
 def write_line(text: str, stream: TextIO) -> None:
-    """Write a line, in backslashes where the stream's encoding lacks a character."""
+    """Write a line, in backslashes where the stream's encoding lacks a character; only in the first of processes."""
+    if not current_ranks().is_first:
+        return
     encoding = getattr(stream, "encoding", None) or "utf-8"
     print(text.encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
 
@@ -52,7 +55,9 @@ class Screen:
     def __init__(self, *, quiet: bool = False, log: Callable[[str], None] | None = None) -> None:
         self.quiet, self.log = quiet, log
         self._console: Console | None = (
-            panel.rich_console(sys.stderr) if is_terminal(sys.stderr) and not quiet else None
+            panel.rich_console(sys.stderr)
+            if is_terminal(sys.stderr) and not quiet and current_ranks().is_first
+            else None
         )
         self._drawn: list[Callable[[], RenderableType]] = []
         self._live: Live | None = None
@@ -183,7 +188,7 @@ class CountDisplay:
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """A table on stdout: drawn on a terminal, else plain aligned columns. Numbers are right-aligned."""
-    if is_terminal(sys.stdout):
+    if is_terminal(sys.stdout) and current_ranks().is_first:
         terminal = panel.rich_console(sys.stdout)
         terminal.print(panel.rich_table(title, columns, rows, terminal.width))
         return

@@ -15,6 +15,7 @@ from typing import Any, Self
 from lwcl.config.diff import settings_diff
 from lwcl.errors import UsageError
 from lwcl.formatting import json_text
+from lwcl.runs.crash import marked_as_running
 from lwcl.runs.guard import (
     ResumeMode,
     is_finished,
@@ -120,6 +121,10 @@ class RunFolder:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
+    def marked_as_running(self) -> contextlib.AbstractContextManager[None]:
+        """Within `with`, the folder is marked as one in which a process runs."""
+        return marked_as_running(self.path, self.log_txt)
+
     def settings(self) -> dict[str, Any]:
         """The settings in config.yaml. Raises `UsageError` where it is missing or holds no settings."""
         return read_settings(self.path)
@@ -165,6 +170,48 @@ class RunFolder:
         """Write bad_files.jsonl, a line for each row; without rows there is no such file."""
         if text := "".join(json_text(dict(row)) + "\n" for row in rows):
             write_atomically(self.bad_files_jsonl, text)
+
+
+class FollowedFolder(RunFolder):
+    """The run folder as other processes than the first know it: they write nothing, and process 0 tells what it reads.
+
+    `recorded` are the settings in its config.yaml.
+    """
+
+    def __init__(self, path: str, resumed: bool, recorded: dict[str, Any]) -> None:
+        super().__init__(Path(path))
+        self.resumed, self.recorded = resumed, recorded
+
+    def marked_as_running(self) -> contextlib.AbstractContextManager[None]:
+        """Nothing."""
+        return contextlib.nullcontext()
+
+    def settings(self) -> dict[str, Any]:
+        """The settings, as process 0 has read them."""
+        return self.recorded
+
+    def record_setting(self, name: str, value: Any) -> None:
+        """Nothing."""
+
+    def append_metrics(self, record: Mapping[str, Any]) -> None:
+        """Nothing."""
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """None."""
+        return []
+
+    def truncate_metrics(self, step: int) -> None:
+        """Nothing."""
+
+    def bad_file_rows(self) -> list[dict[str, Any]]:
+        """None."""
+        return []
+
+    def append_bad_file(self, row: Mapping[str, Any]) -> None:
+        """Nothing."""
+
+    def write_bad_files(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Nothing."""
 
 
 def default_out(

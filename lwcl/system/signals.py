@@ -1,12 +1,15 @@
 """Signals in training: finish the step, save, leave with the signal's exit code; Ctrl-C twice leaves at once."""
 
 import signal
+import time
 from types import FrameType
 from typing import Self
 
 #: What ends a process and can be caught: Ctrl-C, a closed terminal, schedulers' warnings, limits, a failing supply.
 STOP_SIGNAL_NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGXCPU", "SIGALRM", "SIGPWR")
 STOP_SIGNALS = tuple(signal.Signals[name] for name in STOP_SIGNAL_NAMES if name in signal.Signals.__members__)
+
+REPEATED_SECONDS = 0.5  # a launcher passes on the Ctrl-C that the terminal has sent to all of its processes
 
 
 class StopSignals:
@@ -16,6 +19,7 @@ class StopSignals:
     """
 
     received: signal.Signals | None = None
+    _since = 0.0  # when the first one came
 
     def __enter__(self) -> Self:
         heeded = (number for number in STOP_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN)
@@ -27,11 +31,13 @@ class StopSignals:
             signal.signal(number, handler or signal.SIG_DFL)  # None: installed by other code than Python
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.received is not None and number == signal.SIGINT:
+        if self.received is not None and number == signal.SIGINT and time.monotonic() > self._since + REPEATED_SECONDS:
             raise KeyboardInterrupt
+        if self.received is None:
+            self._since = time.monotonic()
         self.received = signal.Signals(number)
 
-    @property
-    def exit_code(self) -> int:
-        """The exit code that tells which signal ended the run, as shells have it: 128 and its number; 0 without one."""
-        return 128 + self.received if self.received else 0
+
+def exit_code(number: int) -> int:
+    """The exit code that tells which signal ended the run, as shells have it: 128 and its number."""
+    return 128 + number

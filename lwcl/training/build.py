@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import timm.layers
 import torch
 
 from lwcl import engine
@@ -21,10 +22,13 @@ from lwcl.kernels.selection import use_cpu_kernels
 from lwcl.models.backbone import zero_init_residuals
 from lwcl.models.encoder import Encoder, check_forward
 from lwcl.models.loaded import InputSpec
+from lwcl.models.momentum_encoder import MomentumEncoder
 from lwcl.models.net import Net
+from lwcl.models.split_norm import split_batch_norms
 from lwcl.models.teachers import licence_warning
 from lwcl.reporting.console import Screen
 from lwcl.settings import AUTO, auto_value
+from lwcl.system import distributed
 from lwcl.system.compute import Compute
 from lwcl.system.device import choose_compute, resolve_device, set_matmul_precision
 from lwcl.training.precision import AUTOCAST_DTYPES, TimingJob, choose_precision
@@ -101,7 +105,19 @@ def build_net(config: ResolvedConfig, teacher_dim: int = 0) -> Net:
         load_initial_weights(student, options.init, head=options.init_head)
     elif options.zero_residuals:
         zero_init_residuals(student.backbone)
-    return method.build(student, teacher_dim)
+    net = method.build(student, teacher_dim)
+    split_batches(net, config.recipe.bn_splits)
+    convert: Callable[[Net], Net] = timm.layers.convert_sync_batchnorm  # type: ignore[attr-defined]  # not re-exported
+    return convert(net) if config.recipe.sync_bn else net
+
+
+def split_batches(net: Net, parts: int) -> None:
+    """Lets the batch norms of a net compute a batch in that many parts, momentum encoders in shuffled ones."""
+    for module in net.children():
+        if isinstance(module, MomentumEncoder):
+            module.split(parts)
+        else:
+            split_batch_norms(module, parts)
 
 
 def compile_backbones(net: Net) -> None:
@@ -163,6 +179,7 @@ def build_training(
         short_side=cached.short_side,
         student=StudentViews(config.method.view_specs(), config.augmentation, model.input_spec),
         batch_size=recipe.batch_size,
+        accumulate=recipe.accumulate,
         seed=options.seed,
         compute=model.compute,
         workers=options.workers,
@@ -179,4 +196,6 @@ def prepare_method(training: TrainingState, screen: Screen) -> None:
     method, teacher, loader = training.config.method, training.teacher, training.loader
     if teacher and method.needs_teacher_features:
         features = cache_center_crops(teacher, training.images, loader.workers, screen).whole(0)
+        if distributed.rank():
+            return  # the others get what process 0 fits when training starts
         method.initialise(training.net, features, training.config.options.seed)

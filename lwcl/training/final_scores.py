@@ -1,5 +1,6 @@
 """kNN accuracy of a trained encoder, with an untrained one as baseline, and compared with its teacher."""
 
+import contextlib
 from typing import NamedTuple
 
 from lwcl.config.train_options import TrainOptions
@@ -16,6 +17,7 @@ from lwcl.reporting.console import Screen
 from lwcl.reporting.distillation import DistillationRow, GapShare
 from lwcl.reporting.knn import EncoderResult, evaluation_note
 from lwcl.runs.folder import RunFolder
+from lwcl.system.compute import Compute
 from lwcl.training.state import TrainingState
 
 MAX_BANK, MAX_QUERIES = 20_000, 5_000  # `lwcl knn` takes all
@@ -60,11 +62,21 @@ def warn_without_final_score(options: TrainOptions, images: ImageSet, screen: Sc
         screen.warn(no_scores(error).missing)
 
 
-def final_scores(training: TrainingState, folder: RunFolder, screen: Screen) -> FinalScores:
-    """kNN accuracy of the encoder, an untrained one and the teacher, if there is one; nothing without labels."""
+def compute_shares(training: TrainingState, screen: Screen) -> int:
+    """This process's share of the features of `final_scores`, for process 0; returns the exit code."""
+    with contextlib.suppress(DataError):
+        if has_labelled_splits(training.config.options, training.images):
+            evaluator, subjects, computes = scored_subjects(training, "", screen)
+            for one, how in zip(subjects, computes, strict=True):
+                evaluator.features(one.loaded, how)
+    return 0
+
+
+def scored_subjects(
+    training: TrainingState, name: str, screen: Screen
+) -> tuple[Evaluator, list[Subject], list[Compute]]:
+    """What is scored on what: the encoder, the teacher if there is one, an untrained encoder, and how each computes."""
     options = training.config.options
-    if not has_labelled_splits(options, training.images):
-        return no_scores()
     bank, queries, notes, _ = open_labelled_pair(
         options.monitor or options.data,
         (),
@@ -74,12 +86,22 @@ def final_scores(training: TrainingState, folder: RunFolder, screen: Screen) -> 
     bank, queries = random_subset(bank, MAX_BANK, options.seed), random_subset(queries, MAX_QUERIES, options.seed)
     evaluator = Evaluator(bank, queries, screen=screen)
     evaluator.notes.extend(notes)
-    encoder = Subject(training.loaded(str(folder.path)))
+    encoder = Subject(training.loaded(name))
     untrained = Subject(untrained_like(encoder.loaded, options.seed))
     subjects, computes = [encoder, untrained], [training.compute, training.compute]
     if training.teacher:
         subjects.insert(1, Subject(training.teacher.loaded, is_teacher=True))
         computes.insert(1, training.teacher.compute)
+    return evaluator, subjects, computes
+
+
+def final_scores(training: TrainingState, folder: RunFolder, screen: Screen) -> FinalScores:
+    """kNN accuracy of the encoder, an untrained one and the teacher, if there is one; nothing without labels."""
+    options = training.config.options
+    if not has_labelled_splits(options, training.images):
+        return no_scores()
+    evaluator, subjects, computes = scored_subjects(training, str(folder.path), screen)
+    bank, queries, encoder = evaluator.bank, evaluator.queries, subjects[0]
     scores = [evaluator.score(one.loaded, how) for one, how in zip(subjects, computes, strict=True)]
     rows = [
         encoder_result(one, score.accuracy, scores[-1].accuracy if one is encoder else None, options.seed, score.k)

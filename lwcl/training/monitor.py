@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from lwcl.engine import TrainStep
-from lwcl.evaluation.evaluator import open_evaluator
+from lwcl.evaluation.evaluator import Evaluator, open_evaluator
 from lwcl.metrics.bootstrap import mean_top1
 from lwcl.metrics.health import (
     COLLAPSE_PATIENCE,
@@ -20,6 +20,7 @@ from lwcl.metrics.health import (
 from lwcl.reporting.console import Screen, TrainingDisplay
 from lwcl.reporting.health_ranges import HealthAlarm, StallAlarm
 from lwcl.runs.folder import RunFolder
+from lwcl.system import distributed
 from lwcl.training.state import TrainingState
 
 
@@ -73,7 +74,8 @@ class TrainingMonitor:
             **step.metrics,
             "grad_norm": step.grad_norm,
         }
-        health = embedding_health(step.pairs) if step.pairs else None
+        pairs = tuple(map(distributed.gather_rows, step.pairs)) if step.pairs else None
+        health = embedding_health((pairs[0], pairs[1])) if pairs and not distributed.rank() else None
         if health:
             record |= health._asdict()
             self.history.append(health)
@@ -83,12 +85,19 @@ class TrainingMonitor:
             self.warn(step, compare_views(step.pairs))
             self.compares_views = False
         if monitored and self.evaluator:
-            score = self.evaluator.score(self.training.loaded("monitor"), self.training.compute)
-            record["knn_top1"] = mean_top1(score.accuracy)
-            display.knn(step.epoch, record["knn_top1"])
-            self.training.net.train()
+            self.monitor(self.evaluator, step, record, display)
         self.folder.append_metrics(record)
         return health
+
+    def monitor(self, evaluator: Evaluator, step: TrainStep, record: dict[str, Any], display: TrainingDisplay) -> None:
+        """Adds the kNN accuracy of the encoder to the record; other processes than the first compute their share."""
+        loaded, compute = self.training.loaded("monitor"), self.training.compute
+        if distributed.rank():
+            evaluator.features(loaded, compute)
+        else:
+            record["knn_top1"] = mean_top1(evaluator.score(loaded, compute).accuracy)
+            display.knn(step.epoch, record["knn_top1"])
+        self.training.net.train()
 
     def warn(self, step: TrainStep, warning: str) -> None:
         """Writes a warning about a step, if there is one."""

@@ -67,6 +67,7 @@ class TimingJob:
         facts = {
             "cpu": cpu_name(),
             "threads": torch.get_num_threads(),
+            "processes": distributed.world_size(),
             "arch": student.arch,
             "arguments": student.arguments,
             "head": student.head_widths,
@@ -94,14 +95,13 @@ def choose_precision(job: TimingJob) -> PrecisionChoice:
     """
     if choice := precision_without_timing(job.net.student.arch):
         return choice
-    if distributed.world_size() > 1:
-        return PrecisionChoice("fp32", "precisions are not timed in several processes", {})
     key, timings = job.key(), load_timings()
-    if key not in timings:
-        timings[key] = time_precisions(job)
+    if (known := distributed.said_by_first(timings.get(key))) is None:
+        known = timings[key] = distributed.said_by_first(time_precisions(job))
         with suppress(StorageError):
-            write_atomically(timings_file(), json_text(timings, indent=1))
-    return faster_precision(timings[key])
+            if distributed.rank() == 0:
+                write_atomically(timings_file(), json_text(timings, indent=1))
+    return faster_precision(known)
 
 
 def precision_without_timing(arch: str) -> PrecisionChoice | None:
@@ -134,22 +134,23 @@ def load_timings() -> dict[str, dict[str, float]]:
 
 
 def time_precisions(job: TimingJob) -> dict[str, float]:
-    """Seconds of a training step in each precision: the least of `TIMED_ROUNDS`, scaled to a whole batch.
+    """Seconds of a training step in each precision: the least of `TIMED_ROUNDS`, scaled to this process's batch.
 
-    The precisions take turns.
+    The precisions take turns. Several processes time together.
     """
-    fewest = max(MIN_TIMED_IMAGES, 2 * job.recipe.accumulate * job.method.bn_splits)
-    least = min(job.recipe.batch_size, fewest)
+    own = job.recipe.batch_size // distributed.world_size()
+    fewest = max(MIN_TIMED_IMAGES, 2 * job.recipe.accumulate * job.recipe.bn_splits)
+    least = min(own, fewest)
     with torch.random.fork_rng(devices=[]):
         trial = timing_runs(job, least)
         time_round(trial)  # the first steps are slow: memory is allocated, kernels are compiled
-        first = sum(time_round(trial).values())
+        first = distributed.said_by_first(sum(time_round(trial).values()))
         affordable = int(least * TIMING_BUDGET_SECONDS / ((TIMED_ROUNDS + 1) * first))
-        count = max(least, min(job.recipe.batch_size, affordable - affordable % fewest))
+        count = max(least, min(own, affordable - affordable % fewest))
         running = timing_runs(job, count)
         time_round(running)
         rounds = [time_round(running) for _ in range(TIMED_ROUNDS)]
-    return {name: min(times[name] for times in rounds) * job.recipe.batch_size / count for name in AUTOCAST_DTYPES}
+    return {name: min(times[name] for times in rounds) * own / count for name in AUTOCAST_DTYPES}
 
 
 def time_round(running: dict[str, Iterator[engine.TrainStep]]) -> dict[str, float]:

@@ -6,7 +6,6 @@ from torch import nn
 
 from lwcl.config.plan import ResolvedConfig
 from lwcl.models.net import Net
-from lwcl.system import distributed
 
 #: Below this, BYOL and DINO collapse and SimCLR loses 18 points; SEED, with a teacher, does not collapse (arXiv
 #: 2605.08241).
@@ -31,7 +30,7 @@ def early_warnings(config: ResolvedConfig, net: Net, steps: int) -> Iterator[str
             f"The run has only {steps} steps: in fewer than {MIN_STEPS} little is learned without a teacher; give more "
             f"--epochs, more images, or a --batch-size below {recipe.batch_size}."
         )
-    images = recipe.batch_size // (recipe.accumulate * method.bn_splits * distributed.world_size())
+    images = recipe.batch_size // (recipe.accumulate * recipe.bn_splits * config.options.devices)
     has_batch_norm = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in net.student.modules())
     if images < MIN_NORMALISED_IMAGES and has_batch_norm:
         yield (

@@ -1,11 +1,12 @@
 """From a plan to the configuration of a run: values that depend on the images and the machine."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping, Set
 from typing import Any
 
 import numpy
 
 from lwcl.config.auto import RunFacts, resolve_plan
+from lwcl.config.diff import json_compatible
 from lwcl.config.plan import Plan, ResolvedConfig
 from lwcl.data.dataset import ImageSet
 from lwcl.data.demo import builtin
@@ -14,9 +15,11 @@ from lwcl.formatting import plural
 from lwcl.kernels import bfloat16
 from lwcl.models.teachers import patch_multiple
 from lwcl.reporting.console import Screen
-from lwcl.settings import AUTO, RESUMED, SettingValue, auto_value
+from lwcl.settings import AUTO, RESUMED, OriginKind, SettingValue, auto_value
+from lwcl.system import distributed
 from lwcl.system.device import resolve_device
 from lwcl.system.limits import usable_cpus
+from lwcl.system.ranks import current_ranks
 
 MIN_IMAGES = 2
 SIZE_SAMPLE = 64  # images whose sizes are read for the median
@@ -30,20 +33,51 @@ def resolve(plan: Plan, images: ImageSet) -> ResolvedConfig:
     """
     # 1. The properties of the images and the machine.
     accelerated = is_accelerated(plan)
+    plan = settle_devices(plan)
     facts = RunFacts(
         len(images),
         median_short_side(images),
-        usable_cpus(),
+        own_cpus(),
         accelerated,
         demo=set(plan.options.data) <= set(builtin.BUILTIN_SETS),
         opencv=has_opencv(),
         emulated_bf16=not accelerated and not bfloat16.bf16_is_native(),
+        processes=distributed.world_size(),
     )
     # 2. The rules; then flags that do not fit the images or the machine are refused.
-    config = round_sizes_to_patches(resolve_plan(plan, facts))
+    config = agree(round_sizes_to_patches(resolve_plan(plan, facts)))
     check_batch_size(config, len(images))
     check_opencv(config)
     return config
+
+
+def settle_devices(plan: Plan) -> Plan:
+    """The plan with the number of processes that were started. Raises `UsageError` where a flag says another one."""
+    asked, started = plan.values["devices"], distributed.world_size()
+    if started == 1 or asked.value in (None, started):
+        return plan
+    if asked.origin.kind is OriginKind.FLAG:
+        what = f"--devices {asked.value}, but {started} processes were started."
+        raise UsageError(what, remedy="Leave --devices out with torchrun and srun.")
+    return plan.with_values(devices=auto_value(started, "processes that were started"))
+
+
+def own_cpus() -> int:
+    """This process's share of the CPUs: torchrun gives all of them to each, srun gives each its own."""
+    ranks = current_ranks()
+    return max(1, usable_cpus() // (ranks.local_size if ranks.launcher == "torchrun" else 1))
+
+
+def agree(config: ResolvedConfig) -> ResolvedConfig:
+    """The configuration of process 0; only threads and workers are this process's own."""
+    own = json_compatible({name: one.value for name, one in config.values.items()})
+    first = distributed.said_by_first(own)
+    differing = {
+        name: config.values[name]._replace(value=value)
+        for name, value in first.items()
+        if name not in ("threads", "workers") and own[name] != value
+    }
+    return config.with_values(**differing) if differing and distributed.is_distributed() else config
 
 
 def round_sizes_to_patches(config: ResolvedConfig) -> ResolvedConfig:
@@ -62,14 +96,14 @@ def round_sizes_to_patches(config: ResolvedConfig) -> ResolvedConfig:
 
 
 def resume_settings(
-    config: ResolvedConfig, recorded: Mapping[str, Any], auto: Collection[str], screen: Screen
+    config: ResolvedConfig, recorded: Mapping[str, Any], auto: Set[str], screen: Screen
 ) -> ResolvedConfig:
     """The configuration of a resumed run: what the machine decided (`auto`) stays as `recorded`, for the same bits.
 
     Raises `UsageError` if it started with OpenCV, and there is none now.
     """
     changes = {}
-    for name in auto:
+    for name in auto - {"threads"} if recorded.get("devices", 1) != config.options.devices else auto:
         now, then = config.values[name].value, recorded.get(name)
         if then not in (None, AUTO, now):
             changes[name] = SettingValue(then, RESUMED)
@@ -87,7 +121,7 @@ def is_accelerated(plan: Plan) -> bool:
 
 def check_batch_size(config: ResolvedConfig, images: int) -> None:
     """Raises `UsageError` for a batch larger than the data set, or micro-batches that do not fit the batch."""
-    batch, accumulate = config.recipe.batch_size, config.recipe.accumulate
+    batch, accumulate, processes = config.recipe.batch_size, config.recipe.accumulate, config.options.devices
     if images < MIN_IMAGES:
         what = (
             f"{plural(images, 'image')}: training compares images with each other, so it needs at least {MIN_IMAGES}."
@@ -98,16 +132,32 @@ def check_batch_size(config: ResolvedConfig, images: int) -> None:
             f"{plural(images, 'image')} cannot fill a batch of {batch:,}.",
             remedy=f"Give --batch-size {images} or less, or more images.",
         )
+    if processes > 1 and batch % (processes * accumulate):
+        parts = processes * accumulate
+        sizes = " or ".join(str(size) for size in (batch // parts * parts, (batch // parts + 1) * parts) if size)
+        shares = f" and {accumulate} micro-batches" if accumulate > 1 else ""
+        raise UsageError(
+            f"A batch of {batch} cannot be shared out evenly to {processes} processes{shares}.",
+            "--batch-size is that of all processes together.",
+            f"Give --batch-size {sizes}, or another number of processes.",
+        )
     if batch % accumulate:
         raise UsageError(
             f"A batch of {batch} cannot be split into {accumulate} equal micro-batches.",
             remedy="Give an --accumulate that divides --batch-size.",
         )
-    count = accumulate * config.method.bn_splits
+    if config.recipe.sync_bn and (config.recipe.bn_splits > 1 or not is_accelerated(config)):
+        raise UsageError(
+            "--sync-bn needs accelerators, and no --bn-splits.",
+            "On CPUs, torch cannot normalise over several processes.",
+            "Leave it out, or give a larger --batch-size.",
+        )
+    count = accumulate * config.recipe.bn_splits * processes
     if batch // count < 2:
         raise UsageError(
-            f"A batch of {batch} split {count} times (--accumulate x --bn-splits) leaves fewer than 2 images each.",
-            remedy=f"Give --batch-size {2 * count} or more, or split less.",
+            f"A batch of {batch} split {count} times leaves fewer than 2 images each.",
+            "It is split --accumulate times --bn-splits times --devices.",
+            f"Give --batch-size {2 * count} or more, or split less.",
         )
 
 

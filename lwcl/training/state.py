@@ -13,13 +13,16 @@ from lwcl.config.plan import ResolvedConfig
 from lwcl.data.dataset import ImageSet
 from lwcl.data.loader import Loader
 from lwcl.engine import NonFiniteError
-from lwcl.errors import DataError, UsageError
+from lwcl.errors import DataError, TrainingDivergedError, UsageError
+from lwcl.models.encoder import weights_hash
 from lwcl.models.loaded import InputSpec, LoadedEncoder
 from lwcl.models.net import Net
 from lwcl.runs.folder import RunFolder
+from lwcl.system import distributed
 from lwcl.system.compute import Compute
 from lwcl.training.teacher import OnlineTeacher
 
+STATE_PARTS = ("net", "optimizer")  # of a checkpoint
 MIN_SAVE_SECONDS = 10.0  # ends of shorter epochs are not all saved
 
 
@@ -43,7 +46,13 @@ class TrainingState:
         return self.config.recipe.epochs * self.loader.steps_per_epoch
 
     def save(self, folder: RunFolder) -> None:
-        """Writes the whole state as a checkpoint of step `done`."""
+        """Writes the whole state as a checkpoint of step `done`, in process 0.
+
+        Raises `TrainingDivergedError` where the processes no longer have the same weights.
+        """
+        check_same_weights(self.net, self.done)
+        if distributed.rank():
+            return
         packed, facts = pack_optimizer(self.optimizer)
         tensors = {"net": self.net.state_dict(), "optimizer": packed}
         facts = {"optimizer": facts, "data": self.images.fingerprint, "teacher": self.teacher and self.teacher.hash}
@@ -52,6 +61,8 @@ class TrainingState:
 
     def dump(self, folder: RunFolder, error: NonFiniteError) -> None:
         """Writes what reproduces a step that was not finite: the weights before it, its images, the last metrics."""
+        if distributed.rank():
+            return
         names = [self.images.names[index] for index in error.index.tolist()]
         facts = {"step": error.step, "what": str(error), "images": names, "last": folder.metrics()[-50:]}
         training_state.save_checkpoint(folder.path / "nonfinite", error.step, {"net": self.net.state_dict()}, facts)
@@ -78,10 +89,22 @@ class TrainingState:
 
     def resume(self, folder: RunFolder, tell: Callable[[str], None]) -> bool:
         """Loads the newest checkpoint, if there is one. Raises `DataError` for other images or another teacher."""
+        newest = None if distributed.rank() else self.newest_checkpoint(folder, tell)
+        found = {"step": newest.step, "optimizer": newest.metadata["optimizer"]} if newest else None
+        if (facts := distributed.said_by_first(found)) is None:
+            return False
+        net, optimizer = (distributed.tensors_of_first(newest.tensors[part] if newest else {}) for part in STATE_PARTS)
+        self.net.load_state_dict(net)
+        unpack_optimizer(self.optimizer, optimizer, facts["optimizer"])
+        self.done = facts["step"]
+        return True
+
+    def newest_checkpoint(self, folder: RunFolder, tell: Callable[[str], None]) -> training_state.Checkpoint | None:
+        """The newest checkpoint of this run; drops later metrics. Raises as `resume`."""
         newest = training_state.latest_checkpoint(folder.checkpoints, tell)
         folder.truncate_metrics(newest.step if newest else 0)
         if newest is None:
-            return False
+            return None
         if newest.metadata["data"] != self.images.fingerprint:
             if newest.metadata.get("images") != self.images.identity:
                 raise DataError(
@@ -96,10 +119,19 @@ class TrainingState:
                 "Its weights have changed.",
                 "Restore it, or start again with --overwrite or another --out.",
             )
-        self.net.load_state_dict(newest.tensors["net"])
-        unpack_optimizer(self.optimizer, newest.tensors["optimizer"], newest.metadata["optimizer"])
-        self.done = newest.step
-        return True
+        return newest
+
+
+def check_same_weights(net: Net, step: int) -> None:
+    """Raises `TrainingDivergedError` unless all processes have the same parameters and buffers."""
+    hashes = distributed.everyones(weights_hash(net)) if distributed.is_distributed() else []
+    for process, found in enumerate(hashes):
+        if found != hashes[0]:
+            raise TrainingDivergedError(
+                f"Processes 0 and {process} have different weights after step {step:,}.",
+                "They must be equal: a machine computes wrongly, or a method draws random numbers of its own.",
+                "The last checkpoint is sound: start again, without that machine.",
+            )
 
 
 class SaveSchedule:
@@ -109,9 +141,12 @@ class SaveSchedule:
         self.steps, self.seconds = parse_save_every(every)
         self.steps_per_epoch, self.last = steps_per_epoch, time.monotonic()
 
-    def due(self, step: int) -> bool:
-        """Whether to save after `step`."""
-        waited = time.monotonic() - self.last
+    def waited(self) -> float:
+        """Seconds since the last checkpoint."""
+        return time.monotonic() - self.last
+
+    def due(self, step: int, waited: float) -> bool:
+        """Whether to save after `step`, so many seconds after the last checkpoint."""
         epoch_end = step % self.steps_per_epoch == 0 and waited > MIN_SAVE_SECONDS
         due = step % self.steps == 0 if self.steps else waited > self.seconds
         if due or epoch_end:

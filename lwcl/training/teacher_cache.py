@@ -19,9 +19,11 @@ from torch import Tensor
 from lwcl.config.diff import settings_diff
 from lwcl.errors import StorageError, TrainingDivergedError, UsageError
 from lwcl.formatting import json_text, plural
+from lwcl.system import distributed
 from lwcl.system.atomic_files import cache_folder, explain_disk_errors, write_atomically
 from lwcl.system.chunk_file import ChunkFile
 from lwcl.system.lock import wait_for_lock
+from lwcl.system.ranks import current_ranks
 
 TEACHER_CACHE_FORMAT = 1
 TEACHER_CHUNK_ROWS = 1024  # outputs in a chunk, all of the same crop: what a kill can lose
@@ -83,22 +85,32 @@ class TeacherCache:
     def fill(self, compute: ComputeOutputs, batch_size: int, report: ReportProgress) -> None:
         """Computes what is missing: `compute(crop, index (B,))` returns (B, D); `report(done, total)` after each batch.
 
-        One process fills, others wait and use the result. Batches do not depend on earlier interruptions. Raises
+        One process fills, others wait and use the result; those that train together compute a chunk each in turn, and
+        one of each machine writes them. Batches do not depend on earlier interruptions. Raises
         `TrainingDivergedError` for outputs that are not finite, `UsageError` for those out of range of the type, and
         `StorageError` if writing fails; what is done stays.
         """
         with ExitStack() as stack:
+            writes = current_ranks().local_rank == 0
             with explain_disk_errors(self.folder):
-                stack.enter_context(wait_for_lock(self.folder / ".lock"))
+                if writes:
+                    stack.enter_context(wait_for_lock(self.folder / ".lock"))
                 self._read_state()
-                missing = self._chunks.missing()
-                if missing:
+                missing = sorted(
+                    {chunk for chunks in distributed.everyones(self._chunks.missing()) for chunk in chunks}
+                )
+                if missing and writes:
                     self._chunks.begin()
                     write_atomically(self.folder / TEACHER_CACHE_MANIFEST, json_text(self.about, indent=2))
-            for chunk in missing:
-                content = self._compute_chunk(chunk, compute, batch_size, report).view(torch.uint8).numpy().tobytes()
-                with explain_disk_errors(self.folder):
-                    self._chunks.write(chunk, content)
+            for number in range(0, len(missing), distributed.world_size()):
+                turn = missing[number : number + distributed.world_size()]
+                for chunk, content in zip(turn, self._compute_turn(turn, compute, batch_size, report), strict=True):
+                    if writes:
+                        with explain_disk_errors(self.folder):
+                            self._chunks.write(chunk, content)
+            distributed.everyones(None)  # what is read now has been written
+        if not writes:
+            self._read_state()
 
     def rows(self, crop: int, index: Tensor) -> Tensor:
         """Outputs (B, D) float32 for a crop of the images at `index` (B,); the cache must be filled.
@@ -116,6 +128,22 @@ class TeacherCache:
     def _count(self, chunk: int) -> int:
         """The number of outputs in a chunk."""
         return len(range(self.shape[1])[self._slices[chunk % len(self._slices)]])
+
+    def _compute_turn(
+        self, turn: list[int], compute: ComputeOutputs, batch_size: int, report: ReportProgress
+    ) -> list[bytes]:
+        """The content of some chunks, of which each process computes one."""
+        own, size = (
+            distributed.rank(),
+            teacher_cache_bytes(1, min(TEACHER_CHUNK_ROWS, self.shape[1]), self.shape[2], self.dtype),
+        )
+        content = torch.zeros(size, dtype=torch.uint8)
+        if own < len(turn):
+            rows = self._compute_chunk(turn[own], compute, batch_size, report).view(torch.uint8).flatten()
+            content[: len(rows)] = rows
+        sizes = [teacher_cache_bytes(1, self._count(chunk), self.shape[2], self.dtype) for chunk in turn]
+        gathered = distributed.gather_rows(content[None])
+        return [row[:end].numpy().tobytes() for row, end in zip(gathered, sizes, strict=False)]
 
     def _compute_chunk(self, chunk: int, compute: ComputeOutputs, batch_size: int, report: ReportProgress) -> Tensor:
         """The outputs of a chunk (rows, D), in the type of the cache."""

@@ -4,10 +4,12 @@ from typing import NamedTuple
 
 from lwcl.data.cache.build import CacheBuilder
 from lwcl.data.cache.pixels import PixelStore
-from lwcl.data.cache.policy import CacheEstimate, CacheMode, choose_cache
+from lwcl.data.cache.policy import CacheChoice, CacheEstimate, CacheMode, choose_cache
 from lwcl.data.dataset import BrokenImage, ImageSet
 from lwcl.data.workers import worker_count
 from lwcl.reporting.console import Screen
+from lwcl.system import distributed
+from lwcl.system.process_group import one_first_on_each_machine
 from lwcl.system.shared_memory import shared_memory_warning
 
 
@@ -27,7 +29,7 @@ def open_cached_images(
 
     Raises as `choose_cache` and `CacheBuilder`.
     """
-    cache = choose_cache(mode, CacheEstimate(images, short_side))
+    cache = CacheChoice(*distributed.said_by_first(choose_cache(mode, CacheEstimate(images, short_side))))
     screen.say(cache.message)
     if worker_count(workers, len(images)) and (warning := shared_memory_warning()):
         screen.warn(warning)
@@ -41,8 +43,9 @@ def open_cached_images(
             max_bad=max_bad,
             progress=counting.update,
         )
-        if cache.where == "jpeg":
-            jpeg_images, broken = builder.jpeg_set()
-            return CachedImages(jpeg_images, None, short_side, broken)
-        store = builder.pixel_store(cache.where)
+        with one_first_on_each_machine(f"cache {images.identity} {short_side}"):
+            if cache.where == "jpeg":
+                jpeg_images, broken = builder.jpeg_set()
+                return CachedImages(jpeg_images, None, short_side, broken)
+            store = builder.pixel_store(cache.where)
         return CachedImages(images, store, short_side, store.broken)
