@@ -10,6 +10,7 @@ import os
 import re
 import runpy
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -288,6 +289,22 @@ def test_the_first_examples_train_on_photos_and_find_a_photo_again(photos, tmp_p
     first, *others = capsys.readouterr().out.splitlines()
     assert first.split() == ["1.000", str(photos / "07.png")]
     assert len(others) == 2
+
+
+def test_the_four_commands_from_photos_to_an_int8_file_run_as_they_stand(photos, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("onnxscript")
+    block = TEXTS["README.md"].read_text(encoding="utf-8").partition("in four commands:")[2]
+    install, *lines = block.partition("```sh\n")[2].partition("```")[0].splitlines()
+    assert install.startswith("pip install '.[export]'")
+    for name in ("cat", "dog"):
+        shutil.copytree(photos, tmp_path / "labelled" / name)
+    monkeypatch.chdir(tmp_path)
+    small = ["--arch", "test_efficientnet", "--image-size", "32", "--fast-dev-run", "2", "--threads", "1"]
+    for line in lines:
+        _, *words = shlex.split(line, comments=True)
+        assert main.main([*words, *(small if words[0] == "pretrain" else [])]) == 0
+    assert (tmp_path / "runs/mine/export/model-int8.onnx").exists()
+    assert "model-int8.onnx" in capsys.readouterr().out
 
 
 def test_a_method_of_ones_own_is_trained_like_the_others(photos, tmp_path):

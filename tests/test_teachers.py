@@ -46,6 +46,7 @@ METHODS: dict[str, tuple[Any, dict[str, Any]]] = {
     "1q": ("compress", {"anchors": 20}),
     "regression": ("compress", {}),
     "cluster-classify": ("compress", {"clusters": 3}),
+    "s2-bnn": ("compress", {}),
 }
 SMALL = {
     **{"arch": "test_efficientnet", "image_size": 32, "epochs": 2, "batch_size": 8, "teacher_precision": "fp32"},

@@ -5,7 +5,6 @@ arguments, the head and the input specification, so loading it needs no method's
 writes reproducible bytes.)
 """
 
-import copy
 import dataclasses
 import json
 import os
@@ -24,6 +23,7 @@ from lwcl.checkpoints.training_state import untied_tensors
 from lwcl.errors import UsageError
 from lwcl.models.encoder import Encoder
 from lwcl.models.loaded import InputSpec, LoadedEncoder
+from lwcl.models.low_bits import LowBits, bake, simulate_bits
 from lwcl.system.atomic_files import crash_point, write_atomically
 from lwcl.system.compute import Compute
 
@@ -45,6 +45,8 @@ def save_encoder(path: Path, encoder: Encoder, input_spec: InputSpec, metadata: 
         "input_spec": dataclasses.asdict(input_spec),
         "metadata": metadata,
     }
+    if encoder.bits:
+        description["bits"] = encoder.bits._asdict()
     crash_point("encoder.write")
     content = save(untied_tensors(encoder.state_dict()), {"lwcl": json.dumps(description, sort_keys=True)})
     write_atomically(path, content)
@@ -77,7 +79,8 @@ def encoder_from_description(description: dict[str, Any]) -> Encoder:
     arguments = description["arguments"]
     sizes = {"image_size": arguments.get("img_size"), "output_stride": arguments.get("output_stride")}
     norm, bn_eps = description["head_norm"], arguments.get("bn_eps")
-    return Encoder(description["arch"], description["head"], norm=norm, **sizes, bn_eps=bn_eps)
+    encoder = Encoder(description["arch"], description["head"], norm=norm, **sizes, bn_eps=bn_eps)
+    return simulate_bits(encoder, LowBits(**description["bits"])) if "bits" in description else encoder
 
 
 def read_description(path: Path) -> dict[str, Any]:
@@ -101,11 +104,12 @@ def read_description(path: Path) -> dict[str, Any]:
 def export_timm(folder: Path, encoder: Encoder, input_spec: InputSpec, metadata: Mapping[str, Any]) -> None:
     """Writes the backbone so that `timm.create_model("local-dir:FOLDER", pretrained=True)` loads it strictly.
 
-    Only weights that are timm's own (`origin` in `metadata`) keep timm's tag, licence and paper.
+    Only weights that are timm's own (`origin` in `metadata`) keep timm's tag, licence and paper. Of an encoder of few
+    bits it has the rounded weights; its activations are exact.
     """
     data_config = dataclasses.asdict(input_spec) | {"input_size": (3, input_spec.size, input_spec.size)}
     del data_config["size"]
-    backbone = Compute(torch.device("cpu")).place(copy.deepcopy(encoder.backbone))
+    backbone = Compute(torch.device("cpu")).place(bake(encoder.backbone))
     config = {"model_config": {"num_features": encoder.width}, "model_args": encoder.arguments}
     if metadata.get("origin") != "timm":
         known: dict[str, Any] = vars(backbone)["pretrained_cfg"]

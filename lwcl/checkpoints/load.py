@@ -1,11 +1,13 @@
 """Loads the encoder that a user names: a run, an encoder file, a timm model or a third-party checkpoint."""
 
+import dataclasses
 import os
 from pathlib import Path
 
 from lwcl.checkpoints.encoder_file import read_encoder_file
 from lwcl.checkpoints.foreign.importer import import_encoder, load_timm_encoder
 from lwcl.checkpoints.foreign.safe_reading import is_lwcl_file
+from lwcl.checkpoints.hub import HUB_PREFIX, download_model
 from lwcl.checkpoints.onnx_encoder import is_onnx_name, load_onnx_encoder
 from lwcl.checkpoints.timm_folder import is_timm_weights, load_timm_folder, timm_weights
 from lwcl.errors import UsageError
@@ -15,7 +17,8 @@ from lwcl.settings import expand_home
 
 
 def load_encoder(spec: str, *, arch: str | None = None, image_size: int | None = None, seed: int = 0) -> LoadedEncoder:
-    """Load a run or timm folder, an encoder or ONNX file, `random/ARCH`, `timm/NAME` or a third-party checkpoint.
+    """Load a run or timm folder, an encoder or ONNX file, `random/ARCH`, `timm/NAME`, `hf-hub:USER/NAME` or a
+    third-party checkpoint.
 
     `FILE#teacher` selects one network of a third-party checkpoint, and `arch` overrides its detected architecture.
     `image_size` overrides the input size. Raises `UsageError` if the encoder cannot be loaded.
@@ -25,6 +28,8 @@ def load_encoder(spec: str, *, arch: str | None = None, image_size: int | None =
         return random_encoder(name, InputSpec.for_arch(name, image_size), seed)
     if kind == "timm" and name:
         return load_timm_encoder(name, image_size)
+    if spec.startswith(HUB_PREFIX):
+        return dataclasses.replace(load_timm_folder(download_model(spec), arch, image_size), name=spec)
     path, part = resolve_encoder_file(spec)
     if is_onnx_name(path) and not part:
         return load_onnx_encoder(path, arch, image_size)

@@ -1,6 +1,5 @@
 """Writing an encoder's backbone as one ONNX file, and comparing the file with the network (parity)."""
 
-import copy
 import dataclasses
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,6 +14,7 @@ from lwcl.checkpoints.onnx_encoder import INPUT_NAME, METADATA_KEY, ONNX_FORMAT,
 from lwcl.errors import LwclError, UsageError
 from lwcl.models.encoder import Encoder
 from lwcl.models.loaded import InputSpec, LoadedEncoder
+from lwcl.models.low_bits import bake
 from lwcl.system.packages import require_package, silence
 
 EXAMPLE_BATCH, OTHER_BATCH = 2, 5  # parity is tested at a batch size that the exporter did not see, too
@@ -67,7 +67,7 @@ def write_onnx(path: Path, loaded: LoadedEncoder, *, opset: int, with_preprocess
     onnx = require_package("onnx", "export")
     require_package("onnxscript", "export")
     require_package("onnxruntime", "export")
-    backbone = copy.deepcopy(loaded.encoder.backbone).cpu().float().eval().requires_grad_(False)
+    backbone = bake(loaded.encoder.backbone).cpu().float().eval().requires_grad_(False)
     size = loaded.input_spec.size
     images = torch.zeros(EXAMPLE_BATCH, 3, size, size)
     if with_preprocess:
@@ -150,7 +150,7 @@ def onnx_description(loaded: LoadedEncoder, *, with_preprocess: bool) -> dict[st
 
 def measure_parity(loaded: LoadedEncoder, file: OnnxBackbone, batches: Iterable[Tensor]) -> Parity:
     """The file against the network on batches of normalised images (B, 3, H, W)."""
-    backbone = copy.deepcopy(loaded.encoder.backbone).cpu().float().eval()
+    backbone = bake(loaded.encoder.backbone).cpu().float().eval()
     with torch.inference_mode():
         pairs = [(backbone(images), file(images)) for images in batches]
     wanted, found = (torch.cat(features).double() for features in zip(*pairs, strict=True))

@@ -42,7 +42,11 @@ def load_timm_folder(path: Path, arch: str | None = None, image_size: int | None
     encoder = encoder_from_config(path.parent, config, input_spec.size)
     load_backbone(path, encoder, config["pretrained_cfg"].get("classifier") or ())
     input_spec = resize_input(path, encoder, input_spec, image_size)
-    return LoadedEncoder(str(path.parent), encoder, input_spec, {"origin": "timm folder", "file": path.name})
+    facts = {"origin": "timm folder", "file": path.name}
+    own = config.get("lwcl")
+    licence = (own.get("licence") if isinstance(own, dict) else None) or config["pretrained_cfg"].get("license")
+    facts |= {"licence": licence} if isinstance(licence, str) else {}
+    return LoadedEncoder(str(path.parent), encoder, input_spec, facts)
 
 
 def load_backbone(path: Path, encoder: Encoder, classifier: str | list[str] | tuple[str, ...]) -> None:

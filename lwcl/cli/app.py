@@ -33,7 +33,8 @@ FastDevRun = Annotated[
     int | None, Option("--fast-dev-run", metavar="INT", min=1, help=FAST_DEV_RUN_HELP, rich_help_panel="Run")
 ]
 ENCODER_HELP = (
-    "run folder, .safetensors, third-party checkpoint (FILE or FILE#teacher), timm/NAME (from its cache) or random/NAME"
+    "run folder, .safetensors, ONNX file, third-party checkpoint (FILE or FILE#teacher), timm/NAME (from its cache), "
+    "hf-hub:USER/NAME or random/NAME"
 )
 Encoders = Annotated[list[str], Argument(metavar="ENCODER", help=ENCODER_HELP, callback=expand_home)]
 Arch = Annotated[str | None, Option("--arch", metavar="NAME", help="architecture, if the checkpoint does not state it")]

@@ -30,7 +30,12 @@ def train(
     **chosen: Any,
 ) -> int:
     """Plans and trains a run; returns the exit code."""
-    plan = plan_run(command, chosen, *read_config_flag(config))
+    given = (chosen, *read_config_flag(config))
+    if command == "compress":
+        from lwcl.runs.twin import with_twin  # PyYAML takes 20 ms
+
+        given = with_twin(*given)
+    plan = plan_run(command, *given)
     if (plan.options.devices or 1) > 1 and current_ranks().world_size == 1 and not dry_run:
         from lwcl.commands.launch import launch
 

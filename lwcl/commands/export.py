@@ -1,5 +1,6 @@
 """`lwcl export`: an encoder's backbone as a folder for plain timm."""
 
+import dataclasses
 import os
 import sys
 import tempfile
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lwcl.checkpoints.encoder_file import export_timm, timm_snippet
+from lwcl.checkpoints.hub import check_repository, push_folder
 from lwcl.checkpoints.load import load_encoder
 from lwcl.checkpoints.onnx_encoder import reject_onnx
 from lwcl.commands.export_onnx import write_onnx_files
@@ -29,8 +31,11 @@ def run_export(encoder: str, options: ExportOptions, *, as_json: bool = False, q
     """Writes an encoder for `timm.create_model("local-dir:...")`, and as ONNX if asked for; gives the exit code."""
     run, screen = RunFolder(Path(encoder)), Screen(quiet=quiet)
     folder = export_folder(encoder, run, options.out)
+    if options.push:
+        check_repository(options.push)
     loaded = load_encoder(encoder, arch=options.arch, image_size=options.image_size)
     reject_onnx(loaded)
+    loaded = dataclasses.replace(loaded, metadata={**loaded.metadata, **given_licences(options)})
     check_forward(loaded.encoder, loaded.input_spec.size)
     name = (folder if options.out else run.path).resolve().name
     card = render_model_card(name, loaded.encoder.arch, loaded.metadata, *report_scores(run))
@@ -47,8 +52,17 @@ def run_export(encoder: str, options: ExportOptions, *, as_json: bool = False, q
                 write_atomically(folder / file.name, file.read_bytes())
     write_atomically(folder / "README.md", card)
     screen.say(f"Export: {folder}")
+    if options.push:
+        document["pushed"] = push_folder(folder, options.push)
+        screen.say(f"Sent to {document['pushed']}")
     print_export(document, folder, loaded, as_json=as_json)
     return 0
+
+
+def given_licences(options: ExportOptions) -> dict[str, str]:
+    """The licences that the user states."""
+    stated = {"licence": options.licence, "data licence": options.data_licence}
+    return {name: licence for name, licence in stated.items() if licence}
 
 
 def export_folder(encoder: str, run: RunFolder, out: str | None) -> Path:

@@ -19,7 +19,9 @@ from lwcl.formatting import plural
 from lwcl.reporting.console import Screen
 from lwcl.reporting.health_ranges import COLLAPSE_REMEDIES, known_metrics
 from lwcl.reporting.throughput import StepStats
+from lwcl.reporting.trackers import Trackers, open_trackers, require_trackers
 from lwcl.runs.crash import describe_crash
+from lwcl.runs.finished import FinishedRun
 from lwcl.runs.folder import FollowedFolder, RunFolder, default_out
 from lwcl.runs.guard import ResumeMode
 from lwcl.settings import AUTO, auto_value, flag_name
@@ -34,6 +36,7 @@ from lwcl.training.dry_run import print_dry_run
 from lwcl.training.final_scores import compute_shares, warn_without_final_score
 from lwcl.training.finalize import Timing, finalize_run
 from lwcl.training.monitor import TrainingMonitor
+from lwcl.training.post_training import needs_training, quantise_student
 from lwcl.training.preflight import early_warnings
 from lwcl.training.resolve import resolve, resume_settings
 from lwcl.training.state import SaveSchedule, TrainingState
@@ -61,6 +64,7 @@ def train_here(plan: Plan, *, dry_run: bool, fast_dev_run: int | None, as_json: 
         screen.warn(note)
     auto = {name for name in MACHINE_SETTINGS if plan.values[name].value in (None, AUTO)}
     warn_without_final_score(plan.options, images, screen)
+    require_trackers(plan.options.log)
     config = resolve(plan, images)
     torch.set_num_threads(config.options.threads)
     keep_freed_memory()
@@ -114,14 +118,29 @@ def train_in_folder(
         screen.say(f"Resuming after step {training.done:,} of {training.steps:,}.")
     else:
         prepare_method(training, screen)
-    code, timing = train_loop(training, folder, screen, min(steps or training.steps, training.steps))
-    broken.collect()
-    if broken.images:
-        what = f"Broken images: {len(broken.images)}, each replaced by the next good one."
-        screen.warn(f"{what} They are listed in {folder.bad_files_jsonl}.")
-    if distributed.rank():
-        return code or compute_shares(training, screen)
-    return code or finalize_run(training, folder, screen, timing, as_json=as_json)
+    names = () if distributed.rank() else config.options.log
+    with open_trackers(names, folder.path, config.config(), training.done, screen.warn) as trackers:
+        folder.on_metrics = trackers.scalars
+        code, timing = quantise_or_train(training, folder, screen, min(steps or training.steps, training.steps))
+        broken.collect()
+        if broken.images:
+            what = f"Broken images: {len(broken.images)}, each replaced by the next good one."
+            screen.warn(f"{what} They are listed in {folder.bad_files_jsonl}.")
+        if distributed.rank():
+            return code or compute_shares(training, screen)
+        code = code or finalize_run(training, folder, screen, timing, as_json=as_json)
+        track_results(trackers, folder, training.done)
+    return code
+
+
+def track_results(trackers: Trackers, folder: RunFolder, step: int) -> None:
+    """Records the pictures and the final accuracy of a finished run."""
+    if not trackers.active or not folder.is_finished():
+        return
+    for file in sorted(folder.plots.glob("*.png")):
+        trackers.picture(file.stem, file.read_bytes(), step)
+    if knn := FinishedRun(str(folder.path)).knn:
+        trackers.scalars({"step": step, "final_knn_top1": knn.top1})
 
 
 class BrokenImages:
@@ -150,6 +169,14 @@ class BrokenImages:
                 f"The last one: {image.name!r}: {image.reason}.",
                 "Fix or remove them, or raise --max-bad.",
             )
+
+
+def quantise_or_train(training: TrainingState, folder: RunFolder, screen: Screen, steps: int) -> tuple[int, Timing]:
+    """Finishes a student whose bits come after training, or trains up to step `steps`; see `train_loop`."""
+    if needs_training(training):
+        return train_loop(training, folder, screen, steps)
+    quantise_student(training)
+    return 0, {}
 
 
 def print_auto_settings(config: ResolvedConfig, images: ImageSet, screen: Screen) -> None:

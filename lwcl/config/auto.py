@@ -17,6 +17,8 @@ from lwcl.settings import AUTO, Origin, OriginKind, SettingValue, auto_value
 DEMO_IMAGES_SEEN = 27_000  # images over all epochs of a run on a built-in data set
 TOTAL_IMAGES_SEEN = 800_000  # images over all epochs of a run on a small data set
 
+FEW_BITS_IMAGES_SEEN = 40_000  # a student of few bits
+
 #: Values of these origins may be changed for small data sets or for the demo: the user did not choose them.
 OVERRIDABLE = (OriginKind.DEFAULT, OriginKind.RECIPE, OriginKind.METHOD)
 
@@ -108,7 +110,7 @@ def apply_rules(values: Mapping[str, Any], facts: RunFacts) -> dict[str, Setting
     rule("batch_size", batch, reason)
     # 2. Optimisation: the papers' values at ImageNet's size, the CIFAR notebook's for few images.
     few = facts.images < SMALL_DATA_IMAGES
-    rule("epochs", *auto_epochs(facts))
+    rule("epochs", *auto_epochs(facts, few_bits=known.get("bits") is not None))
     rule("lr", *auto_lr(known))
     rule("warmup", min(3.0, known["epochs"] / 10), "3 epochs (light-moco), at most 10% of all")
     notebook, published = "5e-4 for a small data set (MoCo's CIFAR notebook)", "1e-4, as published for ImageNet"
@@ -134,8 +136,11 @@ def apply_rules(values: Mapping[str, Any], facts: RunFacts) -> dict[str, Setting
     return resolved
 
 
-def auto_epochs(facts: RunFacts) -> tuple[int, str]:
-    """Epochs, and the reason."""
+def auto_epochs(facts: RunFacts, *, few_bits: bool = False) -> tuple[int, str]:
+    """Epochs, and the reason; `few_bits`: of a student that starts as its float32 twin."""
+    if few_bits:
+        epochs = max(2, min(20, round(FEW_BITS_IMAGES_SEEN / facts.images)))
+        return epochs, f"{FEW_BITS_IMAGES_SEEN:,} images seen in total: the student starts as its float32 twin"
     if facts.demo:
         return max(1, DEMO_IMAGES_SEEN // facts.images), "demo preset: minutes on two cores"
     if facts.images >= SMALL_DATA_IMAGES:

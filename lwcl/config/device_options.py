@@ -37,6 +37,15 @@ class ExportOptions(Settings):
     seed: int = setting(0, "seed of the choice of images", at_least=0, group="Data")
     threads: int = setting(1, "CPU threads for timing", at_least=1, group="Machine")
     out: str | None = setting(None, "folder to write [the run's export]", group="Run", path=True)
+    licence: str | None = setting(
+        None, "licence of the weights, for model card and ONNX file, such as apache-2.0 [none]", group="Run"
+    )
+    data_licence: str | None = setting(
+        None, "licence of the training images, for model card and ONNX file [none]", group="Run"
+    )
+    push: str | None = setting(
+        None, "repository USER/NAME on the Hugging Face Hub to send the folder to, private if new", group="Run"
+    )
 
 
 class EmbedOptions(DataOptions, MachineOptions):

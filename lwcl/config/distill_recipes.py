@@ -13,6 +13,7 @@ SEED_RAMP = "SEED, code: 5 epochs from 0.03 to 0.03 x batch / 256: constant at b
 DISCO_COMMAND = "DisCo, published command"
 COMPRESS_CODE = "CompRess, code default"
 BASELINE_CODE = "CompRess, code default of 2q and 1q; those of its regression are not published"
+S2_BNN = "S2-BNN (arXiv 2102.08946)"
 CLUSTERS_CODE = "CompRess, train_kmeans.py and run_cc.sh, deleted later"
 
 #: How CompRess optimises: 130 epochs, x 0.2 after 90 and after 120.
@@ -98,6 +99,17 @@ DISTILL_RECIPES: dict[str, PublishedRecipe] = {
             "base_lr": CitedValue(0.1, CLUSTERS_CODE + ": 0.1 at batch 256"),
             "schedule": CitedValue("cosine", CLUSTERS_CODE + ": --cos"),
             "warmup": CitedValue(0.0, CLUSTERS_CODE + ": none"),
+        },
+    ),
+    "s2-bnn": PublishedRecipe(
+        "a softmax over the dimensions of the teacher's embedding (S2-BNN), made for students of few bits: --bits 1",
+        "s2-bnn",
+        {
+            "augmentation": CitedValue("moco-v2", S2_BNN + ": its baseline is MoCo v2"),
+            "temperature": CitedValue(0.2, S2_BNN),
+            "optimizer": CitedValue("adamw", S2_BNN + ": Adam, which is AdamW without weight decay"),
+            "base_lr": CitedValue(0.0003, S2_BNN + ": 3e-4 at batch 256"),
+            "weight_decay": CitedValue(0.0, S2_BNN + ": none"),
         },
     ),
 }

@@ -102,6 +102,13 @@ class TrainOptions(DataOptions, MachineOptions):
         "10m", "checkpoint interval: steps (500) or minutes (10m); also saved at epoch ends", group="Run"
     )
     log_every: int = setting(10, "write metrics.jsonl every N steps", at_least=1, group="Run")
+    log: tuple[str, ...] = setting(
+        (),
+        "experiment tracker beside the files of the run folder (repeat the flag for several); wandb stays offline "
+        "unless WANDB_MODE is set",
+        choices=("tensorboard", "wandb", "mlflow"),
+        group="Run",
+    )
     monitor: tuple[str, ...] = setting((), "labelled images for a kNN score during training", group="Run", path=True)
     monitor_every: int = setting(1, "epochs between two kNN scores of --monitor", at_least=1, group="Run")
     strict: bool = setting(False, "exit with code 3 if the embedding collapses", group="Run")
@@ -166,7 +173,24 @@ class DistillOptions(TrainOptions):
 
 
 class CompressOptions(TrainOptions):
-    """`lwcl compress`."""
+    """`lwcl compress`: a smaller student, or one of fewer bits."""
+
+    bits: int | None = setting(
+        None,
+        "bits of the weights, 1 to 8 (simulated): the student starts as its float32 twin, --init or else --teacher; "
+        "--teacher self is that twin [float32]",
+        at_least=1,
+        at_most=8,
+        group="What",
+    )
+    activation_bits: int = setting(8, "bits of the activations with --bits", at_least=1, at_most=8, group="What")
+    bits_by: str = setting(
+        "training",
+        "how --bits is reached: training; or without it by ranges, or by ranges and new statistics of batch-norm, from "
+        "512 images",
+        choices=("training", "batch-norm", "ranges"),
+        group="What",
+    )
 
 
 #: The options of each command that trains.
@@ -181,7 +205,7 @@ MACHINE_SETTINGS = ("threads", "precision", "view_backend", "teacher_precision")
 
 #: Settings that change where or how fast a run computes, but not what: a resumed run may change them.
 CHANGEABLE_ON_RESUME = frozenset(
-    {"out", "resume", "overwrite", "workers", "save_every", "download", "max_bad", "strict", "wait_limit"}
+    {"out", "resume", "overwrite", "workers", "save_every", "download", "max_bad", "strict", "wait_limit", "log"}
 )
 #: Settings that a resumed run may also change, with a warning: they affect logging, or floating-point rounding. The
 #: images are compared by names and sizes, however `data` spells them.

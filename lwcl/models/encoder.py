@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,9 @@ from lwcl.errors import UsageError
 from lwcl.losses import l2_normalise
 from lwcl.models.backbone import build_backbone
 from lwcl.system.out_of_memory import is_out_of_memory
+
+if TYPE_CHECKING:
+    from lwcl.models.low_bits import LowBits
 
 
 def hidden_width(hidden: str, width: int) -> int:
@@ -32,8 +35,10 @@ class Encoder(nn.Module):
     """A timm backbone and a projection head; images (B, 3, H, W) -> unit embeddings (B, dim).
 
     Head: see `mlp`. `bn_eps`: the epsilon of the backbone's batch norms, for weights that were trained with another
-    one than timm's (MobileNets and EfficientNets: for others it is unknown).
+    one than timm's (MobileNets and EfficientNets: for others it is unknown). `bits`: see `lwcl.models.low_bits`.
     """
+
+    bits: "LowBits | None" = None
 
     def __init__(
         self,

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from lwcl.models.backbone import batch_norms
 from lwcl.models.encoder import Encoder
+from lwcl.models.low_bits import low_bit_layers
 from lwcl.models.net import AfterStep
 from lwcl.models.split_norm import split_batch_norms
 from lwcl.system import distributed
@@ -53,14 +54,14 @@ def rising_momentum(start: float, fraction: float) -> float:
 
 
 class DropoutFreeMomentumEncoder(MomentumEncoder):
-    """A momentum encoder without dropout: in eval mode except for batch norm, which uses batch statistics.
+    """A momentum encoder without dropout: in eval mode except for batch norm, which uses batch statistics, and ranges.
 
     So is the key student of CompRess (arXiv 2010.14713).
     """
 
     def train(self, mode: bool = True) -> "DropoutFreeMomentumEncoder":
-        """Sets only batch norm to `mode`."""
+        """Sets only batch norm and layers of few bits to `mode`."""
         super().train(False)
-        for norm in batch_norms(self):
-            norm.training = mode
+        for module in (*batch_norms(self), *low_bit_layers(self)):
+            module.training = mode
         return self

@@ -1,5 +1,6 @@
 """A model card (Mitchell et al., arXiv 1810.03993) for an export: its training, its evaluation, its limitations."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,7 +14,8 @@ LIMITATIONS = """\
 * A score on images like the training images says nothing about other domains, nor about fairness between groups.
 * A student inherits the biases and the licence terms of its teacher.
 """
-FRONT_MATTER = "---\nlibrary_name: timm\ntags: [image-feature-extraction, lwcl]\n---\n"
+FRONT_MATTER = "---\nlibrary_name: timm\ntags: [image-feature-extraction, lwcl]\n{}---\n"
+LICENCE_NAME = re.compile(r"[A-Za-z0-9][\w.+-]*")  # of the Hub's, such as apache-2.0
 
 FEATURE_MAPS = """\
 ## Feature maps
@@ -34,7 +36,7 @@ def render_model_card(
 ) -> str:
     """The card as Markdown: `facts` are those of the encoder file, `rows` its kNN scores beside others."""
     sections = [
-        f"{FRONT_MATTER}# {escape_markdown(name)}\n",
+        f"{front_matter(facts)}# {escape_markdown(name)}\n",
         f"A {escape_markdown(arch)} backbone for timm, trained with lwcl.\n",
         "## Training\n",
         *(
@@ -42,6 +44,7 @@ def render_model_card(
             for key, value in sorted(facts.items())
             if not isinstance(value, dict | list | tuple)
         ),
+        *licence_section(facts),
     ]
     if rows:
         cells = [
@@ -55,6 +58,19 @@ def render_model_card(
         values = [(key, escape_markdown(s.value), escape_markdown(str(s.origin))) for key, s in settings.items()]
         sections += ["## Settings\n", *markdown_table(("Setting", "Value", "Origin"), values)]
     return "\n".join(sections).rstrip() + "\n"
+
+
+def front_matter(facts: Mapping[str, Any]) -> str:
+    """The card's YAML header, with the licence where one is known by a name of the Hub's."""
+    licence = str(facts.get("licence", ""))
+    return FRONT_MATTER.format(f"license: {licence.lower()}\n" if LICENCE_NAME.fullmatch(licence) else "")
+
+
+def licence_section(facts: Mapping[str, Any]) -> list[str]:
+    """What is known of the licences of weights, teacher and training images, and what is not."""
+    names = {"licence": "these weights", "teacher licence": "the teacher", "data licence": "the training images"}
+    wanted = [name for name in names if name != "teacher licence" or "teacher" in facts]
+    return ["\n## Licences\n", *(f"* {names[n]}: {escape_markdown(facts.get(n, 'not stated'))}" for n in wanted)]
 
 
 def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import numpy
     from numpy.typing import NDArray
 
+NOTHING_MEASURED = "Nothing was measured: the run ended before its first record."
 MetricRecords = Sequence[Mapping[str, Any]]
 
 
@@ -94,7 +95,7 @@ def training_verdict(
         done = f"{last_value(metrics, 'epoch') or 0:.4g} epochs ({plural(last_value(metrics, 'step') or 0, 'step')})"
         highest, end = max(losses), statistics.fmean(losses[-max(1, len(losses) // 10) :])
         lines.append(f"Trained for {done}{took}; loss {highest:.3g} at its highest, {end:.3g} at the end.")
-    return "\n".join(lines) or "Nothing was measured: the run ended before its first record."
+    return "\n".join(lines) or NOTHING_MEASURED
 
 
 def health_verdict(metrics: MetricRecords, settings: Mapping[str, SettingValue], batch_size: int) -> str:

@@ -1,13 +1,15 @@
 """The folder of a run: its paths, and the files that grow while it runs (metrics, log, broken images)."""
 
 import contextlib
+import csv
+import io
 import itertools
 import json
 import re
 import shlex
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Self
@@ -71,7 +73,9 @@ class RunFolder:
         self.checkpoints, self.export, self.plots = path / "checkpoints", path / "export", path / "plots"
         self.encoder, self.config = path / "encoder.safetensors", path / "config.yaml"
         self.report_json, self.report_html = path / "report.json", path / "report.html"
-        self.metrics_jsonl, self.log_txt = path / "metrics.jsonl", path / "log.txt"
+        self.metrics_jsonl, self.metrics_csv = path / "metrics.jsonl", path / "metrics.csv"
+        self.log_txt = path / "log.txt"
+        self.on_metrics: Callable[[Mapping[str, Any]], object] = bool  # called with each record
         self.bad_files_jsonl, self.first = path / "bad_files.jsonl", path / "first"  # the run of a first stage
         self._held = contextlib.ExitStack()
 
@@ -143,10 +147,19 @@ class RunFolder:
         """Add a line to metrics.jsonl (NaN and infinities as null); it survives a kill once this returns."""
         crash_point("metrics.append")
         append_line(self.metrics_jsonl, json_text(dict(record)))
+        self.on_metrics(record)
 
     def metrics(self) -> list[dict[str, Any]]:
         """The records of metrics.jsonl, without an incomplete last line."""
         return [record for _, record in complete_lines(self.metrics_jsonl)]
+
+    def write_metrics_csv(self) -> None:
+        """Write the records of metrics.jsonl as a table, with a column for every name in any of them."""
+        records, text = self.metrics(), io.StringIO()
+        table = csv.DictWriter(text, list(dict.fromkeys(name for record in records for name in record)))
+        table.writeheader()
+        table.writerows(records)
+        write_atomically(self.metrics_csv, text.getvalue())
 
     def truncate_metrics(self, step: int) -> None:
         """Drop the records after `step`, from which a run resumes, and an incomplete last line; atomically."""
@@ -194,6 +207,9 @@ class FollowedFolder(RunFolder):
         """Nothing."""
 
     def append_metrics(self, record: Mapping[str, Any]) -> None:
+        """Nothing."""
+
+    def write_metrics_csv(self) -> None:
         """Nothing."""
 
     def metrics(self) -> list[dict[str, Any]]:

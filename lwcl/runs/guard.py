@@ -20,8 +20,19 @@ CONFIG_HEADING = "# Run of lwcl, format 2. Give this file to --config to repeat 
 OLD_HEADING = "# Settings of a run of lwcl: give this file to --config, and the run is made again.\n"
 #: In the order in which --overwrite removes them: if killed halfway, the run is still found finished, or another one.
 RUN_FILES = (
-    *("checkpoints", "first", "metrics.jsonl", "encoder.safetensors", "export", "plots", "knn", "probe", "diagnosis"),
-    *("nonfinite", "bad_files.jsonl", MARK_FILE),
+    *(
+        "checkpoints",
+        "first",
+        "metrics.jsonl",
+        "metrics.csv",
+        "encoder.safetensors",
+        "export",
+        "plots",
+        "knn",
+        "probe",
+        "diagnosis",
+    ),
+    *("nonfinite", "bad_files.jsonl", MARK_FILE, "tensorboard", "wandb", "mlruns"),
     *("log.txt", "command.txt", "env.json", "report.html", "report.json", "config.yaml"),
 )
 REPORT_FOLDERS = ("knn", "probe", "diagnosis")  # and, of other images, `knn-2` and so on

@@ -11,7 +11,7 @@ from lwcl import engine
 from lwcl.checkpoints.load import load_encoder
 from lwcl.config.plan import ResolvedConfig
 from lwcl.config.teacher_options import parse_teacher_cache
-from lwcl.config.train_options import TrainOptions
+from lwcl.config.train_options import CompressOptions, TrainOptions
 from lwcl.data.cache.open import CachedImages, open_cached_images
 from lwcl.data.cache.policy import CACHED_SIDE_RATIO, CacheMode
 from lwcl.data.dataset import BrokenImage, ImageSet
@@ -19,9 +19,11 @@ from lwcl.data.loader import Loader, StudentViews
 from lwcl.errors import UsageError
 from lwcl.kernels import bfloat16
 from lwcl.kernels.selection import use_cpu_kernels
+from lwcl.methods.method import Method
 from lwcl.models.backbone import zero_init_residuals
 from lwcl.models.encoder import Encoder, check_forward
 from lwcl.models.loaded import InputSpec
+from lwcl.models.low_bits import LowBits, simulate_bits, start_heads
 from lwcl.models.momentum_encoder import MomentumEncoder
 from lwcl.models.net import Net
 from lwcl.models.split_norm import split_batch_norms
@@ -105,6 +107,8 @@ def build_net(config: ResolvedConfig, teacher_dim: int = 0) -> Net:
         load_initial_weights(student, options.init, head=options.init_head)
     elif options.zero_residuals:
         zero_init_residuals(student.backbone)
+    if isinstance(options, CompressOptions) and options.bits is not None:
+        reduce_bits(student, options, method)
     net = method.build(student, teacher_dim)
     split_batches(net, config.recipe.bn_splits)
     convert: Callable[[Net], Net] = timm.layers.convert_sync_batchnorm  # type: ignore[attr-defined]  # not re-exported
@@ -118,6 +122,18 @@ def split_batches(net: Net, parts: int) -> None:
             module.split(parts)
         else:
             split_batch_norms(module, parts)
+
+
+def reduce_bits(student: Encoder, options: CompressOptions, method: Method) -> None:
+    """Gives a student that is its float32 twin few bits, and a head that fits from the start."""
+    if options.compile:
+        raise UsageError("--bits cannot be combined with --compile.", remedy="Remove --compile.")
+    if distributed.world_size() > 1:
+        raise UsageError("--bits trains in one process.", remedy="Remove --devices.")
+    twin = load_encoder(str(options.init)).encoder
+    own = method.teacher_space == "features" and options.teacher == options.init
+    start_heads(student, twin, same_space=own)
+    simulate_bits(student, LowBits(options.bits or 0, options.activation_bits))
 
 
 def compile_backbones(net: Net) -> None:

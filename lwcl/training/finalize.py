@@ -15,13 +15,14 @@ from lwcl.reporting.distillation import gap_facts, gap_pictures, gap_table, gap_
 from lwcl.reporting.knn import accuracy_verdict, knn_table
 from lwcl.reporting.model_card import render_model_card
 from lwcl.reporting.report import Report
-from lwcl.reporting.training import training_report
+from lwcl.reporting.training import NOTHING_MEASURED, training_report
 from lwcl.runs.folder import RunFolder
 from lwcl.system.atomic_files import sha256_file, write_atomically
 from lwcl.system.device import current_command
 from lwcl.system.environment import describe_environment
 from lwcl.training.dry_run import sample_views
-from lwcl.training.final_scores import FinalScores, final_scores, no_scores
+from lwcl.training.final_scores import FinalScores, final_scores, has_labelled_splits, no_scores, scored_subjects
+from lwcl.training.post_training import bits_table, bits_verdict, compare_bits, needs_training
 from lwcl.training.state import TrainingState
 
 Timing = Mapping[str, float | None]
@@ -66,14 +67,14 @@ def finalize_run(training: TrainingState, folder: RunFolder, screen: Screen, tim
         timing=timing,
         samples=samples_or_none(training.loader),
     )
-    report = add_scores(report, final)
+    report = add_bits(add_scores(report, final), training, screen)
     card = render_model_card(folder.path.resolve().name, student.arch, trained.metadata, rows, training.config.values)
     write_atomically(folder.export / "README.md", card)
     report.write(folder.path)
     if as_json:
         print_json(report.document())
     else:
-        for table in report.tables[: bool(rows) + bool(final.gap_rows)]:
+        for table in report.tables[: bool(rows) + bool(final.gap_rows) + (training.net.student.bits is not None)]:
             print_table(table.title, table.columns, table.rows)
     screen.say(
         f"{report.verdict}\nReport: {escape(folder.report_html)}\nEncoder: {escape(folder.encoder)}\n"
@@ -90,6 +91,22 @@ def samples_or_none(loader: Loader) -> NDArray[numpy.uint8] | None:
         return sample_views(loader)
     except (DataError, OSError):
         return None
+
+
+def add_bits(report: Report, training: TrainingState, screen: Screen) -> Report:
+    """The report of a student of few bits, preceded by what quantisation without training gives."""
+    bits = training.net.student.bits
+    if bits is None:
+        return report
+    labelled = has_labelled_splits(training.config.options, training.images)
+    rows = compare_bits(training, bits, scored_subjects(training, "", screen)[0] if labelled else None)
+    text = report.verdict if needs_training(training) else report.verdict.replace(NOTHING_MEASURED, "").strip()
+    return dataclasses.replace(
+        report,
+        verdict=f"{bits_verdict(rows)}\n{text}".strip(),
+        tables=(bits_table(rows), *report.tables),
+        facts={**report.facts, "few_bits": [row._asdict() for row in rows]},
+    )
 
 
 def add_scores(report: Report, final: FinalScores) -> Report:

@@ -58,6 +58,7 @@ class TrainingState:
         facts = {"optimizer": facts, "data": self.images.fingerprint, "teacher": self.teacher and self.teacher.hash}
         facts["images"] = self.images.identity
         training_state.save_checkpoint(folder.checkpoints, self.done, tensors, facts)
+        folder.write_metrics_csv()
 
     def dump(self, folder: RunFolder, error: NonFiniteError) -> None:
         """Writes what reproduces a step that was not finite: the weights before it, its images, the last metrics."""
@@ -82,6 +83,8 @@ class TrainingState:
         }
         if options.init:
             facts["init"] = options.init
+        if bits := self.net.student.bits:
+            facts["bits"] = f"{bits.weights} of weights, {bits.activations} of activations, simulated"
         if self.teacher:
             facts |= {"teacher": self.teacher.loaded.name, "teacher weights": self.teacher.hash}
             facts |= {"teacher licence": self.teacher.licence} if self.teacher.licence else {}
