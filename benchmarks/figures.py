@@ -1,4 +1,4 @@
-"""The figures of step_profile.py, scaling.py and peers.py, in the reports' style, on white: a page may be dark."""
+"""The figures of the benchmarks, in the reports' style, on white: a page may be dark."""
 
 from pathlib import Path
 from typing import Any
@@ -141,3 +141,38 @@ def draw_stores(axes: Axes, rows: list[Row]) -> None:
     axes.minorticks_off()
     axes.yaxis.set_major_formatter("{x:g}")  # powers would need TeX
     axes.legend(frameon=False)
+
+
+def time_to_accuracy(rows: list[Row]) -> Figure:
+    """A panel for each set and net: kNN top-1 with its interval by minutes, a curve for each way."""
+    works = list(dict.fromkeys((row["set"], row["arch"], row["cpus"]) for row in rows))
+    names = list(dict.fromkeys(row["way"] for row in rows if row["minutes"]))
+    matplotlib.rcParams.update(plots.MATPLOTLIB_RC)
+    height = -(-len(works) // 2)
+    figure = Figure(figsize=(7.5, 0.7 + 2.7 * height), layout="constrained")
+    panels = figure.subplots(height, 2, squeeze=False).flat
+    for axes, work in zip(panels, works, strict=False):
+        own = [row for row in rows if (row["set"], row["arch"], row["cpus"]) == work]
+        for row in own:
+            if not row["minutes"]:
+                axes.axhline(100 * row["top1"], color=plots.GREY, lw=1, label="untrained")
+        for number, name in enumerate(names):
+            curve = sorted(
+                (row["seconds"] / 60, row["top1"], *row["top1_interval"]) for row in own if row["way"] == name
+            )
+            if curve:
+                minutes, top1, low, high = zip(*curve, strict=True)
+                look: Row = {"color": LOOKS[number % 8][0], "marker": plots.MARKERS[number % len(plots.MARKERS)]}
+                bars = [[100 * (t - e) for t, e in zip(top1, low, strict=True)]]
+                bars += [[100 * (e - t) for t, e in zip(top1, high, strict=True)]]
+                width = {"lw": 2.2} if name == "lwcl" else {"lw": 1.0}
+                axes.errorbar(minutes, [100 * t for t in top1], bars, label=name, markersize=4, **look, **width)
+        axes.set(title=f"{work[1].removesuffix('_100')}, {work[0].split('-')[0]}", xlabel=f"minutes on {work[2]} CPU")
+        axes.set(ylabel="kNN top-1, %", xlim=(0, None))
+    for axes in list(figure.axes)[len(works) :]:
+        axes.remove()
+    known = {
+        label: handle for axes in figure.axes for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(known.values(), known.keys(), loc="outside upper center", ncols=4, frameon=False, fontsize=8)
+    return figure
