@@ -38,6 +38,7 @@ BF16_VALIDATED = {
     "efficientnet_b0": "textures, 552 steps at 64 px: kNN 20.9% (18.4 to 23.5), fp32 20.6% (18.1 to 23.2)",
     "mobilenetv3_large_100": "Imagenette, 1,240 steps at 64 px: kNN 35.8% (32.9 to 38.8), fp32 36.1% (33.2 to 39.1)",
     "mobilenetv3_small_100": "Imagenette, 1,240 steps at 64 px: kNN 31.6% (28.8 to 34.5), fp32 32.7% (29.8 to 35.6)",
+    "resnet18": "Imagenette, 186 steps of simclr at 64 px: kNN 40.0% (37.0 to 43.0), fp32 40.1% (37.1 to 43.1)",
 }
 
 AUTOCAST_DTYPES: dict[str, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16}
