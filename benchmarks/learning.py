@@ -108,11 +108,13 @@ def table(rows: Rows) -> Iterator[str]:
     yield "| Net | Minutes | Way | kNN, % | lwcl's lead, points | Linear probe, % | Rank | Steps | Images/s | Seconds |"
     yield "|---|---|---|---|---|---|---|---|---|---|"
     places = {(r["set"], r["arch"], r["minutes"], r["way"], r["seed"], r["cpus"]): r for r in rows.rows}
-    for (_, arch, minutes, way, seed, cpus), row in places.items():
+    ways = [UNTRAINED, *WAYS]
+    for key in sorted(places, key=lambda one: (*one[:3], ways.index(one[3]), *one[4:])):
+        (_, arch, minutes, way, seed, cpus), row = key, places[key]
         own = rows.find(set=row["set"], arch=arch, minutes=minutes, way="lwcl", seed=seed, cpus=cpus)
         lead = points(difference(own, row)) if own and way not in ("lwcl", UNTRAINED) else ""
         scores = f"{percent(row['top1'], row['top1_interval'])} | {lead} | {100 * row['probe']:.1f} | {row['rank']:.0f}"
-        cost = f"{row.get('steps', '')} | {row.get('images_per_second', 0):.0f} | {row.get('seconds', 0):.0f}"
+        cost = f"{row['steps']} | {row['images_per_second']:.0f} | {row['seconds']:.0f}" if minutes else " | | "
         yield f"| {arch} | {minutes:g} | {way} | {scores} | {cost} |"
 
 
