@@ -104,8 +104,8 @@ def process_group(device: torch.device, wait: float) -> Iterator[None]:
     except BaseException as error:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a launcher ends the others at once: not before this has spoken
         told = explained(error, notes, wait)
-        if ranks.is_first and ranks.launcher == "srun":
-            time.sleep(LEAVE_SECONDS)
+        if keeps_store(ranks):
+            let_others_read(device)
         if told is error:
             raise
         raise told from error
@@ -120,9 +120,8 @@ def join(ranks: Ranks, device: torch.device, wait: float) -> Notes:
     if device.type != "cpu":
         claim_accelerator(ranks, torch.accelerator.device_count())
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    kept_by_launcher = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     try:
-        host = TCPStore(ranks.address, ranks.port, ranks.world_size, ranks.is_first and not kept_by_launcher, limit)
+        host = TCPStore(ranks.address, ranks.port, ranks.world_size, keeps_store(ranks), limit)
         store = PrefixStore(f"lwcl/{attempt}", host)
         backend = (
             "gloo" if device.type == "cpu" else f"cpu:gloo,{device.type}:{dist.get_default_backend_for_device(device)}"
@@ -135,6 +134,19 @@ def join(ranks: Ranks, device: torch.device, wait: float) -> Notes:
             "Start as many processes as WORLD_SIZE says, on machines that reach each other.",
         ) from error
     return Notes(store, ranks)
+
+
+def keeps_store(ranks: Ranks) -> bool:
+    """Whether this process keeps the store, which torchrun does otherwise."""
+    return ranks.is_first and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+
+
+def let_others_read(device: torch.device) -> None:
+    """Stays until the others have read why this process ends: gloo tells them that it has left."""
+    if device.type == "cpu":
+        with contextlib.suppress(RuntimeError):
+            dist.destroy_process_group()
+    time.sleep(LEAVE_SECONDS)
 
 
 def claim_accelerator(ranks: Ranks, count: int) -> None:
@@ -157,7 +169,7 @@ def explained(error: BaseException, notes: Notes, wait: float) -> BaseException:
         return error
     if (first := notes.wait_for("failed", 0, NOTE_SECONDS)) and first["what"] == str(error):
         return ReportedElsewhereError(code)
-    error.process = notes.name(notes.ranks.rank)  # type: ignore[attr-defined]  # for the message
+    error.process = capitalised(notes.name(notes.ranks.rank))  # type: ignore[attr-defined]  # for the message
     return error
 
 
@@ -183,12 +195,17 @@ def explain_loss(error: BaseException, notes: Notes, wait: float) -> BaseExcepti
     else:
         gone = " and ".join(map(notes.name, notes.vanished())) or "a process"
         lost = ProcessLostError(
-            f"{gone[0].upper()}{gone[1:]} ended without a word: it was killed, or it crashed.",
+            f"{capitalised(gone)} ended without a word: it was killed, or it crashed.",
             "Often memory has run out (`dmesg` tells).",
             "Start the command again: it goes on from the last checkpoint.",
         )
     notes.leave("failed", {"what": lost.what, "code": lost.exit_code})
     return ReportedElsewhereError(lost.exit_code) if os.environ.get(LAUNCHED) else lost
+
+
+def capitalised(text: str) -> str:
+    """A text with a large first letter."""
+    return text[0].upper() + text[1:]
 
 
 def is_running(pid: int) -> bool:
