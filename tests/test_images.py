@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from lwcl.data.dataset import ImageSet, open_images, replacement_positions, split_holdout
-from lwcl.data.decode import UnreadableImageError
+from lwcl.data.native import UnreadableImageError
 from lwcl.data.sources.files import ImageFolder, read_image_bytes
 from lwcl.data.sources.splits import parse_folder_layout
 from lwcl.errors import DataError, UsageError

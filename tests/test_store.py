@@ -18,11 +18,13 @@ from PIL import Image
 
 from lwcl.data.cache import decode_all, disk
 from lwcl.data.cache.build import CacheBuilder
-from lwcl.data.cache.pixels import CHANNELS, ImageIndex, PixelStore, make_pixel_store
+from lwcl.data.cache.pixels import ImageIndex, PixelStore, make_pixel_store
 from lwcl.data.cache.policy import CacheEstimate, choose_cache
 from lwcl.data.dataset import ImageSet, open_images
-from lwcl.data.decode import UnreadableImageError, decode, downscale
+from lwcl.data.decode import decode, downscale
+from lwcl.data.native import UnreadableImageError
 from lwcl.errors import DataError, StorageError
+from lwcl.models.pixel_format import PixelFormat
 from lwcl.system.limits import available_memory
 from lwcl.system.lock import wait_for_lock
 
@@ -126,10 +128,10 @@ def test_a_uniform_batch_is_one_gather(tmp_path: Path) -> None:
 def test_a_store_equals_a_list_of_images(rows: list[tuple[int, int, bool]], data: st.DataObject) -> None:
     """Sizes and broken ones as drawn, against a plain list where the next good image replaces a broken one."""
     rows[0] = (*rows[0][:2], True)
-    drawn = [torch.randint(256, (h, w, CHANNELS), dtype=torch.uint8) if good else None for h, w, good in rows]
+    drawn = [torch.randint(256, (h, w, 3), dtype=torch.uint8) if good else None for h, w, good in rows]
     images = [None if image is None else image.permute(2, 0, 1) for image in drawn]
     sizes = [(h, w) if good else (0, 0) for h, w, good in rows]
-    lengths = [CHANNELS * h * w for h, w in sizes]
+    lengths = [3 * h * w for h, w in sizes]
     pixels = torch.cat([image.flatten() for image in drawn if image is not None])
     bad = [(position, "why") for position, (_, _, good) in enumerate(rows) if not good]
     store = make_pixel_store(
@@ -206,7 +208,7 @@ def test_ten_kinds_of_difficult_files_are_used_or_listed_with_a_reason(tmp_path:
     for name, data in (good | bad).items():
         (tmp_path / name).write_bytes(data)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    store = fill(open_images([str(tmp_path)]), short_side=16, where="ram", max_bad=0.5)
+    store = fill(open_images([str(tmp_path)], bit_depth=8), short_side=16, where="ram", max_bad=0.5)
     assert [name for name, _ in store.broken] == sorted(bad)
     assert all(reason and "\n" not in reason for _, reason in store.broken)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
@@ -219,7 +221,7 @@ class Deadly(NamedTuple):
     how: str
     own: int
 
-    def image(self, row: int, min_side: int | None) -> Image.Image:
+    def image(self, row: int, min_side: int | None, pixel_format: PixelFormat) -> Image.Image:
         if row == self.at and os.getpid() != self.own:
             if self.how == "killed":
                 os.kill(os.getpid(), signal.SIGKILL)

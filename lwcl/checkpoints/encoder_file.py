@@ -42,7 +42,7 @@ def save_encoder(path: Path, encoder: Encoder, input_spec: InputSpec, metadata: 
         "width": encoder.width,
         "head": list(encoder.head_layers),
         "head_norm": encoder.head_norm,
-        "input_spec": dataclasses.asdict(input_spec),
+        "input_spec": input_spec.as_json(),
         "metadata": metadata,
     }
     if encoder.bits:
@@ -58,8 +58,7 @@ def read_encoder_file(path: Path, arch: str | None, image_size: int | None) -> L
     if arch not in (None, description["arch"]):
         raise UsageError(f"{path}: holds {description['arch']}, not {arch}.", remedy="Leave --arch out.")
     try:
-        spec = description["input_spec"]
-        input_spec = InputSpec(int(spec["size"]), tuple(spec["mean"]), tuple(spec["std"]), float(spec["crop_pct"]))
+        input_spec = InputSpec.from_json(description["input_spec"])
         tensors = load_file(path)
         with torch.device("meta"):  # the description may not match the tensors: try it without allocating memory
             encoder_from_description(description).load_state_dict(tensors, assign=True)
@@ -79,7 +78,8 @@ def encoder_from_description(description: dict[str, Any]) -> Encoder:
     arguments = description["arguments"]
     sizes = {"image_size": arguments.get("img_size"), "output_stride": arguments.get("output_stride")}
     norm, bn_eps = description["head_norm"], arguments.get("bn_eps")
-    encoder = Encoder(description["arch"], description["head"], norm=norm, **sizes, bn_eps=bn_eps)
+    channels = arguments.get("in_chans", 3)
+    encoder = Encoder(description["arch"], description["head"], norm=norm, **sizes, bn_eps=bn_eps, channels=channels)
     return simulate_bits(encoder, LowBits(**description["bits"])) if "bits" in description else encoder
 
 
@@ -107,7 +107,8 @@ def export_timm(folder: Path, encoder: Encoder, input_spec: InputSpec, metadata:
     Only weights that are timm's own (`origin` in `metadata`) keep timm's tag, licence and paper. Of an encoder of few
     bits it has the rounded weights; its activations are exact.
     """
-    data_config = dataclasses.asdict(input_spec) | {"input_size": (3, input_spec.size, input_spec.size)}
+    data_config = input_spec.as_json() | {"input_size": (encoder.channels, input_spec.size, input_spec.size)}
+    pixels = {name: data_config.pop(name) for name in ("pixel_format",) if name in data_config}
     del data_config["size"]
     backbone = Compute(torch.device("cpu")).place(bake(encoder.backbone))
     config = {"model_config": {"num_features": encoder.width}, "model_args": encoder.arguments}
@@ -115,7 +116,9 @@ def export_timm(folder: Path, encoder: Encoder, input_spec: InputSpec, metadata:
         known: dict[str, Any] = vars(backbone)["pretrained_cfg"]
         own = {name: value for name, value in known.items() if name not in PROVENANCE}
         vars(backbone)["pretrained_cfg"] = own | {"tag": "lwcl"}
-        config["model_config"]["lwcl"] = dict(sorted(metadata.items())) | {"version": __version__}
+        config["model_config"]["lwcl"] = dict(sorted(metadata.items())) | {"version": __version__, **pixels}
+    if encoder.channels != 3:
+        data_config["first_conv"] = None  # else timm replaces weights that are not of three channels by random ones
     backbone.register_state_dict_post_hook(untie_state_dict)  # type: ignore[no-untyped-call]  # torch's own is untyped
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".tmp-{os.getpid()}-export-") as scratch:

@@ -22,9 +22,9 @@ DESCRIPTION_KEYS = {"arch", "arguments", "width", "input", "with_preprocess", "i
 
 
 class OnnxBackbone(nn.Module):
-    """An ONNX file as a backbone: normalised images (B, 3, H, W) -> features (B, width).
+    """An ONNX file as a backbone: normalised images (B, C, H, W) -> features (B, width).
 
-    A file exported with preprocessing gets uint8 (B, H, W, 3) instead, by undoing the normalisation; that is exact for
+    A file exported with preprocessing gets pixels (B, H, W, C) instead, by undoing the normalisation; that is exact for
     decoded images. `fused=False` runs the graph as written, without onnxruntime's optimisations.
     """
 
@@ -77,12 +77,13 @@ def reject_onnx(loaded: LoadedEncoder) -> None:
 
 
 def onnx_input(images: Tensor, input_spec: InputSpec, with_preprocess: bool) -> NDArray[Any]:
-    """The input of a file for normalised images (B, 3, H, W) on the CPU."""
+    """The input of a file for normalised images (B, C, H, W) on the CPU."""
     if not with_preprocess:
         return images.contiguous().numpy()
     mean, std = (torch.tensor(values)[:, None, None] for values in (input_spec.mean, input_spec.std))
-    pixels = (images * std + mean).mul(255).round().clamp(0, 255).to(torch.uint8)
-    return pixels.permute(0, 2, 3, 1).contiguous().numpy()
+    pixels = (images * std + mean).mul(input_spec.pixel_format.white).round()
+    limit = numpy.iinfo(input_spec.pixel_format.dtype).max
+    return pixels.clamp(0, limit).permute(0, 2, 3, 1).contiguous().numpy().astype(input_spec.pixel_format.dtype)
 
 
 def is_onnx_name(path: Path) -> bool:
@@ -128,8 +129,7 @@ def load_onnx_encoder(path: Path, arch: str | None = None, image_size: int | Non
     description = read_onnx_description(path)
     if arch not in (None, description["arch"]):
         raise UsageError(f"{path}: holds {description['arch']}, not {arch}.", remedy="Leave --arch out.")
-    told = description["input"]
-    input_spec = InputSpec(int(told["size"]), tuple(told["mean"]), tuple(told["std"]), float(told["crop_pct"]))
+    input_spec = InputSpec.from_json(description["input"])
     if image_size not in (None, input_spec.size):
         raise UsageError(
             f"{path}: takes images of {input_spec.size} px only.",

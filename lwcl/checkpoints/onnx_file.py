@@ -1,6 +1,5 @@
 """Writing an encoder's backbone as one ONNX file, and comparing the file with the network (parity)."""
 
-import dataclasses
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -43,7 +42,7 @@ class Parity(NamedTuple):
 
 
 class PreprocessedBackbone(nn.Module):
-    """A backbone with the normalisation inside: uint8 (B, H, W, 3) -> features (B, width)."""
+    """A backbone with the normalisation inside: pixels (B, H, W, C) -> features (B, width)."""
 
     scale: Tensor
     shift: Tensor
@@ -52,7 +51,7 @@ class PreprocessedBackbone(nn.Module):
         super().__init__()
         self.backbone = backbone
         mean, std = (torch.tensor(values)[:, None, None] for values in (input_spec.mean, input_spec.std))
-        self.register_buffer("scale", 1 / (255 * std))
+        self.register_buffer("scale", 1 / (input_spec.pixel_format.white * std))
         self.register_buffer("shift", -mean / std)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -69,10 +68,13 @@ def write_onnx(path: Path, loaded: LoadedEncoder, *, opset: int, with_preprocess
     require_package("onnxruntime", "export")
     backbone = bake(loaded.encoder.backbone).cpu().float().eval().requires_grad_(False)
     size = loaded.input_spec.size
-    images = torch.zeros(EXAMPLE_BATCH, 3, size, size)
+    channels = loaded.encoder.channels
+    images = torch.zeros(EXAMPLE_BATCH, channels, size, size)
     if with_preprocess:
         backbone = PreprocessedBackbone(backbone, loaded.input_spec)
-        images = torch.zeros(EXAMPLE_BATCH, size, size, 3, dtype=torch.uint8)
+        images = torch.zeros(
+            EXAMPLE_BATCH, size, size, channels, dtype=getattr(torch, loaded.input_spec.pixel_format.dtype)
+        )
     model = export_program(loaded.encoder.arch, backbone, images, opset)
     check_opset(model, opset)
     remove_traces(model)
@@ -141,7 +143,7 @@ def onnx_description(loaded: LoadedEncoder, *, with_preprocess: bool) -> dict[st
         "arch": encoder.arch,
         "arguments": encoder.arguments,
         "width": encoder.width,
-        "input": dataclasses.asdict(loaded.input_spec),
+        "input": loaded.input_spec.as_json(),
         "with_preprocess": with_preprocess,
         "int8": False,
         "metadata": loaded.metadata,
@@ -149,7 +151,7 @@ def onnx_description(loaded: LoadedEncoder, *, with_preprocess: bool) -> dict[st
 
 
 def measure_parity(loaded: LoadedEncoder, file: OnnxBackbone, batches: Iterable[Tensor]) -> Parity:
-    """The file against the network on batches of normalised images (B, 3, H, W)."""
+    """The file against the network on batches of normalised images (B, C, H, W)."""
     backbone = bake(loaded.encoder.backbone).cpu().float().eval()
     with torch.inference_mode():
         pairs = [(backbone(images), file(images)) for images in batches]
@@ -163,8 +165,11 @@ def made_batches(input_spec: InputSpec) -> list[Tensor]:
     """Seeded noise of whole pixel values, normalised, in two batch sizes."""
     generator, size = torch.Generator().manual_seed(0), input_spec.size
     mean, std = (torch.tensor(values)[:, None, None] for values in (input_spec.mean, input_spec.std))
-    shapes: Sequence[tuple[int, ...]] = [(count, 3, size, size) for count in (EXAMPLE_BATCH, OTHER_BATCH)]
-    return [(torch.randint(256, shape, generator=generator) / 255 - mean) / std for shape in shapes]
+    shapes: Sequence[tuple[int, ...]] = [
+        (count, len(input_spec.mean), size, size) for count in (EXAMPLE_BATCH, OTHER_BATCH)
+    ]
+    white = int(input_spec.pixel_format.white)
+    return [(torch.randint(white + 1, shape, generator=generator) / white - mean) / std for shape in shapes]
 
 
 def check_parity(parity: Parity) -> None:

@@ -12,11 +12,12 @@ from lwcl.checkpoints.foreign.safe_reading import named_tensors, read_untrusted
 from lwcl.errors import UsageError
 from lwcl.models.encoder import Encoder
 from lwcl.models.loaded import InputSpec, LoadedEncoder
+from lwcl.models.pixel_format import pixel_format_from
 
 CONFIG_FILE = "config.json"
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 MAX_CONFIG_BYTES = 1 << 20
-SUPPORTED_ARGUMENTS = {"img_size", "output_stride", "bn_eps", "num_classes"}  # of timm.create_model
+SUPPORTED_ARGUMENTS = {"img_size", "output_stride", "bn_eps", "num_classes", "in_chans"}  # of timm.create_model
 
 
 def timm_weights(folder: Path) -> Path | None:
@@ -38,7 +39,7 @@ def load_timm_folder(path: Path, arch: str | None = None, image_size: int | None
     config = read_timm_config(path.parent / CONFIG_FILE)
     if arch not in (None, config["architecture"]):
         raise UsageError(f"{path}: holds {config['architecture']}, not {arch}.", remedy="Leave --arch out.")
-    input_spec = input_spec_from_config(path.parent, config["pretrained_cfg"])
+    input_spec = input_spec_from_config(path.parent, config)
     encoder = encoder_from_config(path.parent, config, input_spec.size)
     load_backbone(path, encoder, config["pretrained_cfg"].get("classifier") or ())
     input_spec = resize_input(path, encoder, input_spec, image_size)
@@ -82,13 +83,15 @@ def read_timm_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def input_spec_from_config(folder: Path, config: dict[str, Any]) -> InputSpec:
-    """The input in a `pretrained_cfg`, ImageNet's where it says nothing. Raises `UsageError`."""
+def input_spec_from_config(folder: Path, whole: dict[str, Any]) -> InputSpec:
+    """The input in a `pretrained_cfg`, ImageNet's where it says nothing; the pixels in ours. Raises `UsageError`."""
+    config = whole["pretrained_cfg"]
     try:
+        pixels = pixel_format_from((whole.get("lwcl") or {}).get("pixel_format"))
         size = int((config.get("input_size") or (3, 224, 224))[-1])
         mean = tuple(map(float, config.get("mean") or IMAGENET_DEFAULT_MEAN))
         std = tuple(map(float, config.get("std") or IMAGENET_DEFAULT_STD))
-        return InputSpec(size, mean, std, float(config.get("crop_pct") or 0.875))
+        return InputSpec(size, mean, std, float(config.get("crop_pct") or 0.875), pixels)
     except (TypeError, ValueError, IndexError) as error:
         raise UsageError(f"{folder}: the pretrained_cfg in its config.json is damaged.", str(error)) from error
 
@@ -103,9 +106,10 @@ def encoder_from_config(folder: Path, config: dict[str, Any], size: int) -> Enco
             image_size=side if isinstance(side, int) else int(max(side)),
             output_stride=arguments.get("output_stride"),
             bn_eps=arguments.get("bn_eps"),
+            channels=arguments.get("in_chans", 3),
         )
     pooling = pooling_of(encoder.backbone) or arguments.get("global_pool")  # some models do not say
-    fixed = {"in_chans": 3, "global_pool": pooling}
+    fixed = {"global_pool": pooling}
     supported = SUPPORTED_ARGUMENTS | {name for name, value in fixed.items() if arguments.get(name) == value}
     if others := sorted(arguments.keys() - supported):
         raise UsageError(

@@ -63,7 +63,7 @@ def measure_encoder(spec: str, loaded: LoadedEncoder, options: BenchOptions) -> 
         kind=("ONNX int8" if loaded.metadata.get("int8") else "ONNX") if is_onnx else "PyTorch",
         size=size,
         parameters=None if is_onnx else sum(parameter.numel() for parameter in backbone.parameters()),
-        macs=None if is_onnx else count_macs(backbone, size),
+        macs=None if is_onnx else count_macs(backbone, size, loaded.encoder.channels),
         megabytes=size_on_disk(spec, loaded),
         latency=one.median,
         latency_iqr=one.iqr,

@@ -11,7 +11,7 @@ import torch
 
 from lwcl.config.plan import plan_pretrain
 from lwcl.data.dataset import ImageSet, open_images
-from lwcl.data.decode import UnreadableImageError
+from lwcl.data.native import UnreadableImageError
 from lwcl.errors import LwclError
 from lwcl.formatting import SCHEMA_VERSION, plural
 from lwcl.kernels import bfloat16
@@ -102,6 +102,8 @@ def check_data(images: ImageSet) -> Iterator[DoctorCheck]:
     yield DoctorCheck(
         "images", f"{len(images):,}, {classes}", "" if len(images) >= 1000 else "few: expect weak features"
     )
+    for note in images.notes:
+        yield DoctorCheck("note", note)
     begun, sizes, broken = time.perf_counter(), [], []
     step = max(1, len(images) // MAX_SCAN_IMAGES)
     for index in range(0, len(images), step):
@@ -128,7 +130,9 @@ def check_speed(data: tuple[str, ...]) -> Iterator[DoctorCheck]:
     torch.set_num_threads(config.options.threads)
     batch, epochs = config.recipe.batch_size, config.recipe.epochs
     few = images.subset(range(min(len(images), 4 * batch)))
-    speed = batch / median_step_seconds(build_training(build_model(config, screen), few, screen, lambda broken: None))
+    speed = batch / median_step_seconds(
+        build_training(build_model(config, screen, images), few, screen, lambda broken: None)
+    )
     hours = len(images) * epochs / speed / 3600
     what = f"{speed:,.0f} images/s at {config.options.image_size} px, batch {batch}"
     yield DoctorCheck(

@@ -1,6 +1,5 @@
 """`lwcl embed`: the embeddings of images as a file."""
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,7 @@ def run_embed(encoder: str, options: EmbedOptions, *, as_json: bool = False, qui
     loaded = load_subject(encoder, arch=options.arch, image_size=options.image_size).loaded
     if options.head and not loaded.encoder.head_widths:
         raise UsageError(f"{encoder} has no projection head.", remedy="Leave --head out.")
-    images = open_images(options.data, download=options.download)
+    images = open_images(options.data, **options.reading)
     compute = choose_compute(loaded.encoder, options.device, options.precision)
     workers = worker_count(options.workers, len(images))
     embedder = Embedder(loaded, images, compute, head=options.head, batch_size=options.batch_size, workers=workers)
@@ -61,7 +60,7 @@ def describe_embeddings(
         "encoder": encoder,
         "arch": loaded.encoder.arch,
         "weights": weights_hash(loaded.encoder),
-        "input": dataclasses.asdict(loaded.input_spec),
+        "input": loaded.input_spec.as_json(),
         "head": options.head,
         "width": width,
         "data": list(options.data),

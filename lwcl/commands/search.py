@@ -9,7 +9,8 @@ from torch import Tensor
 from lwcl.config.device_options import SearchOptions
 from lwcl.data.augment.views import normalise_images
 from lwcl.data.dataset import ImageSet, open_images
-from lwcl.data.decode import UnreadableImageError, center_crop, decode
+from lwcl.data.decode import center_crop, decode
+from lwcl.data.native import UnreadableImageError
 from lwcl.diagnosis.plots.thumbnails import NeighbourRow, neighbour_sheet
 from lwcl.errors import DataError, LwclError, UsageError
 from lwcl.evaluation.embedding_file import EmbeddingSet, read_embeddings
@@ -112,7 +113,7 @@ def query_embedding(image: str, options: SearchOptions, embeddings: EmbeddingSet
         raise DataError(f"{image}: {error.reason}.") from None
     pixels = center_crop(decoded, spec.size, crop_pct=spec.crop_pct)
     views = normalise_images(
-        torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None], mean=spec.mean, std=spec.std, channels_last=False
+        torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None], **spec.normalisation, channels_last=False
     )
     with torch.inference_mode():
         row: Tensor = (encoder(views) if told.get("head") else encoder.features(views))[0]

@@ -106,7 +106,7 @@ def train_in_folder(
 ) -> int:
     """Trains up to step `steps` (all if None), then evaluates, exports and reports; returns the exit code."""
     # 1. The precision is part of the run's settings: a resumed run must not choose again.
-    model = build_model(config, screen)
+    model = build_model(config, screen, images)
     folder.record_setting("precision", model.config.options.precision)
     print_auto_settings(model.config, images, screen)
     broken = BrokenImages(config.options.max_bad, len(images), folder)

@@ -95,10 +95,17 @@ def verify_encoder(folder: RunFolder) -> Iterator[tuple[str, str]]:
 def timm_export_matches(export: Path, loaded: LoadedEncoder) -> bool:
     """Whether timm's model takes the same images as the encoder, and gives bitwise equal features."""
     model, size = timm.create_model(f"local-dir:{export}", pretrained=True).eval(), loaded.input_spec.size
-    takes = (3, size, size), loaded.input_spec.mean, loaded.input_spec.std, loaded.input_spec.crop_pct
+    takes = (
+        (loaded.encoder.channels, size, size),
+        loaded.input_spec.mean,
+        loaded.input_spec.std,
+        loaded.input_spec.crop_pct,
+    )
     config: Any = model.pretrained_cfg
     told = [config[name] for name in ("input_size", "mean", "std", "crop_pct")]
-    images = torch.rand(COMPARED_IMAGES, 3, size, size, generator=torch.Generator().manual_seed(0))
+    images = torch.rand(
+        COMPARED_IMAGES, loaded.encoder.channels, size, size, generator=torch.Generator().manual_seed(0)
+    )
     with torch.inference_mode():
         same = torch.equal(model(images), loaded.encoder.eval().features(images))
     return same and [tuple(one) if isinstance(one, list) else one for one in told] == list(takes)

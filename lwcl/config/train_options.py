@@ -11,6 +11,9 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 MAX_THREADS = 1024  # OpenMP ends the process where it cannot start as many as it is told
 MAX_IMAGE_SIZE = 16_384
 
+#: Settings of how images are found and read.
+READING = ("download", "labels", "follow_links", "channels", "bit_depth", "value_range", "pages")
+
 
 class DataOptions(Settings):
     """Where images come from."""
@@ -26,6 +29,29 @@ class DataOptions(Settings):
     labels: str = setting(
         "top", "level of the class folders: top, leaf, or its number from the top", group="Data", flag="--labels"
     )
+    channels: str = setting(
+        AUTO,
+        "channels of an image, or the numbers of the bands to take, as 4,3,2; auto: from the images",
+        group="Data",
+    )
+    bit_depth: int | None = setting(
+        None,
+        "bits of a value, such as 12 in files of 16; 8 scales deeper images down [from the images]",
+        at_least=8,
+        at_most=16,
+        group="Data",
+    )
+    value_range: str = setting(
+        "",
+        "LOW,HIGH: values that are black and white, in images of more than 8 bits [from the images]",
+        group="Data",
+    )
+    pages: str = setting(
+        "refuse",
+        "files with several pages: refuse, first takes the first page, channels takes each as a channel",
+        choices=("refuse", "first", "channels"),
+        group="Data",
+    )
     workers: Auto[int] = setting(
         None,
         "threads or processes that decode images [auto: one per CPU]",
@@ -36,8 +62,8 @@ class DataOptions(Settings):
 
     @property
     def reading(self) -> dict[str, Any]:
-        """How the images are found, as `open_images` takes it."""
-        return {name: getattr(self, name) for name in ("download", "labels", "follow_links")}
+        """How the images are found and read, as `open_images` takes it."""
+        return {name: getattr(self, name) for name in READING}
 
 
 class MachineOptions(Settings):

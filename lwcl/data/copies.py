@@ -13,7 +13,7 @@ Copies = dict[int, list[int]]  # of a query, the rows of the bank with the same 
 
 
 def pixel_hashes(pixels: Tensor) -> list[bytes]:
-    """A hash of each image of a batch, uint8 (B, 3, side, side)."""
+    """A hash of each image of a batch, (B, C, side, side)."""
     return [hashlib.blake2b(image.tobytes(), digest_size=HASH_BYTES).digest() for image in pixels.contiguous().numpy()]
 
 

@@ -1,24 +1,28 @@
 """The image set that `--data` values form together, and what replaces a broken image."""
 
+import contextlib
+import dataclasses
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image
 from torch import Tensor
 
-from lwcl.data.decode import UnreadableImageError
+from lwcl.data.band_image import Picture
 from lwcl.data.demo import builtin
+from lwcl.data.native import NativeImage, UnreadableImageError
 from lwcl.data.sources import torchvision
 from lwcl.data.sources.files import MODIFIED_NS
 from lwcl.data.sources.source import ImageReader, ImageSource, source_from_files
 from lwcl.data.sources.splits import Labels, Split, has_splits, parse_labels, positions_of_split, stratified_holdout
+from lwcl.data.survey import DEEP_SUFFIXES, SURVEYED_IMAGES, Reading, settle_pixel_format
 from lwcl.errors import DataError, UsageError
+from lwcl.models.pixel_format import RGB, PixelFormat
 from lwcl.rng import epoch_permutation
 
 IndexArray = npt.NDArray[np.int64]
@@ -47,6 +51,7 @@ class ImageSet:
     rows: IndexArray  # (N, 2): which of `readers`, which row there
     notes: tuple[str, ...] = ()  # of the sources: what is left out, and what a user may not expect
     identity: str = ""  # as the fingerprint, but without times: a copy of the files keeps it
+    pixel_format: PixelFormat = RGB
 
     def __len__(self) -> int:
         return len(self.names)
@@ -56,15 +61,23 @@ class ImageSet:
         """Whether any image has a label."""
         return bool((self.labels >= 0).any())
 
-    def image(self, index: int, min_side: int | None = None) -> Image.Image:
-        """One image in RGB; a large JPEG may be decoded smaller, its short side no less than `min_side` pixels.
+    def image(self, index: int, min_side: int | None = None) -> Picture:
+        """One image; a large JPEG may be decoded smaller, its short side no less than `min_side` pixels.
 
         Raises `UnreadableImageError`.
         """
         reader, row = (int(number) for number in self.rows[index])
-        return self.readers[reader].image(row, min_side)
+        return self.readers[reader].image(row, min_side, self.pixel_format)
 
-    def readable_image(self, index: int, min_side: int | None = None) -> tuple[Image.Image, list[BrokenImage]]:
+    def sample(self, most: int) -> Iterator[NativeImage]:
+        """At most so many images that can hold more than 8-bit RGB, evenly spaced, as their files have them."""
+        deep = [number for number, name in enumerate(self.names) if name.lower().endswith(DEEP_SUFFIXES)]
+        for place in np.linspace(0, len(deep) - 1, min(most, len(deep))).round().astype(int):
+            reader, row = (int(number) for number in self.rows[deep[place]])
+            with contextlib.suppress(Exception):  # damaged files are found, and counted, when they are decoded
+                yield self.readers[reader].native(row)
+
+    def readable_image(self, index: int, min_side: int | None = None) -> tuple[Picture, list[BrokenImage]]:
         """The image, or its replacement, and the broken ones on the way; raises `DataError` if none is readable."""
         broken: list[BrokenImage] = []
         for position in replacement_positions(index, len(self)):
@@ -81,8 +94,9 @@ class ImageSet:
         names = [self.names[index] for index in positions]
         labels = self.labels[torch.from_numpy(positions)]
         same = hashlib.sha256(self.identity.encode() + positions.tobytes()).hexdigest()
-        rows = self.rows[positions]
-        return ImageSet(names, labels, self.classes, digest, self.has_splits, self.readers, rows, self.notes, same)
+        return dataclasses.replace(
+            self, names=names, labels=labels, fingerprint=digest, rows=self.rows[positions], identity=same
+        )
 
 
 def replacement_positions(index: int, count: int) -> Iterator[int]:
@@ -103,12 +117,13 @@ def open_images(
     download: bool = False,
     labels: str = "top",
     follow_links: bool = False,
+    **reading: Any,
 ) -> ImageSet:
     """The images of all `--data` values, one source after the other; the built-in default if there are none.
 
     A value is a folder, .txt list, .zip, .tar, `tv/NAME:ROOT` (see `torchvision`), or the name of a built-in set (write
-    `./digits` for a folder of that name). Without splits, each split is the whole set. Raises `UsageError` and
-    `DataError`.
+    `./digits` for a folder of that name). Without splits, each split is the whole set. `reading`: see `Reading`. Raises
+    `UsageError` and `DataError`.
     """
     level = parse_labels(labels)
     sources = [
@@ -127,7 +142,7 @@ def open_images(
     classes = tuple(sorted(set(class_names) - {""}))
     ids = {name: number for number, name in enumerate(classes)} | {"": -1}
     chosen_rows = np.concatenate(rows)[chosen]
-    return ImageSet(
+    images = ImageSet(
         names=[names[index] for index in chosen],
         labels=torch.tensor([ids[class_names[index]] for index in chosen]),
         classes=classes,
@@ -138,6 +153,21 @@ def open_images(
         notes=tuple(note for source in sources for note in source.notes),
         identity=fingerprint(sources, chosen_rows, times=False),
     )
+    return with_pixel_format(images, *settle_pixel_format(list(images.sample(SURVEYED_IMAGES)), Reading(**reading)))
+
+
+def with_pixel_format(images: ImageSet, pixel_format: PixelFormat, notes: tuple[str, ...] = ()) -> ImageSet:
+    """The images read in a pixel format; a set in another one than RGB has another fingerprint."""
+    if pixel_format == images.pixel_format:
+        return images
+    digest = hashlib.sha256(f"{images.fingerprint}/{pixel_format}".encode()).hexdigest()
+    notes = (*images.notes, *notes)
+    return dataclasses.replace(images, pixel_format=pixel_format, fingerprint=digest, notes=notes)
+
+
+def as_input(images: ImageSet, pixel_format: PixelFormat) -> ImageSet:
+    """The images as a network for this pixel format takes them: as they are if it can, else read in its format."""
+    return images if images.pixel_format.reads_as(pixel_format) else with_pixel_format(images, pixel_format)
 
 
 def open_image_source(spec: str, download: bool, labels: Labels = "top", *, follow_links: bool = False) -> ImageSource:

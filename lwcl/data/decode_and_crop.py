@@ -5,12 +5,12 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from lwcl.data.augment.apply import AugmentParams
 from lwcl.data.augment.crops import crop_with_pillow
+from lwcl.data.band_image import Picture
 from lwcl.data.dataset import BrokenImage, ImageSet
 
 MAX_PENDING_PIXELS = 1 << 24  # of images that are decoded and not yet cropped: 48 MiB
@@ -25,24 +25,24 @@ class ParamSampler(Protocol):
 
 
 class DecodedImage(NamedTuple):
-    """An image in RGB, its position in the data set, and the broken images that it replaces."""
+    """An image, its position in the data set, and the broken images that it replaces."""
 
     position: int
-    image: Image.Image
+    image: Picture
     broken: list[BrokenImage]
 
 
 class CropBatch(NamedTuple):
-    """The crops of a batch of images, uint8, channels last in memory; sides of the images; broken images."""
+    """The crops of a batch of images, uint8 or uint16, channels last in memory; sides of the images; broken images."""
 
-    crops: dict[int, Tensor]  # by size: (views cut at this size, B, 3, size, size)
+    crops: dict[int, Tensor]  # by size: (views cut at this size, B, C, size, size)
     views: Mapping[int, Sequence[int]]  # by size: these views
     heights: Tensor  # (B,)
     widths: Tensor
     broken: list[BrokenImage]
 
     def of_view(self, view: int, size: int) -> Tensor:
-        """The crops of a view at a size: (B, 3, size, size)."""
+        """The crops of a view at a size: (B, C, size, size)."""
         return self.crops[size][self.views[size].index(view)]
 
 
@@ -81,9 +81,9 @@ class CropDataset(Dataset[CropBatch]):
         index, heights, widths = torch.tensor(rows).T
         sampled = [self.params(crop, index, heights, widths) for crop in crops]
         boxes = [list(zip(params.boxes.tolist(), params.flip.tolist(), strict=True)) for params in sampled]
-        crops_by_size = {}
+        crops_by_size, pixel_format = {}, self.images.pixel_format
         for size, views in self.views.items():
-            pixels = np.empty((len(views), len(images), size, size, 3), np.uint8)
+            pixels = np.empty((len(views), len(images), size, size, pixel_format.channels), pixel_format.dtype)
             for row, place in np.ndindex(pixels.shape[:2]):
                 pixels[row, place] = crop_with_pillow(images[place].image, *boxes[views[row]][place], size)
             crops_by_size[size] = torch.from_numpy(pixels).movedim(4, 2)

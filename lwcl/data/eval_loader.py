@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from lwcl.data.augment.views import normalise_images
-from lwcl.data.dataset import BrokenImage, ImageSet
+from lwcl.data.dataset import BrokenImage, ImageSet, as_input
 from lwcl.data.decode import center_crop
 from lwcl.data.workers import load_in_workers
 from lwcl.methods.method import Batch
@@ -16,10 +16,10 @@ from lwcl.system.compute import Compute
 
 
 class CenterCropDataset(Dataset[tuple[Tensor, list[BrokenImage]]]):
-    """Item i: the centre crop of image i, uint8 (3, size, size), and the broken images on the way."""
+    """Item i: the centre crop of image i, (C, size, size), and the broken images on the way."""
 
     def __init__(self, images: ImageSet, input_spec: InputSpec) -> None:
-        self.images, self.input_spec = images, input_spec
+        self.images, self.input_spec = as_input(images, input_spec.pixel_format), input_spec
 
     def __getitem__(self, index: int) -> tuple[Tensor, list[BrokenImage]]:
         size, crop_pct = self.input_spec.size, self.input_spec.crop_pct
@@ -37,7 +37,7 @@ def center_crop_batches(
     broken: Callable[[BrokenImage], None],
     places: Tensor | None = None,
 ) -> Iterator[Tensor]:
-    """The centre crops of all images in order, or of those at `places`, in batches of uint8 (B, 3, size, size)."""
+    """The centre crops of all images in order, or of those at `places`, in batches of (B, C, size, size)."""
     batches = torch.split(torch.arange(len(images)) if places is None else places, batch_size)
     for items in load_in_workers(CenterCropDataset(images, input_spec), [batch.tolist() for batch in batches], workers):
         for _, bad in items:
@@ -49,15 +49,14 @@ def center_crop_batches(
 def eval_batches(
     pixels: Iterator[Tensor] | Sequence[Tensor], labels: Tensor, input_spec: InputSpec, compute: Compute
 ) -> Iterator[Batch]:
-    """Batches for evaluation from uint8 pixels in the order of `labels` (N,)."""
+    """Batches for evaluation from pixels in the order of `labels` (N,)."""
     done = 0
     for crops in pixels:
         index = torch.arange(done, done + len(crops))
         done += len(crops)
         view = normalise_images(
             crops.to(compute.device, non_blocking=True),
-            mean=input_spec.mean,
-            std=input_spec.std,
+            **input_spec.normalisation,
             channels_last=compute.channels_last,
         )
         yield Batch((view,), index, labels[index])

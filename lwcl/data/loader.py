@@ -63,7 +63,7 @@ class StudentViews:
         size = self.pixels(crop, input_spec)
         return sample_augment_params(
             self.augmentations[view], size=size, seed=seed, epoch=epoch, view=view, index=index, heights=heights,
-            widths=widths,
+            widths=widths, channels=input_spec.pixel_format.channels,
         )  # fmt: skip
 
 
@@ -226,10 +226,9 @@ class Loader:
     def view_format(self, input_spec: InputSpec) -> "ViewFormat":
         """How views are normalised and laid out in memory, and what computes them."""
         return {
-            "mean": input_spec.mean,
-            "std": input_spec.std,
+            **input_spec.normalisation,
             "channels_last": self.compute.channels_last,
-            "backend": self.view_backend,
+            "backend": self.view_backend if input_spec.pixel_format.is_rgb else "tensor",
             "threads": max(1, self.workers),
         }
 
@@ -239,6 +238,7 @@ class ViewFormat(TypedDict):
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    white: float
     channels_last: bool
     backend: str
     threads: int

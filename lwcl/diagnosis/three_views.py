@@ -20,12 +20,13 @@ from lwcl.data.augment.apply import AugmentParams
 from lwcl.data.augment.crops import crop_with_pillow
 from lwcl.data.augment.views import (
     denormalise_images,
+    false_colours,
     make_views_from_crops,
     normalise_images,
     sample_augment_params,
 )
 from lwcl.data.cache.policy import CACHED_SIDE_RATIO
-from lwcl.data.dataset import BrokenImage, ImageSet
+from lwcl.data.dataset import BrokenImage, ImageSet, as_input
 from lwcl.data.decode import center_crop
 from lwcl.data.workers import load_in_workers
 from lwcl.evaluation.evaluator import BatchCache, check_features_finite
@@ -37,7 +38,7 @@ RANDOM_VIEWS = (1, 2)  # numbers of the random views; the centre crop is view 0
 
 
 class ImageViews(NamedTuple):
-    """One image's views before colour and blur, each uint8 (3, size, size)."""
+    """One image's views before colour and blur, each (C, size, size)."""
 
     plain: Tensor
     crops: list[Tensor]
@@ -49,8 +50,8 @@ class ViewBatch(NamedTuple):
     """A batch of B images."""
 
     positions: Tensor  # (B,) int64
-    plain: Tensor  # uint8 (B, 3, size, size)
-    crops: tuple[Tensor, ...]  # the two random crops, each uint8 (B, 3, size, size)
+    plain: Tensor  # (B, C, size, size)
+    crops: tuple[Tensor, ...]  # of the two random views, the same
     params: tuple[AugmentParams, ...]
 
 
@@ -66,8 +67,10 @@ class ViewsDataset(Dataset[ImageViews]):
     """Item i: the three views of image i."""
 
     def __init__(self, images: ImageSet, spec: InputSpec, augmentation: Augmentation, seed: int) -> None:
-        self.images, self.spec = images, spec
-        self._sample = functools.partial(sample_augment_params, augmentation, size=spec.size, seed=seed, epoch=0)
+        self.images, self.spec = as_input(images, spec.pixel_format), spec
+        self._sample = functools.partial(
+            sample_augment_params, augmentation, size=spec.size, seed=seed, epoch=0, channels=spec.pixel_format.channels
+        )
 
     def __getitem__(self, position: int) -> ImageViews:
         size = self.spec.size
@@ -121,12 +124,12 @@ class ThreeViews:
         positions = torch.linspace(0, total - 1, min(count, total)).long().tolist()
         batch = self.collate(positions, [self.dataset[position] for position in positions])
         views = torch.stack(self.normalised(batch, spec, Compute(torch.device("cpu"))), 1)
-        pixels = denormalise_images(views, mean=spec.mean, std=spec.std).permute(0, 1, 3, 4, 2)
+        pixels = false_colours(denormalise_images(views, mean=spec.mean, std=spec.std)).permute(0, 1, 3, 4, 2)
         return [list(row) for row in pixels.numpy()]
 
     def normalised(self, batch: ViewBatch, spec: InputSpec, compute: Compute) -> list[Tensor]:
-        """The three views of a batch as input of an encoder: float32 (B, 3, size, size), normalised."""
-        layout: dict[str, Any] = {"mean": spec.mean, "std": spec.std, "channels_last": compute.channels_last}
+        """The three views of a batch as input of an encoder: float32 (B, C, size, size), normalised."""
+        layout: dict[str, Any] = {**spec.normalisation, "channels_last": compute.channels_last}
         random = [
             make_views_from_crops(crops.to(compute.device), params, **layout)
             for crops, params in zip(batch.crops, batch.params, strict=True)

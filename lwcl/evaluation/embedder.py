@@ -42,10 +42,10 @@ class Embedder:
 
     @torch.inference_mode()
     def embed(self, pixels: Tensor) -> Tensor:
-        """The embeddings of centre crops, uint8 (B, 3, size, size): (B, D) float32 on the CPU."""
+        """The embeddings of centre crops, (B, C, size, size): (B, D) float32 on the CPU."""
         spec = self.loaded.input_spec
         views = normalise_images(
-            pixels.to(self.compute.device), mean=spec.mean, std=spec.std, channels_last=self.compute.channels_last
+            pixels.to(self.compute.device), **spec.normalisation, channels_last=self.compute.channels_last
         )
         with self.compute.context():
             rows = self.encoder(views) if self.head else self.encoder.features(views)

@@ -97,7 +97,7 @@ class Evaluator:
     def _pixels(
         self, images: ImageSet, spec: InputSpec, places: Tensor, advance: Callable[[int], None]
     ) -> Iterator[Tensor]:
-        """Centre crops of the images at `places`, uint8 (B, 3, size, size)."""
+        """Centre crops of the images at `places`, (B, C, size, size)."""
         decode = functools.partial(
             center_crop_batches,
             images,
@@ -107,9 +107,9 @@ class Evaluator:
             broken=self.broken.add,
             places=places,
         )
-        key = spec.size, spec.crop_pct, images is self.bank
+        key = spec.size, spec.crop_pct, spec.pixel_format, images is self.bank
         hashes = self._hashes[0 if images is self.bank else 1]
-        for pixels in self._cache.batches(key, 3 * spec.size**2 * len(places), decode):
+        for pixels in self._cache.batches(key, spec.pixel_format.bytes * spec.size**2 * len(places), decode):
             advance(len(pixels))
             if self.copies is None:
                 hashes += pixel_hashes(pixels)

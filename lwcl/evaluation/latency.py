@@ -28,7 +28,7 @@ def measure_latency(loaded: LoadedEncoder, batch: int, *, threads: int = 1, seco
         from torch.utils.benchmark import Timer
     compute = choose_compute(loaded.encoder, "cpu", "fp32")
     encoder, size = compute.place(loaded.encoder).eval(), loaded.input_spec.size
-    images = torch.rand(batch, 3, size, size, generator=torch.Generator().manual_seed(0))
+    images = torch.rand(batch, encoder.channels, size, size, generator=torch.Generator().manual_seed(0))
     images = images.contiguous(memory_format=compute.memory_format)
 
     @torch.inference_mode()

@@ -12,7 +12,6 @@ from lwcl import engine
 from lwcl.config.eval_options import ProbeOptions
 from lwcl.config.probe_plan import PROBE_FLAGS, ProbePlan, plan_probe
 from lwcl.data.cache.open import CachedImages, open_cached_images
-from lwcl.data.cache.pixels import PixelStore
 from lwcl.data.dataset import ImageSet
 from lwcl.data.label_fractions import selection_mask
 from lwcl.data.loader import Loader, StudentViews
@@ -180,7 +179,9 @@ def build_probe_loader(
             remedy=f"Give at most --batch-size {len(images)}.",
         )
     if store:
-        store = PixelStore(store.pixels, store.offsets[train], store.heights[train], store.widths[train], [])
+        store = dataclasses.replace(
+            store, offsets=store.offsets[train], heights=store.heights[train], widths=store.widths[train], broken=[]
+        )
     return Loader(
         images=images,
         store=store,

@@ -28,16 +28,18 @@ class Cost(NamedTuple):
     size: int
 
 
-def measure_cost(backbone: nn.Module, size: int, *, channels_last: bool = False, threads: int = 1) -> Cost:
-    """The cost of a backbone for images (B, 3, size, size), in float32 on this machine's CPU; takes below 3 seconds.
+def measure_cost(
+    backbone: nn.Module, size: int, *, channels_last: bool = False, threads: int = 1, channels: int = 3
+) -> Cost:
+    """The cost of a backbone for images (B, channels, size, size), in float32 on this CPU; takes below 3 seconds.
 
     Leaves the backbone unchanged. One thread compares best between machines.
     """
     tensors = [*backbone.parameters(), *backbone.buffers()]
-    first, second = measure_latencies(backbone, size, channels_last, threads)
+    first, second = measure_latencies(backbone, (channels, size, size), channels_last, threads)
     return Cost(
         parameters=sum(p.numel() for p in backbone.parameters()),
-        macs=count_macs(backbone, size),
+        macs=count_macs(backbone, size, channels),
         megabytes=sum(tensor.nbytes for tensor in tensors) / 1e6,
         latency_1=first,
         latency_32=second,
@@ -46,7 +48,7 @@ def measure_cost(backbone: nn.Module, size: int, *, channels_last: bool = False,
     )
 
 
-def count_macs(backbone: nn.Module, size: int) -> int:
+def count_macs(backbone: nn.Module, size: int, channels: int = 3) -> int:
     """Multiply-accumulates of a backbone per image, counted on the meta device.
 
     Fused attention and recurrent kernels of a CPU would hide theirs.
@@ -55,15 +57,17 @@ def count_macs(backbone: nn.Module, size: int) -> int:
     shapes |= {id(p): nn.Parameter(p.to("meta"), requires_grad=False) for p in backbone.parameters()}
     twin = copy.deepcopy(backbone, shapes).eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        twin(torch.empty(1, 3, size, size, device="meta"))
+        twin(torch.empty(1, channels, size, size, device="meta"))
     return int(counter.get_total_flops()) // 2
 
 
-def measure_latencies(backbone: nn.Module, size: int, channels_last: bool, threads: int) -> tuple[float, float | None]:
+def measure_latencies(
+    backbone: nn.Module, shape: tuple[int, int, int], channels_last: bool, threads: int
+) -> tuple[float, float | None]:
     """Median milliseconds for an image, and for 32; None where these are expected to exceed `MAX_BATCH_SECONDS`."""
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     twin = copy.deepcopy(backbone).cpu().float().eval().to(memory_format=memory_format)
-    images = torch.rand(32, 3, size, size, generator=torch.Generator().manual_seed(0))
+    images = torch.rand(32, *shape, generator=torch.Generator().manual_seed(0))
     images = images.contiguous(memory_format=memory_format)
     with torch_threads(threads), torch.inference_mode():
         alone = median_latency(twin, images[:1])

@@ -16,7 +16,7 @@ def batch_norms(net: nn.Module) -> Iterator[nn.modules.batchnorm._BatchNorm]:
 
 
 def build_backbone(
-    arch: str, *, image_size: int | None = None, output_stride: int | None = None
+    arch: str, *, image_size: int | None = None, output_stride: int | None = None, channels: int = 3
 ) -> tuple[nn.Module, dict[str, Any]]:
     """A randomly initialised timm model without its classifier, and the arguments it was created with.
 
@@ -30,6 +30,8 @@ def build_backbone(
         known = timm.get_pretrained_cfg(arch)
         if known is None or known.fixed_input_size:
             arguments |= {"img_size": image_size} if image_size else {}
+        if channels != 3:
+            arguments["in_chans"] = channels
         if output_stride:
             arguments["output_stride"] = output_stride
         return timm.create_model(arch, pretrained=False, num_classes=0, **arguments), arguments

@@ -32,7 +32,7 @@ def hidden_width(hidden: str, width: int) -> int:
 
 
 class Encoder(nn.Module):
-    """A timm backbone and a projection head; images (B, 3, H, W) -> unit embeddings (B, dim).
+    """A timm backbone and a projection head; images (B, C, H, W) -> unit embeddings (B, dim).
 
     Head: see `mlp`. `bn_eps`: the epsilon of the backbone's batch norms, for weights that were trained with another
     one than timm's (MobileNets and EfficientNets: for others it is unknown). `bits`: see `lwcl.models.low_bits`.
@@ -49,10 +49,13 @@ class Encoder(nn.Module):
         image_size: int | None = None,
         output_stride: int | None = None,
         bn_eps: float | None = None,
+        channels: int = 3,
     ) -> None:
         super().__init__()
         self.arch = arch
-        self.backbone, self.arguments = build_backbone(arch, image_size=image_size, output_stride=output_stride)
+        self.backbone, self.arguments = build_backbone(
+            arch, image_size=image_size, output_stride=output_stride, channels=channels
+        )
         norms = [module for module in self.backbone.modules() if isinstance(module, nn.BatchNorm2d)]
         if bn_eps is not None and any(module.eps != bn_eps for module in norms):
             self.arguments["bn_eps"] = bn_eps
@@ -62,6 +65,11 @@ class Encoder(nn.Module):
         self.head_layers: tuple[int | str, ...] = tuple(head(self.width) if callable(head) else head)
         self.head, self.head_norm = mlp(self.width, self.head_layers, norm), norm
         self.head_widths = tuple(layer.out_features for layer in self.head if isinstance(layer, nn.Linear))
+
+    @property
+    def channels(self) -> int:
+        """The channels of its images."""
+        return int(self.arguments.get("in_chans", 3))
 
     def features(self, images: Tensor) -> Tensor:
         """The pooled features (B, width) of the backbone, which are what is deployed."""
@@ -77,7 +85,7 @@ def check_forward(encoder: Encoder, size: int) -> None:
     training = encoder.training
     try:
         with torch.no_grad():
-            shape = tuple(encoder.eval().features(torch.zeros(1, 3, size, size)).shape)
+            shape = tuple(encoder.eval().features(torch.zeros(1, encoder.channels, size, size)).shape)
         reason = "" if shape == (1, encoder.width) else f"Its features have shape {shape}, not (1, {encoder.width})."
     except Exception as error:  # timm's models raise errors of many classes for a size that they do not support
         if is_out_of_memory(error):

@@ -1,12 +1,14 @@
 """An encoder together with its input specification and its origin."""
 
 import dataclasses
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypedDict
 
 import timm
 import torch
 
 from lwcl.models.encoder import Encoder
+from lwcl.models.pixel_format import RGB, PixelFormat, pixel_format_from
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,6 +19,7 @@ class InputSpec:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     crop_pct: float = 0.875
+    pixel_format: PixelFormat = RGB
 
     @classmethod
     def for_arch(cls, arch: str, size: int | None = None) -> "InputSpec":
@@ -25,6 +28,33 @@ class InputSpec:
         if known is None:
             return cls(size or 224, timm.data.IMAGENET_DEFAULT_MEAN, timm.data.IMAGENET_DEFAULT_STD)
         return cls(size or known.input_size[-1], known.mean, known.std)
+
+    @property
+    def normalisation(self) -> "Normalisation":
+        """What its images are normalised with."""
+        return {"mean": self.mean, "std": self.std, "white": self.pixel_format.white}
+
+    def as_json(self) -> dict[str, Any]:
+        """Its values; those of the pixels only where they are not RGB."""
+        values = dataclasses.asdict(self)
+        if self.pixel_format == RGB:
+            del values["pixel_format"]
+        return values
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "InputSpec":
+        """What `as_json` gave. Raises `LookupError`, `TypeError` or `ValueError`."""
+        size, crop_pct = int(values["size"]), float(values["crop_pct"])
+        pixels = pixel_format_from(values.get("pixel_format"))
+        return cls(size, tuple(values["mean"]), tuple(values["std"]), crop_pct, pixels)
+
+
+class Normalisation(TypedDict):
+    """Mean and std of values in [0, 1], and the pixel value that becomes 1."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    white: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,5 +73,10 @@ def random_encoder(
     """An untrained encoder, the baseline of every evaluation; its weights depend on `seed` alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        encoder = Encoder(arch, image_size=input_spec.size, output_stride=(arguments or {}).get("output_stride"))
+        encoder = Encoder(
+            arch,
+            image_size=input_spec.size,
+            output_stride=(arguments or {}).get("output_stride"),
+            channels=input_spec.pixel_format.channels,
+        )
     return LoadedEncoder(f"random/{arch}", encoder, input_spec, {"origin": "untrained"})

@@ -1,5 +1,6 @@
 """A training run built from its configuration and its images: net, teacher, precision, cached images, optimizer."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from lwcl.data.cache.open import CachedImages, open_cached_images
 from lwcl.data.cache.policy import CACHED_SIDE_RATIO, CacheMode
 from lwcl.data.dataset import BrokenImage, ImageSet
 from lwcl.data.loader import Loader, StudentViews
+from lwcl.data.statistics import measure_statistics
 from lwcl.errors import UsageError
 from lwcl.kernels import bfloat16
 from lwcl.kernels.selection import use_cpu_kernels
@@ -49,7 +51,7 @@ class BuiltModel:
     teacher: OnlineTeacher | None = None
 
 
-def build_model(config: ResolvedConfig, screen: Screen) -> BuiltModel:
+def build_model(config: ResolvedConfig, screen: Screen, images: ImageSet | None = None) -> BuiltModel:
     """The net, its teacher, and how they are computed. Raises `UsageError` where architecture or teacher do not fit."""
     options, method = config.options, config.method
     warn_slow_precision(config, screen)
@@ -58,7 +60,8 @@ def build_model(config: ResolvedConfig, screen: Screen) -> BuiltModel:
     if teacher and teacher.licence and (warning := licence_warning(teacher.licence)):
         screen.warn(warning)
     teacher_dim = teacher.dim if teacher else 0
-    net = build_net(config, teacher_dim)
+    input_spec = input_spec_for(options, images)
+    net = build_net(config, teacher_dim, input_spec.pixel_format.channels)
     # 2. `--precision auto`: fp32, or the faster of fp32 and bf16 for architectures on which bf16 is validated.
     compute = choose_compute(net.student, options.device, options.precision)
     compute.place(net)
@@ -71,7 +74,15 @@ def build_model(config: ResolvedConfig, screen: Screen) -> BuiltModel:
         config = config.with_values(precision=auto_value(choice.name, choice.reason))
         compute = compute._replace(autocast=AUTOCAST_DTYPES[choice.name])
     set_matmul_precision(compute)
-    return BuiltModel(config, net, compute, InputSpec.for_arch(options.arch, options.image_size), teacher)
+    return BuiltModel(config, net, compute, input_spec, teacher)
+
+
+def input_spec_for(options: TrainOptions, images: ImageSet | None) -> InputSpec:
+    """The student's input: timm's statistics for RGB, those of the images for anything else."""
+    usual = InputSpec.for_arch(options.arch, options.image_size)
+    if images is None or images.pixel_format.is_rgb:
+        return usual if images is None else dataclasses.replace(usual, pixel_format=images.pixel_format)
+    return InputSpec(usual.size, *measure_statistics(images), usual.crop_pct, images.pixel_format)
 
 
 def warn_slow_precision(config: ResolvedConfig, screen: Screen) -> None:
@@ -87,7 +98,7 @@ def warn_slow_precision(config: ResolvedConfig, screen: Screen) -> None:
             screen.warn(f"{flag} bf16: this CPU is many times faster in fp32.")
 
 
-def build_net(config: ResolvedConfig, teacher_dim: int = 0) -> Net:
+def build_net(config: ResolvedConfig, teacher_dim: int = 0, channels: int = 3) -> Net:
     """The net of a run; `teacher_dim` is the width of the teacher's output, 0 without one.
 
     Its weights are those of `--init`, or follow from the seed.
@@ -100,6 +111,7 @@ def build_net(config: ResolvedConfig, teacher_dim: int = 0) -> Net:
         norm=method.head_norm,
         image_size=options.image_size,
         output_stride=options.output_stride,
+        channels=channels,
     )
     for size in {spec.pixels(options.image_size) for spec in method.view_specs()}:
         check_forward(student, size)

@@ -10,7 +10,7 @@ from torch import Tensor
 from lwcl import engine
 from lwcl.config.plan import ResolvedConfig
 from lwcl.config.teacher_options import parse_teacher_cache
-from lwcl.data.augment.views import denormalise_images
+from lwcl.data.augment.views import denormalise_images, false_colours
 from lwcl.data.cache.policy import CacheChoice, CacheEstimate, CacheMode, choose_cache
 from lwcl.data.dataset import ImageSet
 from lwcl.data.loader import Loader
@@ -34,7 +34,7 @@ def print_dry_run(config: ResolvedConfig, images: ImageSet, screen: Screen, *, a
     mode: CacheMode = config.options.cache  # type: ignore[assignment]  # its choices are checked
     cache = choose_cache(mode, CacheEstimate(images, stored_short_side(config.options)))
     screen.say(cache.message)
-    model = build_model(config, Screen(quiet=True))
+    model = build_model(config, Screen(quiet=True), images)
     timed = dataclasses.replace(model, config=without_writing(model.config, cache))
     training = build_training(timed, few, Screen(quiet=True), lambda broken: None)
     steps = len(images) // training.loader.batch_size * config.recipe.epochs
@@ -45,7 +45,7 @@ def print_dry_run(config: ResolvedConfig, images: ImageSet, screen: Screen, *, a
         "steps": steps,
         "parameters of the backbone": sum(p.numel() for p in student.backbone.parameters()),
         "parameters in training": sum(p.numel() for p in training.net.parameters() if p.requires_grad),
-        "MACs of the backbone": count_macs(student.backbone, training.input_spec.size),
+        "MACs of the backbone": count_macs(student.backbone, training.input_spec.size, student.channels),
         "memory of queues, bytes": sum(
             b.nbytes for q in training.net.modules() if isinstance(q, Queue) for b in q.buffers()
         ),
@@ -101,10 +101,11 @@ def sample_views(loader: Loader) -> NDArray[numpy.uint8]:
     batch = next(shown.batches(0, 1))
     columns = [torch.stack([stored_image(loader, index, spec.size) for index in batch.index.tolist()])]
     columns += [denormalise_images(view, mean=spec.mean, std=spec.std) for view in batch.views]
-    return torch.stack(columns, 1).permute(0, 1, 3, 4, 2).contiguous().numpy()
+    return false_colours(torch.stack(columns, 1)).permute(0, 1, 3, 4, 2).contiguous().numpy()
 
 
 def stored_image(loader: Loader, index: int, size: int) -> Tensor:
     """An image squashed to a square, uint8 (3, size, size)."""
     image = loader.images.readable_image(index)[0].resize((size, size))
-    return torch.from_numpy(numpy.asarray(image).copy()).permute(2, 0, 1)
+    values = numpy.asarray(image) * (255 / loader.images.pixel_format.white)
+    return torch.from_numpy(values.clip(0, 255).round().astype(numpy.uint8)).permute(2, 0, 1)

@@ -121,6 +121,7 @@ def final_scores(training: TrainingState, folder: RunFolder, screen: Screen) -> 
             one.loaded.input_spec.size,
             channels_last=how.channels_last,
             threads=options.threads,
+            channels=one.loaded.encoder.channels,
         )
         for one, how in zip(subjects[:2], computes, strict=False)
     ]

@@ -148,7 +148,7 @@ def cache_center_crops(teacher: OnlineTeacher, images: ImageSet, workers: int, s
 
     def compute(crop: int, index: Tensor) -> Tensor:
         crops = torch.stack(list(pool.map(lambda position: dataset[position][0], index.tolist())))
-        return teacher.output(normalise_images(crops.to(teacher.compute.device), mean=spec.mean, std=spec.std))
+        return teacher.output(normalise_images(crops.to(teacher.compute.device), **spec.normalisation))
 
     with ThreadPoolExecutor(max(1, workers)) as pool:
         fill_teacher_cache(outputs, screen, compute)
@@ -160,7 +160,7 @@ def open_teacher_cache(teacher: OnlineTeacher, images: ImageSet, crops: int, ori
     fingerprint = {
         "teacher": teacher.hash,
         "space": teacher.space,
-        "input_spec": dataclasses.asdict(teacher.input_spec),
+        "input_spec": teacher.input_spec.as_json(),
         "data": images.fingerprint,
         **origin,
     }

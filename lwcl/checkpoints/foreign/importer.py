@@ -1,5 +1,6 @@
 """Imports encoders that lwcl did not train: third-party checkpoints and pretrained timm models."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -93,7 +94,7 @@ def resize_input(path: Path, encoder: Encoder, input_spec: InputSpec, size: int 
             what = f"{path}: only accepts images of {input_spec.size} pixels."
             raise UsageError(what, str(error), "Leave --image-size out.") from error
         encoder.arguments["img_size"] = size
-    return InputSpec(size, input_spec.mean, input_spec.std, input_spec.crop_pct)
+    return replace(input_spec, size=size)
 
 
 def load_timm_encoder(name: str, image_size: int | None) -> LoadedEncoder:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lwcl.data.augment.bands import drop_bands_, jitter_bands_
 from lwcl.data.augment.blur import gaussian_blur_, half_kernels, kernel_radii
 from lwcl.data.augment.colour import (
     IDENTITY_FACTORS,
@@ -18,7 +19,7 @@ from lwcl.system.compute import torch_threads
 
 CHUNK_ELEMENTS = 1 << 18  # elements of a chunk: 1 MiB of float32 fits the cache and needs few calls
 
-CropWriter = Callable[[list[int], Tensor], None]  # writes crops of some images, in [0, 255], into (n, 3, size, size)
+CropWriter = Callable[[list[int], Tensor], None]  # writes crops, in [0, 255], into (n, C, size, size)
 
 
 class AugmentParams(NamedTuple):
@@ -31,6 +32,8 @@ class AugmentParams(NamedTuple):
     factors: Tensor  # (B, 4) float32: brightness, contrast, saturation, hue; 1, 1, 1, 0 without jitter
     gray: Tensor  # (B,) bool: converted to grayscale
     sigma: Tensor  # (B,) float32: of the blur, in pixels of the view; 0: none
+    bands: Tensor  # (B, C, 2) float32: brightness and contrast of each channel; without channels for RGB
+    dropped: Tensor  # (B,) int64: the channel that is replaced by its mean; -1: none
 
     def rows(self, index: Tensor | slice) -> "AugmentParams":
         """The parameters of some of the images."""
@@ -42,7 +45,7 @@ class AugmentParams(NamedTuple):
 def apply_augmentations(
     crop: CropWriter, params: AugmentParams, views: Tensor, mean: Sequence[float], std: Sequence[float]
 ) -> Tensor:
-    """Fills `views` (B, 3, s, s), a chunk of images at a time: crops, augments and normalises."""
+    """Fills `views` (B, C, s, s), a chunk of images at a time: crops, augments and normalises."""
     average = torch.tensor([MAX_PIXEL_VALUE * value for value in mean], device=views.device)[:, None, None]
     scale = torch.tensor([1 / (MAX_PIXEL_VALUE * value) for value in std], device=views.device)[:, None, None]
     # Jittered images first, sorted by the order of operations; see `colour_jitter_`.
@@ -61,7 +64,7 @@ def apply_augmentations(
 
 
 def batch_augmenter(params: AugmentParams, views: Tensor) -> Callable[[Tensor, int], None]:
-    """A function that augments float images (n, 3, s, s) in place: the n images from a given one on.
+    """A function that augments float images (n, C, s, s) in place: the n images from a given one on.
 
     What depends on an image but not on its pixels is computed here, once for the batch.
     """
@@ -69,14 +72,19 @@ def batch_augmenter(params: AugmentParams, views: Tensor) -> Callable[[Tensor, i
     skipped = (params.factors == IDENTITY_FACTORS).all(0).nonzero()[:, 0].tolist()
     table = jitter_coefficients(params.factors).to(views.device)
     kernels = half_kernels(params.sigma, views.shape[-1] - 1).to(views.device)
+    bands = params.bands.to(views.device)
     grays, reaches = params.gray.tolist(), kernel_radii(params.sigma).clamp_max(kernels.shape[1] - 1).tolist()
 
     def augment(pixels: Tensor, start: int) -> None:
         stop, flat = start + len(pixels), pixels.flatten(2)
         jittered = len(orders[start:stop])
-        if jittered:
+        if bands.shape[1]:
+            jitter_bands_(flat[:jittered], bands[start : start + jittered])
+            drop_bands_(flat, params.dropped[start:stop])
+        elif jittered:
             colour_jitter_(flat[:jittered], orders[start:stop], table[start : start + jittered], skipped)
-        apply_to_rows_(flat, [i for i, gray in enumerate(grays[start:stop]) if gray], to_grayscale_)
+        gray_rows = [] if bands.shape[1] else [i for i, gray in enumerate(grays[start:stop]) if gray]
+        apply_to_rows_(flat, gray_rows, to_grayscale_)
         for reach in sorted(set(reaches[start:stop]) - {0}):
             alike = [i for i, own in enumerate(reaches[start:stop]) if own == reach]
             apply_to_rows_(pixels, alike, gaussian_blur_, kernels[start:stop, : reach + 1])

@@ -6,18 +6,15 @@
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
 from lwcl.config.augmentation import Augmentation
-
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-    from PIL import Image
+from lwcl.data.band_image import Array, Picture
 
 CROP_ATTEMPTS = 10  # before the centre crop is used, as in torchvision
 
@@ -43,13 +40,20 @@ def sample_crop_boxes(augmentation: Augmentation, numbers: Tensor, heights: Tens
 
 
 def crop_uint8(image: Tensor, box: Sequence[int], size: int) -> Tensor:
-    """The box of a uint8 image (1, 3, H, W) on the CPU, scaled to (1, 3, size, size) uint8: within 1 of Pillow.
+    """The box of a uint8 image (1, C, H, W) on the CPU, scaled to (1, C, size, size) uint8: within 1 of Pillow.
 
     Fixed-point arithmetic. An image that is channels_last in memory is scaled two to three times as fast.
     """
     top, left, height, width = box
     part = image[:, :, top : top + height, left : left + width]
     return F.interpolate(part, (size, size), mode="bilinear", antialias=True)
+
+
+def crop_deep(image: Tensor, box: Sequence[int], size: int) -> Tensor:
+    """As `crop_uint8`, of uint16, in float32."""
+    top, left, height, width = box
+    part = image[:, :, top : top + height, left : left + width]
+    return F.interpolate(part.float(), (size, size), mode="bilinear", antialias=True)
 
 
 def resize_matrices(starts: Tensor, lengths: Tensor, source: int, size: int) -> Tensor:
@@ -67,7 +71,7 @@ def resize_matrices(starts: Tensor, lengths: Tensor, source: int, size: int) -> 
 
 
 def crop_float32(images: Tensor, boxes: Tensor, flips: Tensor, size: int) -> Tensor:
-    """The boxes (n, 4) of images (n, 3, H, W), scaled to float32 (n, 3, size, size), some flipped.
+    """The boxes (n, 4) of images (n, C, H, W), scaled to float32 (n, C, size, size), some flipped.
 
     Two batched matrix products; the flip is a reversed matrix. `boxes` are (top, left, height, width), `flips` (n,)
     bool, all on one device. Within 1e-5 of torchvision's `resized_crop` on floats in [0, 1]; an image's last bits may
@@ -79,11 +83,8 @@ def crop_float32(images: Tensor, boxes: Tensor, flips: Tensor, size: int) -> Ten
     return rows[:, None].float() @ (images.float() @ columns[:, None].float().mT)
 
 
-def crop_with_pillow(image: "Image.Image", box: Sequence[int], flip: bool, size: int) -> "npt.NDArray[np.uint8]":
-    """The box (top, left, height, width) of an RGB image, scaled by Pillow, perhaps flipped: uint8 (size, size, 3)."""
-    import numpy as np
-    from PIL import Image
-
+def crop_with_pillow(image: Picture, box: Sequence[int], flip: bool, size: int) -> Array:
+    """The box (top, left, height, width) of an image, scaled by Pillow, perhaps flipped: (size, size, channels)."""
     top, left, height, width = box
     scaled = image.crop((left, top, left + width, top + height)).resize((size, size), Image.Resampling.BILINEAR)
     return np.asarray(scaled.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flip else scaled)

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from lwcl.config.augmentation import Augmentation
 from lwcl.data.augment.apply import AugmentParams, apply_augmentations
+from lwcl.data.augment.bands import FACTORS, sample_band_factors, sample_dropped_bands
 from lwcl.data.augment.colour import MAX_PIXEL_VALUE, sample_jitter_factors
-from lwcl.data.augment.crops import CROP_ATTEMPTS, crop_float32, crop_uint8, sample_crop_boxes
+from lwcl.data.augment.crops import CROP_ATTEMPTS, crop_deep, crop_float32, crop_uint8, sample_crop_boxes
 from lwcl.rng import image_uniforms
 
 JITTER_ORDERS = tuple(permutations(range(4)))
@@ -29,13 +30,16 @@ def sample_augment_params(
     index: Tensor,
     heights: Tensor,
     widths: Tensor,
+    channels: int = 3,
 ) -> AugmentParams:
     """The parameters of a view of `size` pixels of the images at `index` (B,), of `heights` and `widths` (B,) pixels.
 
-    A pure function of the settings, (seed, epoch, view), and each image's index, height and width.
+    A pure function of the settings, (seed, epoch, view), and each image's index, height and width: crop, flip and blur
+    are the same for any number of channels.
     """
-    numbers = image_uniforms(seed, epoch, view, index.cpu(), 2 * CROP_ATTEMPTS + 12)
-    crops, others, factors = torch.split(numbers, [2 * CROP_ATTEMPTS + 2, 6, 4], 1)
+    bands = 0 if channels == 3 else channels
+    numbers = image_uniforms(seed, epoch, view, index.cpu(), 2 * CROP_ATTEMPTS + 13 + FACTORS * bands)
+    crops, others, factors, per_band = torch.split(numbers, [2 * CROP_ATTEMPTS + 2, 6, 4, 1 + FACTORS * bands], 1)
     flip, jitter, order, gray, blur, sigma = others.unbind(1)
     jittered = jitter < augmentation.jitter_p
     blurred = blur < augmentation.blur_p
@@ -48,6 +52,8 @@ def sample_augment_params(
         factors=sample_jitter_factors(augmentation, factors, jittered),
         gray=gray < augmentation.gray_p,
         sigma=torch.where(blurred, sigmas * (size / 224), 0).float(),
+        bands=sample_band_factors(augmentation, per_band[:, 1:], jittered),
+        dropped=sample_dropped_bands(per_band[:, 0], gray < augmentation.gray_p, bands),
     )
 
 
@@ -58,16 +64,18 @@ def make_views(
     *,
     mean: Sequence[float],
     std: Sequence[float],
+    white: float = MAX_PIXEL_VALUE,
     float_crops: bool = False,
     dtype: torch.dtype = torch.float32,
     channels_last: bool = False,
     backend: str = "tensor",
     threads: int = 1,
 ) -> Tensor:
-    """Normalised views (B, 3, size, size) of uint8 `images` (B, 3, H, W), which may be padded below and to the right.
+    """Normalised views (B, C, size, size) of `images` (B, C, H, W), which may be padded below and to the right.
 
-    Computed on the images' device. On a CPU, crops are rounded to uint8 as by Pillow, and the bits of a view do not
-    depend on the batch; with `float_crops`, and on other devices, they are float32 matrix products, whose rounding may.
+    `white` is the value of a pixel that becomes 1. Computed on the images' device. On a CPU, crops of uint8 are rounded
+    to uint8 as by Pillow, those of uint16 stay float32, and the bits of a view do not depend on the batch; with
+    `float_crops`, and on other devices, they are float32 matrix products, whose rounding may.
     Images that are channels_last in memory are cropped faster. With `backend` "opencv" (CPU only), views are made image
     by image in `threads` threads; see `lwcl.data.augment.opencv`.
     """
@@ -80,17 +88,20 @@ def make_views(
 
     def crop_each(rows: list[int], into: Tensor) -> None:
         for row, place in zip(rows, torch.split(into, 1), strict=True):
-            part = crop_uint8(images[row : row + 1], boxes[row], size)
+            part = crop(images[row : row + 1], boxes[row], size)
             place.copy_(part.flip(3) if flips[row] else part)
+        scale_to_255(into, white)
 
     def crop_all(rows: list[int], into: Tensor) -> None:
         index = torch.tensor(rows)
         box, flip = params.boxes[index].to(images.device), params.flip[index].to(images.device)
         into.copy_(crop_float32(images[index.to(images.device)], box, flip, size))
+        scale_to_255(into, white)
 
     boxes, flips = params.boxes.tolist(), params.flip.tolist()
-    crop = crop_all if float_crops or images.device.type != "cpu" else crop_each
-    return apply_augmentations(crop, params, views, mean, std)
+    crop = crop_uint8 if images.dtype == torch.uint8 else crop_deep
+    write = crop_all if float_crops or images.device.type != "cpu" else crop_each
+    return apply_augmentations(write, params, views, mean, std)
 
 
 def make_views_from_crops(
@@ -99,11 +110,12 @@ def make_views_from_crops(
     *,
     mean: Sequence[float],
     std: Sequence[float],
+    white: float = MAX_PIXEL_VALUE,
     channels_last: bool = False,
     backend: str = "tensor",
     threads: int = 1,
 ) -> Tensor:
-    """Normalised views (B, 3, s, s) of crops that are already scaled and flipped: uint8, or float in [0, 1].
+    """Normalised views (B, C, s, s) of crops that are already scaled and flipped: integers, or float in [0, 1].
 
     With `backend` "opencv" (CPU only), uint8 crops only.
     """
@@ -116,28 +128,44 @@ def make_views_from_crops(
     def crop(rows: list[int], into: Tensor) -> None:
         for place, row in enumerate(rows):
             into[place].copy_(crops[row])
-        if crops.is_floating_point():
-            into.mul_(MAX_PIXEL_VALUE)
+        scale_to_255(into, 1.0 if crops.is_floating_point() else white)
 
     return apply_augmentations(crop, params, views, mean, std)
 
 
 def normalise_images(
-    images: Tensor, *, mean: Sequence[float], std: Sequence[float], channels_last: bool = False
+    images: Tensor,
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+    white: float = MAX_PIXEL_VALUE,
+    channels_last: bool = False,
 ) -> Tensor:
-    """Normalised images (B, 3, s, s), from uint8."""
+    """Normalised images (B, C, s, s), from uint8 or uint16, whose value `white` becomes 1."""
     views = allocate_views(images, len(images), images.shape[-1], torch.float32, channels_last)
-    average, deviation = (torch.tensor(v, device=images.device)[:, None, None] * MAX_PIXEL_VALUE for v in (mean, std))
-    return views.copy_((images - average) / deviation)
+    average, deviation = (torch.tensor(v, device=images.device)[:, None, None] * white for v in (mean, std))
+    return views.copy_((images.float() - average) / deviation)
 
 
 def denormalise_images(views: Tensor, *, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """Normalised views (..., 3, s, s) as uint8 pixels on the CPU."""
+    """Normalised views (..., C, s, s) as uint8 pixels on the CPU."""
     average, deviation = (torch.tensor(value)[:, None, None] for value in (mean, std))
     return (views.float().cpu() * deviation + average).clamp(0, 1).mul(255).round().to(torch.uint8)
 
 
+def false_colours(pixels: Tensor) -> Tensor:
+    """Pixels (..., C, s, s) as RGB (..., 3, s, s): the first three channels, of two the last one twice."""
+    shown = [min(channel, pixels.shape[-3] - 1) for channel in range(3)]
+    return pixels if shown == [*range(pixels.shape[-3])] else pixels[..., shown, :, :]
+
+
+def scale_to_255(pixels: Tensor, white: float) -> None:
+    """Scales values in place, so that `white` becomes 255, the scale of augmentations."""
+    if white != MAX_PIXEL_VALUE:
+        pixels.mul_(MAX_PIXEL_VALUE / white)
+
+
 def allocate_views(like: Tensor, count: int, size: int, dtype: torch.dtype, channels_last: bool) -> Tensor:
-    """Memory for `count` views on the device of `like`."""
+    """Memory for `count` views on the device of `like`, and with its channels."""
     layout = torch.channels_last if channels_last else torch.contiguous_format
-    return torch.empty((count, 3, size, size), dtype=dtype, device=like.device, memory_format=layout)
+    return torch.empty((count, like.shape[1], size, size), dtype=dtype, device=like.device, memory_format=layout)

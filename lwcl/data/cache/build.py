@@ -43,10 +43,10 @@ class CacheBuilder:
         if where == "disk":
             file, index = self.on_disk("pixels")
             pixels = torch.from_file(str(file), shared=False, size=sum(index.lengths), dtype=torch.uint8)
-            return make_pixel_store(pixels, index, self.images.names)
+            return make_pixel_store(pixels, index, self.images.names, self.images.pixel_format)
         index = ImageIndex.empty()
         pixels = concatenate_chunks(list(self.decode_rest(index, "pixels")))
-        return make_pixel_store(pixels, index, self.images.names)
+        return make_pixel_store(pixels, index, self.images.names, self.images.pixel_format)
 
     def jpeg_set(self) -> tuple[ImageSet, list[BrokenImage]]:
         """The image set with its images cached as JPEG in one file, and the broken ones; later calls find the file."""

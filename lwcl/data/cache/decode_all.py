@@ -9,16 +9,16 @@ import re
 import time
 import zlib
 from collections.abc import Callable, Iterator
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
 from lwcl.data.cache.pixels import ImageIndex
 from lwcl.data.dataset import ImageSet
-from lwcl.data.decode import UnreadableImageError, downscale, encode_jpeg
+from lwcl.data.decode import downscale, encode_jpeg
+from lwcl.data.native import UnreadableImageError
 from lwcl.data.workers import load_in_workers
 from lwcl.errors import DataError
 from lwcl.system.shared_memory import can_start_workers
@@ -28,7 +28,7 @@ CHUNK_IMAGES = 256
 IDLE = -1
 PROCESS_ID, POSITION, STARTED_NS = range(3)  # what a worker reports: itself, the image it is decoding, since when
 
-CacheFormat = Literal["pixels", "jpeg"]  # of an image's bytes: (height, width, 3), or a file
+CacheFormat = Literal["pixels", "jpeg"]  # of an image's bytes: (height, width, channels), or a file
 ProgressCallback = Callable[[int, int], None]  # called with the number of images done, and of all
 
 
@@ -76,8 +76,8 @@ class ChunkDataset(Dataset[DecodedChunk]):
         return DecodedChunk(b"".join(pieces), index)
 
 
-PIXEL_ENCODERS: dict[CacheFormat, Callable[[Image.Image], bytes]] = {
-    "pixels": Image.Image.tobytes,
+PIXEL_ENCODERS: dict[CacheFormat, Callable[[Any], bytes]] = {
+    "pixels": lambda image: image.tobytes(),
     "jpeg": encode_jpeg,
 }
 

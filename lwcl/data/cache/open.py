@@ -7,6 +7,7 @@ from lwcl.data.cache.pixels import PixelStore
 from lwcl.data.cache.policy import CacheChoice, CacheEstimate, CacheMode, choose_cache
 from lwcl.data.dataset import BrokenImage, ImageSet
 from lwcl.data.workers import worker_count
+from lwcl.errors import DataError
 from lwcl.reporting.console import Screen
 from lwcl.system import distributed
 from lwcl.system.process_group import one_first_on_each_machine
@@ -29,6 +30,9 @@ def open_cached_images(
 
     Raises as `choose_cache` and `CacheBuilder`.
     """
+    if mode == "jpeg" and not images.pixel_format.is_rgb:
+        what = f"--cache jpeg holds 8-bit RGB; these images are {images.pixel_format.describe()}."
+        raise DataError(what, remedy="Give another --cache, such as disk.")
     cache = CacheChoice(*distributed.said_by_first(choose_cache(mode, CacheEstimate(images, short_side))))
     screen.say(cache.message)
     if worker_count(workers, len(images)) and (warning := shared_memory_warning()):

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from lwcl.data.dataset import BrokenImage, replacement_positions
+from lwcl.models.pixel_format import RGB, PixelFormat
 
-CHANNELS = 3
+STORED_TYPES = {"uint8": torch.uint8, "uint16": torch.uint16}
 
 
 class ImageIndex(NamedTuple):
@@ -51,7 +52,9 @@ class ImageIndex(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class PixelStore:
-    """N images of any size, one behind the other: uint8 (bytes,), each (height, width, 3) from its offset on.
+    """N images of any size, one behind the other: uint8 (bytes,), each (height, width, channels) from its offset on.
+
+    `pixel_format` says how many channels, and whether a value is one byte or two.
 
     With channels last, crops are resized two to three times as fast, and OpenCV can use the memory as it is. A broken
     image shares the bytes of its replacement.
@@ -62,6 +65,7 @@ class PixelStore:
     heights: Tensor  # (N,) int64
     widths: Tensor  # (N,) int64
     broken: list[BrokenImage]
+    pixel_format: PixelFormat = RGB
     uniform: bool = field(init=False)  # whether all images have the same size
 
     def __post_init__(self) -> None:
@@ -71,33 +75,41 @@ class PixelStore:
     def __len__(self) -> int:
         return len(self.offsets)
 
+    def values(self, content: Tensor, height: int, width: int) -> Tensor:
+        """Bytes (..., bytes of an image) as images (..., C, height, width), channels last in memory."""
+        typed = content.view(STORED_TYPES[self.pixel_format.dtype])
+        return typed.view(*typed.shape[:-1], height, width, self.pixel_format.channels).movedim(-1, -3)
+
     def image(self, index: int) -> Tensor:
-        """One image, uint8 (3, height, width): a view of the stored bytes."""
+        """One image (C, height, width): a view of the stored bytes."""
         offset, height, width = (int(column[index]) for column in (self.offsets, self.heights, self.widths))
-        return self.pixels[offset : offset + CHANNELS * height * width].view(height, width, CHANNELS).permute(2, 0, 1)
+        return self.values(self.pixels[offset : offset + self.pixel_format.bytes * height * width], height, width)
 
     def batch(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Images `index` (B,) as uint8 (B, 3, H, W), channels last in memory, with heights (B,) and widths (B,).
+        """Images `index` (B,) as (B, C, H, W), channels last in memory, with heights (B,) and widths (B,).
 
         Smaller images are padded with zeros at the bottom and on the right.
         """
         heights, widths = self.heights[index], self.widths[index]
         if self.uniform:
             height, width = int(self.heights[0]), int(self.widths[0])
-            rows = self.pixels.view(-1, CHANNELS * height * width)
+            rows = self.pixels.view(-1, self.pixel_format.bytes * height * width)
             places = self.offsets[index].div(rows.shape[1], rounding_mode="floor")
-            images = rows.index_select(0, places).view(-1, height, width, CHANNELS).permute(0, 3, 1, 2)
-            return images, heights, widths
+            return self.values(rows.index_select(0, places), height, width), heights, widths
         sides = int(heights.max()), int(widths.max())
-        images = torch.zeros(len(index), *sides, CHANNELS, dtype=torch.uint8).permute(0, 3, 1, 2)
+        images = self.values(
+            torch.zeros(len(index), self.pixel_format.bytes * sides[0] * sides[1], dtype=torch.uint8), *sides
+        )
         for place, row in enumerate(index.tolist()):
             image = self.image(row)
             images[place, :, : image.shape[1], : image.shape[2]] = image
         return images, heights, widths
 
 
-def make_pixel_store(pixels: Tensor, index: ImageIndex, names: Sequence[str]) -> PixelStore:
+def make_pixel_store(
+    pixels: Tensor, index: ImageIndex, names: Sequence[str], pixel_format: PixelFormat = RGB
+) -> PixelStore:
     """A store of images decoded in order; at least one must be readable."""
     source, offsets = index.locate()
     heights, widths = torch.tensor(index.sizes)[source].T
-    return PixelStore(pixels, offsets[source], heights, widths, index.broken_images(names))
+    return PixelStore(pixels, offsets[source], heights, widths, index.broken_images(names), pixel_format)

@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from PIL import Image
 
+from lwcl.data.band_image import Picture
 from lwcl.data.cache.decode_all import CacheFormat
 from lwcl.data.cache.disk import bytes_on_disk, disk_cache_folder
 from lwcl.data.dataset import ImageSet
@@ -43,7 +44,7 @@ class CacheEstimate:
         self.images, self.short_side = images, short_side
         self.sample = [images.readable_image(int(place), short_side)[0] for place in places]
 
-    def scaled_sum(self, size: Callable[[Image.Image], int]) -> int:
+    def scaled_sum(self, size: Callable[[Picture], int]) -> int:
         """The sizes of the sample's downscaled images, summed and scaled to the whole set."""
         sizes = [size(downscale(image, self.short_side)) for image in self.sample]
         return round(sum(sizes) / len(sizes) * len(self.images))
@@ -51,17 +52,21 @@ class CacheEstimate:
     @cached_property
     def pixel_bytes(self) -> int:
         """Bytes of all images as pixels."""
-        return self.scaled_sum(lambda image: 3 * image.width * image.height)
+        return self.scaled_sum(lambda image: self.images.pixel_format.bytes * image.width * image.height)
 
     @cached_property
     def jpeg_bytes(self) -> int:
         """Bytes of all images as JPEG."""
-        return self.scaled_sum(lambda image: len(encode_jpeg(image)))
+        return self.scaled_sum(lambda image: len(encode_jpeg(image)) if isinstance(image, Image.Image) else 0)
 
     @property
     def is_downscaled(self) -> bool:
-        """Whether images become smaller: otherwise re-encoding them as JPEG costs accuracy and saves nothing."""
-        return self.short_side is not None and all(min(image.size) >= self.short_side for image in self.sample)
+        """Whether RGB images become smaller: otherwise re-encoding them as JPEG costs accuracy and saves nothing."""
+        return (
+            self.images.pixel_format.is_rgb
+            and self.short_side is not None
+            and all(min(image.size) >= self.short_side for image in self.sample)
+        )
 
     def cached_bytes(self, cache_format: CacheFormat) -> int:
         """Bytes that are in the cache folder already."""

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from lwcl.data.decode import UnreadableImageError
+from lwcl.data.native import UnreadableImageError
 from lwcl.data.sources.files import (
     COMPRESSED_SIZE,
     COMPRESSION,
@@ -39,7 +39,7 @@ from lwcl.errors import DataError, LwclError
 from lwcl.formatting import plural
 from lwcl.system.atomic_files import cache_folder, crash_point, write_atomically
 
-INDEX_VERSION = 2
+INDEX_VERSION = 3
 ZIP_HEADER = struct.Struct("<4s22xHH")  # a member's local header: signature, lengths of its name and extra field
 MAX_MTIME_NS = 2**62  # later modification times are wrong, and would not fit into 64 bits
 
@@ -202,7 +202,7 @@ def list_archive(path: Path, members: Iterable[ArchiveMember]) -> FileListing:
         raise DataError(what, f"{type(error).__name__}: {str(error)!r}.", "Copy or download it again.") from None
     kinds = ", ".join(plural(count, kind, PLURALS.get(kind, "")) for kind, count in unread.items() if count)
     listing = make_listing(entries, path, f"Found {others} other files{' and ' + kinds if kinds else ''}.")
-    return listing._replace(notes=(f"{str(path)!r}: not read: {kinds}.",)) if kinds else listing
+    return listing._replace(notes=(*listing.notes, f"{str(path)!r}: not read: {kinds}.")) if kinds else listing
 
 
 def inflate(data: bytes, size: int) -> bytes:

@@ -14,11 +14,12 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from lwcl.data.decode import UnreadableImageError
+from lwcl.data.native import UnreadableImageError
 from lwcl.errors import DataError, UsageError
 from lwcl.formatting import plural
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+ARRAY_SUFFIXES = (".npy", ".npz")  # images where there are no others: beside images they are seldom any
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", *ARRAY_SUFFIXES)
 MAX_FILE_BYTES = 512 * 2**20  # per image
 #: Columns of a listing's table; -1 where a container has no such value.
 SIZE, MODIFIED_NS, CRC32, OFFSET, COMPRESSED_SIZE, COMPRESSION = range(6)
@@ -70,8 +71,11 @@ def make_listing(entries: Mapping[str, FileEntry], path: Path, others: str) -> F
     if not entries:
         known = " ".join(IMAGE_SUFFIXES)
         raise DataError(f"No images in {str(path)!r}.", others, f"Image files end in {known}.")
-    names = sorted(entries)
-    return FileListing(names, np.array([entries[name] for name in names], dtype=np.int64).reshape(-1, COMPRESSION + 1))
+    names = sorted(name for name in entries if not name.lower().endswith(ARRAY_SUFFIXES)) or sorted(entries)
+    beside = len(entries) - len(names)
+    notes = (f"{str(path)!r}: {plural(beside, 'NumPy array')} beside the images not read.",) if beside else ()
+    table = np.array([entries[name] for name in names], dtype=np.int64).reshape(-1, COMPRESSION + 1)
+    return FileListing(names, table, notes)
 
 
 def read_image_bytes(path: str | Path, offset: int = 0, size: int | None = None) -> bytes:
@@ -120,7 +124,8 @@ class ImageFolder(NamedTuple):
             note += "." if self.follow else " (--follow-links follows those to outside)."
         note = note.strip()
         others = f"Found {counts['files']} other files and {links} that lead outside or nowhere (see --follow-links)."
-        return make_listing(entries, self.path, others)._replace(notes=(note,) if note else ())
+        listing = make_listing(entries, self.path, others)
+        return listing._replace(notes=(*listing.notes, note)) if note else listing
 
     def entries(self, *, follow: bool) -> tuple[dict[str, FileEntry], dict[str, int]]:
         """The files by name, and how many other files and links there are. Raises `DataError`."""

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from lwcl.data.decode import UnreadableImageError
+from lwcl.data.native import UnreadableImageError
 from lwcl.data.sources.files import (
     IMAGE_SUFFIXES,
     SIZE,

@@ -1,13 +1,15 @@
 """One `--data` value as an image source: its names, splits and classes, and a reader of its images."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
-from lwcl.data.decode import UnreadableImageError, decode
+from lwcl.data.band_image import Array, Picture
+from lwcl.data.decode import decode, to_pixel_format
+from lwcl.data.native import NativeImage, UnreadableImageError, native_array, open_native
 from lwcl.data.sources.archives import TarArchive, ZipArchive, file_stamp
 from lwcl.data.sources.files import (
     CRC32,
@@ -27,6 +29,7 @@ from lwcl.data.sources.splits import (
     parse_folder_layout,
 )
 from lwcl.errors import DataError, UsageError
+from lwcl.models.pixel_format import PixelFormat
 from lwcl.settings import expand_home
 
 COMPRESSION_SIGNATURES = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
@@ -35,8 +38,11 @@ COMPRESSION_SIGNATURES = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz
 class ImageReader(Protocol):
     """Reads a source's images by row."""
 
-    def image(self, row: int, min_side: int | None) -> Image.Image:
-        """One image in RGB (`min_side` as in `decode`); raises `UnreadableImageError`."""
+    def image(self, row: int, min_side: int | None, pixel_format: PixelFormat) -> Picture:
+        """One image in a pixel format (`min_side` as in `decode`); raises `UnreadableImageError`."""
+
+    def native(self, row: int) -> NativeImage:
+        """One image as its file has it; raises `UnreadableImageError`, or anything where it is damaged."""
 
 
 class ImageSource(NamedTuple):
@@ -51,29 +57,49 @@ class ImageSource(NamedTuple):
     notes: tuple[str, ...] = ()  # what is left out, and what a user may not expect
 
 
-class FileReader(NamedTuple):
+class BytesReader:
+    """Decodes the bytes of images, which `data` gives."""
+
+    def data(self, row: int) -> bytes:
+        """The bytes of an image; raises `UnreadableImageError`."""
+        raise NotImplementedError
+
+    def image(self, row: int, min_side: int | None, pixel_format: PixelFormat) -> Picture:
+        """See `ImageReader`."""
+        return decode(self.data(row), min_side=min_side, pixel_format=pixel_format)
+
+    def native(self, row: int) -> NativeImage:
+        """See `ImageReader`."""
+        return open_native(self.data(row))
+
+
+@dataclass(frozen=True)
+class FileReader(BytesReader):
     """Decodes the files of a container."""
 
     container: FileContainer
     listing: FileListing
 
-    def image(self, row: int, min_side: int | None) -> Image.Image:
-        """See `ImageReader`."""
+    def data(self, row: int) -> bytes:
+        """See `BytesReader`."""
         try:
-            data = self.container.read(self.listing.names[row], self.listing.table[row])
+            return self.container.read(self.listing.names[row], self.listing.table[row])
         except OSError as error:
             raise UnreadableImageError(f"not readable: {error.strerror or error}") from None
-        return decode(data, min_side=min_side)
 
 
 class ArrayReader(NamedTuple):
-    """Images in memory: uint8 (rows, height, width, 3)."""
+    """Images in memory: (rows, height, width, channels)."""
 
-    pixels: npt.NDArray[np.uint8]
+    pixels: Array
 
-    def image(self, row: int, min_side: int | None) -> Image.Image:
+    def image(self, row: int, min_side: int | None, pixel_format: PixelFormat) -> Picture:
         """See `ImageReader`."""
-        return Image.fromarray(self.pixels[row])
+        return to_pixel_format(self.native(row), pixel_format)
+
+    def native(self, row: int) -> NativeImage:
+        """See `ImageReader`."""
+        return native_array(self.pixels[row])
 
 
 def source_from_files(spec: str, labels: Labels = "top", *, follow_links: bool = False) -> ImageSource:

@@ -4,17 +4,17 @@ torchvision is imported only when such a data set is opened, and downloads only 
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
-from lwcl.data.decode import UnreadableImageError, decode
 from lwcl.data.demo.builtin import source_from_arrays
+from lwcl.data.native import UnreadableImageError
 from lwcl.data.sources.files import read_image_bytes
-from lwcl.data.sources.source import ImageSource
+from lwcl.data.sources.source import BytesReader, ImageSource
 from lwcl.errors import DataError, UsageError
 from lwcl.settings import expand_home, unknown_name_error
 
@@ -44,15 +44,16 @@ TORCHVISION_SETS: dict[str, tuple[str, SplitArguments]] = {
 }
 
 
-class PathReader(NamedTuple):
+@dataclass(frozen=True)
+class PathReader(BytesReader):
     """Decodes files at any paths."""
 
     paths: list[Path]
 
-    def image(self, row: int, min_side: int | None) -> Image.Image:
-        """See `ImageReader`."""
+    def data(self, row: int) -> bytes:
+        """See `BytesReader`."""
         try:
-            return decode(read_image_bytes(self.paths[row]), min_side=min_side)
+            return read_image_bytes(self.paths[row])
         except OSError as error:
             raise UnreadableImageError(f"not readable: {error.strerror or error}") from None
 

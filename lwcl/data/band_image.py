@@ -1,0 +1,76 @@
+"""An image of any number of channels, with the part of Pillow's interface that lwcl uses of RGB images."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+Array = npt.NDArray[Any]
+TURNS: dict[Image.Transpose, Callable[[Array], Array]] = {
+    Image.Transpose.FLIP_LEFT_RIGHT: lambda pixels: pixels[:, ::-1],
+    Image.Transpose.FLIP_TOP_BOTTOM: lambda pixels: pixels[::-1],
+    Image.Transpose.ROTATE_90: lambda pixels: np.rot90(pixels),
+    Image.Transpose.ROTATE_180: lambda pixels: pixels[::-1, ::-1],
+    Image.Transpose.ROTATE_270: lambda pixels: np.rot90(pixels, -1),
+    Image.Transpose.TRANSPOSE: lambda pixels: pixels.swapaxes(0, 1),
+    Image.Transpose.TRANSVERSE: lambda pixels: pixels[::-1, ::-1].swapaxes(0, 1),
+}
+
+
+class BandImage:
+    """Pixels (height, width, channels), uint8 or uint16. Resized channel by channel by Pillow, in float32."""
+
+    def __init__(self, pixels: Array) -> None:
+        self.pixels = pixels
+
+    @property
+    def height(self) -> int:
+        """Its height in pixels."""
+        return int(self.pixels.shape[0])
+
+    @property
+    def width(self) -> int:
+        """Its width in pixels."""
+        return int(self.pixels.shape[1])
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height."""
+        return self.width, self.height
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        return np.asarray(self.pixels, dtype)
+
+    def tobytes(self) -> bytes:
+        """The values, row by row, the channels of a pixel together."""
+        return self.pixels.tobytes()
+
+    def crop(self, box: Sequence[int]) -> "BandImage":
+        """The part in (left, top, right, bottom), which lies inside."""
+        left, top, right, bottom = box
+        return BandImage(self.pixels[top:bottom, left:right])
+
+    def resize(
+        self,
+        size: tuple[int, int],
+        resample: Image.Resampling = Image.Resampling.BICUBIC,
+        box: tuple[float, float, float, float] | None = None,
+        reducing_gap: float | None = None,
+    ) -> "BandImage":
+        """As Pillow's, with values rounded and clipped to the type."""
+        limits = np.iinfo(self.pixels.dtype)
+        channels = [
+            Image.fromarray(np.ascontiguousarray(channel, dtype=np.float32)).resize(size, resample, box, reducing_gap)
+            for channel in np.moveaxis(self.pixels, 2, 0)
+        ]
+        values = np.rint(np.stack([np.asarray(channel) for channel in channels], axis=2))
+        return BandImage(values.clip(limits.min, limits.max).astype(self.pixels.dtype))
+
+    def transpose(self, method: Image.Transpose) -> "BandImage":
+        """Turned or mirrored."""
+        return BandImage(TURNS[method](self.pixels))
+
+
+Picture = Image.Image | BandImage  # 8-bit RGB as Pillow's, anything else as bands
