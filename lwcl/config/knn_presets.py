@@ -20,13 +20,13 @@ class Vote(NamedTuple):
         return f"k={self.k}" + (f", T={self.temperature:g}" if self.temperature else "")
 
 
+DEFAULT_VOTE = Vote(20, 0.07)
 KNN_PRESETS: dict[str, Vote | None] = {
-    "weighted": Vote(20, 0.07),
+    "weighted": DEFAULT_VOTE,
     "1nn": Vote(1),
     "monitor": Vote(200, 0.1),
     "best": None,
 }
-DEFAULT_VOTE = KNN_PRESETS["weighted"]
 
 
 def describe_presets() -> str:

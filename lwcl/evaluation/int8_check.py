@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from lwcl.checkpoints.onnx_encoder import OnnxBackbone, OnnxEncoder
+from lwcl.config.knn_presets import DEFAULT_VOTE
 from lwcl.data.dataset import ImageSet
 from lwcl.evaluation.embed_images import CroppedImages
 from lwcl.evaluation.latency import Latency, measure_latency
@@ -17,7 +18,6 @@ from lwcl.models.loaded import LoadedEncoder
 MIN_INT8_COSINE = 0.98
 SATURATION_GAP = 0.005  # mean cosine that the file loses as this machine runs it
 MAX_BANK, MAX_QUERIES = 2000, 1000  # labelled images of the kNN comparison
-K, TEMPERATURE = 20, 0.07  # of the preset `weighted`
 
 
 class CosineSummary(NamedTuple):
@@ -103,7 +103,7 @@ def knn_change(
 
     def score(loaded: LoadedEncoder) -> Accuracy:
         labelled = queries.features(loaded), queries.images.labels, bank.features(loaded), bank.images.labels
-        return knn_score(*labelled, k=K, temperature=TEMPERATURE).accuracy
+        return knn_score(*labelled, k=DEFAULT_VOTE.k, temperature=DEFAULT_VOTE.temperature).accuracy
 
     before, after = score(float32), score(int8)
     change, low, high = paired_gain(after.top1, before.top1, seed)
