@@ -58,7 +58,7 @@ def test_the_tables_compare_the_ways_that_are_there(timed, tmp_path):
     assert "| light | 25.0 (25.0 to 25.0) | +12.5 (" in text
 
 
-@pytest.mark.parametrize("name", ["learning.jsonl"])
+@pytest.mark.parametrize("name", ["learning.jsonl", "evidence.jsonl"])
 def test_the_kept_rows_say_where_and_what_they_measured(name):
     lines = [json.loads(line) for line in (BENCHMARKS / name).read_text().splitlines()]
     assert lines
