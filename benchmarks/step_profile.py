@@ -69,7 +69,7 @@ GROUPS = {
     "activations": ("relu", "threshold", "hardswish", "hardsigmoid", "silu", "sigmoid", "max_pool"),
     "products: head, queue, small maps": ("matrix product", "logsumexp", "_log_softmax", "nll", "cat", "topk"),
     "copies, casts, paddings": ("_to_copy", "clone", "copy_", "constant_pad", "flip", "fill", "zero", "ones"),
-    "optimiser, key encoder": ("updates", "_fused", "_foreach"),
+    "optimizer, key encoder": ("updates", "_fused", "_foreach"),
     "sums, products, other": ("",),
 }
 BARS = ("views", *GROUPS, "rest (Python, noise)")

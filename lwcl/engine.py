@@ -29,7 +29,7 @@ from lwcl.system.compute import Compute
 
 
 class TrainStep(NamedTuple):
-    """The result of one optimiser step; `number` counts from 1."""
+    """The result of one optimizer step; `number` counts from 1."""
 
     number: int
     epoch: float  # epochs done after this step
@@ -57,9 +57,9 @@ class NonFiniteError(TrainingDivergedError):
 def learning_rate(epoch: float, recipe: Optimization, epochs: int, lr: float, warmup: float) -> float:
     """The learning rate at a (fractional) epoch of `epochs`, counted from 0.
 
-    `cosine` is MoCo's, as a function of (e - w) / (E - w); a warm-up of w epochs multiplies by (e + 1) / (w + 1) before
-    epoch w, as light-moco's code does; `step` multiplies by `step_factor` after each of the `milestones`
-    (fractions of E).
+    `cosine` is MoCo's: lr (1 + cos(pi (e - w) / (E - w))) / 2 at epoch e of E; a warm-up of w epochs multiplies by (e +
+    1) / (w + 1) before epoch w, as light-moco's code does; `step` multiplies by `step_factor` after each of the
+    `milestones` (fractions of E).
     """
     epoch = math.floor(epoch) if recipe.per_epoch else epoch
     ramp = min(1.0, (epoch + 1) / (warmup + 1))
@@ -71,9 +71,9 @@ def learning_rate(epoch: float, recipe: Optimization, epochs: int, lr: float, wa
 
 
 def build_optimizer(net: nn.Module, recipe: Optimization, lr: float, weight_decay: float) -> Optimizer:
-    """timm's optimiser for all parameters with a gradient; weight decay on all of them, as in the papers' code.
+    """timm's optimizer for all parameters with a gradient; weight decay on all of them, as in the papers' code.
 
-    LARS adapts the learning rate of matrices only; biases and norms are optimised as by SGD without weight decay
+    LARS adapts the learning rate of matrices only; biases and norms are optimized as by SGD without weight decay
     (light-moco, `main_lincls_lars.py`). timm's default adapts all parameters that have weight decay.
     """
     name = {"sgd": "momentum"}.get(recipe.optimizer, recipe.optimizer)

@@ -60,7 +60,7 @@ def batches(start: int, stop: int) -> Iterator[Batch]:
 
 
 class Run:
-    """A net and its optimiser, trained step by step."""
+    """A net and its optimizer, trained step by step."""
 
     def __init__(self, name: str, recipe: Optimization = RECIPE, **settings: object) -> None:
         torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""An optimiser's state goes through a checkpoint and training goes on bit for bit."""
+"""An optimizer's state goes through a checkpoint and training goes on bit for bit."""
 
 import copy
 from pathlib import Path
@@ -28,7 +28,7 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
 
 
 def learner(kind: dict[str, Any], seed: int) -> tuple[nn.Module, torch.optim.Optimizer]:
-    """A small network in channels-last, with an optimiser that decays only its weights."""
+    """A small network in channels-last, with an optimizer that decays only its weights."""
     torch.manual_seed(seed)
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(64, 2))
     net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

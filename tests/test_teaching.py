@@ -434,6 +434,6 @@ def test_every_number_of_a_teaching_recipe_is_a_setting_with_a_source(name: str)
 
 
 def test_settings_of_taught_methods_mean_one_thing_each() -> None:
-    """A name that a view's or an optimiser's setting has too would be one flag for both."""
+    """A name that a view's or an optimizer's setting has too would be one flag for both."""
     shared = {name for kind in (Optimization, Augmentation) for name in field_names(kind)}
     assert not {field.name for name in TAUGHT for field in dataclasses.fields(methods()[name])} & shared

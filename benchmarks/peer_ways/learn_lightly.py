@@ -1,6 +1,6 @@
 """SimCLR, MoCo, FastSiam, DINO and SwAV by the parts of lightly (MIT), set as in its examples, with timm's backbone.
 
-The examples are `examples/pytorch/NAME.py`: their heads, losses, optimisers, batches and constant learning rates are
+The examples are `examples/pytorch/NAME.py`: their heads, losses, optimizers, batches and constant learning rates are
 kept; ResNet-18 of torchvision becomes timm's, and their views of 32 px (of DINO and SwAV 224 and 96 px) those of the
 task's size, local crops in the same proportion.
 """
@@ -107,7 +107,7 @@ def swav(body: nn.Module) -> Example:
     return nn.ModuleList([model, prototypes]), loss, nothing
 
 
-#: The method, its views of a size, its optimiser and the batch of its example.
+#: The method, its views of a size, its optimizer and the batch of its example.
 EXAMPLES: dict[str, tuple[Callable[[nn.Module], Example], Callable[[int], Any], str, int]] = {
     "simclr": (simclr, lambda size: SimCLRTransform(input_size=size, gaussian_blur=0.0), "sgd", 256),
     "moco": (moco, lambda size: MoCoV2Transform(input_size=size), "sgd", 256),
@@ -120,13 +120,13 @@ EXAMPLES: dict[str, tuple[Callable[[nn.Module], Example], Callable[[int], Any], 
 def main() -> None:
     """Trains until the last mark."""
     task = told()
-    build, views_of, optimiser, own_batch = EXAMPLES[task.method]
+    build, views_of, optimizer, own_batch = EXAMPLES[task.method]
     batch = task.batch or own_batch
     body = backbone(task.arch, task.size)
     trained, loss_of, after_backward = build(body)
     parameters = trained.parameters()
     optimizer: torch.optim.Optimizer
-    optimizer = torch.optim.SGD(parameters, 0.06) if optimiser == "sgd" else torch.optim.Adam(parameters, 0.001)
+    optimizer = torch.optim.SGD(parameters, 0.06) if optimizer == "sgd" else torch.optim.Adam(parameters, 0.001)
     images = LightlyDataset(task.folder, transform=views_of(task.size))
     marks = Marks(task, batch)
     for epoch, views in endless(images, task, batch):

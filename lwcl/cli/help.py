@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 #: In the order of help; options without a group come last.
-HELP_GROUPS = ("What", "Data", "Teacher", "Method", "Optimisation", "Views", "Machine", "Run", "Screen", "Options")
+HELP_GROUPS = ("What", "Data", "Teacher", "Method", "Optimization", "Views", "Machine", "Run", "Screen", "Options")
 HELP_WIDTH = 100
 #: typer's own flags have no default, and typer imports pydantic (0.1 s of CPU) to convert that to a bool.
 FLAG_DEFAULTS = {"help": False, "install_completion": False, "show_completion": False}

@@ -108,7 +108,7 @@ def apply_rules(values: Mapping[str, Any], facts: RunFacts) -> dict[str, Setting
     if batch % facts.processes:
         batch, reason = max(1, batch // facts.processes) * facts.processes, f"{reason}; for {facts.processes} processes"
     rule("batch_size", batch, reason)
-    # 2. Optimisation: the papers' values at ImageNet's size, the CIFAR notebook's for few images.
+    # 2. Optimization: the papers' values at ImageNet's size, the CIFAR notebook's for few images.
     few = facts.images < SMALL_DATA_IMAGES
     rule("epochs", *auto_epochs(facts, few_bits=known.get("bits") is not None))
     rule("lr", *auto_lr(known))

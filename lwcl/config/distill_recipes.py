@@ -29,7 +29,7 @@ COMPRESS_OPTIMISATION: dict[str, float | str | tuple[float, ...]] = {
 
 
 def compress_settings(source: str, **own: CitedValue) -> dict[str, CitedValue]:
-    """CompRess's optimisation under this source, and a method's own settings."""
+    """CompRess's optimization under this source, and a method's own settings."""
     return {name: CitedValue(value, source) for name, value in COMPRESS_OPTIMISATION.items()} | own
 
 

@@ -86,11 +86,11 @@ class ProbeOptions(DataOptions, MachineOptions):
     image_size: int | None = setting(None, INPUT_SIZE_HELP, at_least=16, at_most=MAX_IMAGE_SIZE, group="What")
     random_init: bool = setting(True, "probe an untrained encoder of each architecture too", group="What")
     seed: int = setting(0, "seed of all randomness", at_least=0, group="What")
-    epochs: int | None = setting(None, "passes over the images [the protocol's]", at_least=1, group="Optimisation")
+    epochs: int | None = setting(None, "passes over the images [the protocol's]", at_least=1, group="Optimization")
     batch_size: int | None = setting(
-        None, "images per step [the protocol's, smaller for few images]", at_least=2, group="Optimisation"
+        None, "images per step [the protocol's, smaller for few images]", at_least=2, group="Optimization"
     )
     lr: float | None = setting(
-        None, "learning rate [the protocol's, scaled by the batch]", above=0, group="Optimisation"
+        None, "learning rate [the protocol's, scaled by the batch]", above=0, group="Optimization"
     )
     out: str | None = setting(None, REPORT_FOLDER_HELP, group="Run", path=True)

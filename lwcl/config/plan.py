@@ -214,7 +214,7 @@ def recipe_layers(command: TrainCommand, recipe: SettingValue, chosen: TrainOpti
     """The layers of the chosen recipe, or of the first recipe for the chosen method.
 
     `auto` is planned as for a small data set, until the number of images is known. A method without a recipe is
-    optimised so too, and keeps its own hyper-parameters.
+    optimized so too, and keeps its own hyper-parameters.
     """
     auto = AUTO_RECIPES[command].small
     if recipe.value == AUTO and chosen.method is not None:

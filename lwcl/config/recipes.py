@@ -15,52 +15,52 @@ from lwcl.settings import Auto, Settings, setting, unknown_name_error
 
 
 class Optimization(Settings):
-    """The optimisation of a run."""
+    """The optimization of a run."""
 
     epochs: Auto[int] = setting(
-        None, "passes over the images [auto: from their number]", at_least=1, group="Optimisation"
+        None, "passes over the images [auto: from their number]", at_least=1, group="Optimization"
     )
     batch_size: Auto[int] = setting(
-        None, "images per step, over all processes [auto: from their number]", at_least=2, group="Optimisation"
+        None, "images per step, over all processes [auto: from their number]", at_least=2, group="Optimization"
     )
     accumulate: int = setting(
-        1, "micro-batches per step (gradient accumulation): less memory", at_least=1, group="Optimisation"
+        1, "micro-batches per step (gradient accumulation): less memory", at_least=1, group="Optimization"
     )
     bn_splits: int = setting(
         1, "parts of a batch that are batch-normalised separately, as in several processes", at_least=1,
-        group="Optimisation",
+        group="Optimization",
     )  # fmt: skip
     sync_bn: bool = setting(
-        False, "batch norm over the images of all processes (on accelerators)", group="Optimisation"
+        False, "batch norm over the images of all processes (on accelerators)", group="Optimization"
     )
     optimizer: str = setting(
-        "sgd", "sgd, adamw or lars (of timm)", choices=("sgd", "adamw", "lars"), group="Optimisation"
+        "sgd", "sgd, adamw or lars (of timm)", choices=("sgd", "adamw", "lars"), group="Optimization"
     )
     lr: Auto[float] = setting(
-        None, "peak learning rate [auto: base-lr scaled by the batch]", above=0, group="Optimisation"
+        None, "peak learning rate [auto: base-lr scaled by the batch]", above=0, group="Optimization"
     )
-    base_lr: float = setting(0.03, "learning rate for a batch of 256", above=0, group="Optimisation")
-    momentum: float = setting(0.9, "momentum of the optimizer", at_least=0, below=1, group="Optimisation")
+    base_lr: float = setting(0.03, "learning rate for a batch of 256", above=0, group="Optimization")
+    momentum: float = setting(0.9, "momentum of the optimizer", at_least=0, below=1, group="Optimization")
     weight_decay: Auto[float] = setting(
-        None, "weight decay of all parameters [auto: from the number of images]", at_least=0, group="Optimisation"
+        None, "weight decay of all parameters [auto: from the number of images]", at_least=0, group="Optimization"
     )
     schedule: str = setting(
         "cosine",
         "learning rate schedule: cosine, constant or step",
         choices=("cosine", "constant", "step"),
-        group="Optimisation",
+        group="Optimization",
     )
     milestones: tuple[float, ...] = setting(
-        (0.6, 0.8), "fractions of the run at which --schedule step lowers the learning rate", group="Optimisation"
+        (0.6, 0.8), "fractions of the run at which --schedule step lowers the learning rate", group="Optimization"
     )
     step_factor: float = setting(
-        0.1, "multiply the learning rate by this at each milestone", above=0, at_most=1, group="Optimisation"
+        0.1, "multiply the learning rate by this at each milestone", above=0, at_most=1, group="Optimization"
     )
     warmup: Auto[float] = setting(
-        None, "epochs of linear warm-up [auto: from the epochs]", at_least=0, group="Optimisation"
+        None, "epochs of linear warm-up [auto: from the epochs]", at_least=0, group="Optimization"
     )
     per_epoch: bool = setting(
-        False, "change the learning rate at epoch starts only, as the published code does", group="Optimisation"
+        False, "change the learning rate at epoch starts only, as the published code does", group="Optimization"
     )
 
 

@@ -1,4 +1,4 @@
-"""Batches for evaluation: the centre crop of every image, in order."""
+"""Batches for evaluation: the center crop of every image, in order."""
 
 from collections.abc import Callable, Iterator, Sequence
 
@@ -16,7 +16,7 @@ from lwcl.system.compute import Compute
 
 
 class CenterCropDataset(Dataset[tuple[Tensor, list[BrokenImage]]]):
-    """Item i: the centre crop of image i, (C, size, size), and the broken images on the way."""
+    """Item i: the center crop of image i, (C, size, size), and the broken images on the way."""
 
     def __init__(self, images: ImageSet, input_spec: InputSpec) -> None:
         self.images, self.input_spec = as_input(images, input_spec.pixel_format), input_spec
@@ -37,7 +37,7 @@ def center_crop_batches(
     broken: Callable[[BrokenImage], None],
     places: Tensor | None = None,
 ) -> Iterator[Tensor]:
-    """The centre crops of all images in order, or of those at `places`, in batches of (B, C, size, size)."""
+    """The center crops of all images in order, or of those at `places`, in batches of (B, C, size, size)."""
     batches = torch.split(torch.arange(len(images)) if places is None else places, batch_size)
     for items in load_in_workers(CenterCropDataset(images, input_spec), [batch.tolist() for batch in batches], workers):
         for _, bad in items:

@@ -35,7 +35,7 @@ class BatchCrops(NamedTuple):
     index: Tensor  # type: ignore[assignment]  # (B,) positions of the images in the data set
 
 
-Renderer = Callable[[int, InputSpec], Tensor]  # the n-th crop as a network takes it: (B, 3, size, size)
+Renderer = Callable[[int, InputSpec], Tensor]  # (view of the batch, input spec) -> (B, 3, size, size)
 
 
 @dataclass(frozen=True)

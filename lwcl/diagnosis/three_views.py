@@ -1,4 +1,4 @@
-"""Three views of each image, a centre crop and two random ones, and an encoder's features of them.
+"""Three views of each image, a center crop and two random ones, and an encoder's features of them.
 
 ssl-small's static set (arXiv 2107.14762, `sample-augs.py`) is the same three views on disk; here they are made on
 demand, and depend on the seed, the image's position and its size alone.
@@ -34,7 +34,7 @@ from lwcl.methods.method import Batch
 from lwcl.models.loaded import InputSpec, LoadedEncoder
 from lwcl.system.compute import Compute
 
-RANDOM_VIEWS = (1, 2)  # numbers of the random views; the centre crop is view 0
+RANDOM_VIEWS = (1, 2)  # numbers of the random views; the center crop is view 0
 
 
 class ImageViews(NamedTuple):

@@ -22,7 +22,7 @@ THRESHOLDS = {
     "std_ratio": Threshold("collapsed", "embedding std / untrained std", 0.3, "below, and the std below its threshold"),
     "rank": Threshold("partly-collapsed", "effective rank", 8, "below, unless classes are found"),
     "participation": Threshold("partly-collapsed", "participation ratio", 3, "below, unless classes are found"),
-    "participation_ratio": Threshold(
+    "participation_vs_untrained": Threshold(
         "partly-collapsed", "participation ratio / untrained ratio", 0.5, "below: training narrowed them"
     ),
     "lift": Threshold("healthy", "chance-corrected same-class share of neighbours", 0.35, "at least"),

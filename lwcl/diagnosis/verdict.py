@@ -125,7 +125,9 @@ def class_rule(evidence: Evidence, untrained: Evidence | None, teacher: Evidence
 def low_rank_rule(evidence: Evidence, untrained: Evidence | None) -> RuleFinding | None:
     """Few directions, and clearly fewer than before training."""
     low = evidence.effective_rank < threshold("rank") or evidence.participation < threshold("participation")
-    if not low or (untrained and evidence.participation > threshold("participation_ratio") * untrained.participation):
+    if not low or (
+        untrained and evidence.participation > threshold("participation_vs_untrained") * untrained.participation
+    ):
         return None
     baseline = f"; untrained: {untrained.participation:.1f}" if untrained else ""
     reason = (

@@ -1,4 +1,4 @@
-"""Features of the centre crops of an image set, in its order."""
+"""Features of the center crops of an image set, in its order."""
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from lwcl.system.compute import Compute
 
 
 class CroppedImages:
-    """The centre crops of an image set at one input size, decoded once and kept: uint8, for sets that fit in memory."""
+    """The center crops of an image set at one input size, decoded once and kept: uint8, for sets that fit in memory."""
 
     def __init__(self, images: ImageSet, input_spec: InputSpec, *, batch_size: int = 64, workers: int = 0) -> None:
         self.images, self.input_spec = images, input_spec

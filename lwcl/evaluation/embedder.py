@@ -42,7 +42,7 @@ class Embedder:
 
     @torch.inference_mode()
     def embed(self, pixels: Tensor) -> Tensor:
-        """The embeddings of centre crops, (B, C, size, size): (B, D) float32 on the CPU."""
+        """The embeddings of center crops, (B, C, size, size): (B, D) float32 on the CPU."""
         spec = self.loaded.input_spec
         views = normalise_images(
             pixels.to(self.compute.device), **spec.normalisation, channels_last=self.compute.channels_last

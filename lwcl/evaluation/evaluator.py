@@ -97,7 +97,7 @@ class Evaluator:
     def _pixels(
         self, images: ImageSet, spec: InputSpec, places: Tensor, advance: Callable[[int], None]
     ) -> Iterator[Tensor]:
-        """Centre crops of the images at `places`, (B, C, size, size)."""
+        """Center crops of the images at `places`, (B, C, size, size)."""
         decode = functools.partial(
             center_crop_batches,
             images,

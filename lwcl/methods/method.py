@@ -43,7 +43,7 @@ class Loss(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """How far a run has come after an optimiser step."""
+    """How far a run has come after an optimizer step."""
 
     step: int  # steps taken, all epochs together
     epoch: float  # epochs done, fractional
@@ -137,7 +137,7 @@ class Method(Settings):
         raise NotImplementedError
 
     def after_step(self, net: Any, progress: Progress) -> None:
-        """Runs after each optimiser step: momentum encoders and queues advance. Override for schedules.
+        """Runs after each optimizer step: momentum encoders and queues advance. Override for schedules.
 
         What it does may depend on the net's state and on `progress` only, so that a resumed run equals an unbroken one.
         """

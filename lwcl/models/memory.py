@@ -14,7 +14,7 @@ from lwcl.system import distributed
 class Queue(AfterStep):
     """The latest `size` unit vectors, first in, first out; it starts with random ones, as MoCo's does.
 
-    `push` only stages rows. They are written after the optimiser step, so that no batch is contrasted with its own keys
+    `push` only stages rows. They are written after the optimizer step, so that no batch is contrasted with its own keys
     and nothing is cloned.
     """
 

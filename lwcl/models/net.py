@@ -6,7 +6,7 @@ from lwcl.models.encoder import Encoder
 
 
 class AfterStep(nn.Module):
-    """A module that changes after each optimiser step, without a gradient."""
+    """A module that changes after each optimizer step, without a gradient."""
 
     def after_step(self, student: nn.Module) -> None:
         """Called with the updated student."""
@@ -26,7 +26,7 @@ class Net(nn.Module):
             self.add_module(name, module)
 
     def after_step(self) -> None:
-        """Updates its modules after an optimiser step: momentum encoders average, queues take the keys of the batch."""
+        """Updates its modules after an optimizer step: momentum encoders average, queues take the keys of the batch."""
         for module in self.children():
             if isinstance(module, AfterStep):
                 module.after_step(self.student)

@@ -146,7 +146,7 @@ class TrainingDisplay:
         self._row, self._epoch = RateLimiter(ROW_SECONDS, at_once=False), RateLimiter(EPOCH_SECONDS)
 
     def step(self, step: StepStats, metrics: "Mapping[str, float] | None" = None) -> None:
-        """Account for an optimiser step and the metrics measured in it; microseconds, unless a row is due."""
+        """Account for an optimizer step and the metrics measured in it; microseconds, unless a row is due."""
         self.progress.add(step, metrics or {})
         if not self._has_header:
             self.screen.say(self._table.header())

@@ -53,7 +53,7 @@ class DownsampledCurve:
 
 
 class StepStats(NamedTuple):
-    """What the progress display needs to know about an optimiser step."""
+    """What the progress display needs to know about an optimizer step."""
 
     number: int  # from 1
     epoch: float  # epochs done after it

@@ -79,14 +79,14 @@ class OnlineTeacher:
 
 
 class CachedTeacher:
-    """A teacher whose outputs are read from a cache: for each of `crops` crops, or for the centre crop (`crops` 0)."""
+    """A teacher whose outputs are read from a cache: for each of `crops` crops, or for the center crop (`crops` 0)."""
 
     def __init__(self, cache: TeacherCache, crops: int, device: torch.device) -> None:
         self.cache, self.crops, self.device = cache, crops, device
 
     @property
     def views(self) -> TeacherViews:
-        """It needs none. The student trains on the cached crops in turn, or, with the centre crop's output, on any."""
+        """It needs none. The student trains on the cached crops in turn, or, with the center crop's output, on any."""
         return TeacherViews(cached_crops=self.crops or None)
 
     def outputs(self, crops: BatchCrops, views: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -142,7 +142,7 @@ def attach_teacher(
 
 
 def cache_center_crops(teacher: OnlineTeacher, images: ImageSet, workers: int, screen: Screen) -> TeacherCache:
-    """The teacher's outputs for the centre crop of every image, from the cache or computed now."""
+    """The teacher's outputs for the center crop of every image, from the cache or computed now."""
     spec = teacher.input_spec
     outputs, dataset = open_teacher_cache(teacher, images, 1, {"plain": True}), CenterCropDataset(images, spec)
 

@@ -1,6 +1,6 @@
 """A frozen teacher's outputs for K crops of each of N images, (K, N, D), computed once and memory-mapped from disk.
 
-CompRess caches its teacher's outputs for the centre crop (arXiv 2010.14713, its code). The default is bfloat16, since
+CompRess caches its teacher's outputs for the center crop (arXiv 2010.14713, its code). The default is bfloat16, since
 raw features are unbounded and it has the range of float32. It changes the cosine of two images by 0.0001 to 0.0002
 (root mean square, at most 0.0012; ResNet-18 and MobileNetV3 trained on Imagenette), less than a thousandth of the
 spread of cosines. Float16 changes it by an eighth of that, and suits unit embeddings.

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from lwcl.config.augmentation import Augmentation
 from lwcl.data.band_image import Array, Picture
 
-CROP_ATTEMPTS = 10  # before the centre crop is used, as in torchvision
+CROP_ATTEMPTS = 10  # before the center crop is used, as in torchvision
 
 
 def sample_crop_boxes(augmentation: Augmentation, numbers: Tensor, heights: Tensor, widths: Tensor) -> Tensor:

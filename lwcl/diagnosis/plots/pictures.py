@@ -178,7 +178,7 @@ def class_name(album: ImageAlbum, image: int) -> str:
 
 def sample_picture(album: ImageAlbum) -> Picture:
     """Some images in their three views."""
-    caption = f"Centre crops (plain) and the two random views that were compared: {album.views}."
+    caption = f"Center crops (plain) and the two random views that were compared: {album.views}."
     half = -(-len(album.samples) // 2)
     pairs = [[*left, *right] for left, right in zip(album.samples[:half], [*album.samples[half:], []], strict=False)]
     return Picture("Sample views", caption, thumbnails.view_grid(pairs, ("plain", "view 1", "view 2") * 2))
