@@ -101,8 +101,8 @@ def fit(
 ) -> Iterator[TrainStep]:
     """Trains `net` on `batches` from step `start` on, yielding after each step; the caller saves, reports, stops.
 
-    `messages` are numbers that each process has for all; a step has the largest of each. Raises `NonFiniteError` before
-    an update by a loss or gradient that is not finite.
+    `messages` are numbers that each process has for all; a step has the largest of each. Raises `NonFiniteError`,
+    before the weights are updated, if the loss or the gradient is not finite.
     """
     trained = [p for p in net.parameters() if p.requires_grad]
     net.train()
@@ -196,7 +196,7 @@ def read_scalars(losses: list[Loss], norm: Tensor, messages: Sequence[float]) ->
     row = torch.stack([upcast(x.detach()) for x in scalars])
     if distributed.is_distributed():
         row = torch.cat([row, row.new_tensor(messages)])
-    table = distributed.gather_rows(row[None]).tolist()
+    table = distributed.all_gather_rows(row[None]).tolist()
     told = [values[len(scalars) :] for values in table] if len(table) > 1 else [messages]
     # Sums over micro-batches, for each process: the total loss, then each metric.
     sums = [[sum(values[c : len(scalars) : 1 + len(names)]) for values in table] for c in range(1, 2 + len(names))]
@@ -211,7 +211,7 @@ def check_step_finite(scalars: StepScalars, step: int, batch: Batch) -> None:
         return
     several = len(scalars.totals) > 1
     what, value = ("loss", scalars.totals[broken[0]]) if broken else ("gradient", scalars.grad_norm)
-    images = distributed.gather_rows(batch.index)
+    images = distributed.all_gather_rows(batch.index)
     images = images.tensor_split(len(scalars.totals))[broken[0]] if broken else images
     raise NonFiniteError(step, what, value, images, f" in process {broken[0]}" if several and broken else "")
 

@@ -153,7 +153,7 @@ class BrokenImages:
 
     def collect(self) -> None:
         """Records those that other processes found."""
-        for images in distributed.everyones([image._asdict() for image in self.images]):
+        for images in distributed.all_gather_json([image._asdict() for image in self.images]):
             for image in images:
                 self.add(BrokenImage(**image))
 
@@ -190,7 +190,7 @@ def print_auto_settings(config: ResolvedConfig, images: ImageSet, screen: Screen
 
 def check_same_images(images: ImageSet) -> None:
     """Raises `DataError` unless all processes see images of the same names and sizes."""
-    if len(set(seen := distributed.everyones(images.identity))) > 1:
+    if len(set(seen := distributed.all_gather_json(images.identity))) > 1:
         other = next(number for number, identity in enumerate(seen) if identity != seen[0])
         raise DataError(
             f"Process {other} sees other images than process 0.",
@@ -202,9 +202,9 @@ def check_same_images(images: ImageSet) -> None:
 def join_run_folder(config: ResolvedConfig, images: ImageSet, auto: Collection[str], screen: Screen) -> RunFolder:
     """The run folder, which process 0 opens (`open_run_folder`) and the others follow."""
     if distributed.rank():
-        return FollowedFolder(**distributed.said_by_first(None))
+        return FollowedFolder(**distributed.broadcast_json(None))
     folder = open_run_folder(config, images, auto, screen)
-    distributed.said_by_first({"path": str(folder.path), "resumed": folder.resumed, "recorded": folder.settings()})
+    distributed.broadcast_json({"path": str(folder.path), "resumed": folder.resumed, "recorded": folder.settings()})
     return folder
 
 

@@ -84,7 +84,9 @@ class Evaluator:
             check_features_finite(loaded.name, *features)
         if self.copies is None:
             self.copies = find_copies(*(self._all_hashes(number) for number in (0, 1)))
-            self.broken.update(BrokenImage(*row) for rows in distributed.everyones(list(self.broken)) for row in rows)
+            self.broken.update(
+                BrokenImage(*row) for rows in distributed.all_gather_json(list(self.broken)) for row in rows
+            )
             self.notes += copy_notes(self.copies, len(self.queries))
         return features[0], features[1]
 

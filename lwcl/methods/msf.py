@@ -27,7 +27,7 @@ class MeanShift(MomentumTarget):
         image's own target.
         """
         predictions, targets = self.predictions_and_targets(net, batch)
-        rows = torch.cat([distributed.gather_rows(targets), net.anchors.rows().to(targets.dtype)])
+        rows = torch.cat([distributed.all_gather_rows(targets), net.anchors.rows().to(targets.dtype)])
         nearest = losses.cosine_similarities(targets, rows).topk(min(self.neighbours, len(rows)), dim=1).indices
         total = 2 - 2 * losses.cosine_similarities(predictions, rows).gather(1, nearest).mean()
         net.anchors.push(targets)

@@ -101,7 +101,7 @@ class SwAV(MultiCrop):
     def assign(self, net: SwAVNet, scores: Tensor, view: int, epoch: float) -> Tensor:
         """The assignments (B, K) of a view's images with these scores, balanced over all processes and the queue."""
         own, start = scores.detach(), len(scores) * distributed.rank()
-        everyone = [distributed.gather_rows(own)]
+        everyone = [distributed.all_gather_rows(own)]
         if self.queue_size and epoch >= self.queue_start:
             everyone.append(net.prototypes(torch.split(net.queue.rows(), self.dim, 1)[view], True))
         balanced = losses.sinkhorn(torch.cat(everyone), self.epsilon, self.sinkhorn_iterations)

@@ -34,7 +34,7 @@ class Queue(AfterStep):
 
     def push(self, rows: Tensor) -> None:
         """Stages rows (B, dim) of every process, to be written after the step."""
-        self.staged.append(distributed.gather_rows(rows.detach()))
+        self.staged.append(distributed.all_gather_rows(rows.detach()))
 
     @torch.no_grad()
     def after_step(self, student: nn.Module) -> None:

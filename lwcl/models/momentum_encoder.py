@@ -19,8 +19,8 @@ class MomentumEncoder(AfterStep):
     """A key or target encoder: a copy of the student without gradient, an exponential moving average of its weights.
 
     It stays in train mode, as MoCo's does: batch norm uses the statistics of the batch, and buffers are its own. With
-    several processes or `parts` of a batch, these are shuffled (`Deal`), so that batch norm does not tell which key is
-    the positive. `momentum` may change from step to step (`Method.after_step`).
+    several processes or `parts` of a batch, these are shuffled (`RowShuffle`), so that batch norm does not tell which
+    key is the positive. `momentum` may change from step to step (`Method.after_step`).
     """
 
     def __init__(self, student: Encoder, momentum: float) -> None:
@@ -34,8 +34,8 @@ class MomentumEncoder(AfterStep):
         norms = any(not isinstance(norm, nn.SyncBatchNorm) for norm in batch_norms(self.encoder))
         if not (norms and distributed.is_distributed()):
             return cast(Tensor, self.encoder(images))
-        deal = distributed.Deal(len(images), self.parts)
-        return deal.back(self.encoder(deal.out(images)))
+        shuffle = distributed.RowShuffle(len(images), self.parts)
+        return shuffle.undo(self.encoder(shuffle.apply(images)))
 
     def split(self, parts: int) -> None:
         """Lets its batch norms compute a batch in that many interleaved parts."""

@@ -60,7 +60,7 @@ def unused_parameters(module: nn.Module, loss_of: Callable[[nn.Module], Tensor])
     return [name for name, one in module.named_parameters() if one.requires_grad and id(one) not in used]
 
 
-def gather_rows(rows: Tensor) -> Tensor:
+def all_gather_rows(rows: Tensor) -> Tensor:
     """The rows (B, ...) of all processes in order of rank: (world size x B, ...), without gradient."""
     if not is_distributed():
         return rows
@@ -70,12 +70,12 @@ def gather_rows(rows: Tensor) -> Tensor:
 
 
 class GatherRows(torch.autograd.Function):
-    """`gather_rows` whose gradient is the sum of what all processes make of these rows."""
+    """`all_gather_rows` whose gradient is the sum of what all processes make of these rows."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor) -> Tensor:
         """(world size x B, ...)."""
-        return gather_rows(rows)
+        return all_gather_rows(rows)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
@@ -102,8 +102,9 @@ def own_rows(count: int, device: torch.device | None = None) -> Tensor:
     return torch.arange(count * rank(), count * (rank() + 1), device=device)
 
 
-class Deal:
-    """Rows of all processes dealt like cards, so that neighbours part: ShuffleBN (MoCo, arXiv 1911.05722, 3.3).
+class RowShuffle:
+    """Exchanges rows between processes, so that each normalises others than its own: ShuffleBN (MoCo, arXiv 1911.05722,
+    3.3).
 
     Each process takes `parts` parts, and row g of all goes to part g modulo the number of parts. It is what one process
     does that splits a batch into interleaved parts.
@@ -118,11 +119,11 @@ class Deal:
         self.sent = mine.bincount(minlength=world_size()).tolist()
         self.taken = [int((share == rank()).sum()) for share in owners.tensor_split(world_size())]
 
-    def out(self, rows: Tensor) -> Tensor:
+    def apply(self, rows: Tensor) -> Tensor:
         """This process's new rows, from its own (count, ...)."""
         return exchange(rows[self.order.to(rows.device)], self.sent, self.taken)
 
-    def back(self, rows: Tensor) -> Tensor:
+    def undo(self, rows: Tensor) -> Tensor:
         """What was computed from the new rows, at the places of the old ones."""
         return exchange(rows, self.taken, self.sent)[self.order.argsort().to(rows.device)]
 
@@ -148,8 +149,8 @@ def average_in_place(tensors: Iterable[Tensor]) -> None:
     torch._foreach_copy_(tensors, [part.view_as(tensor) for part, tensor in zip(parts, tensors, strict=True)])
 
 
-def said_by_first(value: Any) -> Any:
-    """What process 0 passes, made of JSON's types; the others' values are ignored."""
+def broadcast_json(value: Any) -> Any:
+    """The JSON value of process 0; the others' are ignored."""
     if not is_distributed():
         return value
     content = json.dumps(value if rank() == 0 else None).encode()
@@ -161,28 +162,28 @@ def said_by_first(value: Any) -> Any:
     return json.loads(message.numpy().tobytes())
 
 
-def tensors_of_first(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def broadcast_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The named tensors, on the CPU, that process 0 passes; the others' are ignored."""
     if not is_distributed():
         return dict(tensors)
     layout = {name: (str(one.dtype).removeprefix("torch."), list(one.shape)) for name, one in tensors.items()}
     result = {}
-    for name, (dtype, shape) in said_by_first(layout).items():
+    for name, (dtype, shape) in broadcast_json(layout).items():
         empty = torch.empty(shape, dtype=getattr(torch, dtype))
         result[name] = tensors[name].cpu().contiguous() if rank() == 0 else empty
         dist.broadcast(result[name], 0)
     return result
 
 
-def everyones(value: Any) -> list[Any]:
-    """What each process passes, made of JSON's types, in order of rank."""
+def all_gather_json(value: Any) -> list[Any]:
+    """The JSON values of all processes, in order of rank."""
     if not is_distributed():
         return [value]
     content = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
-    lengths = gather_rows(torch.tensor([len(content)])).tolist()
+    lengths = all_gather_rows(torch.tensor([len(content)])).tolist()
     padded = torch.zeros(max(lengths), dtype=torch.uint8)
     padded[: len(content)] = content
-    rows = gather_rows(padded[None])
+    rows = all_gather_rows(padded[None])
     return [json.loads(row[:length].numpy().tobytes()) for row, length in zip(rows, lengths, strict=True)]
 
 

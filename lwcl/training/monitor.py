@@ -74,7 +74,7 @@ class TrainingMonitor:
             **step.metrics,
             "grad_norm": step.grad_norm,
         }
-        pairs = tuple(map(distributed.gather_rows, step.pairs)) if step.pairs else None
+        pairs = tuple(map(distributed.all_gather_rows, step.pairs)) if step.pairs else None
         health = embedding_health((pairs[0], pairs[1])) if pairs and not distributed.rank() else None
         if health:
             record |= health._asdict()

@@ -97,8 +97,8 @@ def choose_precision(job: TimingJob) -> PrecisionChoice:
     if choice := precision_without_timing(job.net.student.arch):
         return choice
     key, timings = job.key(), load_timings()
-    if (known := distributed.said_by_first(timings.get(key))) is None:
-        known = timings[key] = distributed.said_by_first(time_precisions(job))
+    if (known := distributed.broadcast_json(timings.get(key))) is None:
+        known = timings[key] = distributed.broadcast_json(time_precisions(job))
         with suppress(StorageError):
             if distributed.rank() == 0:
                 write_atomically(timings_file(), json_text(timings, indent=1))
@@ -145,7 +145,7 @@ def time_precisions(job: TimingJob) -> dict[str, float]:
     with torch.random.fork_rng(devices=[]):
         trial = timing_runs(job, least)
         time_round(trial)  # the first steps are slow: memory is allocated, kernels are compiled
-        first = distributed.said_by_first(sum(time_round(trial).values()))
+        first = distributed.broadcast_json(sum(time_round(trial).values()))
         affordable = int(least * TIMING_BUDGET_SECONDS / ((TIMED_ROUNDS + 1) * first))
         count = max(least, min(own, affordable - affordable % fewest))
         running = timing_runs(job, count)

@@ -71,7 +71,7 @@ def own_cpus() -> int:
 def agree(config: ResolvedConfig) -> ResolvedConfig:
     """The configuration of process 0; only threads and workers are this process's own."""
     own = json_compatible({name: one.value for name, one in config.values.items()})
-    first = distributed.said_by_first(own)
+    first = distributed.broadcast_json(own)
     differing = {
         name: config.values[name]._replace(value=value)
         for name, value in first.items()

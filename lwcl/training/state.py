@@ -94,9 +94,9 @@ class TrainingState:
         """Loads the newest checkpoint, if there is one. Raises `DataError` for other images or another teacher."""
         newest = None if distributed.rank() else self.newest_checkpoint(folder, tell)
         found = {"step": newest.step, "optimizer": newest.metadata["optimizer"]} if newest else None
-        if (facts := distributed.said_by_first(found)) is None:
+        if (facts := distributed.broadcast_json(found)) is None:
             return False
-        net, optimizer = (distributed.tensors_of_first(newest.tensors[part] if newest else {}) for part in STATE_PARTS)
+        net, optimizer = (distributed.broadcast_tensors(newest.tensors[part] if newest else {}) for part in STATE_PARTS)
         self.net.load_state_dict(net)
         unpack_optimizer(self.optimizer, optimizer, facts["optimizer"])
         self.done = facts["step"]
@@ -127,7 +127,7 @@ class TrainingState:
 
 def check_same_weights(net: Net, step: int) -> None:
     """Raises `TrainingDivergedError` unless all processes have the same parameters and buffers."""
-    hashes = distributed.everyones(weights_hash(net)) if distributed.is_distributed() else []
+    hashes = distributed.all_gather_json(weights_hash(net)) if distributed.is_distributed() else []
     for process, found in enumerate(hashes):
         if found != hashes[0]:
             raise TrainingDivergedError(

@@ -97,7 +97,7 @@ class TeacherCache:
                     stack.enter_context(wait_for_lock(self.folder / ".lock"))
                 self._read_state()
                 missing = sorted(
-                    {chunk for chunks in distributed.everyones(self._chunks.missing()) for chunk in chunks}
+                    {chunk for chunks in distributed.all_gather_json(self._chunks.missing()) for chunk in chunks}
                 )
                 if missing and writes:
                     self._chunks.begin()
@@ -108,7 +108,7 @@ class TeacherCache:
                     if writes:
                         with explain_disk_errors(self.folder):
                             self._chunks.write(chunk, content)
-            distributed.everyones(None)  # what is read now has been written
+            distributed.all_gather_json(None)  # what is read now has been written
         if not writes:
             self._read_state()
 
@@ -142,7 +142,7 @@ class TeacherCache:
             rows = self._compute_chunk(turn[own], compute, batch_size, report).view(torch.uint8).flatten()
             content[: len(rows)] = rows
         sizes = [teacher_cache_bytes(1, self._count(chunk), self.shape[2], self.dtype) for chunk in turn]
-        gathered = distributed.gather_rows(content[None])
+        gathered = distributed.all_gather_rows(content[None])
         return [row[:end].numpy().tobytes() for row, end in zip(gathered, sizes, strict=False)]
 
     def _compute_chunk(self, chunk: int, compute: ComputeOutputs, batch_size: int, report: ReportProgress) -> Tensor:

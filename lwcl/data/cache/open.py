@@ -33,7 +33,7 @@ def open_cached_images(
     if mode == "jpeg" and not images.pixel_format.is_rgb:
         what = f"--cache jpeg holds 8-bit RGB; these images are {images.pixel_format.describe()}."
         raise DataError(what, remedy="Give another --cache, such as disk.")
-    cache = CacheChoice(*distributed.said_by_first(choose_cache(mode, CacheEstimate(images, short_side))))
+    cache = CacheChoice(*distributed.broadcast_json(choose_cache(mode, CacheEstimate(images, short_side))))
     screen.say(cache.message)
     if worker_count(workers, len(images)) and (warning := shared_memory_warning()):
         screen.warn(warning)
