@@ -11,7 +11,7 @@ from test_golden import SIZE, SMALL, drawn, every_trajectory, with_drawn_weights
 from torch import Tensor, nn
 
 from lwcl import engine
-from lwcl.config.recipes import Recipe
+from lwcl.config.recipes import Optimization
 from lwcl.data.loader import own_share
 from lwcl.methods.method import Batch, methods
 from lwcl.models.backbone import batch_norms
@@ -57,7 +57,7 @@ def trained(name: str, settings: dict[str, Any], steps: int, *, parts: int, accu
     if kind.needs_teacher_features:
         method.initialise(net, drawn((30, width), 5).float(), 0)
         net.double()
-    recipe = Recipe(epochs=20, batch_size=BATCH, lr=0.01, weight_decay=1e-4, warmup=1.0, accumulate=accumulate)
+    recipe = Optimization(epochs=20, batch_size=BATCH, lr=0.01, weight_decay=1e-4, warmup=1.0, accumulate=accumulate)
     optimizer = engine.build_optimizer(net, recipe, 0.01, 1e-4)
     batches = [own_batch(step, len(method.view_specs()), say if width else None, accumulate) for step in range(steps)]
     for _ in engine.fit(method, net, batches, recipe, optimizer, CPU, steps_per_epoch=2, start=0, seed=0):
