@@ -1,7 +1,7 @@
 """Writing an encoder's backbone as one ONNX file, and comparing the file with the network (parity)."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lwcl import __version__
-from lwcl.checkpoints.onnx_encoder import INPUT_NAME, METADATA_KEY, ONNX_FORMAT, OUTPUT_NAME, OnnxBackbone
+from lwcl.checkpoints.onnx_encoder import INPUT_NAME, METADATA_KEY, ONNX_FORMAT, OUTPUT_NAME
 from lwcl.errors import LwclError, UsageError
 from lwcl.models.encoder import Encoder
 from lwcl.models.loaded import InputSpec, LoadedEncoder
@@ -66,20 +66,23 @@ def write_onnx(path: Path, loaded: LoadedEncoder, *, opset: int, with_preprocess
     onnx = require_package("onnx", "export")
     require_package("onnxscript", "export")
     require_package("onnxruntime", "export")
-    backbone = bake(loaded.encoder.backbone).cpu().float().eval().requires_grad_(False)
-    size = loaded.input_spec.size
-    channels = loaded.encoder.channels
-    images = torch.zeros(EXAMPLE_BATCH, channels, size, size)
-    if with_preprocess:
-        backbone = PreprocessedBackbone(backbone, loaded.input_spec)
-        images = torch.zeros(
-            EXAMPLE_BATCH, size, size, channels, dtype=getattr(torch, loaded.input_spec.pixel_format.dtype)
-        )
+    backbone, images = example_input(loaded, EXAMPLE_BATCH, with_preprocess=with_preprocess)
     model = export_program(loaded.encoder.arch, backbone, images, opset)
     check_opset(model, opset)
     remove_traces(model)
     describe(model, onnx_description(loaded, with_preprocess=with_preprocess))
     onnx.save_model(model, str(path))
+
+
+def example_input(loaded: LoadedEncoder, count: int, *, with_preprocess: bool) -> tuple[nn.Module, Tensor]:
+    """A copy of the backbone that is ready for a converter, and a batch of its input."""
+    backbone, size = bake(loaded.encoder.backbone).cpu().float().eval().requires_grad_(False), loaded.input_spec.size
+    channels = loaded.encoder.channels
+    if with_preprocess:
+        dtype: torch.dtype = getattr(torch, loaded.input_spec.pixel_format.dtype)
+        whole = PreprocessedBackbone(backbone, loaded.input_spec).eval()
+        return whole, torch.zeros(count, size, size, channels, dtype=dtype)
+    return backbone, torch.zeros(count, channels, size, size)
 
 
 def export_program(arch: str, backbone: nn.Module, images: Tensor, opset: int) -> Any:
@@ -150,7 +153,7 @@ def onnx_description(loaded: LoadedEncoder, *, with_preprocess: bool) -> dict[st
     }
 
 
-def measure_parity(loaded: LoadedEncoder, file: OnnxBackbone, batches: Iterable[Tensor]) -> Parity:
+def measure_parity(loaded: LoadedEncoder, file: Callable[[Tensor], Tensor], batches: Iterable[Tensor]) -> Parity:
     """The file against the network on batches of normalised images (B, C, H, W)."""
     backbone = bake(loaded.encoder.backbone).cpu().float().eval()
     with torch.inference_mode():
@@ -176,7 +179,7 @@ def check_parity(parity: Parity) -> None:
     """Raises `ParityError` beyond the limits."""
     if not parity.passed:
         raise ParityError(
-            f"The ONNX file computes other features: difference {parity.relative:.1e} of the largest feature, "
+            f"The exported file computes other features: difference {parity.relative:.1e} of the largest feature, "
             f"cosine {parity.cosine:.6f}.",
             f"The limits are {MAX_RELATIVE_DIFFERENCE:g} and {MIN_PARITY_COSINE:g}. Nothing was kept.",
             "Try another --opset, or report this architecture.",

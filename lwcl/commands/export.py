@@ -43,7 +43,7 @@ def run_export(encoder: str, options: ExportOptions, *, as_json: bool = False, q
     with explain_disk_errors(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".tmp-{os.getpid()}-onnx-") as scratch:
-            if options.int8 or options.format == "onnx":
+            if options.int8 or options.format != "timm":
                 document |= write_onnx_files(Path(scratch), encoder, loaded, options, screen).as_json()
                 card += onnx_section(document)
                 write_atomically(Path(scratch) / "onnx.json", json_document(document) + "\n")

@@ -7,6 +7,7 @@ from lwcl.checkpoints.load import load_encoder
 from lwcl.checkpoints.onnx_encoder import OnnxBackbone, onnx_input
 from lwcl.checkpoints.onnx_file import Parity, check_parity, made_batches, measure_parity, write_onnx
 from lwcl.checkpoints.quantize import CALIBRATION_BATCH, quantize_onnx
+from lwcl.checkpoints.runtime_files import RUNTIME_FILES, write_runtime_file
 from lwcl.config.device_options import ExportOptions
 from lwcl.data.dataset import ImageSet, open_images
 from lwcl.data.labelled import open_labelled_pair
@@ -33,6 +34,7 @@ class OnnxExport(NamedTuple):
     files: dict[str, dict[str, Any]]
     parity: Parity
     int8: Int8Check | None
+    runtimes: dict[str, Parity]  # of the files for other runtimes
 
     def as_json(self) -> dict[str, Any]:
         """The content of onnx.json."""
@@ -42,6 +44,7 @@ class OnnxExport(NamedTuple):
             "files": self.files,
             "parity": self.parity._asdict(),
             "int8": self.int8.as_json() if self.int8 else None,
+            "runtimes": {kind: parity._asdict() for kind, parity in self.runtimes.items()},
         }
 
 
@@ -77,9 +80,12 @@ def write_onnx_files(
     check = None
     if images is not None:
         check = write_int8(folder / INT8_FILE, exported, images, data, options, screen)
-    names = [ONNX_FILE, *([INT8_FILE] if check else [])]
-    files = {name: {"bytes": (folder / name).stat().st_size, "sha256": sha256_file(folder / name)} for name in names}
-    return OnnxExport(files, parity, check)
+    runtimes = {}
+    if (kind := options.format) in RUNTIME_FILES:
+        runtimes[kind] = write_runtime_file(kind, path, loaded, with_preprocess=options.with_preprocess)
+    written = sorted(folder.iterdir(), key=lambda file: (file.name != ONNX_FILE, file.name != INT8_FILE, file.name))
+    files = {file.name: {"bytes": file.stat().st_size, "sha256": sha256_file(file)} for file in written}
+    return OnnxExport(files, parity, check, runtimes)
 
 
 def write_int8(

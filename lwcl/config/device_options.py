@@ -8,7 +8,10 @@ class ExportOptions(Settings):
     """`lwcl export`: which files to write, and how."""
 
     format: str = setting(
-        "timm", "timm, or onnx: model.onnx beside the timm folder", choices=("timm", "onnx"), group="What"
+        "timm",
+        "timm; onnx: model.onnx beside the timm folder; openvino: model.xml too; litert: model.tflite too",
+        choices=("timm", "onnx", "openvino", "litert"),
+        group="What",
     )
     arch: str | None = setting(None, "architecture of a checkpoint that does not say", group="What")
     image_size: int | None = setting(

@@ -14,10 +14,11 @@ def onnx_rows(document: Mapping[str, Any]) -> list[tuple[object, ...]]:
     knn: Mapping[str, Any] = check.get("knn") or {}
     float32, int8 = check.get("float32_latency"), check.get("latency")
     rows: list[tuple[object, ...]] = []
-    for number, (name, facts) in enumerate(document["files"].items()):
-        latency = int8 if number else float32
-        as_run = check["as_run"] if number else {}
-        top1 = knn.get("int8" if number else "float32")
+    for name, facts in document["files"].items():
+        kind = {"model.onnx": "float32", "model-int8.onnx": "int8"}.get(name, "")
+        latency = {"float32": float32, "int8": int8}.get(kind)
+        as_run = check["as_run"] if kind == "int8" else {}
+        top1 = knn.get(kind)
         rows.append(
             (
                 name,
@@ -38,6 +39,11 @@ def onnx_notes(document: Mapping[str, Any]) -> list[str]:
         f"Parity with PyTorch on {parity['images']} images: largest difference {parity['relative']:.1e} of the largest "
         f"feature, smallest cosine {parity['cosine']:.6f}."
     ]
+    for kind, other in document["runtimes"].items():
+        notes.append(
+            f"Parity of the {kind} file, run by its runtime: largest difference {other['relative']:.1e} of the largest "
+            f"feature, smallest cosine {other['cosine']:.6f}."
+        )
     if check:
         notes.append(
             f"int8 on {check['images']} images: mean cosine to float32 {check['as_run']['mean']:.3f} "
