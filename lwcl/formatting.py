@@ -71,9 +71,10 @@ def percent(share: float) -> str:
     return f"{100 * share:.1f}%" if math.isfinite(share) else "-"
 
 
-def plural(count: int, noun: str, nouns: str = "") -> str:
-    """A count with its noun: `1 image`, `2,000 images`, `3 classes` where `nouns` says `classes`."""
-    return f"{count:,} {noun if count == 1 else nouns or noun + 's'}"
+def plural(count: float, noun: str, nouns: str = "") -> str:
+    """A count with its noun: `1 image`, `2,000 images`, `0.25 epochs`, `3 classes` where `nouns` says `classes`."""
+    number = f"{count:,}" if isinstance(count, int) else f"{count:.4g}"
+    return f"{number} {noun if count == 1 else nouns or noun + 's'}"
 
 
 def first_names(names: Iterable[str], limit: int) -> str:

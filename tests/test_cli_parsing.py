@@ -224,12 +224,16 @@ def test_advice_on_memory_is_a_command_that_parses_and_halves_what_is_computed_a
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("pretrian", "Did you mean 'pretrain'?"),
+        ("pretrian", "Did you mean pretrain?"),
+        ("train", "Did you mean pretrain?"),
+        ("diagnose runs/a", "Did you mean diagnose-clustering?"),
+        ("pretrain --model resnet18", "Did you mean --arch?"),
+        ("pretrain --dataset photos", "Did you mean --data?"),
         ("pretrain --epoch 3", "Did you mean --epochs"),
         ("pretrain --smothing 3", "Did you mean --smoothing"),
         ("pretrain --zzzzzz 3", "See `lwcl pretrain --help`."),
         ("pretrain --lr", "See `lwcl pretrain --help`."),
-        ("pretrain photos", "See `lwcl pretrain --help`."),
+        ("pretrain photos", "Images are given as `--data photos`."),
         ("pretrain --fast-dev-run 0", "--fast-dev-run"),
         ("knn", "Missing argument 'ENCODER'"),
         ("list recips", "Did you mean recipes"),

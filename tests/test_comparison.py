@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -98,11 +99,7 @@ def forget(report: dict[str, Any]) -> None:
 
 
 def move(report: dict[str, Any]) -> None:
-    report["facts"]["data"] = "of others"
-
-
-def judge_elsewhere(report: dict[str, Any]) -> None:
-    report["settings"]["monitor"]["value"] = ["elsewhere"]
+    report["facts"]["judged images"] = "of others"
 
 
 @pytest.mark.parametrize(
@@ -110,7 +107,6 @@ def judge_elsewhere(report: dict[str, Any]) -> None:
     [
         (forget, "Fewer than two of the runs have a kNN accuracy"),
         (move, "different images: their accuracies are not comparable."),
-        (judge_elsewhere, "different images: their accuracies are not comparable."),
     ],
 )
 def test_what_cannot_be_compared_is_told(
@@ -120,6 +116,29 @@ def test_what_cannot_be_compared_is_told(
     other = changed(runs[0], tmp_path / "other", change)
     assert ran(["compare", str(runs[1]), str(other)]) == 0
     assert told in capsys.readouterr().out
+
+
+def test_the_same_images_count_wherever_they_lie_and_however_they_are_spelled(
+    runs: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = shutil.copytree(runs[0].parent / "data", tmp_path / "copy", copy_function=shutil.copyfile)
+    monkeypatch.chdir(tmp_path)
+    assert ran(pretrain("copy/", Path("third"), *METHODS["moco"])) == 0
+    capsys.readouterr()
+    assert ran(["compare", str(runs[0]), "third"]) == 0
+    assert "overlap" in capsys.readouterr().out
+    others = made_images(tmp_path / "others", 24, ("cat", "dog"))
+    for run in (runs[0], runs[1]):
+        copy = shutil.copytree(run, tmp_path / run.name)
+        changed(copy, tmp_path / f"{run.name}-2", forget)
+        assert ran(["knn", f"{run.name}-2", "--data", str(others), "--no-random-init"]) == 0
+    score = json.loads((tmp_path / "slow-2" / "knn" / "report.json").read_text())["facts"]["encoders"][0]["top1"]
+    capsys.readouterr()
+    assert ran(["compare", "slow-2", "fast-2"]) == 0
+    told = capsys.readouterr().out
+    assert percent(score) in told, "what lwcl knn measured counts where training measured nothing"
+    assert "overlap" in told
+    assert data.exists()
 
 
 def unfinished(run: Path) -> None:

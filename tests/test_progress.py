@@ -156,8 +156,18 @@ def test_an_epoch_of_hours_has_a_row_a_minute(
         for number in range(1, 601):
             clock(1.0)
             training.step(throughput.StepStats(number, number / 1000, 0.03, 5.0, 0.01, 0.1))
-    rows = capsys.readouterr().err.splitlines()[1:]
+    rows = [line for line in capsys.readouterr().err.splitlines() if "/2000" in line]
     assert [row.split()[1] for row in rows] == [f"{60 * minute}/2000" for minute in range(1, 11)]
+
+
+@pytest.mark.parametrize(("seconds", "told"), [(60.0, True), (1.0, False)])
+def test_a_long_run_says_early_when_it_will_end(
+    clock: Callable[[float], None], capsys: pytest.CaptureFixture[str], seconds: float, told: bool
+) -> None:
+    train(console.Screen(), steps=120, each=lambda: clock(seconds))
+    written = capsys.readouterr().err
+    assert ("About 1:50:00 to go. Ctrl-C saves, and the same command resumes." in written) == told
+    assert written.count("to go.") == told
 
 
 def test_rows_are_few_however_short_the_epochs(
@@ -458,12 +468,24 @@ def test_a_table_on_a_terminal_shows_brackets(terminal: Terminal) -> None:
     assert "[bold]x[/bold]" in visible(terminal.getvalue())
 
 
-def test_a_table_that_is_wider_than_the_terminal_has_a_column_for_each_row(terminal: Terminal) -> None:
+def test_a_table_that_is_wider_than_the_terminal_has_a_block_for_each_row(terminal: Terminal) -> None:
     columns = ["encoder", *(f"measure {i}" for i in range(20))]
-    console.print_table("", columns, [["mine", *range(20)], ["other", *range(20)]])
-    lines = visible(terminal.getvalue()).splitlines()
-    assert lines[1].split() == ["encoder", "mine", "other"]
-    assert ["measure", "19", "19", "19"] in [line.split() for line in lines]
+    console.print_table("t", columns, [["a name with blanks", *range(20)], ["other", None, *range(1, 20)]])
+    written = visible(terminal.getvalue())
+    lines = [line.split() for line in written.splitlines()]
+    assert lines.index(["a", "name", "with", "blanks"]) < lines.index(["measure", "0", "0"]) < lines.index(["other"])
+    assert written.count("measure 0") == 1, "what has no value has no line"
+    assert written.count("measure 19") == 2
+    assert all(len(line) <= 80 for line in written.splitlines())
+
+
+def test_a_name_loses_its_middle_before_a_table_becomes_blocks(terminal: Terminal) -> None:
+    columns = ["encoder", "top-1", "interval", "k"]
+    console.print_table("", columns, [["runs/" + "x" * 70 + "/export", "17.0%", "14.7 to 19.4", 20]])
+    row = next(line for line in visible(terminal.getvalue()).splitlines() if "17.0%" in line)
+    assert "…" in row
+    assert "/export" in row
+    assert "14.7 to 19.4" in row
 
 
 def test_a_panel_before_the_first_step_has_no_numbers_yet() -> None:
@@ -483,3 +505,4 @@ def test_importing_progress_costs_neither_torch_nor_rich() -> None:
 def test_a_count_agrees_with_its_noun() -> None:
     counts = [formatting.plural(1, "image"), formatting.plural(2000, "image"), formatting.plural(0, "class", "classes")]
     assert counts == ["1 image", "2,000 images", "0 classes"]
+    assert [formatting.plural(count, "epoch") for count in (1.0, 0.25, 20.0)] == ["1 epoch", "0.25 epochs", "20 epochs"]

@@ -14,7 +14,7 @@ import pytest
 from lwcl.reporting import plots
 from lwcl.reporting.knn import EncoderResult, knn_report
 from lwcl.reporting.report import Picture, Report, Table, flatten_facts
-from lwcl.reporting.training import training_report
+from lwcl.reporting.training import run_headline, training_report
 from lwcl.settings import FLAG, SettingValue, recorded_value
 
 HOSTILE = [
@@ -280,6 +280,39 @@ def test_the_verdict_of_a_training_is_its_accuracy_its_health_and_its_effort() -
 def test_the_verdict_names_what_is_wrong_at_the_end(at_the_end: dict[str, float], words: str) -> None:
     metrics = [record | at_the_end if record["step"] > 90 else record for record in METRICS]
     assert re.search(re.escape(words).replace(re.escape(".*"), ".*"), training(metrics).verdict)
+
+
+@pytest.mark.parametrize(
+    ("gain", "rank", "headline"),
+    [
+        ((0.2, (0.1, 0.3)), 50.0, "Training helped (+20.0 points of kNN top-1)."),
+        (
+            (0.2, (0.1, 0.3)),
+            6.0,
+            "Training helped (+20.0 points of kNN top-1), but there is a problem: possible dimensional collapse: "
+            "effective rank fell from 50 to 6.",
+        ),
+        ((-0.2, (-0.3, -0.1)), 50.0, "Training hurt (-20.0 points of kNN top-1)."),
+        ((0.0, (-0.1, 0.1)), 50.0, "Training made no significant difference (+0.0 points of kNN top-1)."),
+    ],
+)
+def test_one_sentence_says_what_was_gained_and_what_is_wrong(gain: Any, rank: float, headline: str) -> None:
+    metrics = [record | {"effective_rank": rank} if record["step"] > 90 else record for record in METRICS]
+    assert run_headline(gain, training(metrics).verdict) == headline
+
+
+@pytest.mark.parametrize(
+    ("top1", "chance", "words"),
+    [
+        (0.5, (0.01, 9.0), r"Training task: solved, top-1 50.0% \(guessing: 1.0%\), loss 2.23 \(guessing: 9\)"),
+        (0.05, (0.01, None), r"Training task: only partly solved, top-1 5.0% \(guessing: 1.0%\)\."),
+        (0.015, (0.01, None), "Problem: the training task is not solved, top-1 1.5%"),
+        (0.5, (0.01, 2.0), "Problem: the training task is not solved"),
+    ],
+)
+def test_the_training_task_is_measured_against_guessing(top1: float, chance: Any, words: str) -> None:
+    metrics = [record | {"top1": top1} for record in METRICS]
+    assert re.search(f"^{words}", training(metrics, chance=chance).verdict, re.MULTILINE)
 
 
 def test_a_training_without_a_record_has_a_report_too() -> None:

@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 from crash import KILLED
-from runs import METHODS, child, left_by, made_images, pretrain, ran
+from runs import METHODS, SMALL, child, left_by, made_images, pretrain, ran
+
+from lwcl.checkpoints.encoder_file import save_encoder
+from lwcl.models.loaded import InputSpec, random_encoder
 
 
 @pytest.fixture(scope="module")
@@ -93,3 +96,29 @@ def test_without_out_another_spelling_resumes_and_begins_no_second_run(
     assert child(command("photos"), tmp_path / "cache", "metrics.append@8") == KILLED
     assert ran(command("photos/")) == 0
     assert len(list((tmp_path / "runs").iterdir())) == 1
+
+
+@pytest.mark.parametrize("name", ["teacher", "init"])
+def test_a_teacher_or_start_that_was_moved_is_the_same_and_one_that_changed_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    made_images(tmp_path / "photos")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LWCL_CACHE", str(tmp_path / "cache"))
+    for seed in (0, 1):
+        start = random_encoder("test_efficientnet", InputSpec.for_arch("test_efficientnet", 32), seed)
+        save_encoder(tmp_path / f"start-{seed}.safetensors", start.encoder, start.input_spec, {})
+
+    def command(start: str) -> list[str]:
+        if name == "init":
+            return words("photos", "run", "--init", start)
+        small = [*SMALL[: SMALL.index("--dim")], *SMALL[SMALL.index("--dim") + 2 :]]
+        return ["distill", "--recipe", "seed", "--data", "photos", "--out", "run", *small, "--teacher", start]
+
+    assert child(command("start-0.safetensors"), tmp_path / "cache", "metrics.append@8") == KILLED
+    Path("moved.safetensors").write_bytes(Path("start-0.safetensors").read_bytes())
+    Path("start-0.safetensors").write_bytes(Path("start-1.safetensors").read_bytes())
+    assert ran(command("start-0.safetensors")) == 2
+    assert f'{name}: "weights ' in capsys.readouterr().err
+    assert ran(command("moved.safetensors")) == 0
+    assert f"Resuming with another --{name}" in Path("run/log.txt").read_text()

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from runs import METHODS, made_images, pretrain, ran
+from runs import METHODS, child, made_images, pretrain, ran
 
 from lwcl.training import finalize
 
@@ -46,3 +46,31 @@ def test_an_error_while_judging_comes_after_the_report(tmp_path: Path, monkeypat
     assert ran(words(tmp_path / "data", tmp_path / "run")) == 1
     assert all((tmp_path / "run" / name).exists() for name in LEFT)
     assert "RuntimeError: no luck" in json.loads((tmp_path / "run" / "report.json").read_text())["verdict"]
+
+
+def test_a_report_that_nobody_asked_for_and_that_cannot_be_kept_costs_no_result(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made_images(tmp_path / "data" / "train", 24, ("cat", "dog"))
+    made_images(tmp_path / "data" / "val", 8, ("cat", "dog"))
+    assert ran(words(tmp_path / "data", tmp_path / "run")) == 0
+    (tmp_path / "run" / "knn").write_text("in the way, as a read-only disk would be")
+    capsys.readouterr()
+    judge = ["knn", str(tmp_path / "run"), "--data", str(tmp_path / "data"), "--no-random-init"]
+    assert ran(judge) == 0
+    told = capsys.readouterr()
+    assert "kNN top-1" in told.out
+    assert "The report was not kept. Cannot write" in told.err
+    assert "Give --out" in told.err
+    (tmp_path / "file").write_text("")
+    assert ran([*judge, "--out", str(tmp_path / "file" / "report")]) == 5, "a report that was asked for"
+
+
+def test_a_resumed_run_tells_the_time_of_all_its_parts(tmp_path: Path) -> None:
+    made_images(tmp_path / "data", 48)
+    command = words(tmp_path / "data", tmp_path / "run", "--epochs", "2")
+    assert child(command, tmp_path / "cache", "metrics.append@8") == -9
+    (tmp_path / "run" / "elapsed.jsonl").write_text('{"step": 6, "seconds": 3600.0}\n')
+    assert ran(command) == 0
+    timing = json.loads((tmp_path / "run" / "report.json").read_text())["facts"]["timing"]
+    assert 3600 < timing["seconds"] < 3700

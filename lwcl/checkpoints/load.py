@@ -14,6 +14,7 @@ from lwcl.errors import UsageError
 from lwcl.models.archs import suggest_encoder
 from lwcl.models.loaded import InputSpec, LoadedEncoder, random_encoder
 from lwcl.settings import expand_home
+from lwcl.system.atomic_files import sha256_file
 
 
 def load_encoder(spec: str, *, arch: str | None = None, image_size: int | None = None, seed: int = 0) -> LoadedEncoder:
@@ -38,6 +39,14 @@ def load_encoder(spec: str, *, arch: str | None = None, image_size: int | None =
     if part or not is_lwcl_file(path):
         return import_encoder(path, arch, image_size, part)[0]
     return read_encoder_file(path, arch, image_size)
+
+
+def weights_hash_of(spec: str) -> str:
+    """The SHA-256 of the file that `spec` names, and the part of it; "" of an encoder by name (timm/, random/)."""
+    if spec.startswith(("random/", "timm/")):
+        return ""
+    path, part = resolve_encoder_file(spec)
+    return sha256_file(path) + part if path.is_file() else ""
 
 
 def resolve_encoder_file(spec: str) -> tuple[Path, str]:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import sys
 import time
 import traceback
@@ -26,6 +27,25 @@ PROGRAM.commands = dict(
 )
 COMMANDS = list(PROGRAM.commands)
 SPEAK_SECONDS = 20.0  # in which process 0 has said what is wrong
+#: What other programs call these flags and commands.
+SYNONYMS = {
+    **dict.fromkeys(("model", "backbone", "net", "network", "architecture"), "--arch"),
+    **dict.fromkeys(("dataset", "data-path", "data-dir", "train-dir", "images", "input", "root"), "--data"),
+    **dict.fromkeys(("output", "output-dir", "out-dir", "save-dir", "logdir"), "--out"),
+    **dict.fromkeys(("size", "img-size", "input-size", "resolution", "imgsz"), "--image-size"),
+    **dict.fromkeys(("learning-rate", "lr0"), "--lr"),
+    **dict.fromkeys(("num-workers", "jobs"), "--workers"),
+    **dict.fromkeys(("batch", "bs"), "--batch-size"),
+    **dict.fromkeys(("gpu", "gpus", "cuda"), "--device"),
+    **dict.fromkeys(("checkpoint", "pretrained", "weights", "from"), "--init"),
+    **dict.fromkeys(("amp", "fp16", "half"), "--precision"),
+    **dict.fromkeys(("train", "fit"), "pretrain"),
+    **dict.fromkeys(("eval", "evaluate", "test", "score"), "knn"),
+    **dict.fromkeys(("linear", "lincls"), "probe"),
+    **dict.fromkeys(("import", "load"), "convert"),
+    **dict.fromkeys(("check", "env"), "doctor"),
+}
+UNEXPECTED = re.compile(r"unexpected extra argument(?:\(s\)|s)? \((.+)\)$")
 BROKEN_PIPE_EXIT_CODE = 141  # as of a process that SIGPIPE ends
 
 
@@ -86,16 +106,28 @@ def wait_for_first() -> str:
 
 
 def usage_message(error: typer.TyperException, words: Sequence[str], commands: Sequence[str]) -> str:
-    """The message for a bad command line, with the nearest flags for an unknown one and where to look."""
+    """The message for a bad command line, with the nearest names for an unknown one and where to look."""
     path = " ".join(["lwcl", *(word for word in words[:1] if word in commands)])
-    hint = f"See `{path} --help`."
-    if not hasattr(error, "possibilities"):
-        return f"{error.format_message()}\n{hint}"
-    context: Any = vars(error)["ctx"]
-    flags = [flag for param in context.command.get_params(context) for flag in (*param.opts, *param.secondary_opts)]
-    return str(
-        unknown_name_error("flag", vars(error)["option_name"], [flag for flag in flags if flag.startswith("--")], hint)
-    )
+    hint, details = f"See `{path} --help`.", vars(error)
+    context: Any = details.get("ctx")
+    if hasattr(error, "possibilities"):
+        flags = [flag for param in context.command.get_params(context) for flag in (*param.opts, *param.secondary_opts)]
+        known, name = [flag for flag in flags if flag.startswith("--")], details["option_name"]
+        if (usual := SYNONYMS.get(name.lstrip("-"), "")) in known:
+            return f"Unknown flag: '{name}'.\nDid you mean {usual}?\n{hint}"
+        return str(unknown_name_error("flag", name, known, hint))
+    message: str = error.format_message()
+    if message.startswith("No such command"):
+        meant = [one for one in commands if words[0] in one] or [SYNONYMS.get(words[0], "")]
+        return (
+            f"Unknown command: {words[0]!r}.\nDid you mean {meant[0]}?\n{hint}"
+            if meant[0]
+            else str(unknown_name_error("command", words[0], commands, hint))
+        )
+    flags = [flag for param in context.command.params for flag in param.opts] if context else []
+    if (extra := UNEXPECTED.search(message)) and "--data" in flags:
+        return f"Not expected there: {extra[1]!r}.\nImages are given as `--data {extra[1]}`.\n{hint}"
+    return f"{message}\n{hint}"
 
 
 def bug_message(error: Exception) -> str:

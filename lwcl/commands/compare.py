@@ -29,12 +29,13 @@ def compare_runs(names: Sequence[str], *, out: str | None, as_json: bool, quiet:
     """Prints the runs side by side and, with `out`, writes a report there; returns the exit code."""
     reject_run_folder(out)
     runs = [FinishedRun(name) for name in names]
-    scores = tuple(run.row() for run in runs)
+    images = shared_images(runs)
+    scores = tuple(run.row(images) for run in runs)
     tables = Table("Runs", SCORE_COLUMNS, scores, "kNN with 95% bootstrap intervals."), differing_settings(runs)
     report = Report(
         kind="compare",
         title=" and ".join(Path(run.name).name for run in runs),
-        verdict=comparison_verdict(runs),
+        verdict=comparison_verdict(runs, images),
         tables=tuple(table for table in tables if table.rows),
         pictures=tuple(curve_pictures(runs)),
         facts={"runs": [run.name for run in runs]},
@@ -52,12 +53,23 @@ def differing_settings(runs: Sequence[FinishedRun]) -> Table:
     return Table("Settings that differ", ("Setting", *(run.name for run in runs)), rows)
 
 
-def comparison_verdict(runs: Sequence[FinishedRun]) -> str:
-    """Which run has the highest kNN accuracy, and whether the intervals of the two best overlap."""
-    images = {(run.facts.get("data"), str(run.settings.get("monitor"))) for run in runs}
-    if len(images) > 1:
-        return "The runs were trained or evaluated on different images: their accuracies are not comparable."
-    scored = sorted(((run.knn, run.name) for run in runs if run.knn), key=lambda pair: -pair[0].top1)
+def shared_images(runs: Sequence[FinishedRun]) -> str:
+    """The images on which all runs with a kNN accuracy have one; "" where there are none."""
+    scored = [run.scores for run in runs if run.scores]
+    return (
+        next((images for images in reversed(scored[0]) if all(images in one for one in scored)), "") if scored else ""
+    )
+
+
+def comparison_verdict(runs: Sequence[FinishedRun], images: str) -> str:
+    """Which run has the highest kNN accuracy on these images, and whether the intervals of the two best overlap."""
+    if sum(bool(run.scores) for run in runs) > 1 and not images:
+        return (
+            "The runs were evaluated on different images: their accuracies are not comparable. "
+            "Give each the same: `lwcl knn RUN --data labelled/`, then compare again."
+        )
+    known = [(run.scores[images], run.name) for run in runs if images in run.scores]
+    scored = sorted(known, key=lambda pair: -pair[0].top1)
     if len(scored) < 2:
         return (
             "Fewer than two of the runs have a kNN accuracy: give runs with labels, or evaluate them with `lwcl knn`."

@@ -53,6 +53,7 @@ def run_diagnosis(encoders: list[str], options: DiagnoseOptions, *, as_json: boo
         report,
         screen,
         report_folder(options.out, encoders, "diagnosis", report.facts),
+        asked=bool(options.out),
         tables=[overview_table(findings)],
         lines=verdict_lines(findings),
         as_json=as_json,

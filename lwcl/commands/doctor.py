@@ -29,7 +29,6 @@ OPENCV_ADVICE = "pip install 'lwcl[opencv]': augmentations are 1.3 to 2 times as
 MAX_SCAN_SECONDS = 5.0
 MAX_SCAN_IMAGES = 500
 LOW_CPUS, LOW_MEMORY_BYTES, LOW_DISK_BYTES = 2, 4e9, 2e9
-TIMED_ARCH = "mobilenetv3_small_100"
 
 
 class DoctorCheck(NamedTuple):
@@ -124,7 +123,7 @@ def check_data(images: ImageSet) -> Iterator[DoctorCheck]:
 
 def check_speed(data: tuple[str, ...]) -> Iterator[DoctorCheck]:
     """The speed of a default run on these images, in fp32."""
-    plan = plan_pretrain({"data": list(data), "arch": TIMED_ARCH, "precision": "fp32"})
+    plan = plan_pretrain({"data": list(data), "precision": "fp32"})
     images, screen = open_images(plan.options.data, "train"), Screen(quiet=True)
     config = resolve(plan, images)
     torch.set_num_threads(config.options.threads)
@@ -136,5 +135,5 @@ def check_speed(data: tuple[str, ...]) -> Iterator[DoctorCheck]:
     hours = len(images) * epochs / speed / 3600
     what = f"{speed:,.0f} images/s at {config.options.image_size} px, batch {batch}"
     yield DoctorCheck(
-        f"training {TIMED_ARCH}", what, f"{plural(epochs, 'epoch')} of these images: about {hours:.1f} hours"
+        f"training {plan.options.arch}", what, f"{plural(epochs, 'epoch')} of these images: about {hours:.1f} hours"
     )

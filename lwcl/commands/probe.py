@@ -58,6 +58,7 @@ def run_probe(encoders: list[str], options: ProbeOptions, *, as_json: bool = Fal
         report,
         screen,
         report_folder(options.out, encoders, "probe", report.facts),
+        asked=bool(options.out),
         tables=[probe_table(rows, options.protocol)],
         lines=report.verdict.split("\n"),
         as_json=as_json,

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from lwcl import engine
-from lwcl.config.plan import CHOSEN, IMAGES, Plan, ResolvedConfig, plan_first_stage
+from lwcl.checkpoints.load import weights_hash_of
+from lwcl.config.plan import CHOSEN, IMAGES, WEIGHTS, Plan, ResolvedConfig, plan_first_stage
 from lwcl.config.train_options import CHANGEABLE_ON_RESUME, CHANGEABLE_WITH_WARNING, MACHINE_SETTINGS
 from lwcl.data.dataset import BrokenImage, ImageSet, open_images
 from lwcl.engine import NonFiniteError
@@ -214,7 +215,8 @@ def open_run_folder(config: ResolvedConfig, images: ImageSet, auto: Collection[s
     A resumed run may differ in what the machine decides (`auto`).
     """
     options, known = config.options, {"count": len(images), "names and sizes": images.identity}
-    settings = config.config() | {IMAGES: known}
+    encoders = {name: weights_hash_of(spec) for name in ("init", "teacher") if (spec := getattr(options, name))}
+    settings = config.config() | {IMAGES: known, WEIGHTS: {name: one for name, one in encoders.items() if one}}
     ignore = CHANGEABLE_ON_RESUME | (CHANGEABLE_WITH_WARNING - {"cache"}) | {CHOSEN, *auto}
     resume: ResumeMode = options.resume  # type: ignore[assignment]  # its choices are checked
     stem, newest = f"{config.command}-{config.method.name}-{options.arch}", "never" if options.overwrite else resume
@@ -226,7 +228,7 @@ def open_run_folder(config: ResolvedConfig, images: ImageSet, auto: Collection[s
     for name, (then, now) in folder.changed.items():
         screen.warn(f"{name} changed from {then} to {now} since the run started: results may differ by rounding.")
     if folder.resumed:
-        record_changes(folder, settings, CHANGEABLE_WITH_WARNING - {"cache", *auto}, screen)
+        record_changes(folder, settings, {*encoders, *CHANGEABLE_WITH_WARNING} - {"cache", *auto}, screen)
     return folder
 
 
@@ -261,6 +263,7 @@ def train_loop(training: TrainingState, folder: RunFolder, screen: Screen, steps
     shape = {"start": training.done, "steps": steps, "steps_per_epoch": per_epoch, "batch_size": loader.batch_size}
     metrics = ("std", "effective_rank", "top1", *(("knn_top1",) if options.monitor else ()))
     title = f"{config.method.name} {options.arch}"
+    stop: Any = None
     with StopSignals() as signals, screen.training(title, **shape, metrics=metrics) as display:
         try:
             for step in fitted:
@@ -272,11 +275,13 @@ def train_loop(training: TrainingState, folder: RunFolder, screen: Screen, steps
                 if stop or schedule.due(step.number, waited) or step.number == steps:
                     training.save(folder)
                 if stop:
-                    screen.say(f"Stopped after step {step.number:,} and saved. Resume with: {current_command()}")
-                    return exit_code(int(stop)), display.timing()
+                    break
         except NonFiniteError as error:
             training.dump(folder, error)
             raise
+    if stop:
+        screen.say(f"Stopped after step {training.done:,} and saved. Resume with: {current_command()}")
+        return exit_code(int(stop)), display.timing()
     if options.strict and monitor.has_collapsed:
         raise TrainingDivergedError(
             "The embedding collapsed.",

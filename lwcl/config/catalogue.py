@@ -9,9 +9,10 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from lwcl.config.augmentation import AUGMENTATIONS
-from lwcl.config.citation import CitedValue
+from lwcl.config.citation import CitedValue, PublishedRecipe
 from lwcl.config.probe_protocols import PROTOCOLS
-from lwcl.config.recipes import RECIPES, TESTED_ARCHS
+from lwcl.config.recipes import RECIPES, SMALL_DATA_IMAGES, SMALL_DATA_OVERRIDES, TESTED_ARCHS, Optimization
+from lwcl.config.train_options import TRAIN_OPTIONS
 from lwcl.formatting import plural
 from lwcl.methods.method import methods
 from lwcl.models.archs import known_archs
@@ -73,10 +74,24 @@ def list_recipes() -> list[CatalogueEntry]:
                     for arch, settings in recipe.archs.items()
                     for line in cited_details(settings, f" (for {arch})")
                 ),
+                *small_data_details(recipe),
             ),
         )
         for name, recipe in RECIPES.items()
     ]
+
+
+def small_data_details(recipe: PublishedRecipe) -> list[tuple[str, Any, str]]:
+    """What is used instead on few images, unless the recipe is for these."""
+    verb = methods()[recipe.method].command
+    changes = {} if recipe.for_small_data else SMALL_DATA_OVERRIDES[verb]
+    known = {
+        field.name
+        for cls in (methods()[recipe.method], Optimization, TRAIN_OPTIONS[verb])
+        for field in dataclasses.fields(cls)
+    }
+    mine = {name: one for name, one in changes.items() if name in known}
+    return [(name, one.value, f"below {SMALL_DATA_IMAGES:,} images: {one.source}") for name, one in mine.items()]
 
 
 def cited_details(settings: dict[str, CitedValue], note: str = "") -> list[tuple[str, Any, str]]:

@@ -59,6 +59,8 @@ NOT_INHERITED = frozenset(
 CHOSEN = "chosen"
 #: Key in config.yaml of the image count and the hash of image names and sizes.
 IMAGES = "images"
+#: The name in config.yaml of the hashes of the files that `--teacher` and `--init` name.
+WEIGHTS = "weights"
 
 #: Settings that no other setting depends on: if flags change only these, a run's config.yaml is reused as it is.
 INDEPENDENT_SETTINGS = frozenset(
@@ -162,7 +164,7 @@ def run_layers(chosen: Chosen, file: Chosen, file_name: str) -> list[Layer]:
 
     So `--epochs 200` recomputes the warm-up, and `--augmentation` applies all its values.
     """
-    settings = {name: value for name, value in file.items() if name not in (CHOSEN, IMAGES)}
+    settings = {name: value for name, value in file.items() if name not in (CHOSEN, IMAGES, WEIGHTS)}
     if CHOSEN not in file:
         return user_layers(chosen, settings, file_name)
     names = file[CHOSEN]

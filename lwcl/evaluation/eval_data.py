@@ -56,8 +56,9 @@ def seen_from_here(spec: str, run: Path) -> str:
 
 
 def pair_facts(bank: ImageSet, queries: ImageSet, data: Sequence[str], val: Sequence[str]) -> dict[str, Any]:
-    """What a report says of the images: their fingerprints and where they are."""
+    """What a report says of the images: what they are wherever they lie, their fingerprints, and where they are."""
     return {
+        "judged images": f"{bank.identity[:16]} {queries.identity[:16]}",
         "data": bank.fingerprint,
         "test data": queries.fingerprint,
         "evaluated on": list(data),

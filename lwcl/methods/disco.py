@@ -45,6 +45,10 @@ class DisCo(QueueContrast):
         """Whether the teacher normalises by batch statistics."""
         return self.teacher_bn == "train"
 
+    def chance(self, batch: int) -> tuple[float, float | None]:
+        """As MoCo's; the loss has the teacher's part too."""
+        return super().chance(batch)[0], None
+
     def with_teacher_dim(self, teacher_dim: int) -> "DisCo":
         """This method with the teacher's width as `dim`; raises `UsageError` if another was chosen."""
         return dataclasses.replace(self, dim=matching_teacher_dim(self.dim, teacher_dim))

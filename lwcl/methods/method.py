@@ -102,6 +102,13 @@ class Method(Settings):
         """The loss of a net that has collapsed to one output for all images, if known, and what to try against it."""
         return None, ""
 
+    def chance(self, batch: int) -> tuple[float, float | None] | None:
+        """`top1`, and the loss if known, of a net that cannot tell images apart, in micro-batches of `batch` images.
+
+        None where the method has no such score.
+        """
+        return None
+
     def view_groups(self) -> tuple[ViewSpec, ...]:
         """The views of each image, by groups; `Batch.views` has those of the first group first."""
         return (ViewSpec(count=2),)

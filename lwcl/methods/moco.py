@@ -1,5 +1,6 @@
 """MoCo v2 (arXiv 2003.04297): the baseline, and the base of ssl-small (2107.14762) and light-moco (2212.07158)."""
 
+import math
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -45,6 +46,11 @@ class QueueContrast(Method):
     dim: int = setting(128, "width of the embedding", at_least=2, group="Method")
     head_norm: bool = setting(False, "batch norm in the projection head, as in MoCo v3", group="Method")
     symmetric: bool = setting(False, "use each view as query and as key: the sum of both losses", group="Method")
+
+    def chance(self, batch: int) -> tuple[float, float | None]:
+        """One of the queue's keys and the own one, drawn at random."""
+        candidates = 1 + self.queue_size
+        return 1 / candidates, math.log(candidates) * (2 if self.symmetric else 1)
 
     def head(self, width: int, teacher_dim: int = 0) -> tuple[int, ...]:
         """Widths of the projection head on a backbone of `width` features: hidden (if any), then `dim`."""

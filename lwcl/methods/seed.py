@@ -56,6 +56,10 @@ class SEED(Method):
     )
     dim: int | None = setting(None, "width of the embedding [the teacher's]", at_least=2, group="Method")
 
+    def chance(self, batch: int) -> tuple[float, float | None]:
+        """One of the queue's embeddings and the own one, drawn at random."""
+        return 1 / (1 + self.queue_size), None
+
     def view_groups(self) -> tuple[ViewSpec, ...]:
         """One view, seen by student and teacher."""
         return (ViewSpec(),)

@@ -1,5 +1,6 @@
 """SimCLR (Chen et al., arXiv 2002.05709): contrast with the other images of the batch; and optional extensions."""
 
+import math
 from typing import Any, Protocol
 
 from lwcl.methods.lazy_imports import (
@@ -63,6 +64,11 @@ class SimCLR(MultiCrop):
     predictor: str = setting(
         "0", "hidden width of a predictor on the queries (MoCo v3: 4096): as --hidden, or 0: none", group="Method"
     )
+
+    def chance(self, batch: int) -> tuple[float, float | None]:
+        """One of the keys of the other images and the own one, drawn at random."""
+        candidates = 2 * batch - 1 + self.queue_size
+        return 1 / candidates, None if self.decoupled else math.log(candidates)
 
     def head(self, width: int, teacher_dim: int = 0) -> tuple[int, ...]:
         """Widths of the projection head on a backbone of `width` features: hidden (if any), then `dim`."""

@@ -67,6 +67,10 @@ class SwAV(MultiCrop):
         remedies = "try --epsilon 0.03, fewer --prototypes, a longer --prototype-freeze, or fewer --local-crops"
         return math.log(self.prototypes), remedies
 
+    def chance(self, batch: int) -> tuple[float, float | None]:
+        """One of the prototypes, drawn at random."""
+        return 1 / self.prototypes, self.stalled[0]
+
     def head(self, width: int, teacher_dim: int = 0) -> tuple[str, ...]:
         """The projector: linear, batch norm, ReLU, linear; or one linear layer."""
         hidden = encoder.hidden_width(self.hidden, width)

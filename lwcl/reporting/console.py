@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
-from lwcl.formatting import escape, escape_lines, format_cell, json_document
+from lwcl.formatting import clock, escape, escape_lines, format_cell, json_document
 from lwcl.lazy import Lazy
 from lwcl.reporting.progress_table import ProgressTable
 from lwcl.reporting.throughput import CountProgress, RateLimiter, StepStats, TrainProgress
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 else:
     panel = Lazy("lwcl.reporting.panel")
 
+ETA_STEPS, LONG_SECONDS = 10, 300.0  # after so many steps, the time of a run that takes longer is said
 ROW_SECONDS = 60.0  # between two rows within an epoch
 EPOCH_SECONDS = 1.0  # epochs shorter than this do not all get a row
 COUNT_SECONDS = 5.0  # between two lines of a count
@@ -142,7 +143,7 @@ class TrainingDisplay:
 
     def __init__(self, screen: Screen, progress: TrainProgress, metrics: Sequence[str] = ()) -> None:
         self.screen, self.progress = screen, progress
-        self._table, self._has_header = ProgressTable(progress, metrics), False
+        self._table, self._has_header, self._told = ProgressTable(progress, metrics), False, False
         self._row, self._epoch = RateLimiter(ROW_SECONDS, at_once=False), RateLimiter(EPOCH_SECONDS)
 
     def step(self, step: StepStats, metrics: "Mapping[str, float] | None" = None) -> None:
@@ -151,6 +152,10 @@ class TrainingDisplay:
         if not self._has_header:
             self.screen.say(self._table.header())
             self._has_header = True
+        if not self._told and self.progress.known_steps() >= ETA_STEPS:
+            self._told = True
+            if (rest := self.progress.remaining()) > LONG_SECONDS:
+                self.screen.say(f"About {clock(rest)} to go. Ctrl-C saves, and the same command resumes.")
         epoch_ends = step.number % self.progress.steps_per_epoch == 0
         if step.number >= self.progress.steps or (epoch_ends and self._epoch.due()) or self._row.due():
             self._row.restart()

@@ -1,12 +1,13 @@
 """What a terminal shows, drawn with rich: the panel of a training run, the bar of a count, tables of results."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TextIO
 
 from rich.box import ROUNDED, SIMPLE_HEAD
 from rich.columns import Columns
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.padding import Padding
 from rich.panel import Panel
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -14,10 +15,13 @@ from rich.text import Text
 
 from lwcl.formatting import clock, duration, escape, format_cell, percent, sparkline
 from lwcl.reporting.health_ranges import HEALTH_METRICS, format_metric, known_metrics, out_of_range
+from lwcl.reporting.plots import shorten
 from lwcl.reporting.progress_table import format_loss
 from lwcl.reporting.throughput import CountProgress, TrainProgress
 
 MAX_PANEL_WIDTH = 110  # columns: longer lines are hard to read
+MAX_FOLDED_COLUMNS = 3  # of a table whose long cells may be folded: names, numbers, and a text
+MAX_NAME_WIDTH = 28
 
 
 def rich_console(stream: TextIO) -> Console:
@@ -105,20 +109,39 @@ def count_bar(done: CountProgress) -> RenderableType:
     return grid
 
 
-def rich_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], width: int) -> Table:
-    """A table of results with right-aligned numbers; one that is wider than `width` has a column for each row."""
+def rich_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], width: int) -> RenderableType:
+    """A table of results with right-aligned numbers; one that is wider than `width` as a block for each row.
+
+    Names that make it too wide lose their middle first. Tables of few columns have long texts, which are folded.
+    """
     numeric = [any(isinstance(row[i], int | float) for row in rows) for i in range(len(columns))]
     cells = [list(map(escape, columns)), *([format_cell(value) for value in row] for row in rows)]
-    turned = [list(column) for column in zip(*cells, strict=True)]
-    if table_width(cells) > width and table_width(turned) < table_width(cells):
-        cells, numeric = turned, [False] * len(cells)
     heading = Text(escape(title), style="bold") if title else None
+    many = len(columns) > MAX_FOLDED_COLUMNS
+    if many and table_width(cells) > width:
+        shortened = [[shorten(row[0], MAX_NAME_WIDTH), *row[1:]] for row in cells]
+        if table_width(shortened) > width:
+            return Group(*([heading] if heading else []), *blocks(cells, width))
+        cells = shortened
     table = Table(title=heading, title_justify="left", box=SIMPLE_HEAD)
     for name, is_number in zip(cells[0], numeric, strict=True):
         table.add_column(Text(name), justify="right" if is_number else "left", overflow="fold")
     for row in cells[1:]:
         table.add_row(*map(Text, row))
     return table
+
+
+def blocks(cells: Sequence[Sequence[str]], width: int) -> Iterator[RenderableType]:
+    """Each row below its first cell, with a line for each other column that has a value in it."""
+    for name, *values in cells[1:]:
+        yield Text(f"\n{shorten(name, width)}", style="bold")
+        grid = Table.grid(padding=(0, 2))
+        grid.add_column(style="dim", no_wrap=True)
+        grid.add_column(overflow="fold")
+        for title, value in zip(cells[0][1:], values, strict=True):
+            if value != "-":
+                grid.add_row(Text(title), Text(value))
+        yield Padding.indent(grid, 2)
 
 
 def table_width(cells: Sequence[Sequence[str]]) -> int:

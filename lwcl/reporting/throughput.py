@@ -130,8 +130,12 @@ class TrainProgress:
 
     def remaining(self) -> float:
         """Seconds to the end at the latest pace, evaluation and checkpoints included; NaN before the first step."""
-        known = len(self._ends) - 1
+        known = self.known_steps()
         return (self._ends[-1] - self._ends[0]) / known * (self.steps - self.step) if known else math.nan
+
+    def known_steps(self) -> int:
+        """How many steps the remaining time follows from."""
+        return len(self._ends) - 1
 
     def timing(self) -> dict[str, float | None]:
         """Median images per second over all steps, total seconds, share of the steps' time spent waiting for data."""

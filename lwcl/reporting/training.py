@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 NOTHING_MEASURED = "Nothing was measured: the run ended before its first record."
 MetricRecords = Sequence[Mapping[str, Any]]
+Chance = tuple[float, float | None]  # top-1, and the loss if known, of guessing
 
 
 def training_report(
@@ -39,12 +40,13 @@ def training_report(
     command: str,
     timing: Mapping[str, float | None] | None = None,
     samples: "NDArray[numpy.uint8] | None" = None,
+    chance: Chance | None = None,
 ) -> Report:
     """The report of the command `kind` on a run with these `metrics`, the records of metrics.jsonl.
 
     A record has `step` and `epoch`, and any of `loss`, `lr`, `grad_norm`, `knn_top1` (a share of 1) and the names of
     `HEALTH_METRICS`. `timing` is what `TrainingDisplay.timing` returned. `samples` are images as stored, then their
-    views: (images, 1 + views, height, width, 3) uint8.
+    views: (images, 1 + views, height, width, 3) uint8. `chance` is what `Method.chance` returns.
     """
     batch_size = settings["batch_size"].value if "batch_size" in settings else FULL_RANK_BATCH
     timing = timing or {}
@@ -55,7 +57,7 @@ def training_report(
     return Report(
         kind=kind,
         title=title,
-        verdict=training_verdict(metrics, settings, batch_size, timing.get("seconds")),
+        verdict=training_verdict(metrics, settings, batch_size, timing.get("seconds"), chance),
         tables=tuple(table for table in tables if table.rows),
         details=(run,) if run.rows else (),
         pictures=(*training_curves(metrics), *sample_sheet(samples)),
@@ -82,20 +84,53 @@ def final_health(metrics: MetricRecords) -> dict[str, float]:
 
 
 def training_verdict(
-    metrics: MetricRecords, settings: Mapping[str, SettingValue], batch_size: int, seconds: float | None
+    metrics: MetricRecords,
+    settings: Mapping[str, SettingValue],
+    batch_size: int,
+    seconds: float | None,
+    chance: Chance | None = None,
 ) -> str:
-    """One line each for the kNN accuracy if it was monitored, the embedding health, and the length of the run."""
+    """A line each for the kNN accuracy if it was monitored, embedding health, the training task, and its length."""
     lines = []
     if scores := metric_values(metrics, "knn_top1"):
         lines.append(f"kNN top-1 while training: {percent(scores[0])} at first, {percent(scores[-1])} at the end.")
     if final_health(metrics):
         lines.append(health_verdict(metrics, settings, batch_size))
+    if chance and metric_values(metrics, "top1"):
+        lines.append(task_verdict(metrics, *chance))
     if losses := metric_values(metrics, "loss"):
         took = f" in {duration(seconds)}" if seconds is not None else ""
-        done = f"{last_value(metrics, 'epoch') or 0:.4g} epochs ({plural(last_value(metrics, 'step') or 0, 'step')})"
-        highest, end = max(losses), statistics.fmean(losses[-max(1, len(losses) // 10) :])
+        steps = plural(last_value(metrics, "step") or 0, "step")
+        done = f"{plural(float(last_value(metrics, 'epoch') or 0), 'epoch')} ({steps})"
+        highest, end = max(losses), final_mean(losses)
         lines.append(f"Trained for {done}{took}; loss {highest:.3g} at its highest, {end:.3g} at the end.")
     return "\n".join(lines) or NOTHING_MEASURED
+
+
+def final_mean(values: Sequence[float]) -> float:
+    """The mean of the last tenth of the values."""
+    return statistics.fmean(values[-max(1, len(values) // 10) :])
+
+
+def task_verdict(metrics: MetricRecords, chance: float, chance_loss: float | None) -> str:
+    """Whether the task that the loss sets was learned: top-1 and loss at the end, against those of guessing."""
+    top1, loss = (final_mean(metric_values(metrics, name)) for name in ("top1", "loss"))
+    text = f"top-1 {percent(top1)} (guessing: {percent(chance)})"
+    text += "" if chance_loss is None else f", loss {loss:.3g} (guessing: {chance_loss:.3g})"
+    if top1 < 2 * chance or (chance_loss is not None and loss >= chance_loss):
+        return f"Problem: the training task is not solved, {text}; train for longer, or try another --lr."
+    return f"Training task: {'' if top1 >= HEALTH_METRICS['top1'].limit else 'only partly '}solved, {text}."
+
+
+def run_headline(gain: tuple[float, tuple[float, float]], verdict: str) -> str:
+    """Whether training helped, by the paired gain in accuracy, and the first problem that its verdict names."""
+    value, (low, high) = gain
+    effect = "helped" if low > 0 else "hurt" if high < 0 else "made no significant difference"
+    problems = [line.removeprefix("Problem: ") for line in verdict.split("\n") if line.startswith("Problem: ")]
+    trouble = [
+        f", {'but' if low > 0 else 'and'} there is a problem: {one.split(';')[0].rstrip('.')}" for one in problems
+    ]
+    return f"Training {effect} ({100 * value:+.1f} points of kNN top-1){''.join(trouble[:1])}."
 
 
 def health_verdict(metrics: MetricRecords, settings: Mapping[str, SettingValue], batch_size: int) -> str:

@@ -1,7 +1,7 @@
 """A finished run, read from its folder: its report, settings and metrics."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,9 @@ SCORE_COLUMNS = (
 class FinishedRun:
     """The report of a finished run as JSON, and its metrics. Raises `UsageError` where the folder has none.
 
-    `rows` are the kNN accuracies, that of its own encoder first; `checksums` the SHA-256 of its files by name.
+    `rows` are the kNN accuracies of its report, that of its own encoder first; `scores` those of its encoder by the
+    images that they were measured on: those of `lwcl knn`, then the one of its report; `checksums` the SHA-256 of its
+    files by name.
     """
 
     def __init__(self, name: str) -> None:
@@ -31,6 +33,7 @@ class FinishedRun:
             self.settings = {key: entry["value"] for key, entry in self.report["settings"].items()}
             self.facts: Mapping[str, Any] = dict(self.report["facts"])
             self.rows = [EncoderResult(**row) for row in self.facts.get("knn", ())]
+            self.scores = dict(self._scores(folder.path))
             self.checksums: dict[str, str] = dict(self.facts.get("SHA-256", {}))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UsageError(
@@ -40,14 +43,20 @@ class FinishedRun:
             ) from error
         self.metrics = folder.metrics()
 
-    @property
-    def knn(self) -> EncoderResult | None:
-        """The kNN accuracy of its encoder, if there is one."""
-        return next(iter(self.rows), None)
+    def _scores(self, folder: Path) -> Iterator[tuple[str, EncoderResult]]:
+        for file in sorted(folder.glob("knn*/report.json"), reverse=True):
+            facts = json.loads(file.read_bytes())["facts"]
+            mine = (row for row in facts["encoders"] if Path(row["name"]).name == folder.name)
+            if "judged images" in facts and (row := next(mine, None)):
+                yield facts["judged images"], EncoderResult(**row)
+        for row in self.rows[:1]:
+            here = f"{self.facts.get('data')} {self.settings.get('monitor')}"
+            yield self.facts.get("judged images") or here, row
 
-    def row(self) -> tuple[Any, ...]:
-        """The run as a row of a table with `SCORE_COLUMNS`."""
-        knn, timing, last = self.knn, self.facts.get("timing", {}), self.facts.get("last", {})
+    def row(self, images: str) -> tuple[Any, ...]:
+        """The run as a row of a table with `SCORE_COLUMNS`, with its accuracy on these images, or else on its own."""
+        knn = self.scores.get(images) or next(reversed(self.scores.values()), None)
+        timing, last = self.facts.get("timing", {}), self.facts.get("last", {})
         seconds, speed, rank = timing.get("seconds"), timing.get("images_per_second"), last.get("effective_rank")
         return (
             self.name,

@@ -167,6 +167,17 @@ class RunFolder:
         if self.metrics_jsonl.exists():
             write_atomically(self.metrics_jsonl, b"".join(kept))
 
+    def append_elapsed(self, step: int, seconds: float) -> None:
+        """Add to elapsed.jsonl how long the run took up to a checkpoint; not in it, so that checkpoints stay equal."""
+        append_line(self.path / "elapsed.jsonl", json_text({"step": step, "seconds": round(seconds, 1)}))
+
+    def elapsed(self, step: int) -> float:
+        """Seconds that the run took up to the checkpoint of `step`; 0 where that is not known."""
+        known = [
+            record["seconds"] for _, record in complete_lines(self.path / "elapsed.jsonl") if record["step"] == step
+        ]
+        return float(known[-1]) if known else 0.0
+
     def log(self, text: str) -> None:
         """Add `text` to log.txt with date and time."""
         append_line(self.log_txt, f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}")

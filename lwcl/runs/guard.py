@@ -10,6 +10,7 @@ from typing import Any, Literal
 import yaml
 
 from lwcl.config.diff import json_compatible, settings_diff
+from lwcl.config.plan import WEIGHTS
 from lwcl.errors import StorageError, UsageError
 from lwcl.runs.crash import MARK_FILE
 from lwcl.system.atomic_files import crash_point, remove_leftovers, remove_path, write_atomically
@@ -32,7 +33,7 @@ RUN_FILES = (
         "probe",
         "diagnosis",
     ),
-    *("nonfinite", "bad_files.jsonl", MARK_FILE, "tensorboard", "wandb", "mlruns"),
+    *("nonfinite", "bad_files.jsonl", "elapsed.jsonl", MARK_FILE, "tensorboard", "wandb", "mlruns"),
     *("log.txt", "command.txt", "env.json", "report.html", "report.json", "config.yaml"),
 )
 REPORT_FOLDERS = ("knn", "probe", "diagnosis")  # and, of other images, `knn-2` and so on
@@ -90,12 +91,16 @@ def is_discardable(path: Path, settings: Mapping[str, Any], ignore: frozenset[st
 
 
 def run_diff(path: Path, settings: Mapping[str, Any], ignore: frozenset[str]) -> dict[str, tuple[str, str]]:
-    """Settings that differ between the run in a folder and `settings`; paths are compared after resolving."""
+    """The settings that tell the run in a folder from one of `settings`; encoders count by content, or by place."""
     environment, there = path / "env.json", ""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         there = str(json.loads(environment.read_bytes()).get("folder", ""))
     old = read_settings(path)
-    diff = settings_diff(with_resolved_paths(old, there), with_resolved_paths(settings, os.getcwd()), ignore)
+    hashes = [side.get(WEIGHTS) or {} for side in (old, settings)]
+    before, now = ({name: f"weights {one[name][:8]}" for name in hashes[0] if name in hashes[1]} for one in hashes)
+    diff = settings_diff(
+        with_resolved_paths(old, there) | before, with_resolved_paths(settings, os.getcwd()) | now, ignore | {WEIGHTS}
+    )
     return {name: pair for name, pair in diff.items() if not (name == "images" and name not in old)}
 
 

@@ -1,6 +1,7 @@
 """kNN accuracy of a trained encoder, with an untrained one as baseline, and compared with its teacher."""
 
 import contextlib
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from lwcl.config.train_options import TrainOptions
@@ -31,6 +32,7 @@ class FinalScores(NamedTuple):
     gap_rows: list[DistillationRow]
     share: GapShare | None  # of the teacher's lead over an untrained encoder
     notes: tuple[str, ...] = ()  # on what images, and what was left out or counts as wrong
+    judged_images: str = ""  # what tells whether two scores are of the same images
     missing: str = ""  # why there is no score, where one was to be expected
 
 
@@ -114,22 +116,31 @@ def final_scores(training: TrainingState, folder: RunFolder, screen: Screen) -> 
     sizes = sorted({one.loaded.input_spec.size for one in subjects})
     note = tuple(evaluation_note({**facts, "classes": len(bank.classes), "pixels": sizes}))
     if training.teacher is None:
-        return FinalScores(rows, len(queries), [], None, note)
-    costs = [
+        return FinalScores(rows, len(queries), [], None, note, facts["judged images"])
+    gap_rows = distillation_rows(rows, subjects, computes, options.threads)
+    student, teacher, baseline = (score.accuracy.top1 for score in scores)
+    closed = gap_closed(student, teacher, baseline, options.seed)
+    return FinalScores(
+        rows, len(queries), gap_rows, (closed[0], closed[1:]) if closed else None, note, facts["judged images"]
+    )
+
+
+def distillation_rows(
+    rows: Sequence[EncoderResult], subjects: Sequence[Subject], computes: Sequence[Compute], threads: int
+) -> list[DistillationRow]:
+    """Accuracy and cost of a student, its teacher, and the untrained student, in this order."""
+    student, teacher = (
         measure_cost(
             one.loaded.encoder.backbone,
             one.loaded.input_spec.size,
             channels_last=how.channels_last,
-            threads=options.threads,
+            threads=threads,
             channels=one.loaded.encoder.channels,
         )
         for one, how in zip(subjects[:2], computes, strict=False)
+    )
+    return [
+        DistillationRow("student", rows[0], student),
+        DistillationRow("teacher", rows[1], teacher),
+        DistillationRow("untrained", rows[2], student),
     ]
-    gap_rows = [
-        DistillationRow("student", rows[0], costs[0]),
-        DistillationRow("teacher", rows[1], costs[1]),
-        DistillationRow("untrained", rows[2], costs[0]),
-    ]
-    student, teacher, baseline = (score.accuracy.top1 for score in scores)
-    closed = gap_closed(student, teacher, baseline, options.seed)
-    return FinalScores(rows, len(queries), gap_rows, (closed[0], closed[1:]) if closed else None, note)

@@ -15,7 +15,7 @@ from lwcl.reporting.distillation import gap_facts, gap_pictures, gap_table, gap_
 from lwcl.reporting.knn import accuracy_verdict, knn_table
 from lwcl.reporting.model_card import render_model_card
 from lwcl.reporting.report import Report
-from lwcl.reporting.training import NOTHING_MEASURED, training_report
+from lwcl.reporting.training import NOTHING_MEASURED, run_headline, training_report
 from lwcl.runs.folder import RunFolder
 from lwcl.system.atomic_files import sha256_file, write_atomically
 from lwcl.system.device import current_command
@@ -47,27 +47,8 @@ def finalize_run(training: TrainingState, folder: RunFolder, screen: Screen, tim
         final = final_scores(training, folder, screen)
     except Exception as error:  # whatever it is, hours of training are behind us: the report comes first
         failure, final = error, no_scores(error)
-    rows = final.rows
-    facts = trained.metadata | {
-        "architecture": student.arch,
-        "parameters of the backbone": sum(p.numel() for p in student.backbone.parameters()),
-        "width of the features": student.width,
-        "precision": "bfloat16 autocast" if training.compute.autocast else "float32",
-        "device": str(training.compute.device),
-        "SHA-256": {name: sha256_file(folder.path / name) for name in VERIFIED_FILES},
-    }
-    report = training_report(
-        training.config.command,
-        f"{facts['method']} on {student.arch}",
-        folder.metrics(),
-        settings=training.config.values,
-        facts=facts | {"knn": [row._asdict() for row in rows]},
-        environment=describe_environment(),
-        command=current_command(),
-        timing=timing,
-        samples=samples_or_none(training.loader),
-    )
-    report = add_bits(add_scores(report, final), training, screen)
+    rows, report = final.rows, finished_report(training, folder, timing, final)
+    report = add_bits(report, training, screen)
     card = render_model_card(folder.path.resolve().name, student.arch, trained.metadata, rows, training.config.values)
     write_atomically(folder.export / "README.md", card)
     report.write(folder.path)
@@ -83,6 +64,34 @@ def finalize_run(training: TrainingState, folder: RunFolder, screen: Screen, tim
     if failure and not isinstance(failure, DataError):
         raise failure
     return 0
+
+
+def finished_report(training: TrainingState, folder: RunFolder, timing: Timing, final: FinalScores) -> Report:
+    """The report of a run that is done, whose encoder and export are in its folder."""
+    student, facts = training.net.student, training.loaded(str(folder.path)).metadata
+    facts |= {
+        "architecture": student.arch,
+        "parameters of the backbone": sum(p.numel() for p in student.backbone.parameters()),
+        "width of the features": student.width,
+        "precision": "bfloat16 autocast" if training.compute.autocast else "float32",
+        "device": str(training.compute.device),
+        "SHA-256": {name: sha256_file(folder.path / name) for name in VERIFIED_FILES},
+        "knn": [row._asdict() for row in final.rows],
+        "judged images": final.judged_images,
+    }
+    report = training_report(
+        training.config.command,
+        f"{facts['method']} on {student.arch}",
+        folder.metrics(),
+        settings=training.config.values,
+        facts=facts,
+        environment=describe_environment(),
+        command=current_command(),
+        timing={**timing, "seconds": training.seconds()},
+        chance=training.config.method.chance(training.loader.batch_size // training.config.recipe.accumulate),
+        samples=samples_or_none(training.loader),
+    )
+    return add_scores(report, final)
 
 
 def samples_or_none(loader: Loader) -> NDArray[numpy.uint8] | None:
@@ -116,6 +125,8 @@ def add_scores(report: Report, final: FinalScores) -> Report:
     if not final.rows:
         return report
     gained = "\n".join(map(escape, (accuracy_verdict(final.rows[:1], final.images), *final.notes)))
+    if gain := final.rows[0].gain:
+        gained = f"{escape(run_headline(gain, report.verdict))}\n{gained}"
     report = dataclasses.replace(
         report, verdict=f"{gained}\n{report.verdict}", tables=(knn_table(final.rows), *report.tables)
     )

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch.optim import Optimizer
 
@@ -39,6 +39,11 @@ class TrainingState:
     loader: Loader
     teacher: OnlineTeacher | None = None
     done: int = 0
+    begun: float = field(default_factory=time.monotonic)  # an interrupted run began so many seconds earlier
+
+    def seconds(self) -> float:
+        """Seconds that the run has taken so far, also before it was interrupted."""
+        return time.monotonic() - self.begun
 
     @property
     def steps(self) -> int:
@@ -59,6 +64,7 @@ class TrainingState:
         facts["images"] = self.images.identity
         training_state.save_checkpoint(folder.checkpoints, self.done, tensors, facts)
         folder.write_metrics_csv()
+        folder.append_elapsed(self.done, self.seconds())
 
     def dump(self, folder: RunFolder, error: NonFiniteError) -> None:
         """Writes what reproduces a step that was not finite: the weights before it, its images, the last metrics."""
@@ -100,6 +106,7 @@ class TrainingState:
         self.net.load_state_dict(net)
         unpack_optimizer(self.optimizer, optimizer, facts["optimizer"])
         self.done = facts["step"]
+        self.begun -= folder.elapsed(self.done)
         return True
 
     def newest_checkpoint(self, folder: RunFolder, tell: Callable[[str], None]) -> training_state.Checkpoint | None:
