@@ -140,8 +140,8 @@ def track_results(trackers: Trackers, folder: RunFolder, step: int) -> None:
         return
     for file in sorted(folder.plots.glob("*.png")):
         trackers.picture(file.stem, file.read_bytes(), step)
-    if knn := FinishedRun(str(folder.path)).knn:
-        trackers.scalars({"step": step, "final_knn_top1": knn.top1})
+    if rows := FinishedRun(str(folder.path)).rows:
+        trackers.scalars({"step": step, "final_knn_top1": rows[0].top1})
 
 
 class BrokenImages:
