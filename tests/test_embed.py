@@ -275,7 +275,7 @@ def test_a_query_that_is_no_image_is_a_fault_of_the_data(searched: Path, tmp_pat
     assert ran(["search", str(tmp_path / "text.png"), "--in", str(searched / "e.npy")]) == 4
 
 
-@pytest.mark.parametrize("damage", ["names", "rows", "suffix"])
+@pytest.mark.parametrize("damage", ["names", "rows", "suffix", "bit of a row", "bit of a name"])
 def test_damaged_embeddings_are_refused(damage: str, searched: Path, tmp_path: Path) -> None:
     for name in ("e.npy", "e.names.csv", "e.json"):
         shutil.copy(searched / name, tmp_path)
@@ -283,6 +283,9 @@ def test_damaged_embeddings_are_refused(damage: str, searched: Path, tmp_path: P
         (tmp_path / "e.names.csv").unlink()
     elif damage == "rows":
         numpy.save(tmp_path / "e.npy", numpy.zeros((2, 3), numpy.float32))
+    elif damage.startswith("bit"):
+        place = tmp_path / ("e.npy" if damage == "bit of a row" else "e.names.csv")
+        place.write_bytes(place.read_bytes()[:-9] + b"7" + place.read_bytes()[-8:])
     path = tmp_path / ("e.txt" if damage == "suffix" else "e.npy")
     with pytest.raises(UsageError, match=r"embeddings|searched"):
         read_embeddings(path)

@@ -83,10 +83,21 @@ def test_an_encoder_file_of_another_version_is_refused_by_its_format(tmp_path: P
 def test_our_own_files_may_not_describe_what_they_do_not_hold(wrong: dict[str, Any], tmp_path: Path) -> None:
     encoder = Encoder("test_vit", (8,))
     files.save_own(tmp_path / "own.safetensors", encoder, 160)
-    about = json.dumps(read_description(tmp_path / "own.safetensors") | wrong)
+    about = json.dumps(read_description(tmp_path / "own.safetensors") | {"sha256": None} | wrong)
     safetensors.torch.save_file(encoder.state_dict(), tmp_path / "own.safetensors", {"lwcl": about})
     with pytest.raises(UsageError, match=r"own\.safetensors"):
         load_encoder(str(tmp_path / "own.safetensors"))
+
+
+def test_a_flipped_bit_of_a_weight_or_of_the_description_is_refused(tmp_path: Path) -> None:
+    place = tmp_path / "own.safetensors"
+    files.save_own(place, Encoder("test_vit", (8,)), 160)
+    whole = place.read_bytes()
+    load_encoder(str(place))
+    for at in (len(whole) - 100, whole.index(b"0.25") + 3):  # a weight; a standard deviation of 0.24
+        place.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        with pytest.raises(UsageError, match="damaged"):
+            load_encoder(str(place))
 
 
 def resnet_state() -> files.State:

@@ -139,6 +139,23 @@ def test_links_that_lead_outside_are_counted_and_followed_when_asked_for(tmp_pat
     assert open_images([root], follow_links=True).fingerprint != before
 
 
+def test_images_of_other_formats_are_counted(tmp_path: Path) -> None:
+    make_folder(tmp_path, ["1.png", "2.png"])
+    for name in ("a.HEIC", "b.heic", "c.dng", "d.jpg?w=100", "e.png.2", "f.jpg.xmp", "g.txt"):
+        (tmp_path / name).touch()
+    images = open_images([str(tmp_path)])
+    assert len(images) == 2
+    assert "5 images not read (" in images.notes[0]
+    assert all(kind in images.notes[0] for kind in ("2 .heic", "1 .dng", "1 .jpg?", "1 .png."))
+
+
+def test_folders_of_network_disks_are_no_classes(tmp_path: Path) -> None:
+    for name in ("cat", "dog", "#recycle", "cat/@eaDir/000.png", "$RECYCLE.BIN"):
+        make_folder(tmp_path / name, ["1.png", "2.png"])
+    images = open_images([str(tmp_path)])
+    assert (images.classes, len(images)) == (("cat", "dog"), 4)
+
+
 def test_a_folder_of_links_only_is_followed_with_a_word(tmp_path: Path) -> None:
     images = open_images([str(links(tmp_path, False))])
     assert images.names == ["cat/1.png", "dog/2.png"]

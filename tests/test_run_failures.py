@@ -299,7 +299,7 @@ def foreign_file(place: Path, encoder: Path) -> None:
 def a_tensor_less(place: Path, encoder: Path) -> None:
     tensors = safetensors.torch.load_file(encoder)
     tensors.pop("head.0.weight")
-    safetensors.torch.save_file(tensors, place, {"lwcl": json.dumps(read_description(encoder))})
+    safetensors.torch.save_file(tensors, place, {"lwcl": json.dumps(read_description(encoder) | {"sha256": None})})
 
 
 def no_file(place: Path, encoder: Path) -> None:
@@ -331,7 +331,7 @@ def test_knn_of_weights_that_are_not_finite_is_refused(
     tensors = safetensors.torch.load_file(encoder)
     tensors["backbone.conv_stem.weight"][0] = torch.nan
     place = tmp_path / "sick.safetensors"
-    safetensors.torch.save_file(tensors, place, {"lwcl": json.dumps(read_description(encoder))})
+    safetensors.torch.save_file(tensors, place, {"lwcl": json.dumps(read_description(encoder) | {"sha256": None})})
     data = made_images(tmp_path / "data", 16, ("a", "b"))
     assert ran(["knn", str(place), "--data", str(data), "--quiet", "--workers", "0"]) == 3
     must_say(capsys, "not finite")

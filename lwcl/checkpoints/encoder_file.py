@@ -19,9 +19,9 @@ from safetensors.torch import load_file, save
 from timm.models import save_for_hf
 
 from lwcl import __version__
-from lwcl.checkpoints.training_state import untied_tensors
+from lwcl.checkpoints.training_state import sha256_hex, untied_tensors
 from lwcl.errors import UsageError
-from lwcl.models.encoder import Encoder
+from lwcl.models.encoder import Encoder, weights_hash
 from lwcl.models.loaded import InputSpec, LoadedEncoder
 from lwcl.models.low_bits import LowBits, bake, simulate_bits
 from lwcl.system.atomic_files import crash_point, write_atomically
@@ -47,9 +47,16 @@ def save_encoder(path: Path, encoder: Encoder, input_spec: InputSpec, metadata: 
     }
     if encoder.bits:
         description["bits"] = encoder.bits._asdict()
+    description["sha256"] = content_hash(description, encoder)
     crash_point("encoder.write")
     content = save(untied_tensors(encoder.state_dict()), {"lwcl": json.dumps(description, sort_keys=True)})
     write_atomically(path, content)
+
+
+def content_hash(description: Mapping[str, Any], encoder: Encoder) -> str:
+    """SHA-256 (hex) of all that an encoder file holds, but for this hash: safetensors has no checksum."""
+    described = json.dumps({name: value for name, value in description.items() if name != "sha256"}, sort_keys=True)
+    return sha256_hex(f"{described}{weights_hash(encoder)}".encode())
 
 
 def read_encoder_file(path: Path, arch: str | None, image_size: int | None) -> LoadedEncoder:
@@ -68,6 +75,9 @@ def read_encoder_file(path: Path, arch: str | None, image_size: int | None) -> L
         why = " ".join(str(error).split())[:500]
         what = f"{path}: its tensors do not match {description['arch']}."
         raise UsageError(what, why, "Train or convert it again.") from error
+    if description.get("sha256") not in (None, content_hash(description, encoder)):  # earlier versions wrote none
+        what = f"{path} is damaged: its content does not match its checksum."
+        raise UsageError(what, "The disk or a copy may have failed.", "Copy it again, or train or convert it again.")
     name = str(path.parent if path.name == "encoder.safetensors" else path)
     input_spec = dataclasses.replace(input_spec, size=image_size or input_spec.size)
     return LoadedEncoder(name, encoder, input_spec, description["metadata"])

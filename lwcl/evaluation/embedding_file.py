@@ -4,6 +4,7 @@ Beside NAME.npy lie NAME.names.csv (filename, label) and NAME.json (encoder and 
 """
 
 import csv
+import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -116,6 +117,8 @@ def check_embedding_path(path: Path, *, overwrite: bool) -> None:
 
 def write_embeddings(path: Path, embeddings: EmbeddingSet) -> None:
     """Write a file of embeddings atomically, its names and metadata first. Raises `StorageError`."""
+    if path.suffix in (".npy", ".npz"):
+        embeddings = embeddings._replace(metadata=embeddings.metadata | {"sha256": embeddings_hash(embeddings)})
     if path.suffix == ".npy":
         lines = [csv_line(pair) for pair in zip(embeddings.filenames, embeddings.labels, strict=True)]
         write_atomically(names_file(path), "".join([csv_line(("filename", "label")), *lines]))
@@ -166,7 +169,18 @@ def read_npz(path: Path) -> EmbeddingSet:
 
 
 def checked(embeddings: EmbeddingSet) -> EmbeddingSet:
-    """The embeddings. Raises `ValueError` unless there is a name for each row."""
+    """The embeddings. Raises `ValueError` unless there is a name for each row, and all is as it was written."""
     if embeddings.rows.ndim != 2 or len(embeddings.rows) != len(embeddings.filenames):
         raise ValueError(f"an array of shape {embeddings.rows.shape} for {len(embeddings.filenames)} names")
+    if embeddings.metadata.get("sha256") not in (None, embeddings_hash(embeddings)):  # earlier versions wrote none
+        raise ValueError("its content does not match its checksum: it is damaged")
     return embeddings
+
+
+def embeddings_hash(embeddings: EmbeddingSet) -> str:
+    """SHA-256 (hex) of rows, names, labels and metadata, but for this hash; a gigabyte takes about a second."""
+    metadata = {name: value for name, value in embeddings.metadata.items() if name != "sha256"}
+    digest = hashlib.sha256(json_text([embeddings.filenames, embeddings.labels, metadata], sort_keys=True).encode())
+    for _, rows in embeddings.chunks():
+        digest.update(numpy.ascontiguousarray(rows))
+    return digest.hexdigest()

@@ -4,8 +4,10 @@ A container holds a path and no open file: every read opens what it needs (about
 forked and shared by threads, and leaks nothing.
 """
 
+import collections
 import difflib
 import os
+import re
 import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -18,6 +20,14 @@ from lwcl.data.native import UnreadableImageError
 from lwcl.errors import DataError, UsageError
 from lwcl.formatting import plural
 
+#: Folders of systems and network disks: thumbnails, waste, snapshots; in lower case.
+SYSTEM_FOLDERS = frozenset("__macosx lost+found @eadir #recycle @recycle #snapshot $recycle.bin".split())
+#: Images that are not read, to be counted: of other formats, or with a query or a number behind the suffix.
+OTHER_IMAGES = re.compile(
+    r"\.(?:(?:hei[cf]|avif|jxl|jp2|j2k|dng|cr[23w]|nef|arw|raf|orf|rw2|pef|srw|psd|tga|dcm|exr|hdr|p[bgp]m|svg|ico)$"
+    r"|(?:jpe?g|png|webp)(?=\?|\.\d+$))",
+    re.IGNORECASE,
+)
 ARRAY_SUFFIXES = (".npy", ".npz")  # images where there are no others: beside images they are seldom any
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", *ARRAY_SUFFIXES)
 MAX_FILE_BYTES = 512 * 2**20  # per image
@@ -63,7 +73,7 @@ def is_image_name(name: str) -> bool:
 
 def is_ignored_name(name: str) -> bool:
     """Whether files or folders of this name are skipped."""
-    return name.startswith(".") or name in ("__MACOSX", "lost+found")
+    return name.startswith(".") or name.lower() in SYSTEM_FOLDERS
 
 
 def make_listing(entries: Mapping[str, FileEntry], path: Path, others: str) -> FileListing:
@@ -124,14 +134,15 @@ class ImageFolder(NamedTuple):
             note += "." if self.follow else " (--follow-links follows those to outside)."
         note = note.strip()
         others = f"Found {counts['files']} other files and {links} that lead outside or nowhere (see --follow-links)."
+        told = (note, other_images_note(self.path, counts))
         listing = make_listing(entries, self.path, others)
-        return listing._replace(notes=(*listing.notes, note)) if note else listing
+        return listing._replace(notes=(*listing.notes, *filter(None, told)))
 
-    def entries(self, *, follow: bool) -> tuple[dict[str, FileEntry], dict[str, int]]:
+    def entries(self, *, follow: bool) -> tuple[dict[str, FileEntry], collections.Counter[str]]:
         """The files by name, and how many other files and links there are. Raises `DataError`."""
         root = os.path.realpath(self.path)
         entries: dict[str, FileEntry] = {}
-        counts = {"files": 0, "links": 0}
+        counts = collections.Counter[str]()
         try:
             for name, info in walk_images(root, "", root, (root,) if follow else None, False, counts):
                 entries[name] = (info.st_size, info.st_mtime_ns, -1, -1, -1, -1)
@@ -147,12 +158,12 @@ class ImageFolder(NamedTuple):
 
 
 def walk_images(
-    folder: str, above: str, root: str, chain: tuple[str, ...] | None, linked: bool, counts: dict[str, int]
+    folder: str, above: str, root: str, chain: tuple[str, ...] | None, linked: bool, counts: collections.Counter[str]
 ) -> Iterator[tuple[str, os.stat_result]]:
     """Yield (relative name, stat) of the images below `folder`, whose own relative name with a `/` is `above`.
 
     `linked`: whether a link led here. `chain`: the real paths of the folders above if all links are followed, so that
-    circles end. Everything else is counted in `counts`.
+    circles end. Everything else is counted in `counts`: "files", "links", and by suffix the images of other formats.
     """
     with os.scandir(folder) as entries:
         for entry in entries:
@@ -168,6 +179,17 @@ def walk_images(
                 yield above + entry.name, entry.stat()
             else:
                 counts["files"] += 1
+                if found := OTHER_IMAGES.search(entry.name):
+                    counts[entry.name[found.start() : found.end() + 1].lower()] += 1
+
+
+def other_images_note(path: Path, counts: Mapping[str, int]) -> str:
+    """A sentence on the images of other formats, if there are any; `counts` is that of `walk_images`."""
+    found = {suffix: count for suffix, count in counts.items() if suffix.startswith(".")}
+    if not found:
+        return ""
+    kinds = ", ".join(f"{count:,} {suffix}" for suffix, count in found.items())
+    return f"{str(path)!r}: {plural(sum(found.values()), 'image')} not read ({kinds}): convert or rename them to .jpg or .png."
 
 
 def is_followed(link: str, root: str, chain: tuple[str, ...] | None, linked: bool) -> bool:
