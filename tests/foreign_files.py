@@ -213,6 +213,12 @@ def lightning() -> Case:
     return Case(net, "Lightning", content)
 
 
+def vissl() -> Case:
+    net = Network()
+    model = {"trunk": prefixed("_feature_blocks.", net.state()), "heads": {"0.clf.0.weight": torch.randn(8, 16)}}
+    return Case(net, "VISSL", {"phase_idx": 9, "classy_state_dict": {"base_model": {"model": model}}, "loss": {}})
+
+
 def convnext() -> Case:
     net = Network(arch="test_convnext")
     state = net.state() | {"head.fc.weight": torch.randn(10, 64), "head.fc.bias": torch.randn(10)}
@@ -252,6 +258,7 @@ CASES: dict[str, Callable[[], Case]] = {
         "Lightning", lambda state: {"state_dict": state, "pytorch-lightning_version": "2.1.0"}, "model.encoder."
     ),
     "lightning": lightning,
+    "vissl": vissl,
     "timm-convnext": convnext,
     "lwcl-state": own_state,
 }

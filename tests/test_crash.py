@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -203,6 +204,12 @@ def test_a_hangup_that_was_ignored_at_the_start_stays_ignored(whole: Whole, tmp_
         hang_up()
 
     assert child(whole.words(tmp_path / "run"), tmp_path / "cache", before=as_nohup_does) == 0
+
+
+def test_a_run_in_another_thread_than_the_main_one_heeds_no_signals_and_ends(whole: Whole, tmp_path: Path) -> None:
+    with ThreadPoolExecutor(1) as threads:
+        assert threads.submit(ran, whole.words(tmp_path / "run")).result() == 0
+    assert left_by(tmp_path / "run") == whole.left["light-moco"]
 
 
 def test_two_interrupts_end_a_run_at_once(whole: Whole, tmp_path: Path) -> None:

@@ -51,6 +51,31 @@ def test_plain_paths_stay_plain_whatever_characters_are_in_them() -> None:
     assert parse_list(b"") == ()
 
 
+@pytest.mark.parametrize(
+    "table",
+    [
+        "id,breed\n0,cat\n1,dog\n",
+        "image_id;label\n0.png;cat\n1.png;dog\n",
+        "train\\cat\\0.png,cat\r\ntrain\\dog\\1.png,dog\r\n",
+        "/home/other/photos/0.png cat\n/home/other/photos/1.png dog\n",
+    ],
+)
+def test_names_that_are_no_paths_are_found_below_the_list(table: str, tmp_path: Path) -> None:
+    make_folder(tmp_path, ["train/cat/0.png", "train/dog/1.png", "train/dog/2.png"])
+    (tmp_path / "labels.csv").write_text(table)
+    images = open_images([str(tmp_path / "labels.csv")])
+    assert (images.names, images.classes) == (["train/cat/0.png", "train/dog/1.png"], ("cat", "dog"))
+    assert "2 of 2 names" in images.notes[0] and "found below its folder" in images.notes[0]
+
+
+def test_a_name_that_several_files_have_is_missing(tmp_path: Path) -> None:
+    make_folder(tmp_path, ["a/0.png", "b/0.png", "b/1.png"])
+    (tmp_path / "labels.csv").write_text("id,label\n0,cat\n1,dog\n")
+    images = open_images([str(tmp_path / "labels.csv")])
+    assert images.names == ["0", "b/1.png"]
+    assert any("1 of 2 files" in note and "missing" in note for note in images.notes)
+
+
 def test_a_column_of_splits_is_obeyed(folder: Path) -> None:
     rows = "file,label,split\na b.png,cat,train\n1.png,dog,train\n2.png,cat,test\n3.png,dog,test\n"
     (folder / "l.csv").write_text(rows)

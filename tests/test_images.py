@@ -111,6 +111,19 @@ def test_every_source_gives_the_same_images_labels_and_splits(tmp_path: Path, ki
             ["x", "y", "", ""],
         ),
         (["train/x.png", "photos/x.png"], ["", ""], ["train", "photos"]),
+        (["d/train/a/x.png", "d/dev/b/x.png"], ["train", "val"], ["a", "b"]),
+        (["seg_train/a/x.png", "seg_test/b/x.png", "seg_pred/x.png"], ["train", "test", "other"], ["a", "b", ""]),
+        (["train2017/x.png", "val2017/x.png"], ["train", "val"], ["", ""]),
+        (
+            ["train/a/x.png", "test/b/x.png", "old-train/x.png", "old-test/x.png"],
+            ["train", "test", "other", "other"],
+            ["a", "b", "", ""],
+        ),
+        (
+            ["train_station/x.png", "test_tube/x.png", "training_shoe/x.png"],
+            ["", "", ""],
+            ["train_station", "test_tube", "training_shoe"],
+        ),
     ],
 )
 def test_folders_say_splits_and_classes(names: list[str], splits: list[str], classes: list[str]) -> None:

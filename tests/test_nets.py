@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lwcl.errors import UsageError
+from lwcl.models.archs import check_arch
 from lwcl.models.backbone import build_backbone, zero_init_residuals
 from lwcl.models.encoder import Encoder, hidden_width, mlp
 from lwcl.models.memory import Queue
@@ -108,6 +109,12 @@ def test_a_head_has_relu_between_its_linear_layers_and_no_batch_norm() -> None:
 def test_an_architecture_that_cannot_take_a_size_is_refused_in_words() -> None:
     with pytest.raises(UsageError, match="test_vit"):
         Encoder("test_vit", image_size=33, output_stride=8)
+
+
+@pytest.mark.parametrize("name", ["timm/resnet18.a1_in1k", "hf_hub:timm/resnet18.a1_in1k", "timm/resnet18"])
+def test_a_name_of_a_hub_is_refused_with_the_name_that_timm_has(name: str) -> None:
+    with pytest.raises(UsageError, match="timm itself calls it resnet18"):
+        check_arch(name)
 
 
 def test_split_batch_norm_gives_each_part_its_own_statistics() -> None:

@@ -1,5 +1,6 @@
 """Little or no shared memory: workers send their batches otherwise, or there are none; the batches stay the same."""
 
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -75,3 +76,17 @@ def test_a_run_in_a_container_with_little_shared_memory_ends_well(options: str, 
         pytest.skip("may not mount")
     assert done.returncode == 0, done.stderr
     assert f"Warning: {shared_memory.SHARED_MEMORY}" in done.stderr and "--workers 0" in done.stderr
+
+
+def test_a_daemonic_process_does_the_work_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(multiprocessing.current_process()._config, "daemon", True)  # type: ignore[attr-defined]
+    assert "daemonic" in shared_memory_warning()
+    assert len(list(load_in_workers(Items(), [[0, 1], [2]], 2))) == 2
+
+
+def test_a_long_name_of_the_temporary_folder_is_no_socket_and_batches_come_by_pipes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / ("long" * 20)))
+    assert "TMPDIR" in shared_memory_warning()
+    assert len(list(load_in_workers(Items(), [[0, 1], [2]], 1, timeout=20))) == 2

@@ -7,6 +7,7 @@ import math
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,8 @@ def test_the_cache_is_where_the_user_says_and_else_where_xdg_says(monkeypatch: p
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")
     monkeypatch.setenv("HOME", "/home/someone")
     assert atomic_files.cache_folder() == Path("/home/someone/.cache/lwcl")
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # a user id without a home, as in a container
+    assert atomic_files.cache_folder() == Path(tempfile.gettempdir(), f"lwcl-{os.getuid()}"), "no folder named ~"
 
 
 def test_a_fault_point_that_is_not_registered_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,8 +11,8 @@ from lwcl.system.limits import usable_cpus
 from lwcl.system.shared_memory import (
     SHARED_MEMORY_REMEDY,
     can_start_workers,
-    is_shared_memory_small,
     pack_tensors,
+    pipes_reason,
     unpack_tensors,
 )
 
@@ -46,7 +46,7 @@ def load_in_workers(
     be started, this process does the work.
     """
     workers = workers if can_start_workers() else 0
-    guarded = ErrorReturningDataset(dataset, packs=workers > 0 and is_shared_memory_small())
+    guarded = ErrorReturningDataset(dataset, packs=workers > 0 and bool(pipes_reason()))
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "This DataLoader will create")  # torch's advice on the number of workers

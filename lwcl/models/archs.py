@@ -5,9 +5,11 @@ If another version of timm is installed than the list is of, timm itself is aske
 
 import difflib
 import importlib
+import re
 from functools import cache
 from importlib.resources import files
 
+from lwcl.errors import UsageError
 from lwcl.settings import unknown_name_error
 
 
@@ -30,6 +32,10 @@ def check_arch(name: str) -> str:
 
     if installed("timm") != version and importlib.import_module("timm").is_model(name):
         return name
+    plain = re.split("[/:]", name)[-1]
+    if plain != name and plain.partition(".")[0] in names:  # timm/resnet18.a1_in1k, hf_hub:timm/resnet18.a1_in1k
+        what, why = f"Unknown architecture: {name!r}.", f"timm itself calls it {plain.partition('.')[0]}."
+        raise UsageError(what, why, f"Give {plain.partition('.')[0]}; the weights of a hub are --init hf-hub:OWNER/NAME.")
     raise unknown_name_error(
         "architecture", name, names, "`lwcl list archs` shows them all, `lwcl list archs mobilenet` some."
     )

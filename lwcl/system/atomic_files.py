@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 import signal
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -66,11 +67,14 @@ def crash_point(name: str) -> None:
 
 
 def cache_folder() -> Path:
-    """The folder of all caches: $LWCL_CACHE, else $XDG_CACHE_HOME/lwcl, else ~/.cache/lwcl."""
+    """The folder of all caches: $LWCL_CACHE, else $XDG_CACHE_HOME/lwcl, else ~/.cache/lwcl, else a temporary one."""
     if chosen := os.environ.get("LWCL_CACHE"):
         return Path(os.path.expanduser(chosen))  # ~user stays as it is if there is no such user
     xdg = os.environ.get("XDG_CACHE_HOME", "")  # whose specification ignores relative paths
-    return Path(xdg if xdg.startswith("/") else os.path.expanduser("~/.cache"), "lwcl")
+    home = os.path.expanduser("~/.cache")  # stays as it is for a user without a home, as in a container
+    if xdg.startswith("/"):
+        return Path(xdg, "lwcl")
+    return Path(tempfile.gettempdir(), f"lwcl-{os.getuid()}") if home.startswith("~") else Path(home, "lwcl")
 
 
 def format_bytes(size: int) -> str:

@@ -5,6 +5,7 @@ Without any, no worker can be started; where it is small, batches come through p
 
 import multiprocessing
 import os
+import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,17 +15,37 @@ import torch
 from torch import Tensor
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108
+MAX_SOCKET_NAME = 107  # unix(7)
 MIN_FREE_BYTES = 2**30  # a few batches of large images of each worker
 SHARED_MEMORY_REMEDY = "A container gets more by --shm-size 2g (Docker, Podman); --workers 0 needs none."
 
 
-def can_start_workers() -> bool:
-    """Whether this process can make the semaphores by which it talks with workers."""
+def no_workers_reason() -> str:
+    """Why this process can start no workers; "" if it can. They talk by semaphores."""
+    if multiprocessing.current_process().daemon:
+        return "A daemonic process may start no others (multiprocessing.Pool, celery)"
     try:
         multiprocessing.get_context().Semaphore(1)
     except OSError:
-        return False
-    return True
+        return f"{SHARED_MEMORY} cannot be used"
+    return ""
+
+
+def can_start_workers() -> bool:
+    """Whether this process can start workers."""
+    return not no_workers_reason()
+
+
+def pipes_reason() -> str:
+    """Why batches come through pipes; "" where they come through shared memory.
+
+    A tensor is shared through a socket in the folder of temporary files, whose name can be too long for one.
+    """
+    if is_shared_memory_small():
+        return f"{SHARED_MEMORY} is small"
+    if len(os.fsencode(tempfile.gettempdir())) + len("/pymp-12345678/listener-12345678") > MAX_SOCKET_NAME:
+        return "The name of the folder of temporary files (TMPDIR) is too long for sockets"
+    return ""
 
 
 def is_shared_memory_small() -> bool:
@@ -37,12 +58,11 @@ def is_shared_memory_small() -> bool:
 
 
 def shared_memory_warning() -> str:
-    """What is wrong with the shared memory, what is done instead, and what to do; "" if nothing is."""
-    if not can_start_workers():
-        return f"{SHARED_MEMORY} cannot be used: images are decoded without workers. {SHARED_MEMORY_REMEDY}"
-    if not is_shared_memory_small():
-        return ""
-    return f"{SHARED_MEMORY} is small: workers send their batches through pipes. {SHARED_MEMORY_REMEDY}"
+    """What keeps workers from sharing memory, what is done instead, and what to do; "" if nothing does."""
+    if reason := no_workers_reason():
+        return f"{reason}: images are decoded without workers. {SHARED_MEMORY_REMEDY}"
+    reason = pipes_reason()
+    return reason and f"{reason}: workers send their batches through pipes. {SHARED_MEMORY_REMEDY}"
 
 
 class PackedTensor(NamedTuple):

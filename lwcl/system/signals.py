@@ -1,6 +1,7 @@
 """Signals in training: finish the step, save, leave with the signal's exit code; Ctrl-C twice leaves at once."""
 
 import signal
+import threading
 import time
 from types import FrameType
 from typing import Self
@@ -15,7 +16,8 @@ REPEATED_SECONDS = 0.5  # a launcher passes on the Ctrl-C that the terminal has 
 class StopSignals:
     """Within `with`, the first signal only sets `received`; a second Ctrl-C raises `KeyboardInterrupt` at once.
 
-    What the process was started to ignore stays ignored: SIGHUP under nohup.
+    What the process was started to ignore stays ignored: SIGHUP under nohup. Only the main thread of a program may
+    heed signals: in another one, they do what they did.
     """
 
     received: signal.Signals | None = None
@@ -23,7 +25,8 @@ class StopSignals:
 
     def __enter__(self) -> Self:
         heeded = (number for number in STOP_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN)
-        self._before = {number: signal.signal(number, self._note) for number in heeded}
+        is_main = threading.current_thread() is threading.main_thread()
+        self._before = {number: signal.signal(number, self._note) for number in heeded if is_main}
         return self
 
     def __exit__(self, *exception: object) -> None:

@@ -16,6 +16,14 @@ from typing import Any, NamedTuple
 CASE_SECONDS = 600  # a case that takes longer hangs
 
 
+class BrokenPromiseError(AssertionError):
+    """How much of what a case tried did not hold, and the first of it."""
+
+    def __init__(self, broken: list[str]) -> None:
+        super().__init__(broken[0])
+        self.count = len(broken)
+
+
 class Trial(NamedTuple):
     """`work(case, folder, prepared)` raises where the promise is broken, and returns how much it tried (None: 1)."""
 
@@ -102,7 +110,8 @@ def try_case(one: Trial, case: int, folder: Path, prepared: Any, writing: int) -
         result = {"tried": tried, "held": tried}
     except BaseException as error:
         traceback.print_exc()
-        result = {"tried": one.tries, "held": one.tries - 1, "why": f"{type(error).__name__}: {error}"[:500]}
+        held = one.tries - error.count if isinstance(error, BrokenPromiseError) else 0
+        result = {"tried": one.tries, "held": held, "why": f"{type(error).__name__}: {error}"[:500]}
     sys.stdout.flush()
     sys.stderr.flush()
     with contextlib.suppress(OSError):

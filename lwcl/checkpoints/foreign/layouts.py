@@ -1,7 +1,7 @@
 """Finds the encoder in a checkpoint: which method's code wrote it, and under which prefix the encoder is.
 
 Supported layouts: the released code of MoCo, ssl-small, light-moco, DisCo, SEED, CompRess, SwAV, DINO, Barlow
-Twins, VICReg, MoCo v3 and SimSiam, and plain, wrapped and Lightning state dicts.
+Twins, VICReg, MoCo v3, SimSiam and VISSL, and plain, wrapped and Lightning state dicts.
 """
 
 import collections
@@ -53,10 +53,11 @@ LAYOUTS = (
     CheckpointLayout("backbone and head", ("backbone.", "head."), {"": "backbone."}),
 )
 MULTI_NETWORK_LAYOUTS = LAYOUTS[:5]  # tensors outside of the selected part belong to another network
-PLAIN, LINEAR, COMPRESS, DINO, LIGHTNING = "plain", "linear probe", "CompRess", "DINO", "Lightning"
+PLAIN, LINEAR, COMPRESS, DINO, LIGHTNING, VISSL = "plain", "linear probe", "CompRess", "DINO", "Lightning", "VISSL"
+VISSL_PATH = ("classy_state_dict", "base_model", "model", "trunk")
 CLASSIFIER_LAYOUTS = (PLAIN, LINEAR, LIGHTNING)  # their single linear layer is a classifier
 STATE_DICT_KEYS = ("state_dict", "model", "model_state_dict", "teacher", "student", "model_ema", "net", "network")
-WRAPPER_PREFIXES = re.compile(r"(?:(?:module|_orig_mod|model|encoder|backbone|net|network)\.)*")
+WRAPPER_PREFIXES = re.compile(r"(?:(?:module|_orig_mod|model|encoder|backbone|net|network|_feature_blocks)\.)*")
 
 
 def find_encoder_tensors(path: Path, content: Any, part: str = "") -> EncoderTensors:
@@ -92,6 +93,11 @@ def unpack_checkpoint(path: Path, content: Mapping[Any, Any], part: str) -> tupl
         if part not in ("", "teacher", "student"):
             raise unknown_part_error(path, DINO, part, ("teacher", "student"))
         return DINO, inner[part or "teacher"], ""
+    trunk: Any = content
+    for name in VISSL_PATH:
+        trunk = trunk.get(name) if isinstance(trunk, Mapping) else None
+    if isinstance(trunk, Mapping):
+        return VISSL, trunk, part
     if "model" in inner and "opt" in content:
         return COMPRESS, inner["model"], part
     kind = LINEAR if "best_acc1" in content else LIGHTNING if "pytorch-lightning_version" in content else ""

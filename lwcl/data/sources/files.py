@@ -21,7 +21,7 @@ from lwcl.errors import DataError, UsageError
 from lwcl.formatting import plural
 
 #: Folders of systems and network disks: thumbnails, waste, snapshots; in lower case.
-SYSTEM_FOLDERS = frozenset("__macosx lost+found @eadir #recycle @recycle #snapshot $recycle.bin".split())
+SYSTEM_FOLDERS = frozenset(["__macosx", "lost+found", "@eadir", "#recycle", "@recycle", "#snapshot", "$recycle.bin"])
 #: Images that are not read, to be counted: of other formats, or with a query or a number behind the suffix.
 OTHER_IMAGES = re.compile(
     r"\.(?:(?:hei[cf]|avif|jxl|jp2|j2k|dng|cr[23w]|nef|arw|raf|orf|rw2|pef|srw|psd|tga|dcm|exr|hdr|p[bgp]m|svg|ico)$"
@@ -189,7 +189,7 @@ def other_images_note(path: Path, counts: Mapping[str, int]) -> str:
     if not found:
         return ""
     kinds = ", ".join(f"{count:,} {suffix}" for suffix, count in found.items())
-    return f"{str(path)!r}: {plural(sum(found.values()), 'image')} not read ({kinds}): convert or rename them to .jpg or .png."
+    return f"{str(path)!r}: {plural(sum(found.values()), 'image')} not read ({kinds}): convert or rename them to .jpg."
 
 
 def is_followed(link: str, root: str, chain: tuple[str, ...] | None, linked: bool) -> bool:

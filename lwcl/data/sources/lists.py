@@ -1,12 +1,13 @@
 """Lists of image files: plain paths, or a table of paths with labels, as text in any of the usual encodings."""
 
 import codecs
+import collections
 import csv
 import functools
 import os
 import stat
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +22,7 @@ from lwcl.data.sources.files import (
     FileListing,
     make_listing,
     read_image_bytes,
+    walk_images,
 )
 from lwcl.errors import DataError
 from lwcl.formatting import plural
@@ -37,6 +39,7 @@ ENCODINGS = (
 )
 DELIMITERS = (",", ";", "\t", "|", " ")
 PATH_COLUMNS = ("path", "file", "filename", "file_name", "filepath", "image", "img", "image_path", "name", "id")
+PATH_COLUMNS += ("image_id", "image_name", "img_id", "id_code", "file_id")
 LABEL_COLUMNS = ("label", "class", "class_name", "category", "target", "species", "y")
 SPLIT_COLUMNS = ("split", "set", "subset", "fold")
 MAX_SNIFFED_LINES = 1000  # of a list, by which its form is told
@@ -93,22 +96,21 @@ def has_image_suffix(name: str) -> bool:
 
 def find_delimiter(lines: Sequence[str]) -> str:
     """What separates paths from labels: the delimiter with most rows of several fields, one an image; "" for none."""
-    if 2 * sum(map(has_image_suffix, lines)) > len(lines) and not table_header(lines):
+    if 2 * sum(map(has_image_suffix, lines)) > len(lines) and not header_delimiter(lines):
         return ""
     counts = {
         delimiter: sum(len(row) > 1 and any(map(has_image_suffix, row)) for row in split_lines(lines, delimiter))
         for delimiter in DELIMITERS
     }
     best = max(DELIMITERS, key=lambda delimiter: counts[delimiter])
-    return best if counts[best] else ""
+    return best if counts[best] else header_delimiter(lines)  # names may have no suffix
 
 
-def table_header(lines: Sequence[str]) -> bool:
-    """Whether the first line names columns (`label,path`)."""
+def header_delimiter(lines: Sequence[str]) -> str:
+    """What separates the names of columns in the first line (`label,path`); "" if it is no such line."""
     first = lines[0].lower() if lines else ""
-    return any(
-        len(names) > 1 and bool({*names} & {*PATH_COLUMNS}) for names in (first.split(one) for one in DELIMITERS)
-    )
+    names = {delimiter: first.split(delimiter) for delimiter in DELIMITERS}
+    return next((one for one in DELIMITERS if len(names[one]) > 1 and {*names[one]} & {*PATH_COLUMNS}), "")
 
 
 def split_lines(lines: Sequence[str], delimiter: str) -> Iterator[list[str]]:
@@ -127,6 +129,7 @@ def table_rows(rows: list[list[str]]) -> Iterator[ListedFile]:
     width = max(map(len, rows), default=0)
     images = [sum(len(row) > column and has_image_suffix(row[column]) for row in rows) for column in range(width)]
     path = max(range(width), key=lambda column: images[column], default=0)
+    path = path if any(images) else named_column(header, PATH_COLUMNS) or 0
     label, split = (named_column(header, names) for names in (LABEL_COLUMNS, SPLIT_COLUMNS))
     if label is None:
         label = next((column for column in range(width) if column not in (path, split)), None)
@@ -157,9 +160,12 @@ class ImageListFile(NamedTuple):
         return Path() if str(self.path) == STDIN or is_pipe(self.path) else self.path.parent
 
     def files(self) -> dict[str, ListedFile]:
-        """The lines of the list by the name of their file."""
-        rows = read_list(self.path)
-        return {os.path.normpath(os.path.expanduser(row.path)): row for row in rows}
+        """The lines of the list by the name of their file; where none is there, see `find_files`."""
+        rows = {os.path.normpath(os.path.expanduser(row.path)): row for row in read_list(self.path)}
+        if any(os.path.exists(self.folder / name) for name in rows):
+            return rows
+        found = find_files(self.folder, rows)
+        return {found.get(name, name): row for name, row in rows.items()}
 
     def listing(self) -> FileListing:
         """See `FileContainer`. Missing files are listed with size -1; `DataError` if all are missing."""
@@ -185,8 +191,29 @@ class ImageListFile(NamedTuple):
             first = next(name for name, row in zip(listing.names, listing.table, strict=True) if row[SIZE] < 0)
             whole = plural(len(listing.names), "file")
             yield f"{missing:,} of {whole} in {str(self.path)!r} missing, such as {first!r}."
+        if moved := sum(name != os.path.normpath(os.path.expanduser(row.path)) for name, row in rows.items()):
+            whole = plural(len(rows), "name")
+            yield f"{moved:,} of {whole} in {str(self.path)!r} are no paths: their files were found below its folder."
         if labels := {row.label for row in rows.values()} - {""}:
             yield f"{str(self.path)!r} is read as paths with labels: {plural(len(labels), 'class', 'classes')}."
+
+
+def find_files(folder: Path, names: Iterable[str]) -> dict[str, str]:
+    """The files below `folder` that names mean that are no paths there, where there is one such file.
+
+    Those are paths with backslashes or of another machine, and names without a folder or without a suffix.
+    """
+    places: dict[str, set[str]] = {}
+    for place, _ in walk_images(str(folder), "", str(folder), None, False, collections.Counter()):
+        base = os.path.basename(place)
+        for key in {place, base, os.path.splitext(base)[0]}:
+            places.setdefault(key, set()).add(place)
+    found: dict[str, str] = {}
+    for name in names:
+        path = name.replace("\\", "/")
+        candidates = places.get(path) or places.get(os.path.basename(path), set())
+        found |= {name: next(iter(candidates))} if len(candidates) == 1 else {}
+    return found
 
 
 def file_entry(path: Path) -> FileEntry:

@@ -4,8 +4,10 @@ Pure functions of names; the conventions are those of ImageNet, Imagenette, CIFA
 ImageFolder.
 """
 
+import functools
 import hashlib
 import itertools
+import re
 from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
@@ -18,10 +20,12 @@ from lwcl.formatting import first_names
 Split = Literal["train", "val", "all"]
 SPLIT_FOLDER_NAMES = {
     "train": ("train", "training"),
-    "val": ("val", "valid", "validation"),
+    "val": ("val", "valid", "validation", "dev"),
     "test": ("test", "testing"),
 }
 SPLIT_BY_FOLDER_NAME = {word: split for split, words in SPLIT_FOLDER_NAMES.items() for word in words}
+#: A split's word that stands alone in a folder's name, with what is around it: `seg_train`, `train2017`.
+SPLIT_WORD = re.compile(rf"(?<![a-z])({'|'.join(sorted(SPLIT_BY_FOLDER_NAME, key=len, reverse=True))})(?![a-z])")
 OTHER_SPLIT = "other"  # next to the splits of a source, but in none of them
 MAX_SPLIT_DEPTH = 3  # levels below the folders that all names share
 
@@ -53,13 +57,33 @@ def parse_folder_layout(names: Sequence[str], labels: Labels = "top") -> FolderL
         "",
     )
     for level in range(len(shared), len(shared) + MAX_SPLIT_DEPTH):
-        splits = [
-            SPLIT_BY_FOLDER_NAME.get(path[level].lower(), OTHER_SPLIT) if len(path) > level else OTHER_SPLIT
-            for path in folders
-        ]
+        splits = splits_at_level(folders, level)
         if "train" in splits and ("val" in splits or "test" in splits):
             return FolderLayout(splits, classes_at_level(folders, level + 1, labels))
     return FolderLayout([whole] * len(names), classes_at_level(folders, len(shared), labels))
+
+
+def splits_at_level(folders: Sequence[Sequence[str]], level: int) -> list[str]:
+    """The split of each path by its folder at this level; other words around the splits' must be the same.
+
+    So `seg_train` goes with `seg_test`, `train2017` with `val2017`, and `train_station` not with `test_tube`.
+    """
+    told = [split_of_folder(path[level].lower()) if len(path) > level else (OTHER_SPLIT, "") for path in folders]
+    splits_by_rest: dict[str, set[str]] = {}
+    for split, rest in set(told):
+        splits_by_rest.setdefault(rest, set()).add(split)
+    pairs = [rest for rest, splits in splits_by_rest.items() if "train" in splits and splits & {"val", "test"}]
+    chosen = min(pairs, key=lambda rest: (len(rest), rest), default="*")
+    return [split if rest == chosen else OTHER_SPLIT for split, rest in told]
+
+
+@functools.lru_cache(maxsize=1024)
+def split_of_folder(name: str) -> tuple[str, str]:
+    """The split that a folder's name in lower case tells, and the name with `*` for the split's word."""
+    found = SPLIT_WORD.search(name)
+    if not found:
+        return OTHER_SPLIT, ""
+    return SPLIT_BY_FOLDER_NAME[found[1]], f"{name[: found.start()]}*{name[found.end() :]}"
 
 
 def classes_at_level(folders: Sequence[Sequence[str]], level: int, labels: Labels = "top") -> list[str]:
