@@ -182,5 +182,5 @@ def embeddings_hash(embeddings: EmbeddingSet) -> str:
     metadata = {name: value for name, value in embeddings.metadata.items() if name != "sha256"}
     digest = hashlib.sha256(json_text([embeddings.filenames, embeddings.labels, metadata], sort_keys=True).encode())
     for _, rows in embeddings.chunks():
-        digest.update(numpy.ascontiguousarray(rows))
+        digest.update(numpy.ascontiguousarray(rows).view(numpy.uint8).data)
     return digest.hexdigest()

@@ -35,7 +35,9 @@ def check_arch(name: str) -> str:
     plain = re.split("[/:]", name)[-1]
     if plain != name and plain.partition(".")[0] in names:  # timm/resnet18.a1_in1k, hf_hub:timm/resnet18.a1_in1k
         what, why = f"Unknown architecture: {name!r}.", f"timm itself calls it {plain.partition('.')[0]}."
-        raise UsageError(what, why, f"Give {plain.partition('.')[0]}; the weights of a hub are --init hf-hub:OWNER/NAME.")
+        raise UsageError(
+            what, why, f"Give {plain.partition('.')[0]}; the weights of a hub are --init hf-hub:OWNER/NAME."
+        )
     raise unknown_name_error(
         "architecture", name, names, "`lwcl list archs` shows them all, `lwcl list archs mobilenet` some."
     )

@@ -38,8 +38,10 @@ ENCODINGS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 DELIMITERS = (",", ";", "\t", "|", " ")
-PATH_COLUMNS = ("path", "file", "filename", "file_name", "filepath", "image", "img", "image_path", "name", "id")
-PATH_COLUMNS += ("image_id", "image_name", "img_id", "id_code", "file_id")
+PATH_COLUMNS = (
+    *("path", "file", "filename", "file_name", "filepath", "image", "img", "image_path", "name", "id"),
+    *("image_id", "image_name", "img_id", "id_code", "file_id"),
+)
 LABEL_COLUMNS = ("label", "class", "class_name", "category", "target", "species", "y")
 SPLIT_COLUMNS = ("split", "set", "subset", "fold")
 MAX_SNIFFED_LINES = 1000  # of a list, by which its form is told
