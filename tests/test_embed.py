@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -275,7 +276,7 @@ def test_a_query_that_is_no_image_is_a_fault_of_the_data(searched: Path, tmp_pat
     assert ran(["search", str(tmp_path / "text.png"), "--in", str(searched / "e.npy")]) == 4
 
 
-@pytest.mark.parametrize("damage", ["names", "rows", "suffix", "bit of a row", "bit of a name"])
+@pytest.mark.parametrize("damage", ["names", "rows", "suffix", "bit of a row", "bit of a name", "pipe"])
 def test_damaged_embeddings_are_refused(damage: str, searched: Path, tmp_path: Path) -> None:
     for name in ("e.npy", "e.names.csv", "e.json"):
         shutil.copy(searched / name, tmp_path)
@@ -283,6 +284,9 @@ def test_damaged_embeddings_are_refused(damage: str, searched: Path, tmp_path: P
         (tmp_path / "e.names.csv").unlink()
     elif damage == "rows":
         numpy.save(tmp_path / "e.npy", numpy.zeros((2, 3), numpy.float32))
+    elif damage == "pipe":
+        (tmp_path / "e.npy").unlink()
+        os.mkfifo(tmp_path / "e.npy")
     elif damage.startswith("bit"):
         place = tmp_path / ("e.npy" if damage == "bit of a row" else "e.names.csv")
         place.write_bytes(place.read_bytes()[:-9] + b"7" + place.read_bytes()[-8:])

@@ -111,6 +111,11 @@ def test_every_source_gives_the_same_images_labels_and_splits(tmp_path: Path, ki
             ["x", "y", "", ""],
         ),
         (["train/x.png", "photos/x.png"], ["", ""], ["train", "photos"]),
+        (
+            ["d/train/Caf\u00e9/x.png", "d/val/Cafe\u0301/x.png", "d/val/b/x.png"],
+            ["train", "val", "val"],
+            ["Café", "Café", "b"],
+        ),
         (["d/train/a/x.png", "d/dev/b/x.png"], ["train", "val"], ["a", "b"]),
         (["seg_train/a/x.png", "seg_test/b/x.png", "seg_pred/x.png"], ["train", "test", "other"], ["a", "b", ""]),
         (["train2017/x.png", "val2017/x.png"], ["train", "val"], ["", ""]),

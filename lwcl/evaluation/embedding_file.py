@@ -142,6 +142,8 @@ def read_embeddings(path: Path) -> EmbeddingSet:
     if path.suffix not in (".npy", ".npz"):
         raise UsageError(f"{path}: cannot be searched.", remedy="Give a .npy or .npz file written by lwcl embed.")
     try:
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise ValueError("not a regular file")
         return read_npy(path) if path.suffix == ".npy" else read_npz(path)
     except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
         raise UsageError(

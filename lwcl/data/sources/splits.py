@@ -8,6 +8,7 @@ import functools
 import hashlib
 import itertools
 import re
+import unicodedata
 from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
@@ -93,6 +94,7 @@ def classes_at_level(folders: Sequence[Sequence[str]], level: int, labels: Label
     else:
         level += 0 if labels == "top" else int(labels) - 1
         classes = [path[level] if len(path) > level else "" for path in folders]
+    classes = [unicodedata.normalize("NFC", name) for name in classes]  # macOS writes accents as letters of their own
     return classes if len(set(classes) - {""}) >= 2 else [""] * len(classes)
 
 
