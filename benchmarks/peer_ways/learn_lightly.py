@@ -120,13 +120,13 @@ EXAMPLES: dict[str, tuple[Callable[[nn.Module], Example], Callable[[int], Any], 
 def main() -> None:
     """Trains until the last mark."""
     task = told()
-    build, views_of, optimizer, own_batch = EXAMPLES[task.method]
+    build, views_of, kind, own_batch = EXAMPLES[task.method]
     batch = task.batch or own_batch
     body = backbone(task.arch, task.size)
     trained, loss_of, after_backward = build(body)
     parameters = trained.parameters()
     optimizer: torch.optim.Optimizer
-    optimizer = torch.optim.SGD(parameters, 0.06) if optimizer == "sgd" else torch.optim.Adam(parameters, 0.001)
+    optimizer = torch.optim.SGD(parameters, 0.06) if kind == "sgd" else torch.optim.Adam(parameters, 0.001)
     images = LightlyDataset(task.folder, transform=views_of(task.size))
     marks = Marks(task, batch)
     for epoch, views in endless(images, task, batch):
