@@ -1,7 +1,7 @@
 """The two loops: `fit`, with gradients, trains a method; `extract_features`, without, computes features.
 
-A step is a pure function of the settings and the position in the run: no random generator or counter lives here, so a
-run resumed at step n equals an unbroken one.
+The randomness and learning rate of a step depend only on the settings and its position in the run: no random generator
+or counter lives here, so a run resumed at step n equals an unbroken one.
 """
 
 import contextlib
@@ -54,43 +54,43 @@ class NonFiniteError(TrainingDivergedError):
         self.step, self.index = step, index
 
 
-def learning_rate(epoch: float, recipe: Optimization, epochs: int, lr: float, warmup: float) -> float:
+def learning_rate(epoch: float, optimization: Optimization, epochs: int, lr: float, warmup: float) -> float:
     """The learning rate at a (fractional) epoch of `epochs`, counted from 0.
 
     `cosine` is MoCo's: lr (1 + cos(pi (e - w) / (E - w))) / 2 at epoch e of E; a warm-up of w epochs multiplies by (e +
     1) / (w + 1) before epoch w, as light-moco's code does; `step` multiplies by `step_factor` after each of the
     `milestones` (fractions of E).
     """
-    epoch = math.floor(epoch) if recipe.per_epoch else epoch
+    epoch = math.floor(epoch) if optimization.per_epoch else epoch
     ramp = min(1.0, (epoch + 1) / (warmup + 1))
-    if recipe.schedule == "cosine":
+    if optimization.schedule == "cosine":
         return lr * ramp * 0.5 * (1 + math.cos(math.pi * (epoch - warmup) / (epochs - warmup)))
-    if recipe.schedule == "step":
-        return lr * ramp * recipe.step_factor ** sum(epoch >= share * epochs for share in recipe.milestones)
+    if optimization.schedule == "step":
+        return lr * ramp * optimization.step_factor ** sum(epoch >= share * epochs for share in optimization.milestones)
     return lr * ramp
 
 
-def build_optimizer(net: nn.Module, recipe: Optimization, lr: float, weight_decay: float) -> Optimizer:
+def build_optimizer(net: nn.Module, optimization: Optimization, lr: float, weight_decay: float) -> Optimizer:
     """timm's optimizer for all parameters with a gradient; weight decay on all of them, as in the papers' code.
 
     LARS adapts the learning rate of matrices only; biases and norms are optimized as by SGD without weight decay
     (light-moco, `main_lincls_lars.py`). timm's default adapts all parameters that have weight decay.
     """
-    name = {"sgd": "momentum"}.get(recipe.optimizer, recipe.optimizer)
+    name = {"sgd": "momentum"}.get(optimization.optimizer, optimization.optimizer)
     extra: dict[str, Any] = {"fused": True} if name in ("momentum", "adamw") else {}
     trained: list[Any] = [p for p in net.parameters() if p.requires_grad]
     if name == "lars":
         not_adapted = {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0}
         trained = [{"params": [p for p in trained if p.ndim > 1], "always_adapt": True}, not_adapted]
     create: Callable[..., Optimizer] = timm.optim.create_optimizer_v2  # type: ignore[attr-defined]  # not re-exported
-    return create(trained, opt=name, lr=lr, weight_decay=weight_decay, momentum=recipe.momentum, **extra)
+    return create(trained, opt=name, lr=lr, weight_decay=weight_decay, momentum=optimization.momentum, **extra)
 
 
 def fit(
     method: Method,
     net: Net,
     batches: Iterable[Batch],
-    recipe: Optimization,
+    optimization: Optimization,
     optimizer: Optimizer,
     compute: Compute,
     *,
@@ -101,8 +101,8 @@ def fit(
 ) -> Iterator[TrainStep]:
     """Trains `net` on `batches` from step `start` on, yielding after each step; the caller saves, reports, stops.
 
-    `messages` are numbers that each process has for all; a step has the largest of each. Raises `NonFiniteError`,
-    before the weights are updated, if the loss or the gradient is not finite.
+    `messages` returns numbers of this process (stop signal, seconds since the last save); a step has their maximum over
+    all processes. Raises `NonFiniteError`, before the weights are updated, if the loss or the gradient is not finite.
     """
     trained = [p for p in net.parameters() if p.requires_grad]
     net.train()
@@ -117,14 +117,14 @@ def fit(
         waited = time.perf_counter() - started
         # 2. Learning rate and, below, dropout depend on the position in the run: resuming needs no state of either.
         epoch = done / steps_per_epoch
-        lr = learning_rate(epoch, recipe, recipe.epochs, recipe.lr, recipe.warmup)
+        lr = learning_rate(epoch, optimization, optimization.epochs, optimization.lr, optimization.warmup)
         for group in optimizer.param_groups:
             group["lr"] = lr
         # 3. Loss and gradient. Memories still hold earlier batches only.
         optimizer.zero_grad(set_to_none=True)
-        loss_module = loss_module or replicate(LossModule(method, net), batch, epoch, recipe.accumulate)
+        loss_module = loss_module or replicate(LossModule(method, net), batch, epoch, optimization.accumulate)
         torch.manual_seed(step_seed(seed, done, distributed.rank()))
-        losses = compute_gradients(loss_module, batch, epoch, recipe.accumulate, compute)
+        losses = compute_gradients(loss_module, batch, epoch, optimization.accumulate, compute)
         norm = nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
         # 4. Check before the update, so that the weights stay usable.
         scalars = read_scalars(losses, norm, messages())
@@ -133,7 +133,7 @@ def fit(
         distributed.average_in_place(statistics)
         done += 1
         # 5. What has no gradient: momentum encoders are updated, queues take this batch's keys.
-        method.after_step(net, Progress(done, done / steps_per_epoch, recipe.epochs))
+        method.after_step(net, Progress(done, done / steps_per_epoch, optimization.epochs))
         rest = losses[-1].pairs, waited, time.perf_counter() - started, scalars.messages
         yield TrainStep(done, done / steps_per_epoch, lr, scalars.metrics, scalars.grad_norm, *rest)
 
@@ -171,8 +171,8 @@ def compute_gradients(
     """
     losses: list[Loss] = []
     for number, microbatch in enumerate(split_microbatches(batch, accumulate), 1):
-        waits = isinstance(loss_module, DistributedDataParallel) and number < accumulate
-        with loss_module.no_sync() if waits else contextlib.nullcontext():  # type: ignore[operator]
+        skip_sync = isinstance(loss_module, DistributedDataParallel) and number < accumulate
+        with loss_module.no_sync() if skip_sync else contextlib.nullcontext():  # type: ignore[operator]
             with compute.context():
                 loss = loss_module(microbatch, epoch)
             (loss.total / accumulate).backward()

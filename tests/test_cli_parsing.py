@@ -112,7 +112,7 @@ def test_pretrain_passes_the_plan_on(run):
     assert main.main(words.split()) == 0
     [((plan,), named)] = run.calls
     assert named == {"dry_run": True, "fast_dev_run": 3, "as_json": True, "quiet": True}
-    assert (plan.recipe.lr, plan.options.data, plan.method.head_norm) == (0.001, ("a", "b"), False)
+    assert (plan.optimization.lr, plan.options.data, plan.method.head_norm) == (0.001, ("a", "b"), False)
 
 
 def test_a_file_gives_settings_and_flags_win(run, tmp_path):
@@ -218,7 +218,7 @@ def test_running_out_of_memory_says_what_to_try(run, error, words, advice, capsy
 def test_advice_on_memory_is_a_command_that_parses_and_halves_what_is_computed_at_once(run):
     run.outcome = MemoryError()
     assert main.main(["pretrain", "--batch-size", "64", "--accumulate", "4", "--accumulate", "8"]) == 2
-    assert run.calls[-1][0][0].recipe.accumulate == 8
+    assert run.calls[-1][0][0].optimization.accumulate == 8
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,7 @@ def test_lars_equals_the_published_code_and_treats_biases_as_sgd_does() -> None:
     ],
 )
 def test_learning_rates_fall_as_published(protocol: str, expected: dict[int, float]) -> None:
-    recipe = plan_probe(protocol, {}, 1_281_167, 1000, ()).recipe
+    recipe = plan_probe(protocol, {}, 1_281_167, 1000, ()).optimization
     assert recipe.epochs and recipe.lr and recipe.warmup == 0
     for epoch, lr in expected.items():
         for within in (epoch, epoch + 0.9):
@@ -169,7 +169,7 @@ def test_all_forms_have_a_mean_square_of_one() -> None:
 @pytest.mark.parametrize("name", PROTOCOLS)
 def test_few_images_make_small_batches_and_rates_that_follow(name: str) -> None:
     plan = plan_probe(name, {}, 500, 10, ())
-    recipe, base = plan.recipe, plan.recipe.base_lr
+    recipe, base = plan.optimization, plan.optimization.base_lr
     assert recipe.batch_size == 16
     if name == "fast":
         assert (recipe.epochs, recipe.lr) == (16, None)
@@ -181,10 +181,10 @@ def test_few_images_make_small_batches_and_rates_that_follow(name: str) -> None:
 
 
 def test_flags_win_and_the_rate_follows_a_chosen_batch() -> None:
-    recipe = plan_probe("moco", {"batch_size": 128, "epochs": 3, "lr": None}, 300, 2, ()).recipe
+    recipe = plan_probe("moco", {"batch_size": 128, "epochs": 3, "lr": None}, 300, 2, ()).optimization
     assert (recipe.batch_size, recipe.epochs, recipe.lr) == (128, 3, 15.0)
-    assert plan_probe("moco", {"lr": 2.0}, 300, 2, ()).recipe.lr == 2
-    assert plan_probe("moco", {}, 3, 2, ()).recipe.batch_size == 2
+    assert plan_probe("moco", {"lr": 2.0}, 300, 2, ()).optimization.lr == 2
+    assert plan_probe("moco", {}, 3, 2, ()).optimization.batch_size == 2
 
 
 def test_digits_are_not_mirrored_and_protocols_keep_their_crops() -> None:

@@ -172,7 +172,7 @@ def test_a_method_without_a_recipe_keeps_its_own_defaults_and_is_optimised_as_by
 
 def test_the_objects_of_a_plan_hold_its_values():
     plan = plan_pretrain({"lr": "1e-3", "data": ["a", "b"], "jitter_p": "0.5", "queue_size": "64", "recipe": "light"})
-    assert plan.recipe.lr == 0.001
+    assert plan.optimization.lr == 0.001
     assert plan.options.data == ("a", "b")
     assert plan.augmentation.jitter_p == 0.5
     assert plan.method.queue_size == 64
@@ -182,7 +182,7 @@ def test_the_objects_of_a_plan_hold_its_values():
 def test_other_values_replace_those_of_a_plan_and_nothing_else():
     plan = plan_pretrain({"epochs": 7, "recipe": "light"})
     changed = plan.with_values(queue_size=auto_value("64", "a reason"))
-    assert changed.recipe.epochs == 7
+    assert changed.optimization.epochs == 7
     assert changed.method.queue_size == 64
     assert stated(changed.values["queue_size"]) == (64, "auto: a reason")
     assert plan.method.queue_size is None, "the plan itself is unchanged"
@@ -231,8 +231,8 @@ def test_a_flag_that_names_a_bundle_drops_the_values_of_the_stored_one():
 @pytest.mark.parametrize("flags", [{"epochs": "200"}, {"batch_size": "32"}, {"data": ["other"]}, {"arch": "resnet18"}])
 def test_a_flag_on_which_others_depend_leaves_them_to_be_settled_again(flags):
     plan = plan_pretrain(flags, RESOLVED, "config.yaml")
-    assert (plan.recipe.warmup, plan.method.key_momentum, plan.options.threads) == (None, None, None)
-    assert (plan.recipe.lr, plan.options.seed) == (0.01, 7)
+    assert (plan.optimization.warmup, plan.method.key_momentum, plan.options.threads) == (None, None, None)
+    assert (plan.optimization.lr, plan.options.seed) == (0.01, 7)
 
 
 @pytest.mark.parametrize("chosen", ["lr", ["no-setting"], None])
@@ -361,7 +361,7 @@ def test_yaml_has_no_surprises(tmp_path):
         "epochs": None,
     }
     plan = plan_pretrain({"recipe": "light"}, read_config(str(path)))
-    assert (plan.options.cache, plan.recipe.lr, plan.method.hidden) == ("off", 0.001, "2048")
+    assert (plan.options.cache, plan.optimization.lr, plan.method.hidden) == ("off", 0.001, "2048")
 
 
 def test_an_empty_settings_file_chooses_nothing(tmp_path):

@@ -56,7 +56,7 @@ def test_images_copied_to_another_disk_are_the_same_images_and_it_is_said(
     monkeypatch.chdir(tmp_path)
     run, log = resumed(place, tmp_path, str(copy))
     assert "times of the image files have changed" in log
-    assert "Resuming with another --data" in log
+    assert "Resuming with a different --data" in log
     assert str(copy) in (run / "config.yaml").read_text()
 
 
@@ -79,7 +79,7 @@ def test_other_images_or_settings_are_refused_and_overwriting_is_not_the_first_r
         assert ran(words(data, str(run), *more)) == 2
         told = capsys.readouterr().err.strip().splitlines()
         assert named in told[1]
-        assert told[2].startswith("Give its own settings to resume it")
+        assert told[2].startswith("Use the run's original settings to resume it")
 
 
 def test_without_out_another_spelling_resumes_and_begins_no_second_run(

@@ -28,14 +28,14 @@ def test_every_rule_gives_a_valid_plan_for_any_data(name: str, images: int, side
     assert all(config.values[name].value is not None and str(config.values[name].origin) for name in opened)
     for longer in ("queue_size", "anchors"):
         size = config.values[longer].value if longer in config.values else 0
-        assert size == 0 or size >= config.recipe.batch_size
-    assert config.recipe.warmup < config.recipe.epochs
+        assert size == 0 or size >= config.optimization.batch_size
+    assert config.optimization.warmup < config.optimization.epochs
 
 
 def test_what_a_flag_or_a_file_chose_is_never_overridden() -> None:
     plan = plan_pretrain({"optimizer": "sgd", "recipe": "light"}, {"epochs": 7}, "recipe notes.yaml")
     config = resolve_plan(plan, RunFacts(3000, 64, 2, False, demo=True))
-    assert (config.recipe.optimizer, config.recipe.epochs) == ("sgd", 7)
+    assert (config.optimization.optimizer, config.optimization.epochs) == ("sgd", 7)
     assert config.method.symmetric is False, "the demo's own"
 
 
@@ -99,7 +99,7 @@ def test_the_automatic_recipe_follows_the_number_of_images(command: Any, images:
 
 def test_the_recipe_for_small_data_keeps_its_numbers_and_a_flag_its_own() -> None:
     config = resolve_plan(plan_pretrain({"temperature": 0.5}), RunFacts(3_000, 64, 2, False, demo=True))
-    assert (config.recipe.lr, config.recipe.weight_decay) == (1e-3, 0.05)
+    assert (config.optimization.lr, config.optimization.weight_decay) == (1e-3, 0.05)
     assert config.values["key_momentum"].value == 0, "the demo changes light-moco's momentum, not SimCLR's"
     assert config.values["temperature"].value == 0.5
 

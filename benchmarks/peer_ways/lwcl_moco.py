@@ -48,7 +48,7 @@ def fitted(
         training.plan.method,
         training.net,
         way(training.loader.batches(training.done, stop)),
-        training.plan.recipe,
+        training.plan.optimization,
         training.optimizer,
         training.compute,
         steps_per_epoch=training.loader.steps_per_epoch,

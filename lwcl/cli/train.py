@@ -57,7 +57,7 @@ def with_train_options(command: TrainCommand) -> Callable[[F], F]:
 def pretrain(**words: Any) -> int:
     """Train an encoder on images without labels.
 
-    Without --data it trains on built-in images: no network, a few minutes.
+    Without --data it trains on built-in images: no download, a few minutes.
     """
     return train("pretrain", **words)
 
@@ -72,5 +72,5 @@ def distill(**words: Any) -> int:
 @command("lwcl compress --data photos/ --arch resnet18 --teacher r50.safetensors --method 1q")
 @with_train_options("compress")
 def compress(**words: Any) -> int:
-    """Train an encoder to match the similarity distribution of a teacher (CompRess)."""
+    """Compress a teacher into a small encoder: CompRess, feature regression, cluster classification."""
     return train("compress", **words)

@@ -127,7 +127,7 @@ def check_speed(data: tuple[str, ...]) -> Iterator[DoctorCheck]:
     images, screen = open_images(plan.options.data, "train"), Screen(quiet=True)
     config = resolve(plan, images)
     torch.set_num_threads(config.options.threads)
-    batch, epochs = config.recipe.batch_size, config.recipe.epochs
+    batch, epochs = config.optimization.batch_size, config.optimization.epochs
     few = images.subset(range(min(len(images), 4 * batch)))
     speed = batch / median_step_seconds(
         build_training(build_model(config, screen, images), few, screen, lambda broken: None)

@@ -43,7 +43,8 @@ from lwcl.training.resolve import resolve, resume_settings
 from lwcl.training.state import SaveSchedule, TrainingState
 
 DEVICES_CHANGED = (
-    "The order of the images stays; batch norm sees other parts of a batch (--bn-splits), and sums round differently."
+    "The image order is unchanged, but batch norm sees different parts of each batch (--bn-splits), and sums round "
+    "differently."
 )
 
 
@@ -93,7 +94,7 @@ def train_first_stage(stage: Plan, folder: RunFolder, steps: int | None, *, quie
     """
     first = RunFolder(folder.first)
     if first.is_finished():
-        done, epochs = first.metrics()[-1]["epoch"], stage.recipe.epochs
+        done, epochs = first.metrics()[-1]["epoch"], stage.optimization.epochs
         if not steps and done < epochs:
             what = f"The first stage in {first.path} ended after {done:.3g} of {epochs} epochs, by --fast-dev-run."
             raise UsageError(what, remedy="Give --overwrite to train both stages again, or another --out.")
@@ -194,7 +195,7 @@ def check_same_images(images: ImageSet) -> None:
     if len(set(seen := distributed.all_gather_json(images.identity))) > 1:
         other = next(number for number, identity in enumerate(seen) if identity != seen[0])
         raise DataError(
-            f"Process {other} sees other images than process 0.",
+            f"Process {other} sees different images from process 0.",
             "Their names or sizes differ.",
             "Give --data the same files on every machine.",
         )
@@ -237,7 +238,9 @@ def record_changes(folder: RunFolder, settings: Mapping[str, Any], names: Collec
     before = folder.settings()
     for name in sorted(names):
         if before.get(name) != settings[name]:
-            screen.warn(f"Resuming with another {flag_name(name)}: {before.get(name)} before, {settings[name]} now.")
+            screen.warn(
+                f"Resuming with a different {flag_name(name)}: {before.get(name)} before, {settings[name]} now."
+            )
             if name == "devices":
                 screen.warn(DEVICES_CHANGED)
             folder.record_setting(name, settings[name])
@@ -252,7 +255,7 @@ def train_loop(training: TrainingState, folder: RunFolder, screen: Screen, steps
         config.method,
         training.net,
         loader.batches(training.done, steps),
-        config.recipe,
+        config.optimization,
         training.optimizer,
         training.compute,
         steps_per_epoch=per_epoch,

@@ -20,7 +20,7 @@ class ExportOptions(Settings):
     )  # fmt: skip
     opset: int = setting(18, "ONNX opset to write", at_least=1, group="What")
     with_preprocess: bool = setting(
-        False, "put the normalisation into the ONNX file, which then takes uint8 (B, H, W, 3)", group="What"
+        False, "put the normalisation into the ONNX file, which then takes raw pixels (B, H, W, C)", group="What"
     )
     int8: bool = setting(False, "write model-int8.onnx too (implies --format onnx)", group="What")
     int8_target: str = setting(

@@ -71,11 +71,11 @@ INDEPENDENT_SETTINGS = frozenset(
 
 @dataclass(frozen=True)
 class Plan:
-    """All settings of a training run and the origin of each; equal plans are equal runs."""
+    """All settings of a training run and their origins; equal plans give equal runs on the same data and machine."""
 
     command: TrainCommand
     options: TrainOptions
-    recipe: Optimization
+    optimization: Optimization
     method: Method
     augmentation: Augmentation
     origins: Mapping[str, Origin]
@@ -87,7 +87,7 @@ class Plan:
         return cls(
             command=command,
             options=build_settings(TRAIN_OPTIONS[command], values),
-            recipe=build_settings(Optimization, values),
+            optimization=build_settings(Optimization, values),
             method=build_settings(method_named(values["method"].value, command), values),
             augmentation=build_settings(Augmentation, values),
             origins={name: value.origin for name, value in values.items()},
@@ -97,7 +97,7 @@ class Plan:
     @property
     def sections(self) -> tuple[Settings, ...]:
         """The four settings objects."""
-        return self.options, self.recipe, self.method, self.augmentation
+        return self.options, self.optimization, self.method, self.augmentation
 
     @cached_property
     def values(self) -> dict[str, SettingValue]:
@@ -216,7 +216,7 @@ def recipe_layers(command: TrainCommand, recipe: SettingValue, chosen: TrainOpti
     """The layers of the chosen recipe, or of the first recipe for the chosen method.
 
     `auto` is planned as for a small data set, until the number of images is known. A method without a recipe is
-    optimized so too, and keeps its own hyper-parameters.
+    optimized like it, and keeps its own hyperparameters.
     """
     auto = AUTO_RECIPES[command].small
     if recipe.value == AUTO and chosen.method is not None:

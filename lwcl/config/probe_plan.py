@@ -40,7 +40,7 @@ class ProbePlan:
     values: Mapping[str, SettingValue]
 
     @cached_property
-    def recipe(self) -> Optimization:
+    def optimization(self) -> Optimization:
         """How to optimise."""
         return build_settings(Optimization, self.values)
 

@@ -35,7 +35,7 @@ class BatchCrops(NamedTuple):
     index: Tensor  # type: ignore[assignment]  # (B,) positions of the images in the data set
 
 
-Renderer = Callable[[int, InputSpec], Tensor]  # (view of the batch, input spec) -> (B, 3, size, size)
+Renderer = Callable[[int, InputSpec], Tensor]  # (view of the batch, input spec) -> (B, C, size, size)
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class Teacher(Protocol):
         """The views that it needs."""
 
     def outputs(self, crops: BatchCrops, views: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Its output (B, D) float32 for each crop; `views` are the crops as it takes them, if it takes any."""
+        """Its output (B, D) float32 for each crop; `views`: the crops in its format, () if its outputs are cached."""
 
 
 class BatchViews(NamedTuple):

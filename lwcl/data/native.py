@@ -1,4 +1,5 @@
-"""Files as they are: how many channels, which numbers, how many pages; nothing is converted or dropped here.
+"""Files as they are: how many channels, which numbers, how many pages; values keep their type and all bands (palettes
+and CMYK become RGB).
 
 Pillow opens a TIFF of two bands, of RGB and near-infrared, or of 16-bit RGB as 8-bit RGB without a word, so TIFFs that
 are more than 8-bit RGB or one band are read by tifffile (BSD-3-Clause, 0.25 MB). NumPy arrays are (H, W), (H, W, C) or
@@ -158,7 +159,7 @@ def open_tiff(data: bytes) -> NativeImage:
 
 
 def whole_pages(file: Any) -> list[Any]:
-    """The pages of a TIFF that are no smaller versions of others."""
+    """The full-resolution pages of a TIFF (without overviews and thumbnails)."""
     return [page for page in file.pages if not int(page.aspage().subfiletype) & REDUCED_IMAGE] or [file.pages[0]]
 
 

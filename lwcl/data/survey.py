@@ -46,7 +46,7 @@ def settle_pixel_format(images: Sequence[NativeImage], reading: Reading) -> tupl
             taken = ",".join(map(str, range(1, min(count, wanted) + 1)))
             raise DataError(
                 f"An image has {plural(count, 'channel')}, which --channels {reading.channels} does not fit.",
-                "Which of them to take is for you to say.",
+                "lwcl cannot know which ones you want.",
                 f"Give --channels {count}, or the numbers of the bands to take, such as --channels {taken}.",
             )
     settled = settle_values(images, reading, PixelFormat(wanted, bands=bands, pages=reading.pages))

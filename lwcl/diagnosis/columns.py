@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 class Column(NamedTuple, Generic[T]):
-    """A column of a table: its title and how its value follows from a row; a share of 1 is shown in percent."""
+    """A column of a table: its title and how its value follows from a row; a fraction in [0, 1] is shown in percent."""
 
     title: str
     value: Callable[[T], Any]

@@ -100,7 +100,11 @@ class ThreeViews:
 
     def batches(self) -> Iterator[ViewBatch]:
         """All images, batch by batch."""
-        return self._cache.batches("views", 9 * self.dataset.spec.size**2 * len(self.dataset.images), self._decode)
+        return self._cache.batches(
+            "views",
+            3 * self.dataset.spec.pixel_format.bytes * self.dataset.spec.size**2 * len(self.dataset.images),
+            self._decode,
+        )
 
     def _decode(self) -> Iterator[ViewBatch]:
         positions = [part.tolist() for part in torch.split(torch.arange(len(self.dataset.images)), self.batch_size)]

@@ -93,7 +93,7 @@ def same_class_lift(evidence: Evidence) -> float:
 
 
 def collapse_rule(evidence: Evidence, untrained: Evidence | None) -> RuleFinding | None:
-    """Low std, and centred features that do not tell images apart, as those of an untrained encoder do."""
+    """Low std, and matching at chance level after centring or a std far below the untrained encoder's."""
     if evidence.std >= threshold("std"):
         return None
     by_chance = evidence.instances * evidence.images <= threshold("chance_matches")
@@ -103,7 +103,8 @@ def collapse_rule(evidence: Evidence, untrained: Evidence | None) -> RuleFinding
     baseline = f"; untrained: {untrained.std:.3f}" if untrained else ""
     reasons = (
         f"Embedding std {evidence.std:.3f} (0: all features are one point, 1: they fill the sphere{baseline}).",
-        f"After centring, {percent(evidence.instances)} of the images are closest to their own view, of all images.",
+        f"After centring, {percent(evidence.instances)} of the images are closer to their own view than "
+        "to any other image.",
     )
     return RuleFinding("collapsed", reasons, int(not by_chance) + near_threshold(evidence.std, "std"))
 

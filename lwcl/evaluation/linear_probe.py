@@ -111,17 +111,17 @@ def probe_features(
     held_out = selection_mask(images, SELECTION_SHARE, setup.options.seed)
     if plan.protocol.way == "logistic":
         return logistic_probe(bank, images.labels, queries, held_out, classes=classes)
-    recipe = plan.recipe
+    optimization = plan.optimization
     return fast_probe(
         bank,
         images.labels,
         queries,
         setup.queries.labels,
         held_out,
-        [recipe.lr] if recipe.lr else LEARNING_RATES,
+        [optimization.lr] if optimization.lr else LEARNING_RATES,
         classes=classes,
-        epochs=recipe.epochs,
-        batch_size=recipe.batch_size,
+        epochs=optimization.epochs,
+        batch_size=optimization.batch_size,
         seed=setup.options.seed,
         device=setup.compute(loaded).device,
     )
@@ -131,15 +131,15 @@ def probe_images(
     setup: ProbeSetup, plan: ProbePlan, loaded: LoadedEncoder, features: FeaturePair | None, train: Tensor
 ) -> FittedClassifier:
     """A published protocol: trained on random views, evaluated on the queries after each epoch."""
-    recipe, compute = plan.recipe, setup.compute(loaded)
+    optimization, compute = plan.optimization, setup.compute(loaded)
     loader = build_probe_loader(setup, plan, loaded, compute, train)
     net = build_probe_net(plan, loaded, compute, features, train)
-    optimizer = engine.build_optimizer(net, recipe, recipe.lr, recipe.weight_decay)
+    optimizer = engine.build_optimizer(net, optimization, optimization.lr, optimization.weight_decay)
     per_epoch, seed = loader.steps_per_epoch, setup.options.seed
-    steps, curve = recipe.epochs * per_epoch, []
+    steps, curve = optimization.epochs * per_epoch, []
     batches = loader.batches(0, steps)
     fitted = engine.fit(
-        plan.method, net, batches, recipe, optimizer, compute, steps_per_epoch=per_epoch, start=0, seed=seed
+        plan.method, net, batches, optimization, optimizer, compute, steps_per_epoch=per_epoch, start=0, seed=seed
     )
     title = f"{setup.options.protocol} {loaded.name}"
     shape = {"start": 0, "steps": steps, "steps_per_epoch": per_epoch, "batch_size": loader.batch_size}
@@ -149,7 +149,7 @@ def probe_images(
             if step.number % per_epoch == 0:
                 logits = query_logits(setup, net, loaded, compute, features)
                 curve.append(float((logits.argmax(1) == setup.queries.labels).float().mean()))
-    selected = f"{plan.method.form} features, lr {recipe.lr:g}, batch size {recipe.batch_size}"
+    selected = f"{plan.method.form} features, lr {plan.optimization.lr:g}, batch size {plan.optimization.batch_size}"
     return FittedClassifier(logits, tuple(curve), selected, 0)
 
 
@@ -171,7 +171,7 @@ def build_probe_loader(
     setup: ProbeSetup, plan: ProbePlan, loaded: LoadedEncoder, compute: Compute, train: Tensor
 ) -> Loader:
     """Labelled training batches of the images `train`. Raises `UsageError` where they are fewer than a batch."""
-    cached, size = setup.cached_images(loaded.input_spec.size, plan.augmentation.crop_min), plan.recipe.batch_size
+    cached, size = setup.cached_images(loaded.input_spec.size, plan.augmentation.crop_min), plan.optimization.batch_size
     images, store = cached.images.subset(train), cached.store
     if len(images) < size:
         raise UsageError(

@@ -87,7 +87,7 @@ class SimCLR(MultiCrop):
         return nets.Net(student, **modules)
 
     def loss(self, net: SimCLRNet, batch: Batch, epoch: float) -> Loss:
-        """Mean InfoNCE of each view with the keys of every other global view; local crops weigh `local_weight`."""
+        """Mean InfoNCE of each view with the keys of all other global views; `local_weight` weights local crops."""
         views, local_views = self.global_and_local(batch.views)
         projections = [net.student(view) for view in views]
         own = [net.key(view) for view in views] if self.key_momentum else projections
@@ -116,9 +116,9 @@ class SimCLR(MultiCrop):
         all_keys = torch.cat([*keys, net.queue.rows()] if self.queue_size else keys)
         cosines = losses.cosine_similarities(queries, all_keys)
         images = distributed.own_rows(len(queries), queries.device)
-        own_keys = torch.stack([images + view * len(keys[0]) for view in range(len(keys))], 1)
-        positives = cosines.gather(1, own_keys).unbind(1)
-        negatives = cosines.scatter(1, own_keys, -torch.inf)
+        positive_columns = torch.stack([images + view * len(keys[0]) for view in range(len(keys))], 1)
+        positives = cosines.gather(1, positive_columns).unbind(1)
+        negatives = cosines.scatter(1, positive_columns, -torch.inf)
         others = [positive for view, positive in enumerate(positives) if view != own]
         loss = torch.stack([self.contrastive_loss(positive, negatives) for positive in others]).mean()
         return loss, (others[0].detach() > negatives.detach().amax(1)).float().mean()

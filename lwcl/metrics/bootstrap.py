@@ -17,7 +17,7 @@ class Accuracy(NamedTuple):
 def rank_accuracy(scores: Tensor, labels: Tensor) -> Accuracy:
     """Whether the label (N,) has the highest score (N, C), or one of the five highest; ties go to the smaller label.
 
-    A score of -inf is no answer: where fewer than five classes have one, the others are no hits.
+    Classes with score -inf got no votes and never count as hits.
     """
     order = scores.sort(dim=1, descending=True, stable=True)
     hits = (order.indices == labels[:, None]) & (order.values > -torch.inf)
@@ -25,7 +25,7 @@ def rank_accuracy(scores: Tensor, labels: Tensor) -> Accuracy:
 
 
 def mean_top1(accuracy: Accuracy) -> float:
-    """Top-1 accuracy, a share of 1."""
+    """Top-1 accuracy, a fraction in [0, 1]."""
     return float(accuracy.top1.float().mean())
 
 

@@ -1,4 +1,4 @@
-"""Encoders of few bits, simulated in float32: weights and activations are rounded, gradients pass straight through.
+"""Quantisation-aware training of low-bit encoders: fake quantisation in float32, straight-through gradients.
 
 Weights have a scale per output channel: sign times the mean of |w| at 1 bit (XNOR-Net, arXiv 1603.05279, eq. 6), three
 values at 2 bits (TWN, arXiv 1605.04711, eq. 3 and 6), even steps up to the largest |w| above. Activations have 2^bits
@@ -34,7 +34,7 @@ class LowBits(NamedTuple):
 def simulate_bits(encoder: Encoder, bits: LowBits) -> Encoder:
     """Lets the convolutions and linear layers of the backbone compute with these bits, in place; returns the encoder.
 
-    A layer's range is empty, and its input exact, until the layer has seen a batch in train mode.
+    A layer's range is empty, and its input not quantised, until the layer has seen a batch in train mode.
     """
     layers = [module for module in encoder.backbone.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
     for layer in layers:
@@ -140,7 +140,7 @@ def weight_bytes(encoder: Encoder) -> int:
 
 
 def start_heads(student: Encoder, twin: Encoder, *, same_space: bool) -> None:
-    """Lets the head of a student begin as what its float32 twin's features already are, where shapes allow.
+    """Initialises the student's head to reproduce the float32 encoder's output, where shapes allow.
 
     `same_space`: the target is the twin's own features, so a square linear head begins as the identity. Otherwise the
     head begins as the twin's.

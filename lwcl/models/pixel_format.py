@@ -43,7 +43,7 @@ class PixelFormat:
         return mine == theirs
 
     def describe(self) -> str:
-        """In words: `4 channels of 16 bits, 0 to 4,095`."""
+        """In words: `4 channels of 16 bits, for values of 0 to 4095`."""
         bits = 8 if self.dtype == "uint8" else 16
         values = (
             "" if (self.low, self.high) == (0, 2**bits - 1) else f", for values of {self.low:.6g} to {self.high:.6g}"

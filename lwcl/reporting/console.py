@@ -164,7 +164,7 @@ class TrainingDisplay:
         self.screen.redraw()
 
     def knn(self, epoch: float, accuracy: float) -> None:
-        """Account for the kNN accuracy, a share of 1, after `epoch` epochs."""
+        """Account for the kNN accuracy, a fraction in [0, 1], after `epoch` epochs."""
         self.progress.add_knn(epoch, accuracy)
 
     def timing(self) -> dict[str, float | None]:

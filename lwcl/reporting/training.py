@@ -44,9 +44,10 @@ def training_report(
 ) -> Report:
     """The report of the command `kind` on a run with these `metrics`, the records of metrics.jsonl.
 
-    A record has `step` and `epoch`, and any of `loss`, `lr`, `grad_norm`, `knn_top1` (a share of 1) and the names of
-    `HEALTH_METRICS`. `timing` is what `TrainingDisplay.timing` returned. `samples` are images as stored, then their
-    views: (images, 1 + views, height, width, 3) uint8. `chance` is what `Method.chance` returns.
+    A record has `step` and `epoch`, and any of `loss`, `lr`, `grad_norm`, `knn_top1` (a fraction in [0, 1]) and the
+    names of `HEALTH_METRICS`. `timing` is what `TrainingDisplay.timing` returned. `samples` are images as stored, then
+    their views: (images, 1 + views, height, width, 3) uint8. `chance` is what
+    `Method.chance` returns.
     """
     batch_size = settings["batch_size"].value if "batch_size" in settings else FULL_RANK_BATCH
     timing = timing or {}

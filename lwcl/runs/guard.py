@@ -119,7 +119,8 @@ def start_or_resume(
     """Starts a run of `settings` in `path` (false) or resumes the one there (true), holding the lock.
 
     After a run that failed before its first step, the command can be given again with other settings.
-    Raises `UsageError` for a finished or another run, or where `resume` forbids it, and `StorageError` of the disk.
+    Raises `UsageError` for a finished or another run, or where `resume` forbids it, and `StorageError` if the disk
+    fails.
     """
     for folder in (path, path / "export", path / "plots"):
         remove_leftovers(folder, all_processes=True)
@@ -152,7 +153,7 @@ def require_resumable(path: Path, settings: Mapping[str, Any], resume: ResumeMod
     if is_finished(path):
         raise UsageError(f"The folder {path} holds a finished run.", why, OVERWRITE_HINT)
     if changes:
-        remedy = "Give its own settings to resume it, or another --out; --overwrite would discard it."
+        remedy = "Use the run's original settings to resume it, or a different --out; --overwrite would discard it."
         raise UsageError(f"The folder {path} holds another run.", why, remedy)
     if resume == "never":
         remedy = f"Remove --resume never to resume it. {OVERWRITE_HINT}"

@@ -1,7 +1,8 @@
 """Joins the processes of a run, and says in one sentence what is wrong when one of them fails or is lost.
 
 Each process that fails leaves a note in the store by which the processes found each other. Process 0 speaks for all
-that fail alike; another speaks if it fails alone. Who finds that another is gone looks for its note before it speaks.
+that fail alike; another speaks if it fails alone. A rank that loses a peer first looks in the store for that peer's
+error before it reports one itself.
 
 A store that torchrun keeps for all attempts is used with a prefix for each: else gloo connects to the addresses of the
 attempt before, and hangs (torch 2.14, `--max-restarts`).
@@ -115,7 +116,10 @@ def process_group(device: torch.device, wait: float) -> Iterator[None]:
 
 
 def join(ranks: Ranks, device: torch.device, wait: float) -> Notes:
-    """Waits until all processes are there. Raises `ProcessLostError` where some do not come, `UsageError` for GPUs."""
+    """Waits until all processes are there.
+
+    Raises `ProcessLostError` if some do not come, `UsageError` if there are fewer accelerators than processes.
+    """
     limit = datetime.timedelta(seconds=wait)
     if device.type != "cpu":
         claim_accelerator(ranks, torch.accelerator.device_count())
@@ -137,7 +141,7 @@ def join(ranks: Ranks, device: torch.device, wait: float) -> Notes:
 
 
 def keeps_store(ranks: Ranks) -> bool:
-    """Whether this process keeps the store, which torchrun does otherwise."""
+    """Whether this process hosts the store; under torchrun its agent does."""
     return ranks.is_first and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
 
 
@@ -188,7 +192,7 @@ def explain_loss(error: BaseException, notes: Notes, wait: float) -> BaseExcepti
     text = " ".join(str(error).split())
     if "timed out" in text.lower():
         lost = ProcessLostError(
-            f"The processes waited {wait:g} s for one that does not go on.",
+            f"The processes waited {wait:g} s for one that made no progress.",
             text[:200],
             "See what it does (py-spy dump), or let them wait longer: --wait-limit.",
         )
@@ -196,7 +200,7 @@ def explain_loss(error: BaseException, notes: Notes, wait: float) -> BaseExcepti
         gone = " and ".join(map(notes.name, notes.vanished())) or "a process"
         lost = ProcessLostError(
             f"{capitalised(gone)} ended without a word: it was killed, or it crashed.",
-            "Often memory has run out (`dmesg` tells).",
+            "Often the kernel ended it for lack of memory (check `dmesg`).",
             "Start the command again: it goes on from the last checkpoint.",
         )
     notes.leave("failed", {"what": lost.what, "code": lost.exit_code})
@@ -204,7 +208,7 @@ def explain_loss(error: BaseException, notes: Notes, wait: float) -> BaseExcepti
 
 
 def capitalised(text: str) -> str:
-    """A text with a large first letter."""
+    """The text with its first letter capitalised."""
     return text[0].upper() + text[1:]
 
 
@@ -220,7 +224,8 @@ def is_running(pid: int) -> bool:
 def one_first_on_each_machine(what: str) -> Iterator[bool]:
     """Within `with`, one process of each machine does something before the others do it; whether this is the one.
 
-    The others wait without a time limit, as long as no process has failed. Raises `ProcessLostError` then.
+    The others wait without a time limit, as long as no process has failed. Raises `RuntimeError` then, which
+    `process_group` turns into `ProcessLostError`.
     """
     if not distributed.is_distributed() or not current_notes:
         yield True

@@ -42,7 +42,7 @@ from lwcl.training.teacher import OnlineTeacher, attach_teacher, cache_center_cr
 
 @dataclass(frozen=True)
 class BuiltModel:
-    """What is trained, before any image is decoded; in `config`, the precision is no longer `auto`."""
+    """What is trained, before the image cache is built; in `config`, the precision is no longer `auto`."""
 
     config: ResolvedConfig
     net: Net
@@ -70,7 +70,7 @@ def build_model(config: ResolvedConfig, screen: Screen, images: ImageSet | None 
     if options.compile:
         compile_backbones(net)
     if options.precision == AUTO and compute.device.type == "cpu":
-        choice = choose_precision(TimingJob(method, net, config.recipe, compute, options.image_size, teacher_dim))
+        choice = choose_precision(TimingJob(method, net, config.optimization, compute, options.image_size, teacher_dim))
         config = config.with_values(precision=auto_value(choice.name, choice.reason))
         compute = compute._replace(autocast=AUTOCAST_DTYPES[choice.name])
     set_matmul_precision(compute)
@@ -122,9 +122,9 @@ def build_net(config: ResolvedConfig, teacher_dim: int = 0, channels: int = 3) -
     if isinstance(options, CompressOptions) and options.bits is not None:
         reduce_bits(student, options, method)
     net = method.build(student, teacher_dim)
-    split_batches(net, config.recipe.bn_splits)
+    split_batches(net, config.optimization.bn_splits)
     convert: Callable[[Net], Net] = timm.layers.convert_sync_batchnorm  # type: ignore[attr-defined]  # not re-exported
-    return convert(net) if config.recipe.sync_bn else net
+    return convert(net) if config.optimization.sync_bn else net
 
 
 def split_batches(net: Net, parts: int) -> None:
@@ -137,7 +137,7 @@ def split_batches(net: Net, parts: int) -> None:
 
 
 def reduce_bits(student: Encoder, options: CompressOptions, method: Method) -> None:
-    """Gives a student that is its float32 twin few bits, and a head that fits from the start."""
+    """Switches a float32 student to fake-quantised layers, and initialises its head to match the teacher."""
     if options.compile:
         raise UsageError("--bits cannot be combined with --compile.", remedy="Remove --compile.")
     if distributed.world_size() > 1:
@@ -193,7 +193,7 @@ def build_training(
 ) -> TrainingState:
     """Everything a run needs, from its model and images. Raises `UsageError` or `DataError` where they do not fit."""
     config, teacher = model.config, model.teacher
-    options, recipe = config.options, config.recipe
+    options, optimization = config.options, config.optimization
     # 1. Cached images are large enough for the student's views, and for the teacher's where it sees crops.
     cache = parse_teacher_cache(options.teacher_cache)
     teacher_size = teacher.input_spec.size if teacher and cache.kind != "center" else 0
@@ -206,8 +206,8 @@ def build_training(
         store=cached.store,
         short_side=cached.short_side,
         student=StudentViews(config.method.view_specs(), config.augmentation, model.input_spec),
-        batch_size=recipe.batch_size,
-        accumulate=recipe.accumulate,
+        batch_size=optimization.batch_size,
+        accumulate=optimization.accumulate,
         seed=options.seed,
         compute=model.compute,
         workers=options.workers,
@@ -215,7 +215,7 @@ def build_training(
         view_backend=options.view_backend,
     )
     loader = attach_teacher(loader, teacher, cache, images, screen) if teacher else loader
-    optimizer = engine.build_optimizer(model.net, recipe, recipe.lr, recipe.weight_decay)
+    optimizer = engine.build_optimizer(model.net, optimization, optimization.lr, optimization.weight_decay)
     return TrainingState(config, images, model.input_spec, model.net, optimizer, model.compute, loader, teacher)
 
 

@@ -30,14 +30,14 @@ SAMPLE_IMAGES, SAMPLE_VIEWS = 6, 4
 
 def print_dry_run(config: ResolvedConfig, images: ImageSet, screen: Screen, *, as_json: bool) -> None:
     """Prints the settings and their origins, parameters, MACs, memory, steps, and the time by a few timed steps."""
-    few = images.subset(range(min(len(images), (TIMED_STEPS + 1) * config.recipe.batch_size)))
+    few = images.subset(range(min(len(images), (TIMED_STEPS + 1) * config.optimization.batch_size)))
     mode: CacheMode = config.options.cache  # type: ignore[assignment]  # its choices are checked
     cache = choose_cache(mode, CacheEstimate(images, stored_short_side(config.options)))
     screen.say(cache.message)
     model = build_model(config, Screen(quiet=True), images)
     timed = dataclasses.replace(model, config=without_writing(model.config, cache))
     training = build_training(timed, few, Screen(quiet=True), lambda broken: None)
-    steps = len(images) // training.loader.batch_size * config.recipe.epochs
+    steps = len(images) // training.loader.batch_size * config.optimization.epochs
     seconds = median_step_seconds(training)
     student = training.net.student
     cost = {
@@ -85,8 +85,8 @@ def median_step_seconds(training: TrainingState) -> float:
     config, loader = training.config, training.loader
     steps = min(TIMED_STEPS + 1, loader.steps_per_epoch)
     fitted = engine.fit(
-        config.method, training.net, loader.batches(0, steps), config.recipe, training.optimizer, training.compute,
-        steps_per_epoch=loader.steps_per_epoch, start=0, seed=0,
+        config.method, training.net, loader.batches(0, steps), config.optimization, training.optimizer,
+        training.compute, steps_per_epoch=loader.steps_per_epoch, start=0, seed=0,
     )  # fmt: skip
     times = [step.seconds for step in fitted]
     return float(numpy.median(times[1:] or times))

@@ -57,14 +57,14 @@ class TimingJob:
 
     method: Method
     net: Net
-    recipe: Optimization
+    optimization: Optimization
     compute: Compute
     size: int
     teacher_dim: int = 0
 
     def key(self) -> str:
         """A hash of what the times depend on: machine, net, method, size and batch, versions."""
-        student, recipe = self.net.student, self.recipe
+        student, optimization = self.net.student, self.optimization
         facts = {
             "cpu": cpu_name(),
             "threads": torch.get_num_threads(),
@@ -75,7 +75,7 @@ class TimingJob:
             "channels_last": self.compute.channels_last,
             "method": [self.method.name, str(self.method), self.teacher_dim],
             "size": self.size,
-            "batch": [recipe.batch_size, recipe.accumulate, recipe.optimizer],
+            "batch": [optimization.batch_size, optimization.accumulate, optimization.optimizer],
             "versions": [lwcl.__version__, *map(package_version, ("torch", "timm"))],
         }
         return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:32]
@@ -139,8 +139,8 @@ def time_precisions(job: TimingJob) -> dict[str, float]:
 
     The precisions take turns. Several processes time together.
     """
-    own = job.recipe.batch_size // distributed.world_size()
-    fewest = max(MIN_TIMED_IMAGES, 2 * job.recipe.accumulate * job.recipe.bn_splits)
+    own = job.optimization.batch_size // distributed.world_size()
+    fewest = max(MIN_TIMED_IMAGES, 2 * job.optimization.accumulate * job.optimization.bn_splits)
     least = min(own, fewest)
     with torch.random.fork_rng(devices=[]):
         trial = timing_runs(job, least)
@@ -166,7 +166,7 @@ def time_round(running: dict[str, Iterator[engine.TrainStep]]) -> dict[str, floa
 
 def timing_runs(job: TimingJob, count: int) -> dict[str, Iterator[engine.TrainStep]]:
     """For each precision, the training steps of a copy of the net on `count` random images."""
-    timing_recipe = dataclasses.replace(job.recipe, lr=1e-6, warmup=0.0, batch_size=count)
+    timing_recipe = dataclasses.replace(job.optimization, lr=1e-6, warmup=0.0, batch_size=count)
     batch = noise_batch(job, count)
     running = {}
     for name, dtype in AUTOCAST_DTYPES.items():

@@ -18,7 +18,7 @@ MIN_NORMALISED_IMAGES = 16
 
 def early_warnings(config: ResolvedConfig, net: Net, steps: int) -> Iterator[str]:
     """What a run of `steps` steps will probably suffer from, and what to do instead."""
-    recipe, method = config.recipe, config.method
+    optimization, method = config.optimization, config.method
     parameters = sum(p.numel() for p in net.student.backbone.parameters())
     if parameters < MIN_PARAMETERS and not method.teacher_space:
         yield (
@@ -28,9 +28,9 @@ def early_warnings(config: ResolvedConfig, net: Net, steps: int) -> Iterator[str
     if steps < MIN_STEPS and not method.teacher_space:
         yield (
             f"The run has only {steps} steps: in fewer than {MIN_STEPS} little is learned without a teacher; give more "
-            f"--epochs, more images, or a --batch-size below {recipe.batch_size}."
+            f"--epochs, more images, or a --batch-size below {optimization.batch_size}."
         )
-    images = recipe.batch_size // (recipe.accumulate * recipe.bn_splits * config.options.devices)
+    images = optimization.batch_size // (optimization.accumulate * optimization.bn_splits * config.options.devices)
     has_batch_norm = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in net.student.modules())
     if images < MIN_NORMALISED_IMAGES and has_batch_norm:
         yield (

@@ -63,7 +63,7 @@ def settle_devices(plan: Plan) -> Plan:
 
 
 def own_cpus() -> int:
-    """This process's share of the CPUs: torchrun gives all of them to each, srun gives each its own."""
+    """This process's share of the CPUs: torchrun's processes see all of them, srun has bound each to its own."""
     ranks = current_ranks()
     return max(1, usable_cpus() // (ranks.local_size if ranks.launcher == "torchrun" else 1))
 
@@ -81,7 +81,8 @@ def agree(config: ResolvedConfig) -> ResolvedConfig:
 
 
 def round_sizes_to_patches(config: ResolvedConfig) -> ResolvedConfig:
-    """The configuration with sizes of student and teacher that are multiples of their patches, where names tell these.
+    """The configuration with sizes of student and teacher rounded to multiples of their patch sizes, if the
+    architectures' names give these.
 
     timm would ignore the border of an image that no patch covers.
     """
@@ -98,7 +99,8 @@ def round_sizes_to_patches(config: ResolvedConfig) -> ResolvedConfig:
 def resume_settings(
     config: ResolvedConfig, recorded: Mapping[str, Any], auto: Set[str], screen: Screen
 ) -> ResolvedConfig:
-    """The configuration of a resumed run: what the machine decided (`auto`) stays as `recorded`, for the same bits.
+    """The configuration of a resumed run: what the machine decided (`auto`) stays as `recorded`, for bit-identical
+    results.
 
     Raises `UsageError` if it started with OpenCV, and there is none now.
     """
@@ -121,7 +123,11 @@ def is_accelerated(plan: Plan) -> bool:
 
 def check_batch_size(config: ResolvedConfig, images: int) -> None:
     """Raises `UsageError` for a batch larger than the data set, or micro-batches that do not fit the batch."""
-    batch, accumulate, processes = config.recipe.batch_size, config.recipe.accumulate, config.options.devices
+    batch, accumulate, processes = (
+        config.optimization.batch_size,
+        config.optimization.accumulate,
+        config.options.devices,
+    )
     if images < MIN_IMAGES:
         what = (
             f"{plural(images, 'image')}: training compares images with each other, so it needs at least {MIN_IMAGES}."
@@ -137,7 +143,7 @@ def check_batch_size(config: ResolvedConfig, images: int) -> None:
         sizes = " or ".join(str(size) for size in (batch // parts * parts, (batch // parts + 1) * parts) if size)
         shares = f" and {accumulate} micro-batches" if accumulate > 1 else ""
         raise UsageError(
-            f"A batch of {batch} cannot be shared out evenly to {processes} processes{shares}.",
+            f"A batch of {batch} cannot be divided evenly among {processes} processes{shares}.",
             "--batch-size is that of all processes together.",
             f"Give --batch-size {sizes}, or another number of processes.",
         )
@@ -146,13 +152,13 @@ def check_batch_size(config: ResolvedConfig, images: int) -> None:
             f"A batch of {batch} cannot be split into {accumulate} equal micro-batches.",
             remedy="Give an --accumulate that divides --batch-size.",
         )
-    if config.recipe.sync_bn and (config.recipe.bn_splits > 1 or not is_accelerated(config)):
+    if config.optimization.sync_bn and (config.optimization.bn_splits > 1 or not is_accelerated(config)):
         raise UsageError(
             "--sync-bn needs accelerators, and no --bn-splits.",
             "On CPUs, torch cannot normalise over several processes.",
             "Leave it out, or give a larger --batch-size.",
         )
-    count = accumulate * config.recipe.bn_splits * processes
+    count = accumulate * config.optimization.bn_splits * processes
     if batch // count < 2:
         raise UsageError(
             f"A batch of {batch} split {count} times leaves fewer than 2 images each.",
