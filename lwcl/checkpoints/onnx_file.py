@@ -179,7 +179,7 @@ def check_parity(parity: Parity) -> None:
     """Raises `ParityError` beyond the limits."""
     if not parity.passed:
         raise ParityError(
-            f"The exported file's features differ from PyTorch's: difference {parity.relative:.1e} of the largest feature, "
+            f"The exported file's features differ from PyTorch's: difference {parity.relative:.1e} of the largest, "
             f"cosine {parity.cosine:.6f}.",
             f"The limits are {MAX_RELATIVE_DIFFERENCE:g} and {MIN_PARITY_COSINE:g}. Nothing was kept.",
             "Try another --opset, or report this architecture.",

@@ -88,7 +88,7 @@ def finished_report(training: TrainingState, folder: RunFolder, timing: Timing, 
         environment=describe_environment(),
         command=current_command(),
         timing={**timing, "seconds": training.seconds()},
-        chance=training.config.method.chance(training.loader.batch_size // training.config.recipe.accumulate),
+        chance=training.config.method.chance(training.loader.batch_size // training.config.optimization.accumulate),
         samples=samples_or_none(training.loader),
     )
     return add_scores(report, final)
