@@ -18,6 +18,7 @@ from PIL import Image
 from lwcl.data.dataset import ImageSet, open_images, replacement_positions, split_holdout
 from lwcl.data.native import UnreadableImageError
 from lwcl.data.sources.files import ImageFolder, read_image_bytes
+from lwcl.data.sources.packed import PackedNames
 from lwcl.data.sources.splits import parse_folder_layout
 from lwcl.errors import DataError, UsageError
 
@@ -132,7 +133,7 @@ def test_every_source_gives_the_same_images_labels_and_splits(tmp_path: Path, ki
     ],
 )
 def test_folders_say_splits_and_classes(names: list[str], splits: list[str], classes: list[str]) -> None:
-    assert parse_folder_layout(names) == (splits, classes)
+    assert parse_folder_layout(PackedNames.of(names)) == (splits, classes)
 
 
 def test_val_is_preferred_to_test_and_what_is_beside_the_splits_is_in_all_only(tmp_path: Path) -> None:

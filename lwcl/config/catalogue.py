@@ -26,6 +26,7 @@ DATASETS = {
     "FOLDER": "images in class folders, nested folders or none; subfolders train and val are recognised",
     "LIST.txt": "one image path per line",
     "ARCHIVE.zip, ARCHIVE.tar": "read in place; several can be given",
+    "'SHARD-{0000..0099}.tar', 'SHARD-*.tar'": "tar shards as one data set, with WebDataset's labels (.cls, .json)",
 }
 
 

@@ -20,7 +20,8 @@ class DataOptions(Settings):
 
     data: tuple[str, ...] = setting(
         (),
-        "folder, .txt or .csv list, .zip, .tar (repeat the flag for several), tv/NAME:ROOT, digits or textures",
+        "folder, .txt or .csv list, .zip, .tar, 'shards-{000..099}.tar' (repeat the flag for several), tv/NAME:ROOT, "
+        "digits or textures",
         group="Data",
         path=True,
     )

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import hashlib
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from lwcl.data.demo import builtin
 from lwcl.data.native import NativeImage, UnreadableImageError
 from lwcl.data.sources import torchvision
 from lwcl.data.sources.files import MODIFIED_NS
+from lwcl.data.sources.packed import Coded, IndexArray, PackedNames
 from lwcl.data.sources.source import ImageReader, ImageSource, source_from_files
 from lwcl.data.sources.splits import Labels, Split, has_splits, parse_labels, positions_of_split, stratified_holdout
 from lwcl.data.survey import DEEP_SUFFIXES, SURVEYED_IMAGES, Reading, settle_pixel_format
@@ -25,7 +27,8 @@ from lwcl.errors import DataError, UsageError
 from lwcl.models.pixel_format import RGB, PixelFormat
 from lwcl.rng import epoch_permutation
 
-IndexArray = npt.NDArray[np.int64]
+Rows = npt.NDArray[np.integer[Any]]  # (N, 2): which reader, which row there
+HASHED_ROWS = 1 << 16  # at once
 
 
 class BrokenImage(NamedTuple):
@@ -42,13 +45,13 @@ class ImageSet:
     The fingerprint covers names, sizes and times or checksums, but not paths: a data set keeps it when it is moved.
     """
 
-    names: list[str]
+    names: Sequence[str]
     labels: Tensor
     classes: tuple[str, ...]
     fingerprint: str
     has_splits: bool  # whether the sources have training and validation splits
     readers: tuple[ImageReader, ...]
-    rows: IndexArray  # (N, 2): which of `readers`, which row there
+    rows: Rows  # (N, 2): which of `readers`, which row there
     notes: tuple[str, ...] = ()  # of the sources: what is left out, and what a user may not expect
     identity: str = ""  # as the fingerprint, but without times: a copy of the files keeps it
     pixel_format: PixelFormat = RGB
@@ -71,7 +74,7 @@ class ImageSet:
 
     def sample(self, most: int) -> Iterator[NativeImage]:
         """At most so many images that can hold more than 8-bit RGB, evenly spaced, as their files have them."""
-        deep = [number for number, name in enumerate(self.names) if name.lower().endswith(DEEP_SUFFIXES)]
+        deep = PackedNames.of(self.names).ending_in(DEEP_SUFFIXES)
         for place in np.linspace(0, len(deep) - 1, min(most, len(deep))).round().astype(int):
             reader, row = (int(number) for number in self.rows[deep[place]])
             with contextlib.suppress(Exception):  # damaged files are found, and counted, when they are decoded
@@ -91,7 +94,7 @@ class ImageSet:
         """The images at these positions, in this order."""
         positions = np.asarray(indices, dtype=np.int64)
         digest = hashlib.sha256(self.fingerprint.encode() + positions.tobytes()).hexdigest()
-        names = [self.names[index] for index in positions]
+        names = PackedNames.of(self.names).select(positions)
         labels = self.labels[torch.from_numpy(positions)]
         same = hashlib.sha256(self.identity.encode() + positions.tobytes()).hexdigest()
         return dataclasses.replace(
@@ -121,37 +124,42 @@ def open_images(
 ) -> ImageSet:
     """The images of all `--data` values, one source after the other; the built-in default if there are none.
 
-    A value is a folder, .txt list, .zip, .tar, `tv/NAME:ROOT` (see `torchvision`), or the name of a built-in set (write
-    `./digits` for a folder of that name). Without splits, each split is the whole set. `reading`: see `Reading`. Raises
-    `UsageError` and `DataError`.
+    A value is a folder, .txt list, .zip, .tar, a pattern of tar shards, `tv/NAME:ROOT` (see `torchvision`), or the
+    name of a built-in set (write `./digits` for a folder of that name). Without splits, each split is the whole set.
+    `reading`: see `Reading`. Raises `UsageError` and `DataError`.
     """
     level = parse_labels(labels)
     sources = [
         open_image_source(spec, download, level, follow_links=follow_links) for spec in data or (builtin.DEFAULT_SET,)
     ]
-    splits = [name for source in sources for name in source.splits]
+    splits = Coded.joined([Coded.of(source.splits) for source in sources])
     chosen = positions_of_split(splits, split)
     if not len(chosen):
         raise DataError(f"No images for {split!r} in {' '.join(data)!r}.")
-    names, class_names, rows = list[str](), list[str](), list[IndexArray]()
-    for number, (source, prefix) in enumerate(zip(sources, source_prefixes(data), strict=True)):
-        names += [prefix + name for name in source.names] if prefix else source.names
-        class_names += source.classes
-        positions = np.arange(len(source.names))
-        rows.append(np.stack([np.full_like(positions, number), positions], axis=1))
-    classes = tuple(sorted(set(class_names) - {""}))
+    names = PackedNames.joined(
+        [
+            PackedNames.of(source.names).below(above)
+            for source, above in zip(sources, source_prefixes(data), strict=True)
+        ]
+    )
+    counts = [len(source.names) for source in sources]
+    rows = np.stack([np.repeat(np.arange(len(counts)), counts), np.concatenate([*map(np.arange, counts)])], axis=1)
+    rows, class_names = rows.astype(np.int32), Coded.joined([Coded.of(source.classes) for source in sources])
+    classes = tuple(sorted(class_names.present - {""}))
+    if len(chosen) < len(rows):
+        names, rows, class_names = names.select(chosen), rows[chosen], class_names.taken(chosen)
     ids = {name: number for number, name in enumerate(classes)} | {"": -1}
-    chosen_rows = np.concatenate(rows)[chosen]
+    both = fingerprints(sources, rows)
     images = ImageSet(
-        names=[names[index] for index in chosen],
-        labels=torch.tensor([ids[class_names[index]] for index in chosen]),
+        names=names,
+        labels=torch.from_numpy(np.array([ids.get(name, -1) for name in class_names.values])[class_names.codes]),
         classes=classes,
-        fingerprint=fingerprint(sources, chosen_rows),
+        fingerprint=both[0],
         has_splits=has_splits(splits),
         readers=tuple(source.reader for source in sources),
-        rows=chosen_rows,
+        rows=rows,
         notes=tuple(note for source in sources for note in source.notes),
-        identity=fingerprint(sources, chosen_rows, times=False),
+        identity=both[1],
     )
     return with_pixel_format(images, *settle_pixel_format(list(images.sample(SURVEYED_IMAGES)), Reading(**reading)))
 
@@ -189,16 +197,23 @@ def source_prefixes(data: Sequence[str]) -> list[str]:
     return [f"{name}/" for name in (short if len(set(short)) == len(short) else data)]
 
 
-def fingerprint(sources: Sequence[ImageSource], rows: IndexArray, *, times: bool = True) -> str:
-    """SHA-256 (hex) over the kind, names and content keys of the chosen rows of each source, with or without times."""
-    digest = hashlib.sha256()
+def fingerprints(sources: Sequence[ImageSource], rows: Rows) -> tuple[str, str]:
+    """SHA-256 (hex) over the kind, names and content keys of the chosen rows of each source, with and without times."""
+    digests = hashlib.sha256(), hashlib.sha256()
     for number, source in enumerate(sources):
         own = rows[rows[:, 0] == number, 1]
-        names = "\0".join(source.names[row] for row in own)
-        digest.update(f"{source.kind}\0{len(own)}\0{names}\0".encode("utf-8", "surrogateescape"))
-        keys = source.content_keys[own]
-        digest.update((keys if times or keys.shape[1] <= MODIFIED_NS else np.delete(keys, MODIFIED_NS, 1)).tobytes())
-    return digest.hexdigest()
+        names = PackedNames.of(source.names)
+        names = names if len(own) == len(names) else names.select(own)
+        head = f"{source.kind}\0{len(own)}\0".encode("utf-8", "surrogateescape")
+        for piece in itertools.chain([head], names.text_pieces(), [] if len(own) else [b"\0"]):
+            for digest in digests:
+                digest.update(piece)
+        for start in range(0, len(own), HASHED_ROWS):
+            keys = source.content_keys[own[start : start + HASHED_ROWS]]
+            digests[0].update(keys.tobytes())
+            digests[1].update((np.delete(keys, MODIFIED_NS, 1) if keys.shape[1] > MODIFIED_NS else keys).tobytes())
+    full, identity = (digest.hexdigest() for digest in digests)
+    return full, identity
 
 
 def split_holdout(images: ImageSet, fraction: float, seed: int) -> tuple[ImageSet, ImageSet]:

@@ -7,7 +7,7 @@ import csv
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +26,7 @@ class EmbeddingSet(NamedTuple):
     """Embeddings (N, D) float32, mapped from disk; NaN for images that could not be read. A label is "" if unknown."""
 
     rows: NDArray[numpy.float32]
-    filenames: list[str]
+    filenames: Sequence[str]
     labels: list[str]
     metadata: dict[str, Any]
 

@@ -11,10 +11,11 @@ import numpy as np
 
 from lwcl.data.band_image import Picture
 from lwcl.data.cache.pixels import ImageIndex
-from lwcl.data.dataset import ImageSet, IndexArray
+from lwcl.data.dataset import ImageSet
 from lwcl.data.decode import decode
 from lwcl.data.native import NativeImage, UnreadableImageError, open_native
 from lwcl.data.sources.files import read_image_bytes
+from lwcl.data.sources.packed import IndexArray
 from lwcl.errors import StorageError
 from lwcl.models.pixel_format import PixelFormat
 

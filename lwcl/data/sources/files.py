@@ -13,10 +13,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-import numpy as np
-import numpy.typing as npt
-
 from lwcl.data.native import UnreadableImageError
+from lwcl.data.sources.packed import Coded, PackedNames, PackedTable
 from lwcl.errors import DataError, UsageError
 from lwcl.formatting import plural
 
@@ -34,17 +32,19 @@ MAX_FILE_BYTES = 512 * 2**20  # per image
 #: Columns of a listing's table; -1 where a container has no such value.
 SIZE, MODIFIED_NS, CRC32, OFFSET, COMPRESSED_SIZE, COMPRESSION = range(6)
 FileEntry = tuple[int, int, int, int, int, int]
+TableRow = tuple[int, ...]  # a `FileEntry`, and what else a container keeps of an image
 
 
 class FileListing(NamedTuple):
-    """The images of a container: names (relative paths with `/`, sorted) and a row of six int64 numbers for each.
+    """The images of a container: names (relative paths with `/`) and a row of six or more numbers for each.
 
     `notes` are sentences on what it holds besides.
     """
 
-    names: list[str]
-    table: npt.NDArray[np.int64]
+    names: PackedNames
+    table: PackedTable
     notes: tuple[str, ...] = ()
+    labels: Coded | None = None  # the classes, where the container tells them otherwise than by folders
 
 
 class FileContainer(Protocol):
@@ -61,7 +61,7 @@ class FileContainer(Protocol):
     def listing(self) -> FileListing:
         """Its images; raises `DataError` when it has none or cannot be read."""
 
-    def read(self, name: str, row: npt.NDArray[np.int64]) -> bytes:
+    def read(self, name: str, row: TableRow) -> bytes:
         """The bytes of one image; raises `UnreadableImageError`, `OSError`, or `DataError` if the container
         changed."""
 
@@ -76,16 +76,20 @@ def is_ignored_name(name: str) -> bool:
     return name.startswith(".") or name.lower() in SYSTEM_FOLDERS
 
 
-def make_listing(entries: Mapping[str, FileEntry], path: Path, others: str) -> FileListing:
-    """Entries by name as a sorted listing; raises `DataError` if there are none. `others` says what else was found."""
+def make_listing(entries: Mapping[str, FileEntry], path: Path, others: str, *, by_name: bool = True) -> FileListing:
+    """Entries by name as a listing, sorted or in their order; raises `DataError` if there are none.
+
+    `others` says what else was found.
+    """
     if not entries:
         known = " ".join(IMAGE_SUFFIXES)
         raise DataError(f"No images in {str(path)!r}.", others, f"Image files end in {known}.")
-    names = sorted(name for name in entries if not name.lower().endswith(ARRAY_SUFFIXES)) or sorted(entries)
+    names = [name for name in entries if not name.lower().endswith(ARRAY_SUFFIXES)] or list(entries)
+    names = sorted(names) if by_name else names
     beside = len(entries) - len(names)
     notes = (f"{str(path)!r}: {plural(beside, 'NumPy array')} beside the images not read.",) if beside else ()
-    table = np.array([entries[name] for name in names], dtype=np.int64).reshape(-1, COMPRESSION + 1)
-    return FileListing(names, table, notes)
+    table = PackedTable.of(map(entries.__getitem__, names), COMPRESSION + 1)
+    return FileListing(PackedNames.of(names), table, notes)
 
 
 def read_image_bytes(path: str | Path, offset: int = 0, size: int | None = None) -> bytes:
@@ -152,7 +156,7 @@ class ImageFolder(NamedTuple):
             ) from None
         return entries, counts
 
-    def read(self, name: str, row: npt.NDArray[np.int64]) -> bytes:
+    def read(self, name: str, row: TableRow) -> bytes:
         """See `FileContainer`."""
         return read_image_bytes(f"{self.path}/{name}")
 

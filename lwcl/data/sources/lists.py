@@ -11,15 +11,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-import numpy.typing as npt
-
 from lwcl.data.native import UnreadableImageError
 from lwcl.data.sources.files import (
     IMAGE_SUFFIXES,
     SIZE,
     FileEntry,
     FileListing,
+    TableRow,
     make_listing,
     read_image_bytes,
     walk_images,
@@ -180,7 +178,7 @@ class ImageListFile(NamedTuple):
             )
         return make_listing(entries, self.path, "The list names no files.")
 
-    def read(self, name: str, row: npt.NDArray[np.int64]) -> bytes:
+    def read(self, name: str, row: TableRow) -> bytes:
         """See `FileContainer`."""
         if row[SIZE] < 0:
             raise UnreadableImageError("no such file")
@@ -188,9 +186,9 @@ class ImageListFile(NamedTuple):
 
     def notes(self, listing: FileListing, rows: Mapping[str, ListedFile]) -> Iterator[str]:
         """What is to be said of the list: files that are missing, and where labels were found."""
-        missing = int((listing.table[:, SIZE] < 0).sum())
-        if missing:
-            first = next(name for name, row in zip(listing.names, listing.table, strict=True) if row[SIZE] < 0)
+        absent = (listing.table.column(SIZE) < 0).nonzero()[0]
+        if missing := len(absent):
+            first = listing.names[int(absent[0])]
             whole = plural(len(listing.names), "file")
             yield f"{missing:,} of {whole} in {str(self.path)!r} missing, such as {first!r}."
         if moved := sum(name != os.path.normpath(os.path.expanduser(row.path)) for name, row in rows.items()):

@@ -1,5 +1,8 @@
 """One `--data` value as an image source: its names, splits and classes, and a reader of its images."""
 
+import contextlib
+import shlex
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -10,7 +13,7 @@ import numpy.typing as npt
 from lwcl.data.band_image import Array, Picture
 from lwcl.data.decode import decode, to_pixel_format
 from lwcl.data.native import NativeImage, UnreadableImageError, native_array, open_native
-from lwcl.data.sources.archives import TarArchive, ZipArchive, file_stamp
+from lwcl.data.sources.archives import ZipArchive, file_stamp
 from lwcl.data.sources.files import (
     CRC32,
     FileContainer,
@@ -20,6 +23,9 @@ from lwcl.data.sources.files import (
     missing_path_error,
 )
 from lwcl.data.sources.lists import LIST_SUFFIXES, STDIN, ImageListFile, is_pipe
+from lwcl.data.sources.packed import Coded, PackedTable
+from lwcl.data.sources.shards import TarShards, expand_pattern, is_pattern, open_shards
+from lwcl.data.sources.sidecars import label_notes
 from lwcl.data.sources.splits import (
     OTHER_SPLIT,
     SPLIT_BY_FOLDER_NAME,
@@ -28,11 +34,19 @@ from lwcl.data.sources.splits import (
     layout_notes,
     parse_folder_layout,
 )
+from lwcl.data.sources.tar import TarArchive
 from lwcl.errors import DataError, UsageError
+from lwcl.formatting import plural
 from lwcl.models.pixel_format import PixelFormat
 from lwcl.settings import expand_home
 
-COMPRESSION_SIGNATURES = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
+#: The first bytes of compressed files, what compressed them, and the command that undoes it.
+COMPRESSION_SIGNATURES = {
+    b"\x1f\x8b": ("gzip", "gunzip"),
+    b"BZh": ("bzip2", "bunzip2"),
+    b"\xfd7zXZ": ("xz", "unxz"),
+    b"\x28\xb5\x2f\xfd": ("zstd", "unzstd --rm"),
+}
 
 
 class ImageReader(Protocol):
@@ -45,14 +59,20 @@ class ImageReader(Protocol):
         """One image as its file has it; raises `UnreadableImageError`, or anything where it is damaged."""
 
 
+class ContentKeys(Protocol):
+    """Sizes, times or checksums, for the fingerprint: those at some rows, int64 (len(rows), m)."""
+
+    def __getitem__(self, rows: npt.NDArray[np.int64], /) -> npt.NDArray[np.int64]: ...
+
+
 class ImageSource(NamedTuple):
     """What one `--data` value holds; the lists and `content_keys` have one entry per row of `reader`."""
 
     kind: str
-    names: list[str]
-    splits: list[str]  # train, val, test, other, or "" for no split
-    classes: list[str]  # "" for unlabelled images
-    content_keys: npt.NDArray[np.int64]  # (rows, m): sizes, times or checksums, for the fingerprint
+    names: Sequence[str]
+    splits: Sequence[str]  # train, val, test, other, or "" for no split
+    classes: Sequence[str]  # "" for unlabelled images
+    content_keys: ContentKeys
     reader: ImageReader
     notes: tuple[str, ...] = ()  # what is left out, and what a user may not expect
 
@@ -83,7 +103,7 @@ class FileReader(BytesReader):
     def data(self, row: int) -> bytes:
         """See `BytesReader`."""
         try:
-            return self.container.read(self.listing.names[row], self.listing.table[row])
+            return self.container.read(self.listing.names[row], self.listing.table.row(row))
         except OSError as error:
             raise UnreadableImageError(f"not readable: {error.strerror or error}") from None
 
@@ -106,12 +126,26 @@ def source_from_files(spec: str, labels: Labels = "top", *, follow_links: bool =
     """A folder, list or archive as a source; raises as `open_container` and `FileContainer.listing`."""
     container = open_container(spec, follow_links=follow_links)
     listing = container.listing()
-    layout = parse_folder_layout(listing.names, labels)
-    notes = [*listing.notes, *layout_notes(spec, listing.names, layout, labels)]
+    layout, told = source_layout(spec, container, listing, labels)
+    keys, reader = PackedTable(listing.table.columns[: CRC32 + 1], listing.table.rows), FileReader(container, listing)
+    notes = (*listing.notes, *told)
+    return ImageSource(container.kind, listing.names, layout.splits, layout.classes, keys, reader, notes)
+
+
+def source_layout(
+    spec: str, container: FileContainer, listing: FileListing, labels: Labels
+) -> tuple[FolderLayout, list[str]]:
+    """Splits and classes of a container's images, as it says them, else as its folders do; and what is to be said."""
+    names, splits = listing.names, None
+    if isinstance(container, TarShards):
+        names, splits = names.without_first_folder(), container.splits(names)
+    layout = parse_folder_layout(names, labels)
     if isinstance(container, ImageListFile):
-        layout, notes = listed_layout(container, listing, layout, notes)
-    keys, reader = listing.table[:, : CRC32 + 1], FileReader(container, listing)
-    return ImageSource(container.kind, listing.names, layout.splits, layout.classes, keys, reader, tuple(notes))
+        return listed_layout(container, listing, layout, [*layout_notes(spec, names, layout, labels)])
+    if listing.labels:
+        return FolderLayout(splits or layout.splits, listing.labels), [*label_notes(spec, listing.labels)]
+    layout = FolderLayout(splits or layout.splits, layout.classes)
+    return layout, [*layout_notes(spec, names, layout, labels)]
 
 
 def listed_layout(
@@ -121,10 +155,12 @@ def listed_layout(
     rows = container.files()
     known = [rows[name] for name in listing.names]
     told = [*container.notes(listing, rows)]
-    splits = [SPLIT_BY_FOLDER_NAME.get(row.split.lower(), row.split and OTHER_SPLIT) for row in known]
+    splits = Coded.of([SPLIT_BY_FOLDER_NAME.get(row.split.lower(), row.split and OTHER_SPLIT) for row in known])
+    if not splits.present - {""}:
+        splits = folders.splits
     if not any(row.label for row in known):
-        return FolderLayout(splits if any(splits) else folders.splits, folders.classes), told + notes
-    return FolderLayout(splits if any(splits) else folders.splits, [row.label for row in known]), told
+        return FolderLayout(splits, folders.classes), told + notes
+    return FolderLayout(splits, Coded.of([row.label for row in known])), told
 
 
 def open_container(spec: str, *, follow_links: bool = False) -> FileContainer:
@@ -132,24 +168,59 @@ def open_container(spec: str, *, follow_links: bool = False) -> FileContainer:
 
     Raises `UsageError` if there is none, `DataError` if it cannot be read.
     """
+    if is_pattern(spec):
+        return open_pattern(spec)
     path = Path(expand_home(spec))
     if is_pipe(path) or spec == STDIN:  # to be read once only
         return ImageListFile(path)
-    try:
+    with explain_unreadable(spec):
         if path.is_dir():
             return ImageFolder(path, follow_links)
-        with open(path, "rb") as file:
+        try:
+            with open(path, "rb") as file:
+                head = file.read(512)
+        except (FileNotFoundError, NotADirectoryError):
+            raise missing_path_error(path) from None
+    check_uncompressed(spec, head)
+    return detect_container(path, head)
+
+
+def open_pattern(spec: str) -> FileContainer:
+    """The tar files that a pattern names, as one container. Raises `UsageError` and `DataError`."""
+    paths = expand_pattern(spec)
+    for path in paths:
+        with explain_unreadable(str(path)), open(path, "rb") as file:
             head = file.read(512)
-    except (FileNotFoundError, NotADirectoryError):
-        raise missing_path_error(path) from None
+        check_uncompressed(str(path), head)
+        if not is_tar(path, head):
+            what = f"{spec!r} names {plural(len(paths), 'file')}, and {str(path)!r} is no tar archive."
+            raise UsageError(what, remedy="Patterns are for shards (.tar); give other data by repeating --data.")
+    return open_shards(spec, paths)
+
+
+@contextlib.contextmanager
+def explain_unreadable(spec: str) -> Iterator[None]:
+    """Turns the operating system's errors into a `DataError`."""
+    try:
+        yield
     except OSError as error:
         raise DataError(f"Cannot read {spec!r}.", f"{error.strerror}.", "Check the path and its permissions.") from None
-    compression = next((name for signature, name in COMPRESSION_SIGNATURES.items() if head.startswith(signature)), None)
-    if compression:
-        remedy = "Pack the images as a .zip or an uncompressed .tar: images hardly compress."
-        what = f"{spec!r} is compressed with {compression}."
-        raise DataError(what, "Compressed tar archives cannot be read in place.", remedy)
-    return detect_container(path, head)
+
+
+def check_uncompressed(spec: str, head: bytes) -> None:
+    """Raises `DataError` for a file whose first bytes are those of a compressed one."""
+    for signature, (name, command) in COMPRESSION_SIGNATURES.items():
+        if head.startswith(signature):
+            raise DataError(
+                f"{spec!r} is compressed with {name}.",
+                "Compressed tar archives cannot be read in place: an image in them has no position of its own.",
+                f"Make it a .tar (images hardly compress): {command} {shlex.quote(spec)}",
+            )
+
+
+def is_tar(path: Path, head: bytes) -> bool:
+    """Whether a file with these first bytes is a tar, or is called so."""
+    return head[257:262] == b"ustar" or path.suffix.lower() == ".tar"
 
 
 def detect_container(path: Path, head: bytes) -> FileContainer:
@@ -157,7 +228,7 @@ def detect_container(path: Path, head: bytes) -> FileContainer:
     ending = path.suffix.lower()
     if head.startswith((b"PK\3\4", b"PK\5\6")) or ending == ".zip":
         return ZipArchive(path, file_stamp(path))
-    if head[257:262] == b"ustar" or ending == ".tar":
+    if is_tar(path, head):
         return TarArchive(path, file_stamp(path))
     if ending in LIST_SUFFIXES:
         return ImageListFile(path)

@@ -15,6 +15,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from lwcl.data.sources.packed import Coded, PackedNames
 from lwcl.errors import UsageError
 from lwcl.formatting import first_names
 
@@ -37,18 +38,24 @@ Labels = str  # "top", "leaf", or a level, from 1
 class FolderLayout(NamedTuple):
     """For each name its split (train, val, test, other, or "" if its source has none) and its class or ""."""
 
-    splits: list[str]
-    classes: list[str]
+    splits: Coded
+    classes: Coded
 
 
-def parse_folder_layout(names: Sequence[str], labels: Labels = "top") -> FolderLayout:
+def parse_folder_layout(names: PackedNames, labels: Labels = "top") -> FolderLayout:
     """Read splits and classes from the folders of one source's names.
 
     Below the folders that all names share, the first of three levels with a training folder next to a val or test
     folder defines the splits; if a shared folder names a split, all images belong to it. The class is the first folder
     below the split (else below the shared folders), if there are at least two; `labels` chooses another level.
     """
-    folders = [name.split("/")[:-1] for name in names]
+    used, codes = np.unique(names.codes, return_inverse=True)
+    splits, classes = layout_of_folders([names.folders[code].split("/")[:-1] for code in used], labels)
+    return FolderLayout(Coded.of(splits).taken(codes), Coded.of(classes).taken(codes))
+
+
+def layout_of_folders(folders: Sequence[list[str]], labels: Labels) -> tuple[list[str], list[str]]:
+    """The split and the class of each of these folders, which are all that hold images; see `parse_folder_layout`."""
     first, last = min(folders), max(folders)
     shared = [
         folder for folder, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False))
@@ -60,8 +67,8 @@ def parse_folder_layout(names: Sequence[str], labels: Labels = "top") -> FolderL
     for level in range(len(shared), len(shared) + MAX_SPLIT_DEPTH):
         splits = splits_at_level(folders, level)
         if "train" in splits and ("val" in splits or "test" in splits):
-            return FolderLayout(splits, classes_at_level(folders, level + 1, labels))
-    return FolderLayout([whole] * len(names), classes_at_level(folders, len(shared), labels))
+            return splits, classes_at_level(folders, level + 1, labels)
+    return [whole] * len(folders), classes_at_level(folders, len(shared), labels)
 
 
 def splits_at_level(folders: Sequence[Sequence[str]], level: int) -> list[str]:
@@ -106,21 +113,20 @@ def parse_labels(text: str) -> Labels:
     raise UsageError(f"--labels: got {text!r}.", remedy="Give top, leaf, or the level of the class folders, from 1.")
 
 
-def layout_notes(spec: str, names: Sequence[str], layout: FolderLayout, labels: Labels) -> Iterator[str]:
+def layout_notes(spec: str, names: PackedNames, layout: FolderLayout, labels: Labels) -> Iterator[str]:
     """What a user may not expect of folders: classes on several levels, and images outside the splits."""
     beside = layout.splits.count(OTHER_SPLIT)
     if beside:
-        folders = sorted(
-            {name.rpartition("/")[0] for name, split in zip(names, layout.splits, strict=True) if split == OTHER_SPLIT}
-        )
-        counts = {split: layout.splits.count(split) for split in ("train", "val", "test") if split in layout.splits}
-        used = ", ".join(f"{split} {count:,}" for split, count in counts.items())
+        codes = np.unique(names.codes[layout.splits.mask(OTHER_SPLIT)])
+        folders = sorted({names.folders[code].removesuffix("/") for code in codes})
+        counts = {split: layout.splits.count(split) for split in ("train", "val", "test")}
+        used = ", ".join(f"{split} {count:,}" for split, count in counts.items() if count)
         yield (
             f"{spec}: {used}; {beside:,} images outside the split folders are ignored "
             f"({first_names(folders, 3)}); give those folders with another --data to use them."
         )
     leaves = parse_folder_layout(names, "leaf").classes
-    tops, below = set(layout.classes) - {""}, set(leaves) - {""}
+    tops, below = layout.classes.present - {""}, leaves.present - {""}
     if labels == "top" and tops and below != tops:
         yield (
             f"{spec}: classes are the first of several levels of folders ({len(tops):,} classes); the last level has "
@@ -128,21 +134,20 @@ def layout_notes(spec: str, names: Sequence[str], layout: FolderLayout, labels: 
         )
 
 
-def has_splits(splits: Sequence[str]) -> bool:
+def has_splits(splits: Coded) -> bool:
     """Whether there is both a training split and a validation or test split."""
-    present = set(splits)
-    return "train" in present and bool(present & {"val", "test"})
+    return "train" in splits.present and bool(splits.present & {"val", "test"})
 
 
-def positions_of_split(splits: Sequence[str], split: Split) -> npt.NDArray[np.int64]:
+def positions_of_split(splits: Coded, split: Split) -> npt.NDArray[np.int64]:
     """Positions of the images of a split; all of them if there are no splits.
 
     `val` means test if there is no val. Images of sources without splits count as training images.
     """
     if split == "all" or not has_splits(splits):
         return np.arange(len(splits))
-    wanted = ("train", "") if split == "train" else ("val" if "val" in splits else "test",)
-    return np.array([position for position, name in enumerate(splits) if name in wanted], dtype=np.int64)
+    wanted = ("train", "") if split == "train" else ("val" if "val" in splits.present else "test",)
+    return np.flatnonzero(splits.mask(*wanted))
 
 
 def stratified_holdout(
