@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 GAMMA, MIX_1, MIX_2 = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
-VIEW_STREAM, ORDER_STREAM, STEP_STREAM = 0, 1, 2  # purposes, which never share numbers
+VIEW_STREAM, ORDER_STREAM, STEP_STREAM, BLOCK_STREAM = 0, 1, 2, 3  # purposes, which never share numbers
 
 
 def wrap_int64(value: int) -> int:
@@ -54,7 +54,12 @@ def image_uniforms(seed: int, epoch: int, view: int, index: Tensor, count: int) 
 
 def epoch_permutation(n: int, seed: int, epoch: int) -> Tensor:
     """The order of `n` images in an epoch: int64 (n,), a permutation of 0 .. n - 1."""
-    return torch.argsort(child_key(stream_key(seed, ORDER_STREAM, epoch), torch.arange(n)), stable=True)
+    return permutation(n, seed, ORDER_STREAM, epoch)
+
+
+def permutation(n: int, *path: int) -> Tensor:
+    """A permutation of 0 .. n - 1, int64 (n,), that follows from a path of numbers such as (seed, purpose, epoch)."""
+    return torch.argsort(child_key(stream_key(*path), torch.arange(n)), stable=True)
 
 
 def step_seed(seed: int, step: int, rank: int = 0) -> int:

@@ -115,6 +115,13 @@ class TrainOptions(DataOptions, MachineOptions):
         choices=(AUTO, "full"),
         group="Data",
     )
+    shuffle_block: int = setting(
+        0,
+        "shuffle blocks of this many consecutive images, 64 of them mixed: reads stay close on the disk; 0: all images at "
+        "once, or blocks of 4096 of more than 10 million; 1: always all at once",
+        at_least=0,
+        group="Data",
+    )
     max_bad: float = setting(
         0.05, "stop if more than this fraction of the images is unreadable", at_least=0, at_most=1, group="Data"
     )

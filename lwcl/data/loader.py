@@ -20,10 +20,10 @@ from lwcl.data.augment.views import make_views, make_views_from_crops, sample_au
 from lwcl.data.cache.pixels import PixelStore
 from lwcl.data.dataset import BrokenImage, ImageSet
 from lwcl.data.decode_and_crop import CropBatch, CropDataset
+from lwcl.data.order import epoch_order
 from lwcl.data.workers import load_in_workers
 from lwcl.methods.method import Batch, ViewSpec
 from lwcl.models.loaded import InputSpec
-from lwcl.rng import epoch_permutation
 from lwcl.system import distributed
 from lwcl.system.compute import Compute
 
@@ -117,6 +117,7 @@ class Loader:
     batch_size: int  # over all processes
     accumulate: int = 1  # micro-batches; a process has its share of each
     seed: int
+    shuffle_block: int = 0  # see `epoch_order`
     compute: Compute
     workers: int = 0
     on_broken: Callable[[BrokenImage], None]  # called for each image that had to be replaced
@@ -140,7 +141,7 @@ class Loader:
         for step in range(start, stop):
             epoch, place = divmod(step, self.steps_per_epoch)
             if place == 0 or step == start:
-                order = epoch_permutation(len(self.images), self.seed, epoch)
+                order = epoch_order(len(self.images), self.seed, epoch, self.shuffle_block)
             batch = order[place * self.batch_size : (place + 1) * self.batch_size]
             numbers = range(epoch * views, (epoch + 1) * views)
             yield BatchCrops(

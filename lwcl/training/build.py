@@ -209,6 +209,7 @@ def build_training(
         batch_size=optimization.batch_size,
         accumulate=optimization.accumulate,
         seed=options.seed,
+        shuffle_block=options.shuffle_block,
         compute=model.compute,
         workers=options.workers,
         on_broken=on_broken,
