@@ -117,8 +117,8 @@ class TrainOptions(DataOptions, MachineOptions):
     )
     shuffle_block: int = setting(
         0,
-        "shuffle blocks of this many consecutive images, 64 of them mixed: reads stay close on the disk; 0: all images at "
-        "once, or blocks of 4096 of more than 10 million; 1: always all at once",
+        "mix blocks of this many consecutive images, 64 at a time, which keeps reads close on the disk; 1: shuffle "
+        "all images at once; 0: that, or blocks of 4096 above 10 million images",
         at_least=0,
         group="Data",
     )
