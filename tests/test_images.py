@@ -395,7 +395,7 @@ def test_reading_a_folder_changes_nothing_in_it(tmp_path: Path) -> None:
 def test_a_holdout_is_stratified_and_depends_on_seed_and_names_only() -> None:
     images = open_images(["digits"])
     train, val = split_holdout(images, 0.2, seed=1)
-    assert sorted(train.names + val.names) == sorted(images.names)
+    assert sorted([*train.names, *val.names]) == sorted(images.names)
     shares = torch.bincount(val.labels) / torch.bincount(images.labels)
     assert ((shares - 0.2).abs() < 0.01).all()
     assert split_holdout(images, 0.2, seed=1)[1].names == val.names

@@ -1,6 +1,6 @@
 """Arrays and facts in one file of the cache folder that is memory-mapped when it is opened again.
 
-A line of JSON (what it is valid for, facts, where each array lies, a checksum of all arrays), then the arrays.
+A line (a checksum of all that follows; as JSON what it is valid for, facts, where each array lies), then the arrays.
 """
 
 import contextlib
@@ -18,6 +18,7 @@ from lwcl.errors import LwclError
 from lwcl.system.atomic_files import cache_folder, crash_point, write_atomically
 
 ALIGNMENT = 64  # bytes
+CHECKSUM_BYTES = 9  # eight digits and a blank
 
 
 class Index(NamedTuple):
@@ -37,10 +38,11 @@ def read_index(file: Path, valid: list[Any]) -> Index | None:
     with contextlib.suppress(Exception):  # a damaged file may raise anything
         with open(file, "rb") as opened:
             line = opened.readline()
-        head = json.loads(line)
+        checksum, _, text = line.partition(b" ")
+        head = json.loads(text)
         if head["valid"] == valid:
             body = np.memmap(file, np.uint8, "r", len(line))
-            if zlib.crc32(body.data) == head["crc32"]:
+            if zlib.crc32(body.data, zlib.crc32(text)) == int(checksum, 16):
                 arrays = {}
                 for name, (dtype, count, offset) in head["arrays"].items():
                     size = np.dtype(dtype).itemsize * count
@@ -58,8 +60,9 @@ def write_index(file: Path, valid: list[Any], index: Index) -> None:
         pieces.append(data + bytes(-len(data) % ALIGNMENT))
         offset += len(pieces[-1])
     body = b"".join(pieces)
-    head = json.dumps({"valid": valid, "facts": index.facts, "arrays": places, "crc32": zlib.crc32(body)})
-    line = head.encode() + b" " * (-(len(head) + 1) % ALIGNMENT) + b"\n"
+    head = json.dumps({"valid": valid, "facts": index.facts, "arrays": places}).encode()
+    text = head + b" " * (-(len(head) + CHECKSUM_BYTES + 1) % ALIGNMENT) + b"\n"
+    line = b"%08x " % zlib.crc32(body, zlib.crc32(text)) + text
     crash_point("index.write")
     with contextlib.suppress(LwclError):
         write_atomically(file, line + body)
