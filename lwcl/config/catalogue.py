@@ -26,6 +26,8 @@ DATASETS = {
     "FOLDER": "images in class folders, nested folders or none; subfolders train and val are recognised",
     "LIST.txt": "one image path per line",
     "ARCHIVE.zip, ARCHIVE.tar": "read in place; several can be given",
+    "hf/PATH, hf/NAME": "a data set of Hugging Face on the disk or in its cache; --download fetches it",
+    "TABLE.parquet": "Parquet with a column of images, and of labels",
     "'SHARD-{0000..0099}.tar', 'SHARD-*.tar'": "tar shards as one data set, with WebDataset's labels (.cls, .json)",
 }
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from lwcl.data.band_image import Picture
 from lwcl.data.demo import builtin
 from lwcl.data.native import NativeImage, UnreadableImageError
-from lwcl.data.sources import torchvision
+from lwcl.data.sources import tables, torchvision
 from lwcl.data.sources.files import MODIFIED_NS
 from lwcl.data.sources.packed import Coded, IndexArray, PackedNames
 from lwcl.data.sources.source import ImageReader, ImageSource, source_from_files
@@ -182,11 +182,13 @@ def open_image_source(spec: str, download: bool, labels: Labels = "top", *, foll
     """The source that one `--data` value names; the classes of its folders are those at the level `labels`."""
     if spec in builtin.BUILTIN_SETS:
         return builtin.BUILTIN_SETS[spec]()
-    return (
-        torchvision.open_torchvision_source(spec, download)
-        if spec.startswith(torchvision.TORCHVISION_PREFIX)
-        else source_from_files(spec, labels, follow_links=follow_links)
-    )
+    if spec.startswith(torchvision.TORCHVISION_PREFIX):
+        return torchvision.open_torchvision_source(spec, download)
+    if spec.startswith(tables.HUGGING_FACE_PREFIX):
+        return tables.open_hugging_face(spec, download)
+    if tables.is_parquet(spec):
+        return tables.open_parquet(spec)
+    return source_from_files(spec, labels, follow_links=follow_links)
 
 
 def source_prefixes(data: Sequence[str]) -> list[str]:

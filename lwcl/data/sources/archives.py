@@ -106,11 +106,7 @@ def zip_members(path: Path) -> Iterator[ArchiveMember]:
 
 
 def list_archive(
-    path: Path,
-    members: Iterable[ArchiveMember],
-    *,
-    by_name: bool = True,
-    beside: dict[str, FileEntry] | None = None,
+    path: Path, members: Iterable[ArchiveMember], *, by_name: bool = True, beside: dict[str, FileEntry] | None = None
 ) -> FileListing:
     """The listing of an archive's members; of duplicate names the last one counts, as when extracting.
 
