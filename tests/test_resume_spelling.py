@@ -66,7 +66,7 @@ def test_what_changes_no_result_never_refuses(
 ) -> None:
     monkeypatch.chdir(place)
     _, log = resumed(place, tmp_path, "photos", *more)
-    assert f"Resuming with another {more[0]}" in log or more[0] == "--cache"
+    assert f"Resuming with a different {more[0]}" in log or more[0] == "--cache"
 
 
 def test_other_images_or_settings_are_refused_and_overwriting_is_not_the_first_remedy(
@@ -121,4 +121,4 @@ def test_a_teacher_or_start_that_was_moved_is_the_same_and_one_that_changed_is_n
     assert ran(command("start-0.safetensors")) == 2
     assert f'{name}: "weights ' in capsys.readouterr().err
     assert ran(command("moved.safetensors")) == 0
-    assert f"Resuming with another --{name}" in Path("run/log.txt").read_text()
+    assert f"Resuming with a different --{name}" in Path("run/log.txt").read_text()

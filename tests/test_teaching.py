@@ -177,7 +177,7 @@ def test_a_student_that_says_what_the_teacher_says_has_nothing_to_learn_from_one
     loss.total.backward()
     assert student.grad is not None
     assert [float(loss.metrics["loss"]), float(student.grad.abs().max())] == pytest.approx([0, 0], abs=1e-12)
-    assert float(loss.metrics["agreement"]) == pytest.approx(1)
+    assert float(loss.metrics["overlap"]) == pytest.approx(1)
 
 
 @given(st.integers(0, 2**31), st.integers(1, 30), st.floats(0.02, 2))
