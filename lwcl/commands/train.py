@@ -13,7 +13,8 @@ from lwcl import engine
 from lwcl.checkpoints.load import weights_hash_of
 from lwcl.config.plan import CHOSEN, IMAGES, WEIGHTS, Plan, ResolvedConfig, plan_first_stage
 from lwcl.config.train_options import CHANGEABLE_ON_RESUME, CHANGEABLE_WITH_WARNING, MACHINE_SETTINGS
-from lwcl.data.dataset import BrokenImage, ImageSet, open_images
+from lwcl.data.dataset import BrokenImage, ImageSet
+from lwcl.data.pairs import open_training_images
 from lwcl.engine import NonFiniteError
 from lwcl.errors import DataError, TrainingDivergedError, UsageError
 from lwcl.formatting import plural
@@ -60,7 +61,7 @@ def train_here(plan: Plan, *, dry_run: bool, fast_dev_run: int | None, as_json: 
     """Trains in this process, with the others of its group if there are any; returns the exit code."""
     screen = Screen(quiet=quiet)
     # 1. What the plan leaves open depends on the images and the machine.
-    images = open_images(plan.options.data, "train", **plan.options.reading)
+    images = open_training_images(plan.options)
     check_same_images(images)
     for note in images.notes:
         screen.warn(note)
@@ -192,7 +193,7 @@ def print_auto_settings(config: ResolvedConfig, images: ImageSet, screen: Screen
 
 def check_same_images(images: ImageSet) -> None:
     """Raises `DataError` unless all processes see images of the same names and sizes."""
-    if len(set(seen := distributed.all_gather_json(images.identity))) > 1:
+    if len(set(seen := distributed.all_gather_json(images.whole_identity))) > 1:
         other = next(number for number, identity in enumerate(seen) if identity != seen[0])
         raise DataError(
             f"Process {other} sees different images from process 0.",
@@ -215,7 +216,7 @@ def open_run_folder(config: ResolvedConfig, images: ImageSet, auto: Collection[s
 
     A resumed run may differ in what the machine decides (`auto`).
     """
-    options, known = config.options, {"count": len(images), "names and sizes": images.identity}
+    options, known = config.options, {"count": len(images), "names and sizes": images.whole_identity}
     encoders = {name: weights_hash_of(spec) for name in ("init", "teacher") if (spec := getattr(options, name))}
     settings = config.config() | {IMAGES: known, WEIGHTS: {name: one for name, one in encoders.items() if one}}
     ignore = CHANGEABLE_ON_RESUME | (CHANGEABLE_WITH_WARNING - {"cache"}) | {CHOSEN, *auto}

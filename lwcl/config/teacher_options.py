@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from lwcl.errors import UsageError
 from lwcl.methods.method import Method, methods
-from lwcl.settings import unknown_name_error
+from lwcl.settings import AUTO, flag_name, unknown_name_error
 
 if TYPE_CHECKING:
     from lwcl.config.train_options import TrainOptions
@@ -36,6 +36,16 @@ def parse_teacher_cache(text: str) -> TeacherCacheSpec:
     )
 
 
+def parse_teacher_channels(text: str) -> tuple[int, ...]:
+    """The value of `--teacher-channels`, empty for auto. Raises `UsageError`."""
+    if text == AUTO:
+        return ()
+    numbers = tuple(int(part) if part.strip().isdecimal() else 0 for part in text.split(","))
+    if min(numbers) < 1:
+        raise UsageError(f"--teacher-channels: got {text!r}.", remedy="Give numbers of channels, from 1, as 3,2,1.")
+    return numbers
+
+
 def parse_init_by(text: str) -> FirstStage:
     """The value of `--init-by`. Raises `UsageError`."""
     name, _, epochs = text.strip().partition(":")
@@ -61,6 +71,20 @@ def check_cached_views(method: Method, cache: TeacherCacheSpec) -> None:
         )
 
 
+def check_student_images(options: "TrainOptions", method: Method, *, alone: bool) -> None:
+    """Raises `UsageError` for images of the student's own where there is no teacher that sees others."""
+    own = [name for name in ("student_data", "student_view") if getattr(options, name)]
+    if len(own) > 1:
+        raise UsageError("--student-data and --student-view exclude each other.", remedy="Give one of them.")
+    if options.pairs and not options.student_data:
+        raise UsageError("--pairs requires --student-data.", remedy="Give --student-data, or leave --pairs out.")
+    if own and (not method.teacher_space or alone):
+        raise UsageError(
+            f"{flag_name(own[0])} does not apply to {method.name}, which learns from the images alone.",
+            remedy="Use `lwcl distill` or `lwcl compress`, or give the student's images as --data.",
+        )
+
+
 def check_teacher_options(options: "TrainOptions", method: Method) -> None:
     """Raises `UsageError` for a missing or unused teacher, and for options that contradict each other."""
     cache, first = parse_teacher_cache(options.teacher_cache), getattr(options, "init_by", None)
@@ -72,6 +96,7 @@ def check_teacher_options(options: "TrainOptions", method: Method) -> None:
         raise UsageError(
             "--init and --init-by exclude each other: both set the initial weights.", remedy="Give one of them."
         )
+    check_student_images(options, method, alone=bool(first))
     if options.teacher is None and (method.teacher_space or first):
         raise UsageError(
             f"{f'--init-by {first}' if first else method.name} requires --teacher.",

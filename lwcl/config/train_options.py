@@ -11,8 +11,8 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 MAX_THREADS = 1024  # OpenMP ends the process where it cannot start as many as it is told
 MAX_IMAGE_SIZE = 16_384
 
-#: Settings of how images are found and read.
-READING = ("download", "labels", "follow_links", "channels", "bit_depth", "value_range", "pages")
+#: Settings of how images are found, and of how their pixels are read.
+FINDING, PIXELS = ("download", "labels", "follow_links"), ("channels", "bit_depth", "value_range", "pages")
 
 
 class DataOptions(Settings):
@@ -64,7 +64,12 @@ class DataOptions(Settings):
     @property
     def reading(self) -> dict[str, Any]:
         """How the images are found and read, as `open_images` takes it."""
-        return {name: getattr(self, name) for name in READING}
+        return {name: getattr(self, name) for name in FINDING + PIXELS}
+
+    @property
+    def finding(self) -> dict[str, Any]:
+        """How the images are found, and read as they are."""
+        return {name: getattr(self, name) for name in FINDING}
 
 
 class MachineOptions(Settings):
@@ -171,6 +176,27 @@ class TrainOptions(DataOptions, MachineOptions):
         "encoder to learn from: run folder, .safetensors, third-party checkpoint, timm/NAME or random/NAME",
         group="Teacher",
         path=True,
+    )
+    teacher_channels: str = setting(
+        AUTO,
+        "channels of the images that the teacher sees, as 3,2,1; auto: all, or the one repeated",
+        group="Teacher",
+    )
+    student_data: tuple[str, ...] = setting(
+        (),
+        "images that the student sees in the place of --data's: another modality of the same scenes, paired by name; "
+        "the flags of channels and values are of these",
+        group="Teacher",
+        path=True,
+    )
+    pairs: str | None = setting(
+        None, "two columns of names, in --data and in --student-data [names equal up to the ending]", group="Teacher",
+        path=True,
+    )  # fmt: skip
+    student_view: str = setting(
+        "",
+        "what the student sees of an image: gray, edges, jpeg:QUALITY, size:PIXELS, or several joined by + [all of it]",
+        group="Teacher",
     )
     teacher_arch: str | None = setting(None, "architecture of the teacher [from its file]", group="Teacher")
     teacher_size: int | None = setting(

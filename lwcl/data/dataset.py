@@ -12,9 +12,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
+from PIL import Image
 from torch import Tensor
 
 from lwcl.data.band_image import Picture
+from lwcl.data.degrade import degrade
 from lwcl.data.demo import builtin
 from lwcl.data.native import NativeImage, UnreadableImageError
 from lwcl.data.sources import tables, torchvision
@@ -55,9 +57,20 @@ class ImageSet:
     notes: tuple[str, ...] = ()  # of the sources: what is left out, and what a user may not expect
     identity: str = ""  # as the fingerprint, but without times: a copy of the files keeps it
     pixel_format: PixelFormat = RGB
+    partner: "ImageSet | None" = None  # the same scenes as a student sees them; see `pairs`
 
     def __len__(self) -> int:
         return len(self.names)
+
+    @property
+    def whole_fingerprint(self) -> str:
+        """The fingerprint of the images and of their partners."""
+        return with_partners_hash(self.fingerprint, self.partner.fingerprint if self.partner else None)
+
+    @property
+    def whole_identity(self) -> str:
+        """The identity of the images and of their partners."""
+        return with_partners_hash(self.identity, self.partner.identity if self.partner else None)
 
     @property
     def labelled(self) -> bool:
@@ -70,7 +83,10 @@ class ImageSet:
         Raises `UnreadableImageError`.
         """
         reader, row = (int(number) for number in self.rows[index])
-        return self.readers[reader].image(row, min_side, self.pixel_format)
+        if not self.pixel_format.view:
+            return self.readers[reader].image(row, min_side, self.pixel_format)
+        whole = self.readers[reader].image(row, None, dataclasses.replace(self.pixel_format, channels=3, view=""))
+        return degrade(whole, self.pixel_format.view) if isinstance(whole, Image.Image) else whole
 
     def sample(self, most: int) -> Iterator[NativeImage]:
         """At most so many images that can hold more than 8-bit RGB, evenly spaced, as their files have them."""
@@ -98,8 +114,19 @@ class ImageSet:
         labels = self.labels[torch.from_numpy(positions)]
         same = hashlib.sha256(self.identity.encode() + positions.tobytes()).hexdigest()
         return dataclasses.replace(
-            self, names=names, labels=labels, fingerprint=digest, rows=self.rows[positions], identity=same
+            self,
+            names=names,
+            labels=labels,
+            fingerprint=digest,
+            rows=self.rows[positions],
+            identity=same,
+            partner=self.partner and self.partner.subset(positions),
         )
+
+
+def with_partners_hash(own: str, partners: str | None) -> str:
+    """The hash of a pair's hashes; `own` where there is no partner."""
+    return own if partners is None else hashlib.sha256(f"{own}/{partners}".encode()).hexdigest()
 
 
 def replacement_positions(index: int, count: int) -> Iterator[int]:

@@ -17,7 +17,7 @@ from torch import Tensor
 from lwcl.config.augmentation import Augmentation
 from lwcl.data.augment.apply import AugmentParams
 from lwcl.data.augment.views import make_views, make_views_from_crops, sample_augment_params
-from lwcl.data.cache.pixels import PixelStore
+from lwcl.data.cache.pixels import STORED_TYPES, PixelStore
 from lwcl.data.dataset import BrokenImage, ImageSet
 from lwcl.data.decode_and_crop import CropBatch, CropDataset
 from lwcl.data.order import epoch_order
@@ -35,7 +35,8 @@ class BatchCrops(NamedTuple):
     index: Tensor  # type: ignore[assignment]  # (B,) positions of the images in the data set
 
 
-Renderer = Callable[[int, InputSpec], Tensor]  # (view of the batch, input spec) -> (B, C, size, size)
+#: (view of the batch, input spec, channels of the images, all if there are none) -> (B, C, size, size)
+Renderer = Callable[[int, InputSpec, tuple[int, ...]], Tensor]
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,8 @@ class Loader:
     workers: int = 0
     on_broken: Callable[[BrokenImage], None]  # called for each image that had to be replaced
     view_backend: str = "tensor"  # or "opencv"; see `make_views`
+    student_channels: tuple[int, ...] = ()  # those of the images that the student sees; empty: all
+    teacher_channels: tuple[int, ...] = ()
 
     @property
     def steps_per_epoch(self) -> int:
@@ -173,28 +176,33 @@ class Loader:
     def render_views(self, crops: BatchCrops, render: Renderer) -> BatchViews:
         """The crops as views for the student, and for a teacher that needs any."""
         views = range(len(crops.numbers))
-        return BatchViews(crops, *(tuple(render(view, spec) for view in views) for spec in self.input_specs))
+        seen = zip(self.input_specs, (self.student_channels, self.teacher_channels), strict=False)
+        return BatchViews(crops, *(tuple(render(view, *network) for view in views) for network in seen))
 
     def store_renderer(self, crops: BatchCrops) -> Renderer:
         """Renders views of stored images."""
         assert self.store is not None
         images, heights, widths = self.store.batch(crops.index)
         pixels = self.compute.send(images)
+        parts: dict[tuple[int, ...], Tensor] = {}
 
-        def render(view: int, input_spec: InputSpec) -> Tensor:
+        def render(view: int, input_spec: InputSpec, channels: tuple[int, ...]) -> Tensor:
+            if channels not in parts:
+                parts[channels] = take_channels(pixels, channels, input_spec)
             params = self.params(crops.numbers[view], crops.index, heights, widths, input_spec=input_spec)
             size = self.student.pixels(crops.numbers[view], input_spec)
-            return make_views(pixels, params, size, **self.view_format(input_spec))
+            return make_views(parts[channels], params, size, **self.view_format(input_spec))
 
         return render
 
     def crop_renderer(self, crops: BatchCrops, batch: CropBatch) -> Renderer:
         """Renders views of crops that were cut by worker processes."""
 
-        def render(view: int, input_spec: InputSpec) -> Tensor:
+        def render(view: int, input_spec: InputSpec, channels: tuple[int, ...]) -> Tensor:
             params = self.params(crops.numbers[view], crops.index, batch.heights, batch.widths, input_spec=input_spec)
             pixels = batch.of_view(view, self.student.pixels(crops.numbers[view], input_spec))
-            return make_views_from_crops(self.compute.send(pixels), params, **self.view_format(input_spec))
+            pixels = take_channels(self.compute.send(pixels), channels, input_spec)
+            return make_views_from_crops(pixels, params, **self.view_format(input_spec))
 
         return render
 
@@ -210,13 +218,13 @@ class Loader:
                 self.on_broken(broken)
             yield batch
 
-    def view(self, crop: int, index: Tensor, input_spec: InputSpec) -> Tensor:
-        """One crop of the images at `index` (B,) as a network takes it: (B, 3, size, size)."""
+    def view(self, crop: int, index: Tensor, input_spec: InputSpec, channels: tuple[int, ...] = ()) -> Tensor:
+        """One crop of the images at `index` (B,) as a network takes it: (B, C, size, size)."""
         crops = BatchCrops((crop,), index)
         if self.store:
-            return self.store_renderer(crops)(0, input_spec)
+            return self.store_renderer(crops)(0, input_spec, channels)
         batch = next(self.decode_crops(iter([crops]), {self.student.pixels(crop, input_spec): [0]}, 0))
-        return self.crop_renderer(crops, batch)(0, input_spec)
+        return self.crop_renderer(crops, batch)(0, input_spec, channels)
 
     def params(
         self, crop: int, index: Tensor, heights: Tensor, widths: Tensor, *, input_spec: InputSpec
@@ -232,6 +240,17 @@ class Loader:
             "backend": self.view_backend if input_spec.pixel_format.is_rgb else "tensor",
             "threads": max(1, self.workers),
         }
+
+
+def take_channels(images: Tensor, channels: tuple[int, ...], input_spec: InputSpec) -> Tensor:
+    """Some channels of images (B, C, H, W), in the type that a network's own images have; all if there are none."""
+    if not channels:
+        return images
+    return (
+        images[:, list(channels)]
+        .to(STORED_TYPES[input_spec.pixel_format.dtype])
+        .contiguous(memory_format=torch.channels_last)
+    )
 
 
 class ViewFormat(TypedDict):

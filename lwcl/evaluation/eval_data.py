@@ -40,7 +40,8 @@ def data_of_run(path: Path) -> tuple[str, ...]:
     run = next((folder for folder in (path, *path.parents[:2]) if is_run(folder)), None)
     if run is None:
         return ()
-    data = read_settings(run).get("data") or [DEFAULT_SET]
+    settings = read_settings(run)
+    data = settings.get("student_data") or settings.get("data") or [DEFAULT_SET]
     return tuple(seen_from_here(str(spec), run) for spec in data)
 
 

@@ -19,6 +19,7 @@ class PixelFormat:
     scaled: bool = False
     bands: tuple[int, ...] = ()  # those of a file's bands to take, from 1; empty: all, and no more than `channels`
     pages: str = "refuse"  # files with several: refuse, first, or channels (each is one)
+    view: str = ""  # what is done to the image then; see `--student-view`
 
     @property
     def is_rgb(self) -> bool:
@@ -38,9 +39,14 @@ class PixelFormat:
     def reads_as(self, other: "PixelFormat") -> bool:
         """Whether a network for `other` can take these pixels: they may come from other bands or pages of files."""
         if self.dtype == other.dtype == "uint8":
-            return self.channels == other.channels
+            return (self.channels, self.view) == (other.channels, other.view)
         mine, theirs = (dataclasses.replace(one, bands=(), pages="") for one in (self, other))
         return mine == theirs
+
+    def picked(self, positions: tuple[int, ...]) -> "PixelFormat":
+        """The format of the channels at these positions, from 0."""
+        bands = self.bands or tuple(range(1, self.channels + 1))
+        return dataclasses.replace(self, channels=len(positions), bands=tuple(bands[place] for place in positions))
 
     def describe(self) -> str:
         """In words: `4 channels of 16 bits, for values of 0 to 4095`."""
@@ -50,6 +56,7 @@ class PixelFormat:
         )
         values += " (others are clipped)" if self.scaled else ""
         chosen = f" (bands {', '.join(map(str, self.bands))})" if self.bands else ""
+        chosen += f", after {self.view}" if self.view else ""
         return f"{self.channels} channel{'s' * (self.channels != 1)} of {bits} bits{values}{chosen}"
 
 

@@ -17,6 +17,7 @@ from lwcl.data.cache.open import CachedImages, open_cached_images
 from lwcl.data.cache.policy import CACHED_SIDE_RATIO, CacheMode
 from lwcl.data.dataset import BrokenImage, ImageSet
 from lwcl.data.loader import Loader, StudentViews
+from lwcl.data.pairs import stack_images
 from lwcl.data.statistics import measure_statistics
 from lwcl.errors import UsageError
 from lwcl.kernels import bfloat16
@@ -56,11 +57,11 @@ def build_model(config: ResolvedConfig, screen: Screen, images: ImageSet | None 
     options, method = config.options, config.method
     warn_slow_precision(config, screen)
     # 1. The teacher first: the student's head may have its width.
-    teacher = load_teacher(options, method)
+    teacher = load_teacher(options, method, images)
     if teacher and teacher.licence and (warning := licence_warning(teacher.licence)):
         screen.warn(warning)
     teacher_dim = teacher.dim if teacher else 0
-    input_spec = input_spec_for(options, images)
+    input_spec = input_spec_for(options, images and (images.partner or images))
     net = build_net(config, teacher_dim, input_spec.pixel_format.channels)
     # 2. `--precision auto`: fp32, or the faster of fp32 and bf16 for architectures on which bf16 is validated.
     compute = choose_compute(net.student, options.device, options.precision)
@@ -197,7 +198,9 @@ def build_training(
     # 1. Cached images are large enough for the student's views, and for the teacher's where it sees crops.
     cache = parse_teacher_cache(options.teacher_cache)
     teacher_size = teacher.input_spec.size if teacher and cache.kind != "center" else 0
-    cached = open_image_cache(images, teacher_size, options, screen)
+    stacked = stack_images(images)
+    first, both = images.pixel_format.channels, stacked.pixel_format.channels
+    cached = open_image_cache(stacked, teacher_size, options, screen)
     for bad in cached.broken:
         on_broken(bad)
     # 2. Batches, with the outputs of the teacher: computed in each step, or now where they are cached.
@@ -214,6 +217,8 @@ def build_training(
         workers=options.workers,
         on_broken=on_broken,
         view_backend=options.view_backend,
+        student_channels=tuple(range(first, both)),
+        teacher_channels=tuple(range(first)) if both > first else teacher.channels if teacher else (),
     )
     loader = attach_teacher(loader, teacher, cache, images, screen) if teacher else loader
     optimizer = engine.build_optimizer(model.net, optimization, optimization.lr, optimization.weight_decay)

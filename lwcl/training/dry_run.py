@@ -99,13 +99,18 @@ def sample_views(loader: Loader) -> NDArray[numpy.uint8]:
     views = dataclasses.replace(loader.student, specs=loader.student.specs[:1] * SAMPLE_VIEWS)
     shown = dataclasses.replace(loader, teacher=None, student=views, batch_size=count, workers=0)
     batch = next(shown.batches(0, 1))
-    columns = [torch.stack([stored_image(loader, index, spec.size) for index in batch.index.tolist()])]
-    columns += [denormalise_images(view, mean=spec.mean, std=spec.std) for view in batch.views]
-    return false_colours(torch.stack(columns, 1)).permute(0, 1, 3, 4, 2).contiguous().numpy()
+    columns = [torch.stack(column) for column in zip(*(stored_image(loader, int(i)) for i in batch.index), strict=True)]
+    columns += [false_colours(denormalise_images(view, mean=spec.mean, std=spec.std)) for view in batch.views]
+    return torch.stack(columns, 1).permute(0, 1, 3, 4, 2).contiguous().numpy()
 
 
-def stored_image(loader: Loader, index: int, size: int) -> Tensor:
-    """An image squashed to a square, uint8 (3, size, size)."""
-    image = loader.images.readable_image(index)[0].resize((size, size))
-    values = numpy.asarray(image) * (255 / loader.images.pixel_format.white)
-    return torch.from_numpy(values.clip(0, 255).round().astype(numpy.uint8)).permute(2, 0, 1)
+def stored_image(loader: Loader, index: int) -> list[Tensor]:
+    """An image squashed to a square as RGB, uint8 (3, size, size); behind it that of the student if it is another."""
+    spec, whole = loader.student.input_spec, loader.images.pixel_format
+    image = loader.images.readable_image(index)[0].resize((spec.size, spec.size))
+    pixels = torch.from_numpy(numpy.asarray(image).astype(numpy.float32)).permute(2, 0, 1)
+    parts = [(pixels, whole.white)]
+    if loader.student_channels:
+        first = loader.student_channels[0]
+        parts = [(pixels[:first], whole.white), (pixels[first:], spec.pixel_format.white)]
+    return [false_colours((part * (255 / white)).clamp(0, 255).round().to(torch.uint8)) for part, white in parts]

@@ -7,7 +7,8 @@ from typing import NamedTuple
 from lwcl.config.train_options import TrainOptions
 from lwcl.data.dataset import ImageSet, random_subset
 from lwcl.data.demo.builtin import DEFAULT_SET
-from lwcl.data.labelled import open_labelled_pair
+from lwcl.data.labelled import LabelledPair, open_labelled_pair
+from lwcl.data.pairs import add_partners
 from lwcl.errors import DataError, LwclError
 from lwcl.evaluation.eval_data import pair_facts
 from lwcl.evaluation.evaluator import Evaluator, encoder_result
@@ -43,8 +44,16 @@ def no_scores(error: BaseException | None = None) -> FinalScores:
 
 
 def has_labelled_splits(options: TrainOptions, images: ImageSet) -> bool:
-    """Whether a run on these images is to end with a kNN score."""
-    return bool(options.monitor) or (images.labelled and images.has_splits)
+    """Whether a run on these images is to end with a kNN score; of a pair, the labels are those of --data."""
+    return bool(options.monitor and not options.student_data) or (images.labelled and images.has_splits)
+
+
+def open_scored_images(options: TrainOptions) -> LabelledPair:
+    """Bank and queries of the final score, with the student's partners where it sees others than the teacher."""
+    if not options.student_data:
+        return open_labelled_pair(options.monitor or options.data, (), seed=options.seed, **options.reading)
+    pair = open_labelled_pair(options.data, (), seed=options.seed, **options.finding)
+    return pair._replace(bank=add_partners(pair.bank, options), queries=add_partners(pair.queries, options))
 
 
 def warn_without_final_score(options: TrainOptions, images: ImageSet, screen: Screen) -> None:
@@ -52,12 +61,7 @@ def warn_without_final_score(options: TrainOptions, images: ImageSet, screen: Sc
     if not has_labelled_splits(options, images):
         return
     try:
-        open_labelled_pair(
-            options.monitor or options.data,
-            (),
-            seed=options.seed,
-            **options.reading,
-        )
+        open_scored_images(options)
     except DataError as error:
         if options.monitor:
             raise
@@ -68,33 +72,36 @@ def compute_shares(training: TrainingState, screen: Screen) -> int:
     """This process's share of the features of `final_scores`, for process 0; returns the exit code."""
     with contextlib.suppress(DataError):
         if has_labelled_splits(training.config.options, training.images):
-            evaluator, subjects, computes = scored_subjects(training, "", screen)
-            for one, how in zip(subjects, computes, strict=True):
-                evaluator.features(one.loaded, how)
+            for one in scored_subjects(training, "", screen):
+                one.evaluator.features(one.subject.loaded, one.compute)
     return 0
 
 
-def scored_subjects(
-    training: TrainingState, name: str, screen: Screen
-) -> tuple[Evaluator, list[Subject], list[Compute]]:
-    """What is scored on what: the encoder, the teacher if there is one, an untrained encoder, and how each computes."""
+class ScoredSubject(NamedTuple):
+    """What is scored, on which images, and how it computes."""
+
+    subject: Subject
+    evaluator: Evaluator
+    compute: Compute
+
+
+def scored_subjects(training: TrainingState, name: str, screen: Screen) -> list[ScoredSubject]:
+    """The encoder, the teacher if there is one, and an untrained encoder; a student sees its own images, if it has."""
     options = training.config.options
-    bank, queries, notes, _ = open_labelled_pair(
-        options.monitor or options.data,
-        (),
-        seed=options.seed,
-        **options.reading,
-    )
+    bank, queries, notes, _ = open_scored_images(options)
     bank, queries = random_subset(bank, MAX_BANK, options.seed), random_subset(queries, MAX_QUERIES, options.seed)
-    evaluator = Evaluator(bank, queries, screen=screen)
+    evaluator = own = Evaluator(bank, queries, screen=screen)
     evaluator.notes.extend(notes)
+    if bank.partner and queries.partner:
+        own = Evaluator(bank.partner, queries.partner, screen=screen)
+        own.notes.extend(notes)
     encoder = Subject(training.loaded(name))
     untrained = Subject(untrained_like(encoder.loaded, options.seed))
-    subjects, computes = [encoder, untrained], [training.compute, training.compute]
+    subjects = [ScoredSubject(one, own, training.compute) for one in (encoder, untrained)]
     if training.teacher:
-        subjects.insert(1, Subject(training.teacher.loaded, is_teacher=True))
-        computes.insert(1, training.teacher.compute)
-    return evaluator, subjects, computes
+        teacher = Subject(training.teacher.loaded, is_teacher=True)
+        subjects.insert(1, ScoredSubject(teacher, evaluator, training.teacher.compute))
+    return subjects
 
 
 def final_scores(training: TrainingState, folder: RunFolder, screen: Screen) -> FinalScores:
@@ -102,15 +109,17 @@ def final_scores(training: TrainingState, folder: RunFolder, screen: Screen) -> 
     options = training.config.options
     if not has_labelled_splits(options, training.images):
         return no_scores()
-    evaluator, subjects, computes = scored_subjects(training, str(folder.path), screen)
-    bank, queries, encoder = evaluator.bank, evaluator.queries, subjects[0]
-    scores = [evaluator.score(one.loaded, how) for one, how in zip(subjects, computes, strict=True)]
+    scored = scored_subjects(training, str(folder.path), screen)
+    subjects, computes, encoder = [one.subject for one in scored], [one.compute for one in scored], scored[0].subject
+    evaluator = scored[0].evaluator
+    bank, queries = evaluator.bank, evaluator.queries
+    scores = [one.evaluator.score(one.subject.loaded, one.compute) for one in scored]
     rows = [
         encoder_result(one, score.accuracy, scores[-1].accuracy if one is encoder else None, options.seed, score.k)
         for one, score in zip(subjects, scores, strict=True)
     ]
     facts = {
-        **pair_facts(bank, queries, options.monitor or options.data or (DEFAULT_SET,), ()),
+        **pair_facts(bank, queries, options.student_data or options.monitor or options.data or (DEFAULT_SET,), ()),
         "notes": evaluator.notes,
     }
     sizes = sorted({one.loaded.input_spec.size for one in subjects})

@@ -108,7 +108,7 @@ def add_bits(report: Report, training: TrainingState, screen: Screen) -> Report:
     if bits is None:
         return report
     labelled = has_labelled_splits(training.config.options, training.images)
-    rows = compare_bits(training, bits, scored_subjects(training, "", screen)[0] if labelled else None)
+    rows = compare_bits(training, bits, scored_subjects(training, "", screen)[0].evaluator if labelled else None)
     text = report.verdict if needs_training(training) else report.verdict.replace(NOTHING_MEASURED, "").strip()
     return dataclasses.replace(
         report,

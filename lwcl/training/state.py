@@ -60,8 +60,12 @@ class TrainingState:
             return
         packed, facts = pack_optimizer(self.optimizer)
         tensors = {"net": self.net.state_dict(), "optimizer": packed}
-        facts = {"optimizer": facts, "data": self.images.fingerprint, "teacher": self.teacher and self.teacher.hash}
-        facts["images"] = self.images.identity
+        facts = {
+            "optimizer": facts,
+            "data": self.images.whole_fingerprint,
+            "teacher": self.teacher and self.teacher.hash,
+        }
+        facts["images"] = self.images.whole_identity
         training_state.save_checkpoint(folder.checkpoints, self.done, tensors, facts)
         folder.write_metrics_csv()
         folder.append_elapsed(self.done, self.seconds())
@@ -84,7 +88,7 @@ class TrainingState:
             "steps": self.done,
             "epochs": self.done / self.loader.steps_per_epoch,
             "images": len(self.images),
-            "data": self.images.fingerprint,
+            "data": self.images.whole_fingerprint,
             "seed": options.seed,
         }
         if options.init:
@@ -115,8 +119,8 @@ class TrainingState:
         folder.truncate_metrics(newest.step if newest else 0)
         if newest is None:
             return None
-        if newest.metadata["data"] != self.images.fingerprint:
-            if newest.metadata.get("images") != self.images.identity:
+        if newest.metadata["data"] != self.images.whole_fingerprint:
+            if newest.metadata.get("images") != self.images.whole_identity:
                 raise DataError(
                     "The images are not those that this run started with.",
                     "File names or sizes have changed.",

@@ -13,17 +13,19 @@ import torch
 from torch import Tensor, nn
 
 from lwcl.checkpoints.load import load_encoder
-from lwcl.config.teacher_options import TeacherCacheSpec, parse_teacher_cache
+from lwcl.config.teacher_options import TeacherCacheSpec, parse_teacher_cache, parse_teacher_channels
 from lwcl.config.train_options import TrainOptions
 from lwcl.data.augment.views import normalise_images
 from lwcl.data.dataset import ImageSet
 from lwcl.data.eval_loader import CenterCropDataset
 from lwcl.data.loader import BatchCrops, Loader, TeacherViews
 from lwcl.errors import UsageError
+from lwcl.formatting import plural
 from lwcl.methods.method import Method
 from lwcl.models.backbone import batch_norms
 from lwcl.models.encoder import check_forward, weights_hash
 from lwcl.models.loaded import InputSpec, LoadedEncoder
+from lwcl.models.pixel_format import RGB, PixelFormat
 from lwcl.reporting.console import Screen
 from lwcl.system.device import choose_compute
 from lwcl.training.teacher_cache import ComputeOutputs, TeacherCache
@@ -35,8 +37,10 @@ CACHE_BATCH_SIZE = 128
 class OnlineTeacher:
     """A teacher that computes its outputs in every step."""
 
-    def __init__(self, loaded: LoadedEncoder, method: Method, options: TrainOptions) -> None:
-        self.loaded, self.space = loaded, method.teacher_space
+    def __init__(
+        self, loaded: LoadedEncoder, method: Method, options: TrainOptions, channels: tuple[int, ...] = ()
+    ) -> None:
+        self.loaded, self.space, self.channels = loaded, method.teacher_space, channels
         self.compute = choose_compute(loaded.encoder, options.device, options.teacher_precision)
         self.encoder = self.compute.place(loaded.encoder).requires_grad_(False).eval()
         self.dtype = self.compute.autocast or torch.float32
@@ -95,7 +99,7 @@ class CachedTeacher:
         return tuple(output.to(self.device) for output in rows)
 
 
-def load_teacher(options: TrainOptions, method: Method) -> OnlineTeacher | None:
+def load_teacher(options: TrainOptions, method: Method, images: ImageSet | None = None) -> OnlineTeacher | None:
     """The teacher of a method; None if the method has none. Raises `UsageError`."""
     if options.teacher is None or not method.teacher_space:
         return None
@@ -108,7 +112,32 @@ def load_teacher(options: TrainOptions, method: Method) -> OnlineTeacher | None:
             "The teacher's outputs then depend on the batch, so they cannot be cached.",
             "Leave --teacher-cache out, or give --teacher-bn eval.",
         )
-    return OnlineTeacher(loaded, method, options)
+    spec, channels = teacher_input(loaded, options, images.pixel_format if images else RGB)
+    return OnlineTeacher(dataclasses.replace(loaded, input_spec=spec), method, options, channels)
+
+
+def teacher_input(
+    loaded: LoadedEncoder, options: TrainOptions, pixels: PixelFormat
+) -> tuple[InputSpec, tuple[int, ...]]:
+    """The input of a teacher on images of a format, and the positions of its channels there, none for all of them.
+
+    One channel is repeated; of several, --teacher-channels takes some. Raises `UsageError`.
+    """
+    spec, own = loaded.input_spec, loaded.encoder.channels
+    chosen = parse_teacher_channels(options.teacher_channels)
+    if not chosen and own != pixels.channels:
+        chosen = (1,) * own if pixels.channels == 1 else ()
+    if (chosen and (len(chosen) != own or max(chosen) > pixels.channels)) or (not chosen and own != pixels.channels):
+        given = f", and --teacher-channels {options.teacher_channels} are not {own} of them" if chosen else ""
+        raise UsageError(
+            f"--teacher takes {plural(own, 'channel')}; the images have {pixels.channels}{given}.",
+            "Which of them it is to see is for you to say.",
+            f"Give --teacher-channels with {plural(own, 'number')} of 1 to {pixels.channels}, such as 3,2,1.",
+        )
+    if chosen:
+        positions = tuple(number - 1 for number in chosen)
+        return dataclasses.replace(spec, pixel_format=pixels.picked(positions)), positions
+    return (dataclasses.replace(spec, pixel_format=pixels) if spec.pixel_format == RGB else spec), ()
 
 
 def attach_teacher(
@@ -135,7 +164,7 @@ def attach_teacher(
     outputs = open_teacher_cache(teacher, loader.images, cache.crops, origin)
 
     def compute(crop: int, index: Tensor) -> Tensor:
-        return teacher.output(loader.view(crop, index, teacher.input_spec))
+        return teacher.output(loader.view(crop, index, teacher.input_spec, loader.teacher_channels))
 
     fill_teacher_cache(outputs, screen, compute)
     return dataclasses.replace(loader, teacher=CachedTeacher(outputs, cache.crops, loader.compute.device))
