@@ -82,7 +82,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
 
 def test_a_run_leaves_the_folder_that_is_promised(finished: Finished) -> None:
     names = {path.name for path in finished.out.iterdir()} - {".lock"}
-    files = "config.yaml command.txt env.json metrics.jsonl metrics.csv elapsed.jsonl log.txt encoder.safetensors report.json report.html"
+    records = "config.yaml command.txt env.json metrics.jsonl metrics.csv elapsed.jsonl log.txt"
+    files = f"{records} encoder.safetensors report.json report.html"
     assert names == {*files.split(), "checkpoints", "export", "plots"}
     assert sorted(path.name for path in (finished.out / "checkpoints").iterdir()) == ["step-000009", "step-000012"]
     assert {path.name for path in (finished.out / "export").iterdir()} == {
