@@ -8,7 +8,9 @@ import pytest
 import torch
 from runs import made_images, pretrain, ran
 
+from lwcl.checkpoints.encoder_file import save_encoder
 from lwcl.checkpoints.load import load_encoder
+from lwcl.checkpoints.onnx_file import write_onnx
 from lwcl.config.train_options import CompressOptions
 from lwcl.errors import UsageError
 from lwcl.kernels.selection import use_cpu_kernels
@@ -16,7 +18,7 @@ from lwcl.losses import l2_normalise
 from lwcl.methods.method import Batch
 from lwcl.methods.s2_bnn import S2BNN
 from lwcl.models.encoder import Encoder
-from lwcl.models.loaded import LoadedEncoder
+from lwcl.models.loaded import InputSpec, LoadedEncoder
 from lwcl.models.low_bits import (
     LowBits,
     bake,
@@ -30,6 +32,7 @@ from lwcl.models.low_bits import (
 )
 from lwcl.models.momentum_encoder import DropoutFreeMomentumEncoder
 from lwcl.runs.twin import with_twin
+from lwcl.training.build import load_initial_weights
 
 ARCH, SIZE = "test_efficientnet", 32
 BITS = LowBits(2, 8)
@@ -280,6 +283,21 @@ def test_the_teacher_is_the_twin_unless_another_is_named(tmp_path: Path) -> None
 
 def test_other_architecture_than_the_twins_is_refused(twin: Path, tmp_path: Path) -> None:
     assert ran(compress(twin, tmp_path / "run", "--arch", "test_resnet")) == 2
+
+
+def test_an_encoder_of_few_bits_is_no_float32_twin(tmp_path: Path) -> None:
+    twin, student = few_bits()
+    save_encoder(tmp_path / "few.safetensors", student, InputSpec.for_arch(ARCH, SIZE), {})
+    with pytest.raises(UsageError, match="its weights have 2 bits"):
+        load_initial_weights(twin, str(tmp_path / "few.safetensors"), head=False)
+
+
+def test_an_onnx_file_is_no_float32_twin(tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    loaded = load_encoder(f"random/{ARCH}", image_size=SIZE)
+    write_onnx(tmp_path / "model.onnx", loaded, opset=18)
+    with pytest.raises(UsageError, match="not trained"):
+        load_initial_weights(loaded.encoder, str(tmp_path / "model.onnx"), head=False)
 
 
 def test_weights_of_few_bits_are_written_to_onnx(twin: Path, tmp_path: Path) -> None:

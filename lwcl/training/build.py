@@ -10,6 +10,7 @@ import torch
 
 from lwcl import engine
 from lwcl.checkpoints.load import load_encoder
+from lwcl.checkpoints.onnx_encoder import reject_onnx
 from lwcl.config.plan import ResolvedConfig
 from lwcl.config.teacher_options import parse_teacher_cache
 from lwcl.config.train_options import CompressOptions, TrainOptions
@@ -157,7 +158,12 @@ def compile_backbones(net: Net) -> None:
 
 def load_initial_weights(student: Encoder, spec: str, *, head: bool) -> None:
     """Loads another encoder's backbone, and with `head` its head. Raises `UsageError` where the shapes differ."""
-    source = load_encoder(spec).encoder
+    loaded = load_encoder(spec)
+    reject_onnx(loaded)
+    source = loaded.encoder
+    if source.bits:
+        what = f"--init {spec}: its weights have {source.bits.weights} bits."
+        raise UsageError(what, remedy="Give the float32 encoder that it was made of.")
     modules = [("backbone", student.backbone, source.backbone)]
     modules += [("head", student.head, source.head)] if head else []
     for name, own, other in modules:
