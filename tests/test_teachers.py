@@ -358,7 +358,7 @@ def test_another_teacher_is_refused_when_a_run_goes_on(
     made_teacher(tmp_path / "own.safetensors", seed=2)
     assert ran(words) == 2
     error = capsys.readouterr().err
-    assert "Settings differ: teacher: \"weights " in error
+    assert 'Settings differ: teacher: "weights ' in error
     assert "--overwrite would discard it" in error
     shutil.copy(world.teacher, own)
     assert ran(words) == 0
