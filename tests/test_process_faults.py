@@ -3,64 +3,21 @@
 import os
 import resource
 import signal
-import socket
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy
 import pytest
-import torch
-from crash import KILLED, started
-from processes import all_ended
+from crash import KILLED
+from processes import LIMIT, Before, Group, all_ended
 from runs import STEPS, cache_at, left_by, made_images, pretrain, ran
 
 from lwcl import engine
 from lwcl.errors import ProcessLostError
 from lwcl.system.ranks import current_ranks
 
-LIMIT = 60.0  # seconds within which a run that has lost a process must end
 DRAWN_STEPS = [int(step) for step in numpy.random.default_rng(0).integers(1, STEPS + 1, 10)]
-Before = Callable[[int], object]
-
-
-class Group:
-    """Processes as torchrun starts them, but without it: nobody ends those that stay. Forked, so torch is imported."""
-
-    def __init__(self, words: list[str], folder: Path, before: Before = bool, count: int = 2) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        self.errors = [folder / f"stderr-{rank}" for rank in range(count)]
-
-        def process(rank: int) -> Callable[[], None]:
-            def begin() -> None:
-                torch.set_num_threads(1)
-                numbers = {"RANK": rank, "WORLD_SIZE": count, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": count}
-                os.environ |= {name: str(number) for name, number in numbers.items()}
-                os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "GLOO_SOCKET_IFNAME": "lo"}
-                sys.stderr = open(self.errors[rank], "w", buffering=1)  # noqa: SIM115  # until the process ends
-                os.dup2(sys.stderr.fileno(), 2)
-                before(rank)
-                os._exit(ran(words))
-
-            return begin
-
-        self.pids = [started(process(rank)) for rank in range(count)]
-
-    def ended(self, limit: float = LIMIT) -> list[int]:
-        """The exit codes; raises where one had to be killed."""
-        begun = time.monotonic()
-        codes = all_ended(self.pids, limit)
-        assert time.monotonic() - begun < limit, f"a process hung: {codes}, {self.said()}"
-        return codes
-
-    def said(self) -> list[str]:
-        """What each process has written on stderr, without warnings."""
-        lines = [path.read_text(errors="replace").splitlines() for path in self.errors]
-        return ["\n".join(line for line in each if not line.startswith(("Warning", "[W"))) for each in lines]
 
 
 def at_step(process: int, number: int, act: Callable[[], object]) -> Before:

@@ -13,11 +13,11 @@ import typer
 
 from lwcl.cli import device, evaluate, tools, train
 from lwcl.cli.app import app
-from lwcl.errors import LwclError, ReportedElsewhereError, StorageError
+from lwcl.errors import LwclError, ReportedElsewhereError, StorageError, UsageError
 from lwcl.formatting import escape, escape_lines
 from lwcl.settings import unknown_name_error
 from lwcl.system.cpu import shorten_spin_wait
-from lwcl.system.ranks import current_ranks
+from lwcl.system.ranks import Ranks, current_ranks
 from lwcl.system.streams import guarded_streams
 
 COMMAND_MODULES = [module.__name__ for module in (train, evaluate, device, tools)]  # the order in `lwcl --help`
@@ -26,6 +26,7 @@ PROGRAM.commands = dict(
     sorted(PROGRAM.commands.items(), key=lambda item: COMMAND_MODULES.index(item[1].callback.__module__))
 )
 COMMANDS = list(PROGRAM.commands)
+SHARED_COMMANDS = ("pretrain", "distill", "compress", "probe", "knn")
 SPEAK_SECONDS = 20.0  # in which process 0 has said what is wrong
 #: What other programs call these flags and commands.
 SYNONYMS = {
@@ -50,7 +51,28 @@ BROKEN_PIPE_EXIT_CODE = 141  # as of a process that SIGPIPE ends
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the program; returns its exit code: 0, or that of the error printed on stderr."""
+    """Runs the program; returns its exit code: 0, or that of the error printed on stderr.
+
+    A process of several leaves at once: connections to one that is gone can keep Python from ending.
+    """
+    code = guarded_program(arguments)
+    if arguments is None and own_place().world_size > 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
+
+
+def own_place() -> Ranks:
+    """This process's place among those of a run; the only one where its variables are wrong, which is told later."""
+    try:
+        return current_ranks()
+    except UsageError:
+        return Ranks()
+
+
+def guarded_program(arguments: Sequence[str] | None) -> int:
+    """Runs the program with errors of stdout caught; returns its exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     shorten_spin_wait()
     with guarded_streams() as (stdout, _):
@@ -67,6 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run_program(words: Sequence[str]) -> int:
     """Runs the program with these words; returns its exit code."""
     try:
+        refuse_several(words)
         code = PROGRAM.main(words, prog_name="lwcl", standalone_mode=False, obj=words)
         return code if isinstance(code, int) else 0
     except ReportedElsewhereError as error:
@@ -81,12 +104,23 @@ def run_program(words: Sequence[str]) -> int:
         return print_error(error, bug_message(error), words)
 
 
+def refuse_several(words: Sequence[str]) -> None:
+    """Raises `UsageError` for a command that several processes cannot share."""
+    count = current_ranks().world_size
+    if count > 1 and words[0] in COMMANDS and words[0] not in SHARED_COMMANDS:
+        raise UsageError(
+            f"lwcl {words[0]} runs in one process; {count} were started.",
+            f"Several processes can share {', '.join(SHARED_COMMANDS)}.",
+            "Start it without torchrun or srun.",
+        )
+
+
 def print_error(error: Exception, text: str, words: Sequence[str]) -> int:
     """Prints an error on stderr, with its traceback if --debug is among the words; returns its exit code.
 
     Control characters in file names are escaped; markup is printed as it is.
     """
-    if not current_ranks().is_first:
+    if not own_place().is_first:
         text = f"{getattr(error, 'process', '') or wait_for_first()}: {text}"
     if "--debug" in words:
         traceback.print_exception(error)
@@ -102,7 +136,7 @@ def wait_for_first() -> str:
     Its launcher then ends this one.
     """
     time.sleep(SPEAK_SECONDS)
-    return f"Process {current_ranks().rank}"
+    return f"Process {own_place().rank}"
 
 
 def usage_message(error: typer.TyperException, words: Sequence[str], commands: Sequence[str]) -> str:

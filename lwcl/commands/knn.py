@@ -12,15 +12,26 @@ from lwcl.reporting.console import Screen
 from lwcl.reporting.knn import knn_report, knn_table
 from lwcl.runs.folder import report_folder
 from lwcl.settings import recorded_settings
-from lwcl.system.device import choose_compute
-from lwcl.system.limits import usable_cpus
+from lwcl.system import distributed
+from lwcl.system.device import choose_compute, resolve_device
+from lwcl.system.limits import own_cpus
+from lwcl.system.process_group import WAIT_SECONDS, process_group
 
 
 def run_knn(encoders: list[str], options: KnnOptions, *, as_json: bool = False, quiet: bool = False) -> int:
-    """Evaluates the encoders, prints a table or JSON, writes a report; returns the exit code."""
+    """Evaluates the encoders, prints a table or JSON, writes a report; returns the exit code.
+
+    Several processes compute a share of the features each.
+    """
+    with process_group(resolve_device(options.device), WAIT_SECONDS):
+        return knn_here(encoders, options, as_json=as_json, quiet=quiet)
+
+
+def knn_here(encoders: list[str], options: KnnOptions, *, as_json: bool, quiet: bool) -> int:
+    """Evaluates the encoders in this process, with the others of its group if there are any."""
     screen = Screen(quiet=quiet)
     options = with_own_data(options, encoders, screen)
-    torch.set_num_threads(options.threads or usable_cpus())
+    torch.set_num_threads(options.threads or own_cpus())
     subjects = [
         load_subject(name, arch=options.arch, image_size=options.image_size, seed=options.seed) for name in encoders
     ]
@@ -29,6 +40,10 @@ def run_knn(encoders: list[str], options: KnnOptions, *, as_json: bool = False, 
         options, options.batch_size, options.val, options.seed, screen, known_classes=options.known_classes
     )
     bank, vote = evaluator.bank, resolve_vote(options.preset, options.k, options.temperature, len(evaluator.bank))
+    if distributed.rank():
+        for one in subjects:
+            evaluator.features(one.loaded, choose_compute(one.loaded.encoder, options.device, options.precision))
+        return 0
     scores = [
         evaluator.score(one.loaded, choose_compute(one.loaded.encoder, options.device, options.precision), vote)
         for one in subjects

@@ -10,7 +10,7 @@ from lwcl.data.label_fractions import open_probe_pair, sample_label_fraction
 from lwcl.errors import UsageError
 from lwcl.evaluation.eval_data import pair_facts, with_own_data
 from lwcl.evaluation.evaluator import encoder_result
-from lwcl.evaluation.linear_probe import ProbeResult, ProbeSetup, probe_encoder
+from lwcl.evaluation.linear_probe import ProbeResult, ProbeSetup, probe_encoder, probe_images
 from lwcl.evaluation.publish import publish
 from lwcl.evaluation.subjects import Subject, baselines, load_subject, with_untrained
 from lwcl.formatting import plural
@@ -20,11 +20,23 @@ from lwcl.reporting.probe import FractionResult, ProbeRow, probe_report, probe_t
 from lwcl.reporting.report import Report
 from lwcl.runs.folder import report_folder
 from lwcl.settings import Origin, OriginKind, recorded_settings
-from lwcl.system.limits import usable_cpus
+from lwcl.system import distributed
+from lwcl.system.device import resolve_device
+from lwcl.system.limits import own_cpus
+from lwcl.system.process_group import WAIT_SECONDS, process_group
 
 
 def run_probe(encoders: list[str], options: ProbeOptions, *, as_json: bool = False, quiet: bool = False) -> int:
-    """Probes the encoders, prints a table or JSON, writes a report; returns the exit code."""
+    """Probes the encoders, prints a table or JSON, writes a report; returns the exit code.
+
+    Several processes compute a share of the features each, and train together on views of images.
+    """
+    with process_group(resolve_device(options.device), WAIT_SECONDS):
+        return probe_here(encoders, options, as_json=as_json, quiet=quiet)
+
+
+def probe_here(encoders: list[str], options: ProbeOptions, *, as_json: bool, quiet: bool) -> int:
+    """Probes the encoders in this process, with the others of its group if there are any."""
     screen, protocol = Screen(quiet=quiet), protocol_named(options.protocol)
     fractions = parse_fractions(options.fractions)
     if fractions and protocol.share < 1:
@@ -32,7 +44,7 @@ def run_probe(encoders: list[str], options: ProbeOptions, *, as_json: bool = Fal
             f"--fractions cannot be combined with --protocol {options.protocol}, which has a fraction of its own.",
             remedy="Leave one of them out.",
         )
-    torch.set_num_threads(options.threads or usable_cpus())
+    torch.set_num_threads(options.threads or own_cpus())
     subjects = load_probe_subjects(encoders, options)
     options = with_own_data(options, encoders, screen)
     bank, queries, notes, _ = open_probe_pair(
@@ -46,7 +58,12 @@ def run_probe(encoders: list[str], options: ProbeOptions, *, as_json: bool = Fal
     screen.say(f"Training images: {len(bank):,} of {classes}; test images: {len(queries):,}")
     setup = ProbeSetup(options, bank, queries, screen)
     setup.evaluator.notes.extend(notes)
-    results = [probe_at_fractions(setup, subject, {protocol.share, *fractions}) for subject in subjects]
+    shares = sorted({protocol.share, *fractions})
+    if distributed.rank():
+        for subject in subjects:
+            help_probing(setup, subject, shares)
+        return 0
+    results = [probe_at_fractions(setup, subject, shares) for subject in subjects]
     final = [result[protocol.share] for result in results]
     rows = [
         probe_row(setup, subject, result[protocol.share], baseline, {share: result[share] for share in fractions})
@@ -89,7 +106,7 @@ def parse_fractions(fractions: str) -> tuple[float, ...]:
     return tuple(shares)
 
 
-def probe_at_fractions(setup: ProbeSetup, subject: Subject, fractions: set[float]) -> dict[float, ProbeResult]:
+def probe_at_fractions(setup: ProbeSetup, subject: Subject, fractions: Sequence[float]) -> dict[float, ProbeResult]:
     """The result of an encoder with each fraction of the labels."""
     loaded, seed = subject.loaded, setup.options.seed
     features = setup.features(loaded)
@@ -97,6 +114,15 @@ def probe_at_fractions(setup: ProbeSetup, subject: Subject, fractions: set[float
         share: probe_encoder(setup, loaded, features, sample_label_fraction(setup.bank, share, seed))
         for share in fractions
     }
+
+
+def help_probing(setup: ProbeSetup, subject: Subject, fractions: Sequence[float]) -> None:
+    """This process's part of `probe_at_fractions`, whose results process 0 has."""
+    loaded, seed = subject.loaded, setup.options.seed
+    features = setup.features(loaded)
+    for share in () if setup.on_features else fractions:
+        train = sample_label_fraction(setup.bank, share, seed)
+        probe_images(setup, setup.plan(len(train)), loaded, features, train)
 
 
 def probe_row(

@@ -38,7 +38,8 @@ def center_crop_batches(
     places: Tensor | None = None,
 ) -> Iterator[Tensor]:
     """The center crops of all images in order, or of those at `places`, in batches of (B, C, size, size)."""
-    batches = torch.split(torch.arange(len(images)) if places is None else places, batch_size)
+    places = torch.arange(len(images)) if places is None else places
+    batches = torch.split(places, batch_size) if len(places) else ()
     for items in load_in_workers(CenterCropDataset(images, input_spec), [batch.tolist() for batch in batches], workers):
         for _, bad in items:
             for image in bad:

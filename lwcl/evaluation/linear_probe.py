@@ -27,9 +27,10 @@ from lwcl.models.loaded import LoadedEncoder
 from lwcl.models.probe import ProbeNet, check_weights_unchanged
 from lwcl.reporting.console import Screen
 from lwcl.reporting.throughput import StepStats
+from lwcl.system import distributed
 from lwcl.system.compute import Compute
 from lwcl.system.device import choose_compute
-from lwcl.system.limits import usable_cpus
+from lwcl.system.limits import own_cpus
 
 SELECTION_SHARE = 0.2  # of the training images, held out to select hyper-parameters of `fast` and `logistic`
 MIN_CROP_RESOLUTION = 0.8  # stored pixels per pixel of a view, for the smallest crop
@@ -52,7 +53,7 @@ class ProbeSetup:
 
     def __init__(self, options: ProbeOptions, bank: ImageSet, queries: ImageSet, screen: Screen) -> None:
         self.options, self.bank, self.queries, self.screen = options, bank, queries, screen
-        self.workers = usable_cpus() if options.workers is None else options.workers
+        self.workers = own_cpus() if options.workers is None else options.workers
         plan = self.plan(len(bank))
         self.on_features = plan.protocol.way != "images"
         self.finetunes = plan.method.finetune
@@ -148,7 +149,7 @@ def probe_images(
             display.step(StepStats(step.number, step.epoch, step.lr, step.metrics["loss"], step.waited, step.seconds))
             if step.number % per_epoch == 0:
                 logits = query_logits(setup, net, loaded, compute, features)
-                curve.append(float((logits.argmax(1) == setup.queries.labels).float().mean()))
+                curve.append(float((logits.argmax(1) == setup.queries.labels[: len(logits)]).float().mean()))
     selected = f"{plan.method.form} features, lr {plan.optimization.lr:g}, batch size {plan.optimization.batch_size}"
     return FittedClassifier(logits, tuple(curve), selected, 0)
 
@@ -162,7 +163,7 @@ def build_probe_net(
     compute.place(net)
     if plan.method.finetune and compute.device.type == "cpu":
         use_cpu_kernels(net, net.student)
-    if plan.method.form == "standard" and features is not None:
+    if plan.method.form == "standard" and features is not None and distributed.rank() == 0:
         net.classifier.fit_statistics(features[0][train])
     return net
 
@@ -177,6 +178,11 @@ def build_probe_loader(
         raise UsageError(
             f"{plural(len(images), 'image')} cannot fill a batch of {size:,}.",
             remedy=f"Give at most --batch-size {len(images)}.",
+        )
+    if size % distributed.world_size():
+        raise UsageError(
+            f"A batch of {size} cannot be shared out evenly to {distributed.world_size()} processes.",
+            remedy="Give a --batch-size that can.",
         )
     if store:
         store = dataclasses.replace(

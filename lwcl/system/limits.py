@@ -8,6 +8,8 @@ import math
 import os
 from pathlib import Path
 
+from lwcl.system.ranks import current_ranks
+
 ROOT = Path("/")
 
 
@@ -15,6 +17,12 @@ def usable_cpus() -> int:
     """CPUs that the affinity and the cgroup quota leave to this process, rounded down, at least 1."""
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, math.floor(min(affinity, cgroup_cpu_quota())))
+
+
+def own_cpus() -> int:
+    """This process's share of the CPUs: torchrun's processes see all of them, srun has bound each to its own."""
+    ranks = current_ranks()
+    return max(1, usable_cpus() // (ranks.local_size if ranks.launcher == "torchrun" else 1))
 
 
 def available_memory(root: Path = ROOT) -> int:

@@ -28,6 +28,7 @@ from lwcl.errors import ProcessLostError, ReportedElsewhereError, UsageError
 from lwcl.system import distributed
 from lwcl.system.ranks import Ranks, current_ranks
 
+WAIT_SECONDS = 600.0  # that processes wait for each other, where no setting says otherwise
 NOTE_SECONDS = 5.0  # that a process waits for the note of another
 LEAVE_SECONDS = 2.0  # that process 0 stays after an error where it keeps the store, so that others can read its note
 LOST_WORDS = re.compile(r"gloo|nccl|by peer|connection closed|broken pipe|timed out|socket", re.IGNORECASE)

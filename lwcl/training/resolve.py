@@ -18,8 +18,7 @@ from lwcl.reporting.console import Screen
 from lwcl.settings import AUTO, RESUMED, OriginKind, SettingValue, auto_value
 from lwcl.system import distributed
 from lwcl.system.device import resolve_device
-from lwcl.system.limits import usable_cpus
-from lwcl.system.ranks import current_ranks
+from lwcl.system.limits import own_cpus
 
 MIN_IMAGES = 2
 SIZE_SAMPLE = 64  # images whose sizes are read for the median
@@ -60,12 +59,6 @@ def settle_devices(plan: Plan) -> Plan:
         what = f"--devices {asked.value}, but {started} processes were started."
         raise UsageError(what, remedy="Leave --devices out with torchrun and srun.")
     return plan.with_values(devices=auto_value(started, "processes that were started"))
-
-
-def own_cpus() -> int:
-    """This process's share of the CPUs: torchrun's processes see all of them, srun has bound each to its own."""
-    ranks = current_ranks()
-    return max(1, usable_cpus() // (ranks.local_size if ranks.launcher == "torchrun" else 1))
 
 
 def agree(config: ResolvedConfig) -> ResolvedConfig:

@@ -9,7 +9,7 @@ import contextlib
 import hashlib
 import json
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -98,11 +98,16 @@ def read_partial_index(folder: Path) -> ImageIndex:
     """The index as far as it was written; a truncated last line is ignored."""
     index = ImageIndex.empty()
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError), open(folder / INDEX_FILE) as file:
-        for line in file:
-            entry: dict[str, Any] = json.loads(line)
-            sizes, broken = ([(one, other) for one, other in entry[name]] for name in ("sizes", "broken"))
-            index.extend(ImageIndex(sizes, entry["lengths"], entry["checksums"], broken))
+        parse_index(file, index)
     return index
+
+
+def parse_index(lines: Iterable[str], index: ImageIndex) -> None:
+    """Adds lines of JSON to an index."""
+    for line in lines:
+        entry: dict[str, Any] = json.loads(line)
+        sizes, broken = ([(one, other) for one, other in entry[name]] for name in ("sizes", "broken"))
+        index.extend(ImageIndex(sizes, entry["lengths"], entry["checksums"], broken))
 
 
 def append_missing(unfinished: Path, decode_rest: Callable[[ImageIndex], Iterator[DecodedChunk]]) -> None:

@@ -3,14 +3,16 @@
 from typing import NamedTuple
 
 from lwcl.data.cache.build import CacheBuilder
-from lwcl.data.cache.pixels import PixelStore
+from lwcl.data.cache.pixels import ImageIndex, PixelStore, make_pixel_store
 from lwcl.data.cache.policy import CacheChoice, CacheEstimate, CacheMode, choose_cache
+from lwcl.data.cache.shared import SharedMemory, can_share_memory
 from lwcl.data.dataset import BrokenImage, ImageSet
 from lwcl.data.workers import worker_count
 from lwcl.errors import DataError
 from lwcl.reporting.console import Screen
 from lwcl.system import distributed
 from lwcl.system.process_group import one_first_on_each_machine
+from lwcl.system.ranks import current_ranks
 from lwcl.system.shared_memory import shared_memory_warning
 
 
@@ -21,6 +23,11 @@ class CachedImages(NamedTuple):
     store: PixelStore | None
     short_side: int | None  # the minimum short side when decoding, in pixels; None: full size
     broken: list[BrokenImage]
+
+
+def shares_memory() -> bool:
+    """Whether several processes of this run on a machine can share memory."""
+    return distributed.is_distributed() and current_ranks().local_size > 1 and can_share_memory()
 
 
 def open_cached_images(
@@ -47,9 +54,16 @@ def open_cached_images(
             max_bad=max_bad,
             progress=counting.update,
         )
-        with one_first_on_each_machine(f"cache {images.identity} {short_side}"):
+        memory = SharedMemory() if cache.where == "ram" and shares_memory() else None
+        with one_first_on_each_machine(f"cache {images.identity} {short_side}") as is_leader:
             if cache.where == "jpeg":
                 jpeg_images, broken = builder.jpeg_set()
                 return CachedImages(jpeg_images, None, short_side, broken)
-            store = builder.pixel_store(cache.where)
+            if memory is None:
+                store = builder.pixel_store("ram" if cache.where == "ram" else "disk")
+            elif is_leader:
+                index = ImageIndex.empty()
+                memory.fill(builder.decode_rest(index, "pixels"), index)
+        if memory:
+            store = make_pixel_store(*memory.mapped(), images.names)
         return CachedImages(images, store, short_side, store.broken)
