@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from typing import Generic, TypeVar
 
+import numpy
 import torch
 from torch import Tensor
 
@@ -92,7 +93,8 @@ class Evaluator:
 
     def _all_hashes(self, number: int) -> Sequence[bytes]:
         """The hashes of all images of the bank (0) or of the queries (1)."""
-        own = torch.frombuffer(bytearray(b"".join(self._hashes[number])), dtype=torch.uint8).view(-1, HASH_BYTES)
+        own = torch.from_numpy(numpy.frombuffer(b"".join(self._hashes[number]), numpy.uint8).copy())
+        own = own.reshape(len(self._hashes[number]), HASH_BYTES)
         share = distributed.Share(len((self.bank, self.queries)[number]), self.batch_size)
         return [row.tobytes() for row in share.together(own).numpy()]
 
