@@ -110,8 +110,9 @@ class TrainOptions(DataOptions, MachineOptions):
     seed: int = setting(0, "seed of all randomness", at_least=0, group="What")
     cache: str = setting(
         AUTO,
-        "where decoded images are cached: ram, disk, jpeg (as shrunk JPEGs on disk), off, or auto (by their size)",
-        choices=(AUTO, "ram", "disk", "jpeg", "off"),
+        "where decoded images are cached: ram, disk, jpeg (as shrunk JPEGs on disk), device (memory of the GPU), off, "
+        "or auto (by their size)",
+        choices=(AUTO, "ram", "disk", "jpeg", "device", "off"),
         group="Data",
     )
     cache_size: str = setting(

@@ -68,10 +68,12 @@ class FeatureBank(Queue):
         super().__init__(size, sum(widths), start)
         self.register_buffer("written", torch.zeros(1, dtype=torch.int64))
         self.widths, self.wait = tuple(widths), wait
+        self.full = False  # known to be: a GPU is asked until then only
 
     def rows(self) -> Tensor:
         """The rows in use (up to size, sum of widths)."""
-        return self.memory[: int(self.written)] if self.wait else self.memory
+        self.full = self.full or not self.wait or int(self.written) == len(self.memory)
+        return self.memory if self.full else self.memory[: int(self.written)]
 
     def similarities(self, features: Tensor, memory: int) -> Tensor:
         """Cosines of unit features (B, D) with those of one network: (B, up to size), at least float32."""

@@ -42,6 +42,7 @@ def out_of_memory_error(values: dict[str, Any], arguments: Sequence[str]) -> Usa
     known = [f"batch {batch}" if batch else "the batch", f"images of {size} px" if size else "the images"]
     indivisible = batch is not None and batch // (2 * microbatches) < 2
     again = f"--batch-size {max(2, batch // 2)}" if indivisible else f"--accumulate {2 * microbatches}"
+    again = "--cache ram" if values.get("cache") == "device" else again
     return UsageError(
         f"Out of memory: {' and '.join(known)} did not fit with {values.get('arch')} (--accumulate {microbatches}).",
         "To save memory, compute the batch in more micro-batches, or reduce --batch-size or --image-size.",

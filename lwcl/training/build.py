@@ -212,7 +212,7 @@ def build_training(
     # 2. Batches, with the outputs of the teacher: computed in each step, or now where they are cached.
     loader = Loader(
         images=cached.images,
-        store=cached.store,
+        store=cached.store.on(model.compute.device) if cached.store and options.cache == "device" else cached.store,
         short_side=cached.short_side,
         student=StudentViews(config.method.view_specs(), config.augmentation, model.input_spec),
         batch_size=optimization.batch_size,

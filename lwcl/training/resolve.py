@@ -47,6 +47,7 @@ def resolve(plan: Plan, images: ImageSet) -> ResolvedConfig:
     config = agree(round_sizes_to_patches(resolve_plan(plan, facts)))
     check_batch_size(config, len(images))
     check_opencv(config)
+    check_device_cache(config)
     return config
 
 
@@ -170,6 +171,12 @@ def check_opencv(config: ResolvedConfig) -> None:
             f"This machine has {found}.",
             "Give --view-backend tensor, or another --out if the run started with it.",
         )
+
+
+def check_device_cache(config: ResolvedConfig) -> None:
+    """Raises `UsageError` where images are to be cached on a GPU and there is none."""
+    if config.options.cache == "device" and not is_accelerated(config):
+        raise UsageError("--cache device needs a GPU: this run computes on the CPU.", remedy="Give --cache ram.")
 
 
 def has_opencv() -> bool:

@@ -65,5 +65,5 @@ def open_cached_images(
                 index = ImageIndex.empty()
                 memory.fill(builder.decode_rest(index, "pixels"), index)
         if memory:
-            store = make_pixel_store(*memory.mapped(), images.names)
+            store = make_pixel_store(*memory.mapped(), images.names, images.pixel_format)
         return CachedImages(images, store, short_side, store.broken)

@@ -4,16 +4,21 @@ Decoding is most of the work of training a small encoder; with the pixels at han
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from lwcl.data.dataset import BrokenImage, replacement_positions
+from lwcl.errors import DataError
 from lwcl.models.pixel_format import RGB, PixelFormat
+from lwcl.system.atomic_files import format_bytes
 
 STORED_TYPES = {"uint8": torch.uint8, "uint16": torch.uint16}
+
+
+MAX_DEVICE_SHARE = 0.5  # of an accelerator's free memory, for decoded images
 
 
 class ImageIndex(NamedTuple):
@@ -75,6 +80,17 @@ class PixelStore:
     def __len__(self) -> int:
         return len(self.offsets)
 
+    def on(self, device: torch.device) -> "PixelStore":
+        """The store with its pixels in the memory of an accelerator. Raises `DataError` where they do not fit."""
+        free = torch.accelerator.get_memory_info(device)[0]
+        if self.pixels.nbytes > MAX_DEVICE_SHARE * free:
+            raise DataError(
+                f"{format_bytes(self.pixels.nbytes)} of decoded images do not fit on {device}.",
+                f"They may take half of the {format_bytes(free)} that are free: a step needs the rest.",
+                "Give --cache ram.",
+            )
+        return replace(self, pixels=self.pixels.to(device))
+
     def values(self, content: Tensor, height: int, width: int) -> Tensor:
         """Bytes (..., bytes of an image) as images (..., C, height, width), channels last in memory."""
         typed = content.view(STORED_TYPES[self.pixel_format.dtype])
@@ -95,11 +111,9 @@ class PixelStore:
             height, width = int(self.heights[0]), int(self.widths[0])
             rows = self.pixels.view(-1, self.pixel_format.bytes * height * width)
             places = self.offsets[index].div(rows.shape[1], rounding_mode="floor")
-            return self.values(rows.index_select(0, places), height, width), heights, widths
+            return self.values(rows.index_select(0, places.to(rows.device)), height, width), heights, widths
         sides = int(heights.max()), int(widths.max())
-        images = self.values(
-            torch.zeros(len(index), self.pixel_format.bytes * sides[0] * sides[1], dtype=torch.uint8), *sides
-        )
+        images = self.values(self.pixels.new_zeros(len(index), self.pixel_format.bytes * sides[0] * sides[1]), *sides)
         for place, row in enumerate(index.tolist()):
             image = self.image(row)
             images[place, :, : image.shape[1], : image.shape[2]] = image

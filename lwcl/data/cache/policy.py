@@ -16,7 +16,7 @@ from lwcl.errors import DataError, StorageError
 from lwcl.system.atomic_files import cache_folder, explain_disk_errors, format_bytes, free_space
 from lwcl.system.limits import available_memory
 
-CacheMode = Literal["auto", "ram", "disk", "jpeg", "off"]
+CacheMode = Literal["auto", "ram", "disk", "jpeg", "device", "off"]
 FORMATS_BY_MODE: dict[str, tuple[CacheFormat, ...]] = {
     "disk": ("pixels",),
     "jpeg": ("jpeg",),
@@ -86,10 +86,10 @@ def choose_cache(
     pixels, ram = format_bytes(estimate.pixel_bytes), format_bytes(memory)
     if mode == "off":
         return CacheChoice("off", f"Decoding images in every epoch (--cache off; {pixels} as pixels).")
-    if mode == "ram" and estimate.pixel_bytes > memory:
+    if mode in ("ram", "device") and estimate.pixel_bytes > memory:
         remedy = "Cache them on disk: --cache disk, or --cache jpeg."
         raise DataError(f"{pixels} of decoded images do not fit into {ram} of memory.", remedy=remedy)
-    if mode == "ram" or (mode == "auto" and estimate.pixel_bytes <= MAX_RAM_SHARE * memory):
+    if mode in ("ram", "device") or (mode == "auto" and estimate.pixel_bytes <= MAX_RAM_SHARE * memory):
         return CacheChoice("ram", f"Caching decoded images in RAM ({pixels} of {ram} available).")
     with explain_disk_errors(cache_folder()):
         disk = free_space(cache_folder()) if disk is None else disk
