@@ -1,5 +1,6 @@
 """Embeddings as files: every format, interrupted and continued, broken images; search, duplicates and outliers."""
 
+import contextlib
 import csv
 import json
 import os
@@ -293,6 +294,17 @@ def test_damaged_embeddings_are_refused(damage: str, searched: Path, tmp_path: P
     path = tmp_path / ("e.txt" if damage == "suffix" else "e.npy")
     with pytest.raises(UsageError, match=r"embeddings|searched"):
         read_embeddings(path)
+
+
+def test_an_archive_of_embeddings_is_refused_wherever_a_bit_is_flipped(searched: Path, tmp_path: Path) -> None:
+    whole = read_embeddings(searched / "e.npy")
+    write_embeddings(tmp_path / "e.npz", whole)
+    data = (tmp_path / "e.npz").read_bytes()
+    for at in (*range(0, len(data), len(data) // 9), len(data) - 12):
+        (tmp_path / "e.npz").write_bytes(data[:at] + bytes([data[at] ^ 8]) + data[at + 1 :])
+        with contextlib.suppress(UsageError):
+            found = read_embeddings(tmp_path / "e.npz")
+            assert numpy.array_equal(found.rows, whole.rows) and found.filenames == whole.filenames
 
 
 def test_a_large_image_is_searched_as_it_was_embedded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -218,6 +218,27 @@ def test_a_damaged_header_in_the_middle_of_a_tar_is_an_error_that_says_how_much_
         open_images([str(path)])
 
 
+@pytest.mark.parametrize("at", [30, 33])  # the lengths of the extra field and of the comment: zipfile skips members
+def test_a_damaged_length_in_the_directory_of_a_zip_is_an_error_that_says_how_much_was_read(
+    at: int, tmp_path: Path
+) -> None:
+    make_zip(tmp_path / "a.zip", [f"{number}.png" for number in range(9)])
+    data = bytearray((tmp_path / "a.zip").read_bytes())
+    data[data.index(b"PK\x01\x02") + at] ^= 1 if at == 33 else 64
+    (tmp_path / "a.zip").write_bytes(data)
+    with pytest.raises(DataError, match=r"damaged: \d members? of 9 could be read|not a complete archive"):
+        open_images([str(tmp_path / "a.zip")])
+
+
+def test_an_image_that_is_none_by_a_flipped_bit_of_its_name_is_an_error(tmp_path: Path) -> None:
+    make_zip(tmp_path / "a.zip", ["1.png", "2.png"])
+    whole = (tmp_path / "a.zip").read_bytes()
+    at = whole.rindex(b"2.png") + 4
+    (tmp_path / "a.zip").write_bytes(whole[:at] + b"f" + whole[at + 1 :])
+    with pytest.raises(DataError, match=r"the name of '2\.pnf' is another one"):
+        open_images([str(tmp_path / "a.zip")])
+
+
 def test_links_in_a_zip_are_counted_and_backslashes_are_separators(tmp_path: Path) -> None:
     make_zip(tmp_path / "a.zip", ["x\\1.png", "y\\2.png"])
     with zipfile.ZipFile(tmp_path / "a.zip", "a") as archive:

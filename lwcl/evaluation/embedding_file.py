@@ -7,6 +7,8 @@ import csv
 import hashlib
 import json
 import os
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -145,7 +147,7 @@ def read_embeddings(path: Path) -> EmbeddingSet:
         if path.exists() and not path.is_file():  # a pipe would be waited for
             raise ValueError("not a regular file")
         return read_npy(path) if path.suffix == ".npy" else read_npz(path)
-    except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise UsageError(
             f"{path}: is not a file of embeddings.",
             f"{type(error).__name__}: {' '.join(str(error).split())[:200]}",
@@ -174,7 +176,7 @@ def checked(embeddings: EmbeddingSet) -> EmbeddingSet:
     """The embeddings. Raises `ValueError` unless there is a name for each row, and all is as it was written."""
     if embeddings.rows.ndim != 2 or len(embeddings.rows) != len(embeddings.filenames):
         raise ValueError(f"an array of shape {embeddings.rows.shape} for {len(embeddings.filenames)} names")
-    if embeddings.metadata.get("sha256") not in (None, embeddings_hash(embeddings)):  # earlier versions wrote none
+    if embeddings.metadata.get("sha256") != embeddings_hash(embeddings):
         raise ValueError("its content does not match its checksum: it is damaged")
     return embeddings
 

@@ -100,7 +100,7 @@ def view(image: Image.Image) -> None:
         AUGMENTATION, size=16, seed=0, epoch=0, view=0, index=torch.tensor([0]), heights=height, widths=width
     )
     statistics: Any = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
-    one, other = (make_views(pixels, params, 16, by=by, **statistics) for by in ("tensor", "opencv"))
+    one, other = (make_views(pixels, params, 16, backend=name, **statistics) for name in ("tensor", "opencv"))
     assert bool(one.isfinite().all() and other.isfinite().all())
     assert float((one - other).abs().mean()) < 0.1, "the backends differ"
 

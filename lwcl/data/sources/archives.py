@@ -40,6 +40,8 @@ from lwcl.system.lock import wait_for_lock
 
 INDEX_VERSION = 3
 ZIP_HEADER = struct.Struct("<4s22xHH")  # a member's local header: signature, lengths of its name and extra field
+ZIP_END, MAX_ZIP_END = b"PK\x05\x06", 22 + 0xFFFF  # its signature; its size with the longest comment
+UTF8_FLAG = 0x800
 
 
 class UnusualArchiveError(Exception):
@@ -95,14 +97,45 @@ class ZipArchive(NamedTuple):
 
 
 def zip_members(path: Path) -> Iterator[ArchiveMember]:
-    """All files of a zip; encrypted ones have compression -1. Backslashes in names, of Windows, are separators."""
+    """All files of a zip; encrypted ones have compression -1. Backslashes in names, of Windows, are separators.
+
+    Raises `DataError` for a damaged directory.
+    """
     with zipfile.ZipFile(path) as archive:
+        check_zip_directory(path, archive)
         for member in archive.infolist():
             compression = -1 if member.flag_bits & 1 else member.compress_type
             if not member.is_dir():
                 entry = (member.file_size, 0, member.CRC, member.header_offset, member.compress_size, compression)
                 kind = "link" if stat.S_ISLNK(member.external_attr >> 16) else ""
                 yield ArchiveMember(member.filename.replace("\\", "/"), None if kind else entry, kind)
+
+
+def check_zip_directory(path: Path, archive: zipfile.ZipFile) -> None:
+    """Raises `DataError` if members of a zip are missing from its directory, or are no images only by a damaged name.
+
+    zipfile does not count them: behind a damaged length it passes over others in silence. (PKWARE's APPNOTE, 4.3.16)
+    """
+    whole = os.stat(path).st_size
+    end = read_image_bytes(path, max(whole - MAX_ZIP_END, 0), min(whole, MAX_ZIP_END))
+    told = int.from_bytes(end[(at := end.rfind(ZIP_END)) + 10 : at + 12], "little")
+    found = archive.infolist()
+    if told != 0xFFFF and len(found) % 0x10000 != told:  # 0xFFFF: in the end of a zip64; some count modulo 65,536
+        damaged = f"{plural(len(found), 'member')} of {told:,} could be read"
+    else:
+        others = (member for member in found if not is_image_name(member.filename) and not member.is_dir())
+        renamed = [member.filename for member in others if local_name(path, member) != member.orig_filename]
+        damaged = f"the name of {renamed[0]!r} is another one in front of it" if renamed else ""
+    if damaged:
+        raise DataError(f"{str(path)!r} is damaged: {damaged}.", remedy="Copy or download it again.")
+
+
+def local_name(path: Path, member: zipfile.ZipInfo) -> str:
+    """The name in a member's own header, which is that of the directory unless one of them is damaged."""
+    header = read_image_bytes(path, member.header_offset, ZIP_HEADER.size)
+    length = ZIP_HEADER.unpack(header)[1] if len(header) == ZIP_HEADER.size else 0
+    name = read_image_bytes(path, member.header_offset + ZIP_HEADER.size, length)
+    return name.decode("utf-8" if member.flag_bits & UTF8_FLAG else "cp437", "replace")
 
 
 def list_archive(
