@@ -184,7 +184,7 @@ def checked(embeddings: EmbeddingSet) -> EmbeddingSet:
 def embeddings_hash(embeddings: EmbeddingSet) -> str:
     """SHA-256 (hex) of rows, names, labels and metadata, but for this hash; a gigabyte takes about a second."""
     metadata = {name: value for name, value in embeddings.metadata.items() if name != "sha256"}
-    digest = hashlib.sha256(json_text([embeddings.filenames, embeddings.labels, metadata], sort_keys=True).encode())
+    digest = hashlib.sha256(json_text([[*embeddings.filenames], [*embeddings.labels], metadata], sort_keys=True).encode())
     for _, rows in embeddings.chunks():
         digest.update(numpy.ascontiguousarray(rows).view(numpy.uint8).data)
     return digest.hexdigest()
