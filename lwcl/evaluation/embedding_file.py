@@ -7,8 +7,6 @@ import csv
 import hashlib
 import json
 import os
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -147,7 +145,7 @@ def read_embeddings(path: Path) -> EmbeddingSet:
         if path.exists() and not path.is_file():  # a pipe would be waited for
             raise ValueError("not a regular file")
         return read_npy(path) if path.suffix == ".npy" else read_npz(path)
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except Exception as error:  # a damaged archive makes zipfile raise nearly everything
         raise UsageError(
             f"{path}: is not a file of embeddings.",
             f"{type(error).__name__}: {' '.join(str(error).split())[:200]}",
@@ -184,7 +182,8 @@ def checked(embeddings: EmbeddingSet) -> EmbeddingSet:
 def embeddings_hash(embeddings: EmbeddingSet) -> str:
     """SHA-256 (hex) of rows, names, labels and metadata, but for this hash; a gigabyte takes about a second."""
     metadata = {name: value for name, value in embeddings.metadata.items() if name != "sha256"}
-    digest = hashlib.sha256(json_text([[*embeddings.filenames], [*embeddings.labels], metadata], sort_keys=True).encode())
+    told = [[*embeddings.filenames], [*embeddings.labels], metadata]
+    digest = hashlib.sha256(json_text(told, sort_keys=True).encode())
     for _, rows in embeddings.chunks():
         digest.update(numpy.ascontiguousarray(rows).view(numpy.uint8).data)
     return digest.hexdigest()
