@@ -1,10 +1,12 @@
 """`lwcl diagnose-clustering`: whether encoders over-cluster or collapse, why, and what to try; labels are optional."""
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import torch
 
 from lwcl.config.eval_options import DiagnoseOptions
+from lwcl.diagnosis.advice import advice_for_run
 from lwcl.diagnosis.diagnosis_data import DiagnosisData, open_diagnosis_data
 from lwcl.diagnosis.encoder_metrics import DiagnosisScope
 from lwcl.diagnosis.plots.pictures import (
@@ -75,13 +77,14 @@ def build_findings(subjects: Sequence[DiagnosisSubject], metrics: Sequence[Encod
     for subject, one, untrained in zip(subjects, metrics, baselines(subjects, evidence), strict=True):
         compared = teacher if subject.role == "encoder" else None
         verdict = clustering_verdict(one.evidence, untrained=untrained, teacher=compared)
+        advice = advice_for_run(verdict.advice, Path(subject.loaded.name))
         yield EncoderFinding(
             subject.loaded.name,
             subject.loaded.encoder.arch,
             subject.role,
             subject.views,
             one,
-            None if subject.role == "untrained" else verdict,
+            None if subject.role == "untrained" else verdict._replace(advice=advice),
         )
 
 
@@ -104,6 +107,7 @@ def build_report(
         "images": len(data.images),
         "held-out images": len(data.held_out) if data.held_out else 0,
         "classes": len(data.images.classes) if data.labels is not None else 0,
+        "copies": len(data.images) - (len(data.images) if data.distinct is None else len(data.distinct)),
         "broken images": len(data.broken),
         "data": data.images.fingerprint,
         "test data": data.held_out.fingerprint if data.held_out else None,

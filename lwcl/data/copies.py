@@ -25,6 +25,11 @@ def find_copies(bank: Sequence[bytes], queries: Sequence[bytes]) -> Copies:
     return {number: rows[one] for number, one in enumerate(queries) if one in rows}
 
 
+def first_of_each(hashes: Sequence[bytes]) -> list[int]:
+    """The positions of the images that no earlier one equals."""
+    return sorted({one: position for position, one in reversed([*enumerate(hashes)])}.values())
+
+
 def copy_notes(copies: Copies, queries: int) -> Iterator[str]:
     """A note for the report on queries that have copies in the bank."""
     if copies:

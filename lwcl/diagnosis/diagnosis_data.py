@@ -3,10 +3,12 @@
 import functools
 
 import numpy
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from lwcl.config.eval_options import DiagnoseOptions
+from lwcl.data.copies import first_of_each
 from lwcl.data.dataset import BrokenImage, ImageSet, open_images, random_subset
 from lwcl.data.decode import center_crop
 from lwcl.data.labelled import match_classes
@@ -32,6 +34,7 @@ class DiagnosisData:
     def __init__(self, images: ImageSet, held_out: ImageSet | None, options: DiagnoseOptions, screen: Screen) -> None:
         self.images, self.held_out, self.options, self.screen = images, held_out, options, screen
         self.labels = known_labels(images)
+        self.distinct: Tensor | None = None  # positions without those of copies, after the first pass
         self.broken: set[BrokenImage] = set()
         self._views: dict[object, ThreeViews] = {}
 
@@ -61,9 +64,9 @@ class DiagnosisData:
 
     def examine(self, subject: DiagnosisSubject, scope: DiagnosisScope) -> tuple[EncoderMetrics, PictureData]:
         """All metrics of a subject, and the data of its plots."""
-        features, boxes = self.features(subject, self.images)
+        features, boxes = self.distinct_only(subject, *self.features(subject, self.images))
         name, seed = escape(subject.loaded.name), scope.seed
-        self.screen.say(f"{name}: clustering and nearest neighbours of {plural(len(self.images), 'image')}")
+        self.screen.say(f"{name}: clustering and nearest neighbours of {plural(len(features.plain), 'image')}")
         metrics, picture_data = diagnose_features(features, self.labels, boxes, scope)
         if self.held_out is None:
             return metrics, picture_data
@@ -74,9 +77,30 @@ class DiagnosisData:
         held_out = held_out_metrics(bank, self.labels, held_out_features, labels, seed)
         return metrics._replace(held_out=held_out), picture_data
 
+    def distinct_only(
+        self, subject: DiagnosisSubject, features: ViewFeatures, boxes: Tensor
+    ) -> tuple[ViewFeatures, Tensor]:
+        """Features and boxes without those of copies, which are nobody's own view; so are the labels from here on.
+
+        Raises `DataError` where too few different images are left: then the data are to blame, not the encoder.
+        """
+        if self.distinct is None:
+            self.distinct = torch.tensor(first_of_each(self.views(subject, self.images).hashes))
+            count, total = len(self.distinct), len(self.images)
+            if count < MIN_DIAGNOSIS_IMAGES:
+                what = f"{plural(total, 'image')}, of which {count} different: too few to examine."
+                raise DataError(what, "The data are to blame, not the encoder.", "Give other images.")
+            if count < total:
+                share = f"{total - count:,} of {plural(total, 'image')}"
+                self.screen.warn(f"{share} are copies of others, pixel for pixel: they are left out.")
+                self.labels = None if self.labels is None else self.labels[self.distinct]
+        kept = self.distinct
+        return ViewFeatures(*(rows[kept] for rows in features)), boxes[:, kept]
+
     def thumbnail(self, index: int) -> NDArray[numpy.uint8]:
         """An image as a thumbnail (side, side, 3)."""
-        image, _ = self.images.readable_image(index, THUMBNAIL_PIXELS)
+        position = index if self.distinct is None else int(self.distinct[index])
+        image, _ = self.images.readable_image(position, THUMBNAIL_PIXELS)
         return center_crop(image, THUMBNAIL_PIXELS)
 
     def album(self, first: DiagnosisSubject) -> ImageAlbum:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from lwcl.diagnosis.results import EncoderFinding
-from lwcl.diagnosis.tables import diagnosis_tables
+from lwcl.diagnosis.tables import diagnosis_tables, key_numbers, verdict_tables
 from lwcl.diagnosis.verdict import VERDICT_MEANINGS, Verdict
 from lwcl.reporting.report import Picture, Report
 from lwcl.settings import SettingValue
@@ -28,7 +28,9 @@ def diagnosis_report(
         kind="diagnose-clustering",
         title="Clusters of " + ", ".join(names),
         verdict=" ".join(summaries) or "Untrained encoders have no verdict.",
-        tables=tuple(table for table in diagnosis_tables(findings) if table.rows),
+        tables=tuple(table for table in (key_numbers(findings), *verdict_tables(findings)) if table.rows),
+        details=tuple(table for table in diagnosis_tables(findings) if table.rows),
+        lead=2,
         pictures=tuple(pictures),
         facts={**facts, "encoders": [to_json_values(one) for one in findings]},
         settings=settings,
@@ -52,7 +54,10 @@ def verdict_lines(findings: Sequence[EncoderFinding]) -> Iterator[str]:
     for name, verdict in ((one.name, one.verdict) for one in findings if one.verdict):
         yield verdict_headline(name, verdict)
         yield from (f"  {reason}" for reason in verdict.reasons)
-        yield from (f"  Try {advice.setting}: {advice.why} ({advice.source})." for advice in verdict.advice)
+        for advice in verdict.advice:
+            yield f"  Try {advice.setting}: {advice.why} ({advice.source})."
+            if advice.command:
+                yield f"    {advice.command}"
 
 
 def unhealthy_diagnoses(findings: Sequence[EncoderFinding]) -> list[str]:

@@ -13,11 +13,15 @@ from lwcl.diagnosis.columns import (
     OVERLAP_NOTE,
     OVERVIEW_COLUMNS,
     OVERVIEW_NOTE,
+    OWN_VIEW_COLUMN,
+    RANK_COLUMN,
     SAME_CLASS_COLUMN,
     Column,
+    Columns,
     T,
+    of_at_least,
 )
-from lwcl.diagnosis.results import EncoderFinding
+from lwcl.diagnosis.results import EncoderFinding, EncoderMetrics
 from lwcl.diagnosis.verdict import Evidence
 from lwcl.reporting.report import Table
 
@@ -40,18 +44,36 @@ def overview_table(findings: Sequence[EncoderFinding]) -> Table:
 
 def diagnosis_tables(findings: Sequence[EncoderFinding]) -> Iterator[Table]:
     """All tables of the report, some perhaps without rows."""
-    yield overview_table(findings)
-    yield from verdict_tables(findings)
     for title, columns, note in METRIC_TABLES:
         shown = [one for one in findings if columns is not HELD_OUT_COLUMNS or one.metrics.held_out]
-        rows = [(one.name, *cells(columns, one.metrics)) for one in shown]
-        yield without_empty_columns(title, ("Encoder", *titles(columns)), rows, note)
+        yield metric_table(title, columns, shown, note)
     for one in findings:
         rows = [cells(CLUSTER_COLUMNS, row) for row in one.metrics.clusters]
         note = CLUSTER_NOTE if one is findings[0] else ""
         yield without_empty_columns(f"Clusters of {one.name}", titles(CLUSTER_COLUMNS), rows, note)
     yield overlap_table(findings)
     yield evidence_table(findings)
+
+
+def key_numbers(findings: Sequence[EncoderFinding]) -> Table:
+    """The three numbers that say the most: neighbours of the same class (or distinct groups), own views, directions."""
+    known = any(one.metrics.neighbourhood.same_class is not None for one in findings)
+    silhouette: Column[EncoderMetrics] = Column(
+        "Silhouette of a few clusters", lambda m: m.evidence.silhouette, False, "higher", of_at_least("silhouette")
+    )
+    columns = (SAME_CLASS_COLUMN if known else silhouette, OWN_VIEW_COLUMN, RANK_COLUMN)
+    return metric_table("Key numbers", columns, findings, "")
+
+
+def metric_table(title: str, columns: Columns, findings: Sequence[EncoderFinding], note: str) -> Table:
+    """A row for each measure that has a value: of each encoder, which direction is better, and what is usual."""
+    values = zip(columns, zip(*(cells(columns, one.metrics) for one in findings), strict=True), strict=False)
+    rows = [
+        (column.title, *own, column.better or None, column.usual or None)
+        for column, own in values
+        if any(value is not None for value in own)
+    ]
+    return Table(title, ("Measure", *(one.name for one in findings), "Better", "Usual"), tuple(rows), note)
 
 
 def evidence_table(findings: Sequence[EncoderFinding]) -> Table:
@@ -80,8 +102,10 @@ def verdict_tables(findings: Sequence[EncoderFinding]) -> Iterator[Table]:
         for reason in verdict.reasons
     ]
     yield Table("Reasons", ("Encoder", "Verdict", "Confidence", "Reason"), tuple(reasons))
-    advice = [(name, one.setting, one.why, one.source) for name, verdict in verdicts for one in verdict.advice]
-    yield Table("What to try", ("Encoder", "Setting", "Why", "Source"), tuple(advice))
+    advice = [
+        (name, one.setting, one.command, one.why, one.source) for name, verdict in verdicts for one in verdict.advice
+    ]
+    yield Table("What to try", ("Encoder", "Setting", "Command", "Why", "Source"), tuple(advice))
 
 
 def without_empty_columns(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], note: str) -> Table:

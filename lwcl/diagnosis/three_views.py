@@ -26,6 +26,7 @@ from lwcl.data.augment.views import (
     sample_augment_params,
 )
 from lwcl.data.cache.policy import CACHED_SIDE_RATIO
+from lwcl.data.copies import pixel_hashes
 from lwcl.data.dataset import BrokenImage, ImageSet, as_input
 from lwcl.data.decode import center_crop
 from lwcl.data.workers import load_in_workers
@@ -96,6 +97,7 @@ class ThreeViews:
     ) -> None:
         self.dataset, self.batch_size, self.workers, self.broken = dataset, batch_size, workers, broken
         self.boxes = torch.empty(len(RANDOM_VIEWS), len(dataset.images), 4, dtype=torch.int64)  # after the first pass
+        self.hashes: list[bytes] = []  # of the plain views, after the first pass
         self._cache: BatchCache[ViewBatch] = BatchCache()
 
     def batches(self) -> Iterator[ViewBatch]:
@@ -112,6 +114,7 @@ class ThreeViews:
             for broken in (broken for item in items for broken in item.broken):
                 self.broken(broken)
             batch = self.collate(part, items)
+            self.hashes[part[0] :] = pixel_hashes(batch.plain)
             self.boxes[:, part] = torch.stack([params.boxes for params in batch.params])
             yield batch
 

@@ -43,49 +43,74 @@ THRESHOLDS = {
 
 
 class Advice(NamedTuple):
-    """What to try: a setting or command, why, and the source of the finding."""
+    """What to try: a setting or command, why, and the source of the finding; for a run also the `command`.
+
+    `flags` are those of the command, with names of `lwcl.diagnosis.advice.placeholders` in braces.
+    """
 
     setting: str
     why: str
     source: str
+    flags: str
+    command: str = ""
 
 
 TEACHER_ADVICE = Advice(
     "lwcl distill --teacher ENCODER",
     "a larger teacher provides the similarities between images that small encoders do not learn on their own",
     "SEED, arXiv 2101.04731; DisCo, arXiv 2104.09124",
+    "--arch {arch} --image-size {image_size} --teacher timm/resnet50.a1_in1k",
 )
 VERDICT_ADVICE: dict[str, tuple[Advice, ...]] = {
     "healthy": (),
     "collapsed": (
-        Advice("a lower --lr, a longer --warmup", "large early steps can collapse the embedding", "arXiv 2104.02057"),
-        Advice("a higher --key-momentum", "keys that change fast are inconsistent", "MoCo, arXiv 1911.05722, 4.1"),
-        Advice("--bn-splits 8", "batch norm can leak which key is the positive", "MoCo, arXiv 1911.05722, 3.3"),
+        Advice(
+            "a lower --lr, a longer --warmup",
+            "large early steps can collapse the embedding",
+            "arXiv 2104.02057",
+            "--lr {low_lr} --warmup {long_warmup}",
+        ),
+        Advice(
+            "a higher --key-momentum",
+            "keys that change fast are inconsistent",
+            "MoCo, arXiv 1911.05722, 4.1",
+            "--key-momentum {high_momentum}",
+        ),
+        Advice(
+            "--bn-splits 8",
+            "batch norm can leak which key is the positive",
+            "MoCo, arXiv 1911.05722, 3.3",
+            "--bn-splits 8",
+        ),
     ),
     "partly-collapsed": (
         Advice(
             "--hidden 2x",
             "a wider projection head keeps dimensional collapse out of the backbone",
             "Jing et al., arXiv 2110.09348",
+            "--hidden 2x",
         ),
         Advice(
             "--augmentation moco-v2",
             "augmentation with more variance than the data causes dimensional collapse",
             "Jing et al., arXiv 2110.09348",
+            "--augmentation moco-v2",
         ),
     ),
     "over-clustered": (
         TEACHER_ADVICE,
         Advice(
-            "--method light-moco",
+            "--recipe light",
             "its soft target leaves mass for the nearest keys, which often have the same class",
             "light-moco, arXiv 2212.07158",
+            "--recipe light",
         ),
         Advice(
             "--recipe ssl-small",
             "stronger augmentation, a wider head and temperature 0.1 gained small networks 9 to 16 points of linear "
             "accuracy on ImageNet, but ResNet-18 nothing",
             "ssl-small, arXiv 2107.14762, figure 1",
+            "--recipe ssl-small",
         ),
     ),
     "under-trained": (
@@ -94,11 +119,13 @@ VERDICT_ADVICE: dict[str, tuple[Advice, ...]] = {
             "on ImageNet 800 instead of 200 epochs gained EfficientNet-B0, DeiT-Tiny and ResNet-18 5 to 6 points, "
             "MobileNetV3 nothing",
             "ssl-small, arXiv 2107.14762, figure 1",
+            "--epochs {more_epochs}",
         ),
         Advice(
             "a smaller --queue-size",
             "a queue longer than the data set contains older keys of the query's own image as negatives",
             "MoCo's CIFAR-10 notebook: 4,096 keys for 50,000 images",
+            "--queue-size {short_queue}",
         ),
         TEACHER_ADVICE,
     ),

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from markupsafe import Markup
 
 TEMPLATES = Path(__file__).parent / "templates"
+MAX_CELL = 60  # characters that fit a column beside others
 SVG_IDENTIFIER = re.compile(r"(\bid=\"|href=\"#|url\(#)")
 
 
@@ -25,6 +26,11 @@ class Table(NamedTuple):
     columns: tuple[str, ...]
     rows: tuple[tuple[Any, ...], ...]
     note: str = ""
+
+    @property
+    def wordy(self) -> bool:
+        """Whether it holds sentences, which are shown as cards instead of columns."""
+        return any(isinstance(value, str) and len(value) > MAX_CELL for row in self.rows for value in row)
 
     def numeric(self, column: int) -> bool:
         """Whether a column holds only numbers, and so is right-aligned."""
@@ -63,7 +69,8 @@ class Report:
     verdict: str  # a sentence a line, the result first
     tables: tuple[Table, ...] = ()
     pictures: tuple[Picture, ...] = ()
-    details: tuple[Table, ...] = ()  # shown after the plots
+    details: tuple[Table, ...] = ()  # shown after the plots, folded
+    lead: int = 0  # so many pictures come right after the first table, the others are folded; 0: none is
     facts: Mapping[str, Any] = field(default_factory=dict)  # JSON
     settings: Mapping[str, SettingValue] = field(default_factory=dict)
     environment: Mapping[str, Any] = field(default_factory=dict)

@@ -65,7 +65,9 @@ def queries_per_sheet(encoders: int) -> int:
 
 
 def diagnosis_pictures(shown: Sequence[EncoderPictures], album: ImageAlbum, seed: int) -> Iterator[Picture]:
-    """All plots, in the order of the page."""
+    """All plots, in the order of the page: first the map and the neighbours of the first encoder."""
+    for plot in (tsne_pictures, neighbour_pictures):
+        yield from plot(shown[0], album, seed)
     for title, y_label, caption, value in UNLABELLED_CURVES if album.labels is None else LABELLED_CURVES:
         series = [Series(one.name, [row.k for row in one.clusters], [*map(value, one.clusters)]) for one in shown]
         yield Picture(title, caption, curves.cluster_curves(series, y_label))
@@ -77,7 +79,10 @@ def diagnosis_pictures(shown: Sequence[EncoderPictures], album: ImageAlbum, seed
     if precision := [precision_series(one.name, *one.data.precision) for one in shown if one.data.precision]:
         caption = "Share of the pairs of images at this cosine that have the same class."
         yield Picture("Same class by cosine", caption, curves.precision_curves(precision))
-    for plot in (tsne_pictures, pca_pictures, similarity_pictures, confusion_pictures, neighbour_pictures):
+    for plot in (tsne_pictures, neighbour_pictures):
+        for one in shown[1:]:
+            yield from plot(one, album, seed)
+    for plot in (pca_pictures, similarity_pictures, confusion_pictures):
         for one in shown:
             yield from plot(one, album, seed)
     if album.samples:
