@@ -261,6 +261,23 @@ def test_a_list_is_one_json_document_on_stdout(capsys):
     assert document["recipes"][0]["name"] == "light"
 
 
+def test_help_shows_the_dozen_flags_that_matter_and_help_all_every_one_with_an_example_a_group(capsys):
+    assert main.main(["pretrain", "--help"]) == 0
+    short = capsys.readouterr().out
+    assert {"--data", "--arch", "--epochs", "--out", "--dry-run", "--help-all"} <= set(short.split())
+    assert "--queue-size" not in short
+    assert len(short.splitlines()) < 50
+    assert main.main(["pretrain", "--help-all"]) == 0
+    long = capsys.readouterr().out
+    flags = {flag for param in main.PROGRAM.commands["pretrain"].params for flag in param.opts if flag.startswith("--")}
+    assert all(flag.removeprefix("--") in long for flag in flags)
+    examples = [line.split(maxsplit=1)[1] for line in long.splitlines() if line.startswith("  Example: --")]
+    assert len(examples) == 9
+    for example in examples:
+        words = [word for word in example.split() if word.startswith("--")]
+        assert set(words) <= flags, example
+
+
 @pytest.mark.parametrize(("no_color", "bold"), [("", True), ("1", False)])
 def test_headings_are_bold_on_a_terminal_unless_no_color_is_set(monkeypatch, no_color, bold):
     from lwcl.cli.help import bold_heading

@@ -18,14 +18,17 @@ from lwcl.config.augmentation import MOCO_V2, Augmentation
 from lwcl.config.eval_options import DiagnoseOptions
 from lwcl.config.validation import parse_options
 from lwcl.data.dataset import open_images
+from lwcl.diagnosis.advice import advice_for_run
 from lwcl.diagnosis.encoder_metrics import alignment_by_overlap, histogram_counts, known_labels, select_queries
 from lwcl.diagnosis.subjects import STATIC_VIEWS, views_for
 from lwcl.diagnosis.three_views import ThreeViews, ViewsDataset
+from lwcl.diagnosis.thresholds import VERDICT_ADVICE
 from lwcl.diagnosis.thresholds import threshold_table as clustering_verdict_table
 from lwcl.diagnosis.verdict import VERDICT_MEANINGS
 from lwcl.errors import DataError, TrainingDivergedError, UsageError
 from lwcl.models.loaded import InputSpec, random_encoder
 from lwcl.runs.folder import report_folder
+from lwcl.runs.guard import write_settings
 from lwcl.system.device import choose_compute
 
 CLASSES = ("cat", "dog", "<b>&amp;'\"")
@@ -143,7 +146,10 @@ def test_without_labels_what_needs_them_is_left_out(place: Path, tmp_path: Path,
     assert [row["k"] for row in one["metrics"]["clusters"]] == [4, 5]
     assert one["metrics"]["pairs"]["intra_d"] is None and not one["metrics"]["held_out"]
     shown = next(table for table in told["tables"] if table["title"] == "Clusters")
-    assert "NMI" not in shown["columns"] and "d-sd, %" in shown["columns"]
+    assert "NMI" not in shown["columns"] and "Nearest to their own view, %" in shown["columns"]
+    numbers = told["tables"][0]
+    assert numbers["columns"] == ["Measure", numbers["columns"][1], "Better", "Usual"], "direction and what is usual"
+    assert [row[-2] for row in numbers["rows"]] == ["higher"] * 3
     assert not any("classes" in picture["title"] for picture in told["pictures"])
 
 
@@ -260,3 +266,38 @@ def test_the_page_of_the_diagnosis_tells_the_limits_of_the_verdict() -> None:
         path.write_text(f"{before}{begin}{made}{end}{after}", encoding="utf-8")
         old = made
     assert old == made, f"{path} is old: run the tests with LWCL_UPDATE_GOLDEN=1"
+
+
+def test_copies_are_left_out_and_named_and_data_without_differences_are_to_blame(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = made_images(tmp_path / "twice", 12)
+    for file in sorted(images.iterdir()):
+        (images / f"again-{file.name}").write_bytes(file.read_bytes())
+    told = diagnosed(place / "run", images, tmp_path / "report")
+    assert "12 of 24 images are copies of others, pixel for pixel: they are left out." in capsys.readouterr().err
+    assert told["facts"]["copies"] == 12
+    assert told["facts"]["encoders"][0]["metrics"]["evidence"]["images"] == 12
+    one = sorted(images.iterdir())[0].read_bytes()
+    for file in images.iterdir():
+        file.write_bytes(one)
+    with pytest.raises(DataError, match="The data are to blame, not the encoder"):
+        diagnosed(place / "run", images, tmp_path / "second")
+
+
+def test_advice_is_a_command_to_paste_and_names_only_what_the_run_has(tmp_path: Path) -> None:
+    run = tmp_path / "my run"
+    run.mkdir()
+    settings = {"method": "simclr", "lr": 0.003, "warmup": 2.0, "epochs": 20, "arch": "resnet18", "image_size": 64}
+    settings |= {"teacher": None, "recipe": "simclr", "data": ["my photos"], "queue_size": 0, "images": {"count": 500}}
+    write_settings(run, settings)
+    advice = {one.setting: one.command for one in advice_for_run(VERDICT_ADVICE["under-trained"], run)}
+    assert advice["more --epochs"] == f"lwcl pretrain --config '{run}/config.yaml' --epochs 40 --out '{run}-next'"
+    assert "a smaller --queue-size" not in advice, "there is no queue, or it is smaller than the data"
+    teacher = next(command for setting, command in advice.items() if setting.startswith("lwcl distill"))
+    assert teacher.startswith("lwcl distill --data 'my photos' --arch resnet18 --image-size 64 --teacher timm/")
+    write_settings(run, settings | {"queue_size": 4096})
+    assert "--queue-size 62" in str(advice_for_run(VERDICT_ADVICE["under-trained"], run))
+    settled = advice_for_run(VERDICT_ADVICE["collapsed"], run)
+    assert [one.setting for one in settled] == ["a lower --lr, a longer --warmup"], "SimCLR has no key encoder here"
+    assert "--lr 0.001 --warmup 4" in settled[0].command

@@ -50,7 +50,7 @@ PUBLISHED = {
     "--only-mse",
     "--student_mlp",
 }  # flags of the papers' code, in the sources of numbers
-OWN = {"config", "dry_run", "fast_dev_run", "as_json", "quiet", "debug", "encoders", "what", "pattern"}
+OWN = {"config", "dry_run", "fast_dev_run", "as_json", "quiet", "debug", "help_all", "encoders", "what", "pattern"}
 
 
 def blocks(language: str) -> Iterator[tuple[str, str]]:

@@ -1,6 +1,7 @@
 """Checkpoints of other code: each layout gives its network's own answers, read, guessed and converted."""
 
 import json
+import math
 import re
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from torch import nn
 from lwcl.checkpoints.foreign.importer import import_encoder
 from lwcl.checkpoints.foreign.matching import match_architecture
 from lwcl.checkpoints.load import load_encoder
+from lwcl.cli import main
 from lwcl.commands.convert import convert
 from lwcl.errors import UsageError
 from lwcl.models.encoder import Encoder
@@ -205,3 +207,45 @@ def test_a_hash_in_the_name_of_a_file_is_no_part_of_it(tmp_path: Path) -> None:
     files.save_pickled(tmp_path / "a#b.pth", case.content)
     assert load_encoder(str(tmp_path / "a#b.pth"), arch=files.ARCH).metadata["part"] == ""
     assert load_encoder(f"{tmp_path / 'a#b.pth'}#teacher", arch=files.ARCH).metadata["part"] == "teacher"
+
+
+def plain_weights(seed: int) -> dict[str, torch.Tensor]:
+    """The tensors of a small ResNet, as timm names them."""
+    torch.manual_seed(seed)
+    return timm.create_model("resnet18", num_classes=4).state_dict()
+
+
+def test_averaged_weights_come_first_and_which_were_read_is_said(tmp_path: Path) -> None:
+    plain, averaged = plain_weights(0), plain_weights(1)
+    torch.save({"state_dict": plain, "state_dict_ema": averaged}, file := tmp_path / "both.pth")
+    loaded = load_encoder(str(file))
+    assert torch.equal(loaded.encoder.backbone.state_dict()["conv1.weight"], averaged["conv1.weight"])
+    assert loaded.metadata["layout"] == "plain, weights of 'state_dict_ema'"
+    other = load_encoder(f"{file}#state_dict")
+    assert torch.equal(other.encoder.backbone.state_dict()["conv1.weight"], plain["conv1.weight"])
+    torch.save({"state_dict": plain}, tmp_path / "one.pth")
+    assert load_encoder(str(tmp_path / "one.pth")).metadata["layout"] == "plain"
+
+
+def test_a_classifier_beside_a_backbone_is_no_projection_head(tmp_path: Path) -> None:
+    tensors = {
+        ("head." if name.startswith("fc.") else "backbone.") + name: one for name, one in plain_weights(0).items()
+    }
+    torch.save({"state_dict": tensors}, file := tmp_path / "mmpretrain.pth")
+    loaded = load_encoder(str(file))
+    assert loaded.encoder.head_widths == ()
+    assert set(loaded.metadata["unexpected"]) == {"head.fc.weight", "head.fc.bias"}
+
+
+def test_parts_that_were_compiled_are_found(tmp_path: Path) -> None:
+    tensors = {name.replace("layer1.", "layer1._orig_mod."): one for name, one in plain_weights(0).items()}
+    torch.save(tensors, file := tmp_path / "compiled.pth")
+    assert load_encoder(str(file)).encoder.arch == "resnet18"
+
+
+def test_weights_that_are_not_finite_are_not_converted(tmp_path: Path) -> None:
+    tensors = plain_weights(0)
+    tensors["layer1.0.conv1.weight"][0] = math.nan
+    torch.save(tensors, file := tmp_path / "nan.pth")
+    assert main.main(["convert", str(file), str(tmp_path / "out")]) == 3
+    assert not (tmp_path / "out").exists()

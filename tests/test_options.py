@@ -19,6 +19,7 @@ from lwcl.cli.options import with_options
 from lwcl.config import catalogue
 from lwcl.config.augmentation import Augmentation
 from lwcl.config.eval_options import KnnOptions
+from lwcl.config.recipe_words import RECIPE_WORDS
 from lwcl.config.recipes import RECIPES, TESTED_ARCHS, Optimization
 from lwcl.config.train_options import PretrainOptions
 from lwcl.errors import UsageError
@@ -196,3 +197,11 @@ def test_an_exact_name_is_listed_alone():
 def test_what_is_not_in_a_list_brings_the_nearest_names(what, pattern, near):
     with pytest.raises(UsageError, match=f"Did you mean {near}"):
         catalogue.find_entries(what, pattern)
+
+
+def test_every_recipe_is_explained_in_words(capsys):
+    assert set(RECIPE_WORDS) == set(RECIPES)
+    assert main.main(["list", "recipes", "light"]) == 0
+    told = capsys.readouterr().out
+    assert " ".join(RECIPE_WORDS["light"].split()) in " ".join(told.split())
+    assert "below 200,000 images:" in told, "what is used instead on few images"

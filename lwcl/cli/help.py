@@ -20,6 +20,36 @@ HELP_FLAGS = ["--help", "-h"]
 CONTEXT_SETTINGS = {"max_content_width": HELP_WIDTH, "help_option_names": HELP_FLAGS, "default_map": FLAG_DEFAULTS}
 
 
+#: The flags that `--help` shows of a command that has `--help-all` for the others.
+ESSENTIAL_FLAGS = (
+    *("data", "arch", "teacher", "recipe", "epochs", "batch_size", "image_size", "init", "out", "config", "monitor"),
+    *("dry_run", "fast_dev_run", "threads", "help_all", "help"),
+)
+#: An example of each group in `--help-all`, shown where a command has all its flags.
+GROUP_EXAMPLES = {
+    "What": "--arch efficientnet_b0 --image-size 96",
+    "Data": "--data photos/ --data more.zip --cache disk",
+    "Teacher": "--teacher timm/resnet50.a1_in1k --teacher-cache views:4",
+    "Method": "--temperature 0.1 --hidden 2048",
+    "Optimization": "--epochs 100 --batch-size 128 --lr 0.002",
+    "Views": "--crop-min 0.3 --gray-p 0.1",
+    "Machine": "--threads 4 --precision bf16",
+    "Run": "--out runs/mine --save-every 5m --monitor labelled/",
+    "Screen": "--json --quiet",
+}
+
+
+ALL_FLAGS = "lwcl.all_flags"
+
+
+def show_all(context: typer.Context, wanted: bool) -> None:
+    """Prints the help of a command with all its flags, if asked to."""
+    if wanted:
+        context.meta[ALL_FLAGS] = True
+        typer.echo(context.get_help())
+        raise typer.Exit
+
+
 def write_options(params: Iterable[Any], ctx: Any, formatter: Any) -> None:
     """Writes the arguments and options of a command, each group under its heading."""
     groups: dict[str, list[tuple[str, str]]] = {group: [] for group in ("Arguments", *HELP_GROUPS)}
@@ -37,6 +67,13 @@ def write_options(params: Iterable[Any], ctx: Any, formatter: Any) -> None:
         if rows:
             with formatter.section(bold_heading(group)):
                 formatter.write_dl(rows)
+                example = GROUP_EXAMPLES.get(group, "")
+                flags = {word for names, _ in rows for word in names.replace("[no-]", "").split()}
+                if (
+                    ctx.meta.get(ALL_FLAGS)
+                    and {word for word in example.split() if word.startswith("--")} - flags == set()
+                ):
+                    formatter.write_text(f"Example: {example}" if example else "")
 
 
 def bold_heading(text: str) -> str:
@@ -50,6 +87,8 @@ class PlainCommand(TyperCommand):
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Writes the options by group, with the values that a recipe gives them: only help needs to know these."""
         params = self.get_params(ctx)
+        if any(param.name == "help_all" for param in params) and not ctx.meta.get(ALL_FLAGS):
+            params = [param for name in ESSENTIAL_FLAGS for param in params if param.name == name]
         texts: dict[str, str] = getattr(self.callback, "help_texts", dict)()
         for param in params:
             vars(param)["help"] = texts.get(param.name or "", getattr(param, "help", None))
@@ -73,9 +112,10 @@ class PlainGroup(TyperGroup):
 
 def cli_reference(program: Any, name: str) -> str:
     """The help of a program and of each of its commands as Markdown."""
-    pages = [f"# Command line\n\nGenerated from `{name} --help` by the tests; do not edit.\n"]
+    pages = [f"# Command line\n\nGenerated from `{name} --help-all` by the tests; do not edit.\n"]
     top = typer.Context(program, info_name=name, terminal_width=HELP_WIDTH, help_option_names=HELP_FLAGS)
     contexts = [typer.Context(command, info_name=word, parent=top) for word, command in program.commands.items()]
     for context in (top, *contexts):
+        context.meta[ALL_FLAGS] = True
         pages.append(f"## {context.command_path}\n\n```text\n{context.get_help().rstrip()}\n```\n")
     return "\n".join(pages)

@@ -6,7 +6,7 @@ from typing import Any
 
 import typer
 
-from lwcl.cli.app import ConfigFile, Debug, DryRun, F, FastDevRun, Json, Quiet, command, read_config_flag
+from lwcl.cli.app import ConfigFile, Debug, DryRun, F, FastDevRun, HelpAll, Json, Quiet, command, read_config_flag
 from lwcl.cli.options import with_options
 from lwcl.config.augmentation import Augmentation
 from lwcl.config.plan import merge_run, plan_run
@@ -27,6 +27,7 @@ def train(
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
+    help_all: HelpAll = False,
     **chosen: Any,
 ) -> int:
     """Plans and trains a run; returns the exit code."""

@@ -9,6 +9,7 @@ from lwcl.checkpoints.onnx_encoder import reject_onnx
 from lwcl.errors import UsageError
 from lwcl.formatting import SCHEMA_VERSION, format_cell
 from lwcl.models.loaded import InputSpec, LoadedEncoder
+from lwcl.models.probe import check_weights_finite
 from lwcl.reporting.console import Screen, print_json, print_table
 from lwcl.system.atomic_files import sha256_file
 
@@ -29,6 +30,7 @@ def convert(
             raise UsageError(f"{path} already exists.", remedy="Give another name, or remove it first.")
     loaded = load_encoder(source, arch=arch, image_size=image_size)
     reject_onnx(loaded)
+    check_weights_finite(loaded.name, loaded.encoder)
     metadata = (
         {**loaded.metadata, "sha256": sha256_file(resolve_encoder_file(source)[0])}
         if "file" in loaded.metadata

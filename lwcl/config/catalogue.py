@@ -5,12 +5,14 @@ Nothing here imports timm.
 
 import dataclasses
 import fnmatch
+import textwrap
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from lwcl.config.augmentation import AUGMENTATIONS
 from lwcl.config.citation import CitedValue, PublishedRecipe
 from lwcl.config.probe_protocols import PROTOCOLS
+from lwcl.config.recipe_words import RECIPE_WORDS
 from lwcl.config.recipes import RECIPES, SMALL_DATA_IMAGES, SMALL_DATA_OVERRIDES, TESTED_ARCHS, Optimization
 from lwcl.config.train_options import TRAIN_OPTIONS
 from lwcl.formatting import plural
@@ -31,13 +33,16 @@ DATASETS = {
     "'SHARD-{0000..0099}.tar', 'SHARD-*.tar'": "tar shards as one data set, with WebDataset's labels (.cls, .json)",
 }
 
+WORDS_WIDTH = 80  # columns
+
 
 class CatalogueEntry(NamedTuple):
-    """An entry of a list: its name, a description, and its settings, each with a value and a note."""
+    """An entry of a list: its name, a description, its settings, each with a value and a note, and more in words."""
 
     name: str
     about: str
     details: tuple[tuple[str, Any, str], ...] = ()
+    words: str = ""
 
 
 def list_archs() -> list[CatalogueEntry]:
@@ -79,6 +84,7 @@ def list_recipes() -> list[CatalogueEntry]:
                 ),
                 *small_data_details(recipe),
             ),
+            RECIPE_WORDS.get(name, ""),
         )
         for name, recipe in RECIPES.items()
     ]
@@ -158,6 +164,7 @@ def format_entries(entries: list[CatalogueEntry]) -> str:
     width = max(len(entry.name) for entry in entries)
     lines = [f"{entry.name:<{width}}  {entry.about}".rstrip() for entry in entries]
     if len(entries) == 1:
+        lines += textwrap.wrap(entries[0].words, WORDS_WIDTH, initial_indent="  ", subsequent_indent="  ")
         details = entries[0].details
         wide = [max((len(str(detail[column])) for detail in details), default=0) for column in (0, 1)]
         lines += [f"  {name:<{wide[0]}}  {value!s:<{wide[1]}}  {note}".rstrip() for name, value, note in details]

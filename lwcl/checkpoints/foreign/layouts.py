@@ -56,14 +56,17 @@ MULTI_NETWORK_LAYOUTS = LAYOUTS[:5]  # tensors outside of the selected part belo
 PLAIN, LINEAR, COMPRESS, DINO, LIGHTNING, VISSL = "plain", "linear probe", "CompRess", "DINO", "Lightning", "VISSL"
 VISSL_PATH = ("classy_state_dict", "base_model", "model", "trunk")
 CLASSIFIER_LAYOUTS = (PLAIN, LINEAR, LIGHTNING)  # their single linear layer is a classifier
-STATE_DICT_KEYS = ("state_dict", "model", "model_state_dict", "teacher", "student", "model_ema", "net", "network")
+EMA_KEYS = ("state_dict_ema", "model_ema")  # averaged weights: those that timm loads where both are there
+STATE_DICT_KEYS = (*EMA_KEYS, "state_dict", "model", "model_state_dict", "teacher", "student", "net", "network")
+COMPILED = re.compile(r"(^|\.)(?:_orig_mod\.)+")  # of parts that torch.compile has wrapped
+CLASSIFIER_PREFIXES = ("head.fc.", "head.classifier.")  # beside a backbone: a classifier (mmpretrain), no projection
 WRAPPER_PREFIXES = re.compile(r"(?:(?:module|_orig_mod|model|encoder|backbone|net|network|_feature_blocks)\.)*")
 
 
 def find_encoder_tensors(path: Path, content: Any, part: str = "") -> EncoderTensors:
     """The tensors of the selected part ("": the layout's default). Raises `UsageError` if there are none."""
     content = content if isinstance(content, Mapping) else {}
-    kind, inner, part = unpack_checkpoint(path, content, part)
+    kind, which, inner, part = unpack_checkpoint(path, content, part)
     tensors = strip_wrappers(named_tensors(path, inner))
     if not tensors:
         names = ", ".join(map(str, list(content)[:5])) or "nothing with names"
@@ -77,31 +80,38 @@ def find_encoder_tensors(path: Path, content: Any, part: str = "") -> EncoderTen
     mine, beside = split_by_prefix(mine, most_common_prefix(mine))
     name = kind or (layout.name if layout else PLAIN)
     arch = content.get("arch")
+    classifies = layout is LAYOUTS[-1] and any(other.startswith(CLASSIFIER_PREFIXES) for other in others)
     return EncoderTensors(
-        layout=name,
+        layout=f"{name}, weights of {which!r}" if which else name,
         tensors=mine,
         beside=beside if layout in MULTI_NETWORK_LAYOUTS else beside | others,
         arch=arch if isinstance(arch, str) and part != "teacher" else None,
-        projects=name not in CLASSIFIER_LAYOUTS,
+        projects=name not in CLASSIFIER_LAYOUTS and not classifies,
     )
 
 
-def unpack_checkpoint(path: Path, content: Mapping[Any, Any], part: str) -> tuple[str, Mapping[Any, Any], str]:
-    """The layout, if the outermost names identify it (else ""), the dict of tensors, and the part to select in it."""
+def unpack_checkpoint(path: Path, content: Mapping[Any, Any], part: str) -> tuple[str, str, Mapping[Any, Any], str]:
+    """The layout, if the outermost names identify it (else ""), which of several weights was taken, and their tensors.
+
+    Averaged weights (EMA) come first, as in timm; `part` selects others by name. The last is the part to select within.
+    """
     inner = {name: content[name] for name in STATE_DICT_KEYS if isinstance(content.get(name), Mapping)}
     if "teacher" in inner and "student" in inner:
         if part not in ("", "teacher", "student"):
             raise unknown_part_error(path, DINO, part, ("teacher", "student"))
-        return DINO, inner[part or "teacher"], ""
+        return DINO, "", inner[part or "teacher"], ""
     trunk: Any = content
     for name in VISSL_PATH:
         trunk = trunk.get(name) if isinstance(trunk, Mapping) else None
     if isinstance(trunk, Mapping):
-        return VISSL, trunk, part
+        return VISSL, "", trunk, part
     if "model" in inner and "opt" in content:
-        return COMPRESS, inner["model"], part
+        return COMPRESS, "", inner["model"], part
     kind = LINEAR if "best_acc1" in content else LIGHTNING if "pytorch-lightning_version" in content else ""
-    return kind, next(iter(inner.values()), content), part
+    if part in inner:
+        return kind, part if len(inner) > 1 else "", inner[part], ""
+    name = next(iter(inner), "")
+    return kind, name if len(inner) > 1 else "", inner.get(name, content), part
 
 
 def unknown_part_error(path: Path, layout: str, part: str, parts: tuple[str, ...]) -> UsageError:
@@ -118,12 +128,10 @@ def split_by_prefix(tensors: Mapping[str, Tensor], prefix: str) -> tuple[dict[st
 
 
 def strip_wrappers(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Without the `module.` of DataParallel and the `_orig_mod.` of torch.compile, however many all names have."""
-    for prefix in ("module.", "_orig_mod."):
-        mine, others = split_by_prefix(tensors, prefix)
-        if mine and not others:
-            return strip_wrappers(mine)
-    return tensors
+    """Without the `_orig_mod.` of torch.compile anywhere in a name, and the `module.` of DataParallel before all."""
+    tensors = {COMPILED.sub(r"\1", name): tensor for name, tensor in tensors.items()}
+    mine, others = split_by_prefix(tensors, "module.")
+    return strip_wrappers(mine) if mine and not others else tensors
 
 
 def most_common_prefix(tensors: Mapping[str, Tensor]) -> str:
