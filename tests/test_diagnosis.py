@@ -149,7 +149,7 @@ def test_without_labels_what_needs_them_is_left_out(place: Path, tmp_path: Path,
     assert "NMI" not in shown["columns"] and "Nearest to their own view, %" in shown["columns"]
     numbers = told["tables"][0]
     assert numbers["columns"] == ["Measure", numbers["columns"][1], "Better", "Usual"], "direction and what is usual"
-    assert [row[-2] for row in numbers["rows"]] == ["higher"] * 3
+    assert {row[-2] for row in numbers["rows"]} == {"higher"}
     assert not any("classes" in picture["title"] for picture in told["pictures"])
 
 

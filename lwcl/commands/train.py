@@ -15,6 +15,7 @@ from lwcl.config.plan import CHOSEN, IMAGES, WEIGHTS, Plan, ResolvedConfig, plan
 from lwcl.config.train_options import CHANGEABLE_ON_RESUME, CHANGEABLE_WITH_WARNING, MACHINE_SETTINGS
 from lwcl.data.dataset import BrokenImage, ImageSet
 from lwcl.data.pairs import open_training_images
+from lwcl.diagnosis.run_pictures import run_pictures
 from lwcl.engine import NonFiniteError
 from lwcl.errors import DataError, TrainingDivergedError, UsageError
 from lwcl.formatting import plural
@@ -131,7 +132,7 @@ def train_in_folder(
             screen.warn(f"{what} They are listed in {folder.bad_files_jsonl}.")
         if distributed.rank():
             return code or compute_shares(training, screen)
-        code = code or finalize_run(training, folder, screen, timing, as_json=as_json)
+        code = code or finalize_run(training, folder, screen, timing, as_json=as_json, pictures=run_pictures(training))
         track_results(trackers, folder, training.done)
     return code
 

@@ -153,6 +153,7 @@ class TrainOptions(DataOptions, MachineOptions):
     )
     monitor: tuple[str, ...] = setting((), "labelled images for a kNN score during training", group="Run", path=True)
     monitor_every: int = setting(1, "epochs between two kNN scores of --monitor", at_least=1, group="Run")
+    html: bool = setting(False, "rewrite report.html at epoch ends, for a browser to follow the run", group="Run")
     strict: bool = setting(False, "exit with code 3 if the embedding collapses", group="Run")
     devices: Auto[int] = setting(
         None,
@@ -268,7 +269,19 @@ MACHINE_SETTINGS = ("threads", "precision", "view_backend", "teacher_precision")
 
 #: Settings that change where or how fast a run computes, but not what: a resumed run may change them.
 CHANGEABLE_ON_RESUME = frozenset(
-    {"out", "resume", "overwrite", "workers", "save_every", "download", "max_bad", "strict", "wait_limit", "log"}
+    {
+        "out",
+        "resume",
+        "overwrite",
+        "workers",
+        "save_every",
+        "download",
+        "max_bad",
+        "strict",
+        "html",
+        "wait_limit",
+        "log",
+    }
 )
 #: Settings that a resumed run may also change, with a warning: they affect logging, or floating-point rounding. The
 #: images are compared by names and sizes, however `data` spells them.

@@ -98,8 +98,8 @@ class Report:
         """The document as text."""
         return json_document(self.document()) + "\n"
 
-    def to_html(self) -> str:
-        """A self-contained page: no scripts, nothing loaded."""
+    def to_html(self, *, refresh: int = 0, state: str = "") -> str:
+        """A page without scripts that loads nothing, or only itself, every `refresh` seconds; `state` comes first."""
         import jinja2
         from markupsafe import Markup
 
@@ -112,7 +112,8 @@ class Report:
             lstrip_blocks=True,
         )
         machine = Table("Environment", ("Property", "Value"), tuple(flatten_facts(self.environment)))
-        return environment.get_template("report.html.j2").render(report=self, machine=machine)
+        template = environment.get_template("report.html.j2")
+        return template.render(report=self, machine=machine, refresh=refresh, state=state)
 
     def write(self, folder: Path) -> None:
         """Writes plots, report.html, and last report.json, whose presence marks a finished run.

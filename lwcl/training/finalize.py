@@ -1,28 +1,22 @@
 """What a finished run leaves: the encoder, its export to plain timm, a kNN score where there are labels, the report."""
 
 import dataclasses
-from collections.abc import Mapping
-
-import numpy
-from numpy.typing import NDArray
+from collections.abc import Iterable, Mapping
 
 from lwcl.checkpoints.encoder_file import export_timm, save_encoder, timm_snippet
-from lwcl.data.loader import Loader
 from lwcl.errors import DataError
 from lwcl.formatting import escape
 from lwcl.reporting.console import Screen, print_json, print_table
 from lwcl.reporting.distillation import gap_facts, gap_pictures, gap_table, gap_verdict
 from lwcl.reporting.knn import accuracy_verdict, knn_table
 from lwcl.reporting.model_card import render_model_card
-from lwcl.reporting.report import Report
-from lwcl.reporting.training import NOTHING_MEASURED, run_headline, training_report
+from lwcl.reporting.report import Picture, Report
+from lwcl.reporting.training import NOTHING_MEASURED, run_headline
 from lwcl.runs.folder import RunFolder
 from lwcl.system.atomic_files import sha256_file, write_atomically
-from lwcl.system.device import current_command
-from lwcl.system.environment import describe_environment
-from lwcl.training.dry_run import sample_views
 from lwcl.training.final_scores import FinalScores, final_scores, has_labelled_splits, no_scores, scored_subjects
 from lwcl.training.post_training import bits_table, bits_verdict, compare_bits, needs_training
+from lwcl.training.run_report import run_report
 from lwcl.training.state import TrainingState
 
 Timing = Mapping[str, float | None]
@@ -33,7 +27,15 @@ VERIFIED_FILES = (
 )  # what `lwcl verify` looks at
 
 
-def finalize_run(training: TrainingState, folder: RunFolder, screen: Screen, timing: Timing, *, as_json: bool) -> int:
+def finalize_run(
+    training: TrainingState,
+    folder: RunFolder,
+    screen: Screen,
+    timing: Timing,
+    *,
+    as_json: bool,
+    pictures: Iterable[Picture] = (),
+) -> int:
     """Writes encoder, export and report, evaluates if there are labels, prints the paths; returns the exit code.
 
     An error of evaluating is raised after the report is written, unless the images are to blame: then it is printed.
@@ -47,7 +49,7 @@ def finalize_run(training: TrainingState, folder: RunFolder, screen: Screen, tim
         final = final_scores(training, folder, screen)
     except Exception as error:  # whatever it is, hours of training are behind us: the report comes first
         failure, final = error, no_scores(error)
-    rows, report = final.rows, finished_report(training, folder, timing, final)
+    rows, report = final.rows, finished_report(training, folder, timing, final, pictures)
     report = add_bits(report, training, screen)
     card = render_model_card(folder.path.resolve().name, student.arch, trained.metadata, rows, training.config.values)
     write_atomically(folder.export / "README.md", card)
@@ -66,7 +68,9 @@ def finalize_run(training: TrainingState, folder: RunFolder, screen: Screen, tim
     return 0
 
 
-def finished_report(training: TrainingState, folder: RunFolder, timing: Timing, final: FinalScores) -> Report:
+def finished_report(
+    training: TrainingState, folder: RunFolder, timing: Timing, final: FinalScores, pictures: Iterable[Picture]
+) -> Report:
     """The report of a run that is done, whose encoder and export are in its folder."""
     student, facts = training.net.student, training.loaded(str(folder.path)).metadata
     facts |= {
@@ -79,27 +83,9 @@ def finished_report(training: TrainingState, folder: RunFolder, timing: Timing, 
         "knn": [row._asdict() for row in final.rows],
         "judged images": final.judged_images,
     }
-    report = training_report(
-        training.config.command,
-        f"{facts['method']} on {student.arch}",
-        folder.metrics(),
-        settings=training.config.values,
-        facts=facts,
-        environment=describe_environment(),
-        command=current_command(),
-        timing={**timing, "seconds": training.seconds()},
-        chance=training.config.method.chance(training.loader.batch_size // training.config.optimization.accumulate),
-        samples=samples_or_none(training.loader),
-    )
+    report = run_report(training, folder, timing, facts)
+    report = dataclasses.replace(report, pictures=(*pictures, *report.pictures))
     return add_scores(report, final)
-
-
-def samples_or_none(loader: Loader) -> NDArray[numpy.uint8] | None:
-    """Sample views for the report; None where the images can no longer be read."""
-    try:
-        return sample_views(loader)
-    except (DataError, OSError):
-        return None
 
 
 def add_bits(report: Report, training: TrainingState, screen: Screen) -> Report:

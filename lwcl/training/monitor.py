@@ -21,6 +21,7 @@ from lwcl.reporting.console import Screen, TrainingDisplay
 from lwcl.reporting.health_ranges import HealthAlarm, StallAlarm
 from lwcl.runs.folder import RunFolder
 from lwcl.system import distributed
+from lwcl.training.run_report import LivePage
 from lwcl.training.state import TrainingState
 
 
@@ -35,6 +36,7 @@ class TrainingMonitor:
     def __init__(self, training: TrainingState, folder: RunFolder, screen: Screen) -> None:
         self.training, self.folder, self.screen = training, folder, screen
         options = training.config.options
+        self.page = LivePage(training, folder)
         self.log_every = options.log_every  # steps
         self.knn_every = options.monitor_every * training.loader.steps_per_epoch  # steps
         self.evaluator = (
@@ -66,6 +68,7 @@ class TrainingMonitor:
         due = step.number % self.log_every == 0 or step.number == 1 or last
         monitored = self.evaluator is not None and (step.number % self.knn_every == 0 or last)
         if not due and not monitored:
+            self.page.update(step.number)
             return None
         record: dict[str, Any] = {
             "step": step.number,
@@ -87,6 +90,7 @@ class TrainingMonitor:
         if monitored and self.evaluator:
             self.monitor(self.evaluator, step, record, display)
         self.folder.append_metrics(record)
+        self.page.update(step.number)
         return health
 
     def monitor(self, evaluator: Evaluator, step: TrainStep, record: dict[str, Any], display: TrainingDisplay) -> None:

@@ -18,8 +18,8 @@ def order_clusters(counts: NDArray[numpy.int64], mapping: NDArray[numpy.int64]) 
     return counts[numpy.argsort(places, kind="stable")]
 
 
-def heat_map(counts: NDArray[numpy.int64], classes: Sequence[str]) -> str:
-    """The share of each cluster's images (row) that have each class (column), as SVG text."""
+def heat_map(counts: NDArray[numpy.int64], classes: Sequence[str], rows_are: str = "cluster") -> str:
+    """The share of each cluster's images (row; or what `rows_are`) that have each class (column), as SVG text."""
     rows, columns = counts.shape
     shares = counts / numpy.maximum(counts.sum(1, keepdims=True), 1)
     written = max(rows, columns) <= MAX_LABELLED_CELLS
@@ -28,7 +28,7 @@ def heat_map(counts: NDArray[numpy.int64], classes: Sequence[str]) -> str:
         colours = LIGHT_BLUE + shares[..., None] * (DARK_BLUE - LIGHT_BLUE)
         axes.imshow((255 * colours).round().astype(numpy.uint8), aspect="auto", interpolation="none")
         axes.grid(visible=False)
-        axes.set(xlabel="" if written else "class", ylabel="cluster (number of images)" if written else "cluster")
+        axes.set(xlabel="" if written else "class", ylabel=f"{rows_are} (number of images)" if written else rows_are)
         if written:
             axes.set_xticks(range(columns), [plots.shorten(name, 11) for name in classes], rotation=45, ha="right")
             axes.set_yticks(range(rows), [f"{total:,}" for total in counts.sum(1)])

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 THUMBNAIL_SIDE = 64  # units of a small thumbnail; a large one takes two by two
 THUMBNAIL_GAP = 6
+MAP_SIDE, MAP_PHOTO_SIDE = 480, 36
 TEXT_HEIGHT = 18  # height of a line of text
 THUMBNAIL_QUALITY = 78
 CORRECT_COLOUR, WRONG_COLOUR = "#009E73", "#D55E00"
@@ -71,6 +72,17 @@ def view_grid(images: "Sequence[Sequence[Photo]]", titles: Sequence[str]) -> str
         len(titles) * (THUMBNAIL_SIDE + THUMBNAIL_GAP) - THUMBNAIL_GAP,
         TEXT_HEIGHT + len(images) * (THUMBNAIL_SIDE + THUMBNAIL_GAP),
     )
+
+
+def photo_map(places: "NDArray[numpy.floating]", photos: "Sequence[Photo]", shown: int) -> str:
+    """Images at their places (N, 2) on a square: the first `shown` as thumbnails, the others as dots."""
+    low, high = places.min(0), places.max(0)
+    room = MAP_SIDE - MAP_PHOTO_SIDE
+    spots = [(int(x), int(y)) for x, y in (places - low) / max(float((high - low).max()), 1e-9) * room]
+    half = MAP_PHOTO_SIDE // 2
+    dots = [f'<circle cx="{x + half}" cy="{y + half}" r="2.5" opacity="0.4"/>' for x, y in spots[shown:]]
+    drawn = [svg_photo(one, x, y, MAP_PHOTO_SIDE) for one, (x, y) in zip(photos[:shown], spots, strict=False)]
+    return svg_element([*dots, *drawn], MAP_SIDE, MAP_SIDE)
 
 
 def svg_element(parts: Sequence[str], width: int, height: int) -> str:

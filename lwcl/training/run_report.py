@@ -1,0 +1,66 @@
+"""The report of a run as far as it has come, and the page that shows it while it trains (`--html`)."""
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy
+from numpy.typing import NDArray
+
+from lwcl.data.loader import Loader
+from lwcl.errors import DataError
+from lwcl.reporting.report import Report
+from lwcl.reporting.throughput import RateLimiter
+from lwcl.reporting.training import training_report
+from lwcl.runs.folder import RunFolder
+from lwcl.system.atomic_files import write_atomically
+from lwcl.system.device import current_command
+from lwcl.system.environment import describe_environment
+from lwcl.training.dry_run import sample_views
+from lwcl.training.state import TrainingState
+
+PAGE_SECONDS = 20.0  # between two pages: drawing one takes about a second
+
+
+def run_report(
+    training: TrainingState, folder: RunFolder, timing: Mapping[str, float | None], facts: Mapping[str, Any]
+) -> Report:
+    """The report of a run with these facts and the metrics so far."""
+    return training_report(
+        training.config.command,
+        f"{training.config.method.name} on {training.net.student.arch}",
+        folder.metrics(),
+        settings=training.config.values,
+        facts=facts,
+        environment=describe_environment(),
+        command=current_command(),
+        timing={**timing, "seconds": training.seconds()},
+        chance=training.config.method.chance(training.loader.batch_size // training.config.optimization.accumulate),
+        samples=samples_or_none(training.loader),
+    )
+
+
+def samples_or_none(loader: Loader) -> NDArray[numpy.uint8] | None:
+    """Sample views for the report; None where the images can no longer be read."""
+    try:
+        return sample_views(loader)
+    except (DataError, OSError):
+        return None
+
+
+class LivePage:
+    """Writes report.html while a run trains, at epoch ends, for a browser that loads it again by itself."""
+
+    def __init__(self, training: TrainingState, folder: RunFolder) -> None:
+        self.training, self.folder = training, folder
+        self._limit = RateLimiter(PAGE_SECONDS)
+
+    def update(self, step: int) -> None:
+        """Writes the page, if `--html` asked for it, an epoch ended, and the last one is some seconds old."""
+        epoch_ends = step % self.training.loader.steps_per_epoch == 0
+        if not self.training.config.options.html or not epoch_ends or not self._limit.due():
+            return
+        report = run_report(self.training, self.folder, {}, {"images": len(self.training.images)})
+        done = f"{step:,} of {self.training.steps:,} steps at {time.strftime('%H:%M:%S')}"
+        state = f"Still training: {done}. This page loads itself again."
+        write_atomically(self.folder.report_html, report.to_html(refresh=int(PAGE_SECONDS), state=state))
