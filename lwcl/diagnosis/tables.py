@@ -44,6 +44,7 @@ def overview_table(findings: Sequence[EncoderFinding]) -> Table:
 
 def diagnosis_tables(findings: Sequence[EncoderFinding]) -> Iterator[Table]:
     """All tables of the report, some perhaps without rows."""
+    yield overview_table(findings)
     for title, columns, note in METRIC_TABLES:
         shown = [one for one in findings if columns is not HELD_OUT_COLUMNS or one.metrics.held_out]
         yield metric_table(title, columns, shown, note)
