@@ -74,3 +74,24 @@ def test_a_resumed_run_tells_the_time_of_all_its_parts(tmp_path: Path) -> None:
     assert ran(command) == 0
     timing = json.loads((tmp_path / "run" / "report.json").read_text())["facts"]["timing"]
     assert 3600 < timing["seconds"] < 3700
+
+
+def test_a_page_follows_the_run_in_a_browser_and_the_last_one_shows_what_was_learned(tmp_path: Path) -> None:
+    made_images(tmp_path / "data" / "train", 48, ("cat", "dog"))
+    command = [*pretrain(tmp_path / "data", tmp_path / "run", *METHODS["light-moco"]), "--html"]
+    assert child(command, tmp_path / "cache", "metrics.append@8") == -9
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert '<meta http-equiv="refresh" content="20">' in page
+    assert "Still training: 6 of 12 steps" in page
+    assert "Augmented samples" in page
+    assert ran(command) == 0
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "refresh" not in page
+    assert "<script" not in page
+    titles = [one["title"] for one in json.loads((tmp_path / "run" / "report.json").read_text())["pictures"]]
+    assert titles[:4] == [
+        "Map of the images",
+        "Nearest neighbours after training",
+        "Nearest neighbours before training",
+        "Confusion of classes",
+    ]
