@@ -23,11 +23,11 @@ def advice_for_run(advice: Sequence[Advice], run: Path) -> tuple[Advice, ...]:
     if settings.get("method") not in methods():
         return tuple(advice)
     known = placeholders(settings)
-    fitting = (one for one in advice if fits(one, settings, known))
+    fitting = (one for one in advice if advice_applies(one, settings, known))
     return tuple(one._replace(command=command_line(one, run, settings, known)) for one in fitting)
 
 
-def fits(advice: Advice, settings: Mapping[str, Any], known: Mapping[str, str]) -> bool:
+def advice_applies(advice: Advice, settings: Mapping[str, Any], known: Mapping[str, str]) -> bool:
     """Whether a run has the settings that the advice changes, and they can be changed as it says."""
     flags = {flag.replace("-", "_") for flag in re.findall(r"--([a-z-]+)", advice.flags)}
     return (
