@@ -10,7 +10,7 @@ import typer
 from typer import Argument, Option
 
 import lwcl
-from lwcl.cli.help import CONTEXT_SETTINGS, PlainCommand, PlainGroup, show_all
+from lwcl.cli.help import ALL_FLAGS, CONTEXT_SETTINGS, PlainCommand, PlainGroup
 from lwcl.settings import expand_home
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -40,6 +40,16 @@ Encoders = Annotated[list[str], Argument(metavar="ENCODER", help=ENCODER_HELP, c
 Arch = Annotated[str | None, Option("--arch", metavar="NAME", help="architecture, if the checkpoint does not state it")]
 Json = Annotated[bool, Option("--json", help="print one JSON document on stdout", rich_help_panel="Screen")]
 Quiet = Annotated[bool, Option("--quiet", help="print results and errors only", rich_help_panel="Screen")]
+
+
+def show_all(context: typer.Context, wanted: bool) -> None:
+    """Prints the help of a command with all its flags, if asked to."""
+    if wanted:
+        context.meta[ALL_FLAGS] = True
+        typer.echo(context.get_help())
+        raise typer.Exit
+
+
 HELP_ALL = "show all flags, by group, each group with an example"
 HelpAll = Annotated[bool, Option("--help-all", help=HELP_ALL, is_eager=True, callback=show_all, expose_value=False)]
 Debug = Annotated[bool, Option("--debug", help="show the traceback of an error", rich_help_panel="Screen")]

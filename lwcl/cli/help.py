@@ -42,14 +42,6 @@ GROUP_EXAMPLES = {
 ALL_FLAGS = "lwcl.all_flags"
 
 
-def show_all(context: typer.Context, wanted: bool) -> None:
-    """Prints the help of a command with all its flags, if asked to."""
-    if wanted:
-        context.meta[ALL_FLAGS] = True
-        typer.echo(context.get_help())
-        raise typer.Exit
-
-
 def write_options(params: Iterable[Any], ctx: Any, formatter: Any) -> None:
     """Writes the arguments and options of a command, each group under its heading."""
     groups: dict[str, list[tuple[str, str]]] = {group: [] for group in ("Arguments", *HELP_GROUPS)}
