@@ -33,4 +33,6 @@ def test_neighbours_that_were_chosen_are_not_changed(tmp_path: Path, capsys: pyt
 
 def test_one_image_is_refused_with_the_least_number(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert ran(["pretrain", "--data", str(made_images(tmp_path, 1)), *WORDS.split()]) == 4
-    assert capsys.readouterr().err.startswith("1 image: training tells images apart, so it needs at least 2.")
+    assert capsys.readouterr().err.startswith(
+        "1 image: training compares images with each other, so it needs at least 2"
+    )

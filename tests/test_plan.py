@@ -56,7 +56,8 @@ def good(field, kind):
         return FIXED[field.name]
     metadata = field.metadata
     if metadata["choices"]:
-        return st.sampled_from(metadata["choices"])
+        one = st.sampled_from(metadata["choices"])
+        return st.lists(one, max_size=3).map(tuple) if getattr(kind, "__origin__", None) is tuple else one
     low, high = metadata.get("at_least", metadata.get("above")), metadata.get("at_most", metadata.get("below"))
     edges = {"exclude_min": "above" in metadata, "exclude_max": "below" in metadata}
     number = st.floats(low, high, allow_nan=False, allow_infinity=False, **edges)

@@ -164,7 +164,7 @@ def test_weights_that_drift_apart_are_found_at_the_next_checkpoint(images: Path,
 def test_a_batch_that_cannot_be_shared_out_is_refused_before_anything_starts(images: Path, tmp_path: Path) -> None:
     group = Group(pretrain(images, tmp_path / "run", "--batch-size", "7"), tmp_path)
     assert group.ended() == [2, 2]
-    assert "A batch of 7 cannot be shared out evenly to 2 processes." in group.said()[0]
+    assert "A batch of 7 cannot be divided evenly among 2 processes." in group.said()[0]
     assert "--batch-size 6 or 8" in group.said()[0]
     assert group.said()[1] == ""
     assert not (tmp_path / "run").exists()
@@ -177,6 +177,6 @@ def test_a_run_goes_on_with_another_number_of_processes_and_says_what_may_differ
     assert first.ended() == [143, 143]
     assert ran(words) == 0
     log = (tmp_path / "run" / "log.txt").read_text()
-    assert "another --devices: 2 before, 1 now" in log
+    assert "different --devices: 2 before, 1 now" in log
     assert "batch norm" in log
     assert current_ranks().world_size == 1
