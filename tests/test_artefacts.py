@@ -220,7 +220,7 @@ def test_names_from_strangers_mean_nothing_in_a_card() -> None:
     lines = text.splitlines()
     assert [line for line in lines if line.startswith("#")] == [
         f"# {escape_markdown(HOSTILE)}",
-        *("## Training", "## Evaluation", "## Feature maps", "## Limitations", "## Settings"),
+        *("## Training", "## Licences", "## Evaluation", "## Feature maps", "## Limitations", "## Settings"),
     ]  # fmt: skip
     assert text.isascii()
     for sign in ("<script", "](", "![", "://", "www.", "`f", "*g", "_h", "&lt"):
