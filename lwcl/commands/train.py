@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import signal
 import sys
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -28,7 +29,7 @@ from lwcl.runs.finished import FinishedRun
 from lwcl.runs.folder import FollowedFolder, RunFolder, default_out
 from lwcl.runs.guard import ResumeMode
 from lwcl.settings import AUTO, auto_value, flag_name
-from lwcl.system import distributed
+from lwcl.system import distributed, slurm
 from lwcl.system.cpu import keep_freed_memory
 from lwcl.system.device import current_command, resolve_device
 from lwcl.system.out_of_memory import explain_out_of_memory
@@ -54,6 +55,8 @@ def train_run(
     plan: Plan, *, dry_run: bool = False, fast_dev_run: int | None = None, as_json: bool = False, quiet: bool = False
 ) -> int:
     """Trains as the plan says, or only prints what it would do; returns the exit code."""
+    if plan.options.requeue:
+        slurm.check_requeue()
     with process_group(resolve_device(plan.options.device), plan.options.wait_limit):
         return train_here(plan, dry_run=dry_run, fast_dev_run=fast_dev_run, as_json=as_json, quiet=quiet)
 
@@ -286,6 +289,9 @@ def train_loop(training: TrainingState, folder: RunFolder, screen: Screen, steps
             raise
     if stop:
         screen.say(f"Stopped after step {training.done:,} and saved. Resume with: {current_command()}")
+        if options.requeue and int(stop) == signal.SIGUSR1 and distributed.rank() == 0:
+            screen.say(f"Queueing job {slurm.job()} again.")
+            slurm.requeue()
         return exit_code(int(stop)), display.timing()
     if options.strict and monitor.has_collapsed:
         raise TrainingDivergedError(

@@ -139,6 +139,9 @@ class TrainOptions(DataOptions, MachineOptions):
         choices=(AUTO, "must", "never"),
         group="Run",
     )
+    requeue: bool = setting(
+        False, "in a SLURM job: after its warning (sbatch --signal=USR1@120) save, and queue the job again", group="Run"
+    )
     overwrite: bool = setting(False, "replace the run in the folder", group="Run")
     save_every: str = setting(
         "10m", "checkpoint interval: steps (500) or minutes (10m); also saved at epoch ends", group="Run"
@@ -273,6 +276,7 @@ CHANGEABLE_ON_RESUME = frozenset(
         "out",
         "resume",
         "overwrite",
+        "requeue",
         "workers",
         "save_every",
         "download",

@@ -9,14 +9,15 @@ import os
 from pathlib import Path
 
 from lwcl.system.ranks import current_ranks
+from lwcl.system.slurm import granted_cpus
 
 ROOT = Path("/")
 
 
 def usable_cpus() -> int:
-    """CPUs that the affinity and the cgroup quota leave to this process, rounded down, at least 1."""
+    """CPUs that affinity, cgroup quota and SLURM leave to this process, rounded down, at least 1."""
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, math.floor(min(affinity, cgroup_cpu_quota())))
+    return max(1, math.floor(min(affinity, cgroup_cpu_quota(), granted_cpus() or affinity)))
 
 
 def own_cpus() -> int:

@@ -6,6 +6,8 @@ import time
 from types import FrameType
 from typing import Self
 
+from lwcl.system import slurm
+
 #: What ends a process and can be caught: Ctrl-C, a closed terminal, schedulers' warnings, limits, a failing supply.
 STOP_SIGNAL_NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGXCPU", "SIGALRM", "SIGPWR")
 STOP_SIGNALS = tuple(signal.Signals[name] for name in STOP_SIGNAL_NAMES if name in signal.Signals.__members__)
@@ -42,5 +44,8 @@ class StopSignals:
 
 
 def exit_code(number: int) -> int:
-    """The exit code that tells which signal ended the run, as shells have it: 128 and its number."""
-    return 128 + number
+    """The exit code that tells which signal ended the run, as shells have it: 128 and its number.
+
+    In a job of SLURM its warning (SIGUSR1) counts as the SIGTERM that would follow.
+    """
+    return 128 + (signal.SIGTERM if number == signal.SIGUSR1 and slurm.job() else number)

@@ -1,0 +1,187 @@
+"""Jobs of SLURM: what it grants, its warning, its queue; the last test runs a real controller and node."""
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from runs import made_images
+
+from lwcl.errors import StorageError, UsageError
+from lwcl.system import slurm
+from lwcl.system.limits import usable_cpus
+from lwcl.system.signals import exit_code
+
+DAEMONS = ("munged", "slurmctld", "slurmd")
+CONFIGURATION = """
+ClusterName=one
+SlurmctldHost={host}(127.0.0.1)
+SlurmctldPort={port}
+SlurmdPort={node_port}
+AuthType=auth/munge
+AuthInfo=socket={folder}/munge.socket
+SlurmUser=root
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/spool
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/slurmd.pid
+SlurmctldLogFile={folder}/slurmctld.log
+SlurmdLogFile={folder}/slurmd.log
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_CPU
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+ReturnToService=2
+SchedulerParameters=batch_sched_delay=1,sched_interval=3,requeue_delay=1
+JobAcctGatherType=jobacct_gather/none
+AccountingStorageType=accounting_storage/none
+MpiDefault=none
+SwitchType=switch/none
+NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus} State=UNKNOWN
+PartitionName=low Nodes=ALL Default=YES State=UP PriorityTier=1 PreemptMode=REQUEUE GraceTime=60
+PartitionName=high Nodes=ALL State=UP PriorityTier=10 PreemptMode=OFF
+"""
+
+
+def test_a_task_uses_the_cpus_that_it_was_granted(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert slurm.granted_cpus({"SLURM_CPUS_PER_TASK": "3"}) is None, "left over from a job that ended"
+    assert slurm.granted_cpus({"SLURM_JOB_ID": "7", "SLURM_CPUS_PER_TASK": "3", "SLURM_CPUS_ON_NODE": "8"}) == 3
+    assert slurm.granted_cpus({"SLURM_JOB_ID": "7", "SLURM_CPUS_ON_NODE": "8"}) == 8
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "1")
+    assert usable_cpus() == 1
+
+
+def test_the_warning_of_a_job_exits_as_its_end_would(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert exit_code(signal.SIGUSR1) == 128 + signal.SIGUSR1
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    assert (exit_code(signal.SIGUSR1), exit_code(signal.SIGTERM), exit_code(signal.SIGINT)) == (143, 143, 130)
+
+
+def test_only_a_job_can_be_queued_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no job of SLURM"):
+        slurm.check_requeue()
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UsageError, match="no command scontrol"):
+        slurm.check_requeue()
+    scontrol = tmp_path / "scontrol"
+    scontrol.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/asked\n')
+    scontrol.chmod(0o755)
+    slurm.check_requeue()
+    slurm.requeue()
+    assert (tmp_path / "asked").read_text() == "requeue 7\n"
+    scontrol.write_text("#!/bin/sh\necho job is gone >&2\nexit 1\n")
+    with pytest.raises(StorageError, match="job is gone"):
+        slurm.requeue()
+
+
+def free_port() -> int:
+    """A port that nothing listens on."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+@contextlib.contextmanager
+def cluster(folder: Path) -> Iterator[None]:
+    """A controller and a node of SLURM on this machine; `$SLURM_CONF` names their configuration."""
+    for name in ("state", "spool"):
+        (folder / name).mkdir(parents=True)
+    folder.chmod(0o755)
+    facts = {"host": socket.gethostname().partition(".")[0], "folder": folder, "cpus": os.cpu_count()}
+    text = CONFIGURATION.format(port=free_port(), node_port=free_port(), **facts)
+    (folder / "slurm.conf").write_text(text)
+    (folder / "munge.key").write_bytes(os.urandom(1024))
+    (folder / "munge.key").chmod(0o400)
+    files = (
+        f"--{name}={folder}/munge.{end}"
+        for name, end in (
+            ("socket", "socket"),
+            ("key-file", "key"),
+            ("log-file", "log"),
+            ("pid-file", "pid"),
+            ("seed-file", "seed"),
+        )
+    )
+    commands = [["munged", "--force", "--foreground", *files], ["slurmctld", "-D"], ["slurmd", "-D"]]
+    environment = {**os.environ, "SLURM_CONF": str(folder / "slurm.conf")}
+    with contextlib.ExitStack() as stack:
+        for command in commands:
+            process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            stack.callback(process.wait, 60)
+            stack.callback(process.terminate)
+            time.sleep(3)
+        yield
+
+
+def asked(*words: str, folder: Path) -> str:
+    """What a command of SLURM prints."""
+    environment = {**os.environ, "SLURM_CONF": str(folder / "slurm.conf")}
+    return subprocess.run(words, env=environment, capture_output=True, text=True, check=True, timeout=60).stdout
+
+
+def wait_until(what: str, holds: object, seconds: float = 280.0) -> None:
+    """Returns once `holds()` is true."""
+    end = time.monotonic() + seconds
+    while not holds():  # type: ignore[operator]
+        assert time.monotonic() < end, what
+        time.sleep(0.5)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.skipif(os.getuid() != 0 or not all(map(shutil.which, DAEMONS)), reason="needs root, slurm-wlm and munge")
+def test_a_job_that_is_warned_or_preempted_ends_with_the_weights_of_one_that_was_not(tmp_path: Path) -> None:
+    words = f"{sys.executable} -m lwcl pretrain --data {made_images(tmp_path / 'images', 64)} --arch test_efficientnet"
+    words += " --image-size 32 --batch-size 16 --epochs 200 --cache ram --precision fp32 --method simclr --requeue"
+    slurm_folder = tmp_path / "slurm"
+
+    def submit(name: str) -> str:
+        script = tmp_path / f"{name}.sh"
+        script.write_text(
+            f"#!/bin/bash\n#SBATCH --requeue --open-mode=append --ntasks=1 --output={tmp_path}/{name}.log\n"
+            f"srun --export=ALL {words} --out {tmp_path}/{name}\n"
+        )
+        return asked("sbatch", "--parsable", str(script), folder=slurm_folder).strip()
+
+    def state(job: str) -> str:
+        return asked("squeue", "--noheader", "--format=%T", "--job", job, folder=slurm_folder).strip()
+
+    def log(name: str) -> str:
+        path = tmp_path / f"{name}.log"
+        return path.read_text() if path.exists() else ""
+
+    def steps(name: str) -> int:
+        path = tmp_path / name / "metrics.jsonl"
+        return len(path.read_text().splitlines()) if path.exists() else 0
+
+    def ended(name: str) -> bool:
+        return (tmp_path / name / "encoder.safetensors").exists()
+
+    with cluster(slurm_folder):
+        whole = submit("whole")
+        wait_until(f"whole run: {log('whole')}", lambda: ended("whole"))
+        wait_until("the job leaves the queue", lambda: state(whole) in ("", "COMPLETED"))
+        broken = submit("broken")
+        wait_until("first steps", lambda: steps("broken") >= 3)
+        asked("scancel", "--signal=USR1", broken, folder=slurm_folder)  # as sbatch --signal=USR1@120 does
+        wait_until(f"queued again: {log('broken')}", lambda: "again" in log("broken"))
+        wait_until("steps after it", lambda: "Resuming after step" in log("broken"))
+        before = steps("broken")
+        wait_until("more steps", lambda: steps("broken") > before or ended("broken"))
+        other = ["sbatch", "--parsable", "--partition=high", "--output=/dev/null", "--exclusive", "--wrap", "sleep 5"]
+        asked(*other, folder=slurm_folder)
+        wait_until(f"preempted, and on again: {log('broken')}", lambda: log("broken").count("Resuming after step") == 2)
+        wait_until(f"the end: {log('broken')}", lambda: ended("broken"))
+    weights = [(tmp_path / name / "encoder.safetensors").read_bytes() for name in ("whole", "broken")]
+    assert weights[0] == weights[1]
