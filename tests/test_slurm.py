@@ -78,7 +78,10 @@ def test_only_a_job_can_be_queued_again(monkeypatch: pytest.MonkeyPatch, tmp_pat
     scontrol.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/asked\n')
     scontrol.chmod(0o755)
     slurm.check_requeue()
-    slurm.requeue()
+    slurm.requeue_if_warned(signal.SIGTERM, wanted=True)
+    slurm.requeue_if_warned(signal.SIGUSR1, wanted=False)
+    assert not (tmp_path / "asked").exists()
+    slurm.requeue_if_warned(signal.SIGUSR1, wanted=True)
     assert (tmp_path / "asked").read_text() == "requeue 7\n"
     scontrol.write_text("#!/bin/sh\necho job is gone >&2\nexit 1\n")
     with pytest.raises(StorageError, match="job is gone"):
@@ -175,7 +178,7 @@ def test_a_job_that_is_warned_or_preempted_ends_with_the_weights_of_one_that_was
         broken = submit("broken")
         wait_until("first steps", lambda: steps("broken") >= 3)
         asked("scancel", "--signal=USR1", broken, folder=slurm_folder)  # as sbatch --signal=USR1@120 does
-        wait_until(f"queued again: {log('broken')}", lambda: "again" in log("broken"))
+        wait_until(f"saved: {log('broken')}", lambda: "and saved" in log("broken"))
         wait_until("steps after it", lambda: "Resuming after step" in log("broken"))
         before = steps("broken")
         wait_until("more steps", lambda: steps("broken") > before or ended("broken"))

@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import signal
 import sys
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -55,8 +54,7 @@ def train_run(
     plan: Plan, *, dry_run: bool = False, fast_dev_run: int | None = None, as_json: bool = False, quiet: bool = False
 ) -> int:
     """Trains as the plan says, or only prints what it would do; returns the exit code."""
-    if plan.options.requeue:
-        slurm.check_requeue()
+    slurm.check_requeue(wanted=plan.options.requeue)
     with process_group(resolve_device(plan.options.device), plan.options.wait_limit):
         return train_here(plan, dry_run=dry_run, fast_dev_run=fast_dev_run, as_json=as_json, quiet=quiet)
 
@@ -289,9 +287,7 @@ def train_loop(training: TrainingState, folder: RunFolder, screen: Screen, steps
             raise
     if stop:
         screen.say(f"Stopped after step {training.done:,} and saved. Resume with: {current_command()}")
-        if options.requeue and int(stop) == signal.SIGUSR1 and distributed.rank() == 0:
-            screen.say(f"Queueing job {slurm.job()} again.")
-            slurm.requeue()
+        slurm.requeue_if_warned(int(stop), wanted=options.requeue and not distributed.rank())
         return exit_code(int(stop)), display.timing()
     if options.strict and monitor.has_collapsed:
         raise TrainingDivergedError(

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Mapping
 
@@ -22,11 +23,17 @@ def granted_cpus(environment: Mapping[str, str] = os.environ) -> int | None:
     return next(found, None) if job(environment) else None
 
 
-def check_requeue() -> None:
-    """Raises `UsageError` where a run cannot be queued again."""
-    if not job() or not shutil.which("scontrol"):
+def check_requeue(*, wanted: bool = True) -> None:
+    """Raises `UsageError` where a run is to be queued again and cannot be."""
+    if wanted and (not job() or not shutil.which("scontrol")):
         what = "--requeue: this is no job of SLURM." if not job() else "--requeue: no command scontrol is here."
         raise UsageError(what, remedy="Start it with sbatch, or leave --requeue out.")
+
+
+def requeue_if_warned(number: int, *, wanted: bool) -> None:
+    """Lets SLURM queue this job again if it is `wanted` and the signal `number` that stopped it was SLURM's warning."""
+    if wanted and number == signal.SIGUSR1:
+        requeue()
 
 
 def requeue() -> None:
