@@ -120,3 +120,21 @@ def test_a_variant_has_the_modules_that_it_needs(settings: dict[str, Any], names
     method = SimCLR(hidden="16", dim=8, **settings)
     net = method.build(Encoder("test_resnet", method.head, norm=method.head_norm))
     assert {name.split(".")[0] for name in net.state_dict()} == {"student"} | names
+
+
+@pytest.mark.parametrize("key_gradient", [False, True])
+def test_keys_have_a_gradient_only_if_asked_for(key_gradient: bool) -> None:
+    method, net = SimCLR(temperature=T, key_gradient=key_gradient), Stub()
+    generator = torch.Generator().manual_seed(3)
+    views = [torch.randn(B, 4, generator=generator, dtype=torch.float64).requires_grad_() for _ in range(2)]
+    units = [l2_normalise(view) for view in views]
+    total = torch.stack([method.contrast(net, unit, units, i)[0] for i, unit in enumerate(units)]).mean()
+    found = torch.autograd.grad(total, views)
+
+    both = torch.cat([l2_normalise(view) for view in views])
+    cosines = both @ (both if key_gradient else both.detach()).T / T
+    logits = cosines.masked_fill(torch.eye(2 * B, dtype=torch.bool), -torch.inf)
+    partners = torch.arange(2 * B).roll(B)
+    expected = torch.autograd.grad(torch.nn.functional.cross_entropy(logits, partners), views)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other)

@@ -36,6 +36,8 @@ class SimCLR(MultiCrop):
     """Contrast views of an image with the other images of the batch (NT-Xent).
 
     Negatives are the views of the other images of a micro-batch: with `accumulate`, each micro-batch has only its own.
+    Keys have no gradient, unless `key_gradient` asks for that of the published loss; without it fewer steps did as well
+    (docs/results.md), and a step costs less.
     """
 
     temperature: float = setting(0.2, "softmax temperature of the contrastive loss", above=0, group="Method")
@@ -44,6 +46,9 @@ class SimCLR(MultiCrop):
     )
     dim: int = setting(128, "width of the embedding", at_least=2, group="Method")
     head_norm: bool = setting(True, "batch norm in the projection head, as in MoCo v3", group="Method")
+    key_gradient: bool = setting(
+        False, "train through the keys too, as published; off: stop-gradient on the keys", group="Method"
+    )
     decoupled: bool = setting(
         False, "leave the positive out of the denominator (DCL, arXiv 2110.06848)", group="Method"
     )
@@ -114,7 +119,7 @@ class SimCLR(MultiCrop):
         global views, and the queue.
         """
         all_keys = torch.cat([*keys, net.queue.rows()] if self.queue_size else keys)
-        cosines = losses.cosine_similarities(queries, all_keys)
+        cosines = queries @ all_keys.T if self.key_gradient else losses.cosine_similarities(queries, all_keys)
         images = distributed.own_rows(len(queries), queries.device)
         positive_columns = torch.stack([images + view * len(keys[0]) for view in range(len(keys))], 1)
         positives = cosines.gather(1, positive_columns).unbind(1)
