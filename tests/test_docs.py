@@ -107,9 +107,12 @@ def test_flags_that_texts_mention_exist(name):
         for param in command.params
         for flag in (*param.opts, *param.secondary_opts)
     }
-    known |= {"--help", "--version", "--install-completion", "--show-completion", "--shm-size"}  # the last is docker's
+    known |= {"--help", "--version", "--install-completion", "--show-completion"}
+    known |= {"--shm-size", "--max-restarts", "--nproc-per-node", "--signal"}  # of docker, torchrun and SLURM
+    scripts = [*(ROOT / "benchmarks").glob("*.py"), ROOT / "tests/campaign/run.py"]
+    known |= {flag for script in scripts for flag in re.findall(r'"(--[a-z][a-z-]+)"', script.read_text())}
     text = TEXTS[name].read_text(encoding="utf-8").replace("--[no-]", "--")
-    ours = re.sub(r"^(python|bash|\.venv/bin/(?!lwcl)).*$", "", text, flags=re.MULTILINE)
+    ours = re.sub(r"^(python|bash|#SBATCH|srun|sbatch|\.venv/bin/(?!lwcl)).*$", "", text, flags=re.MULTILINE)
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+\b", ours)) <= known | PUBLISHED
 
 
