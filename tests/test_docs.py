@@ -108,7 +108,13 @@ def test_flags_that_texts_mention_exist(name):
         for flag in (*param.opts, *param.secondary_opts)
     }
     known |= {"--help", "--version", "--install-completion", "--show-completion"}
-    known |= {"--shm-size", "--max-restarts", "--nproc-per-node", "--signal"}  # of docker, torchrun and SLURM
+    known |= {
+        "--shm-size",
+        "--max-restarts",
+        "--nproc-per-node",
+        "--signal",
+        "--cpus-per-task",
+    }  # of docker, torchrun and SLURM
     scripts = [*(ROOT / "benchmarks").glob("*.py"), ROOT / "tests/campaign/run.py"]
     known |= {flag for script in scripts for flag in re.findall(r'"(--[a-z][a-z-]+)"', script.read_text())}
     text = TEXTS[name].read_text(encoding="utf-8").replace("--[no-]", "--")
