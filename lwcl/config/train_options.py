@@ -92,7 +92,9 @@ class TrainOptions(DataOptions, MachineOptions):
 
     arch: str = setting("mobilenetv3_large_100", "any timm model; `lwcl list archs` shows them", group="What")
     recipe: str = setting(
-        AUTO, "settings with their sources; auto: another from 200,000 images on than below", group="What"
+        AUTO,
+        "named settings with their sources; auto chooses by the number of images (`lwcl list recipes`)",
+        group="What",
     )
     method: str | None = setting(None, "training method [the recipe's]", group="What")
     augmentation: str | None = setting(None, "named augmentation of the views [the recipe's]", group="What")
