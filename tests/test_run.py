@@ -439,19 +439,20 @@ def test_the_untrained_encoder_that_knn_shows_is_the_one_that_training_began_wit
     ("name", "began", "now", "flags"),
     [
         ("has_opencv", False, True, ["--view-backend", "tensor"]),
-        ("usable_cpus", 1, 2, ["--view-backend", "tensor"]),
+        ("own_cpus", 1, 2, ["--view-backend", "tensor"]),
     ],
 )
 def test_a_run_goes_on_with_what_the_machine_was_when_it_began(
-    finished: Finished, name: str, began: object, now: object, flags: list[str], tmp_path: Path
-) -> None:
+    finished: Finished, name: str, began: object, now: object, flags: list[str], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
     words = [*finished.words, "--out", str(tmp_path / "run"), "--quiet"]
-    if name == "usable_cpus":
+    if name == "own_cpus":
         place = words.index("--threads")
         words[place : place + 2] = ["--view-backend", "tensor"]
 
     def on(answer: object) -> Callable[[], None]:
-        return lambda: setattr(resolve, name, lambda: answer)
+        return lambda: monkeypatch.setattr(resolve, name, lambda: answer)
 
     assert child(words, tmp_path / "cache", "metrics.append@8", before=on(began)) == KILLED
     assert child(words, tmp_path / "cache", before=on(now)) == 0
