@@ -82,7 +82,7 @@ def rows(told: argparse.Namespace) -> Iterator[tuple[str, ...]]:
 
 
 def main() -> None:
-    """Prints the table, or what is measured."""
+    """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=float, nargs="+", default=[1.28e6, 14e6, 1e9])
     parser.add_argument("--gpus", type=int, nargs="+", default=[1, 8, 64, 512])

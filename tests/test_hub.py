@@ -11,7 +11,7 @@ import torch
 from runs import ran
 
 from lwcl.checkpoints.hub import check_repository
-from lwcl.checkpoints.load import load_encoder
+from lwcl.checkpoints.load import load_encoder, weights_hash_of
 from lwcl.errors import UsageError
 
 EXPORT = ["export", "random/test_efficientnet", "--image-size", "32"]
@@ -131,3 +131,9 @@ def test_a_licence_that_nobody_stated_is_said_to_be_unknown(tmp_path: Path) -> N
     card = (tmp_path / "out/README.md").read_text()
     assert "* these weights: not stated" in card
     assert "license:" not in card.partition("---\n# ")[0]
+
+
+def test_a_run_that_starts_from_a_hub_knows_its_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert ran([*EXPORT, "--out", str(tmp_path / "net"), "--quiet"]) == 0
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *names, **words: str(tmp_path / "net"))
+    assert weights_hash_of("hf-hub:me/net") == weights_hash_of(str(tmp_path / "net")) != ""

@@ -51,6 +51,8 @@ def weights_hash_of(spec: str) -> str:
 
 def resolve_encoder_file(spec: str) -> tuple[Path, str]:
     """The file that `spec` names, and the network selected in it ("": the default). Raises `UsageError`."""
+    if spec.startswith(HUB_PREFIX):
+        return download_model(spec), ""
     spec = expand_home(spec)
     whole, _, part = spec.rpartition("#")
     path, part = (Path(spec), "") if os.path.lexists(spec) or not whole else (Path(whole), part)

@@ -1,6 +1,5 @@
 """ONNX files written by `lwcl export` as encoders, run by onnxruntime on the CPU: the deployed file is evaluated."""
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any, NoReturn
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from lwcl.errors import UsageError
 from lwcl.models.encoder import Encoder
 from lwcl.models.loaded import InputSpec, LoadedEncoder
+from lwcl.system.atomic_files import sha256_file
 from lwcl.system.packages import require_package
 
 ONNX_FORMAT = 1
@@ -36,7 +36,7 @@ class OnnxBackbone(nn.Module):
         self.session: Any = None
         self.threads = 0
         # The only entry of the state_dict, so that a hash of the weights identifies the file.
-        self.register_buffer("sha256", torch.tensor(list(hashlib.sha256(path.read_bytes()).digest())))
+        self.register_buffer("sha256", torch.tensor(list(bytes.fromhex(sha256_file(path)))))
 
     def forward(self, images: Tensor) -> Tensor:
         """Features, float32, on the device of the images."""

@@ -19,7 +19,6 @@ from lwcl.checkpoints.onnx_encoder import INPUT_NAME, read_onnx_description
 from lwcl.checkpoints.onnx_file import describe
 from lwcl.system.packages import require_package, silence
 
-INT8_TARGETS = ("portable", "vnni")
 CALIBRATION_BATCH = 16  # images whose extremes are taken together
 TRANSFORMER_OPERATORS = ("Conv", "MatMul", "Gemm")  # softmax, GELU and layer norm stay in float32
 MIN_CNN_CONVOLUTIONS = 4  # a graph with fewer is a transformer with a patch embedding

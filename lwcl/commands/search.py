@@ -92,7 +92,10 @@ def search_rows(image: str, options: SearchOptions, embeddings: EmbeddingSet, ro
 
 
 def query_embedding(image: str, options: SearchOptions, embeddings: EmbeddingSet) -> tuple[Tensor, Any]:
-    """The embedding (D,) of a query, and its pixels: a file, or else an image among the embeddings. Raises errors."""
+    """The embedding (D,) of a query, and its pixels: a file, or else an image among the embeddings.
+
+    Raises `UsageError` for an unknown image or another encoder, `DataError` for an unreadable file.
+    """
     if not Path(image).is_file():
         if image not in embeddings.filenames:
             raise UsageError(f"{image}: no such file, nor an image in {options.embeddings}.")
@@ -108,7 +111,9 @@ def query_embedding(image: str, options: SearchOptions, embeddings: EmbeddingSet
         )
     spec, encoder = loaded.input_spec, loaded.encoder.eval()
     try:
-        decoded = decode(Path(image).read_bytes(), min_side=round(spec.size / spec.crop_pct))
+        decoded = decode(
+            Path(image).read_bytes(), min_side=round(spec.size / spec.crop_pct), pixel_format=spec.pixel_format
+        )
     except UnreadableImageError as error:
         raise DataError(f"{image}: {error.reason}.") from None
     pixels = center_crop(decoded, spec.size, crop_pct=spec.crop_pct)

@@ -42,14 +42,6 @@ class BitsRow(NamedTuple):
     gain: tuple[float, tuple[float, float]] | None = None  # of this row over the run's encoder, paired
 
 
-def low_bits(training: TrainingState) -> LowBits | None:
-    """The bits of a run's student, None for float32."""
-    options = training.config.options
-    if not isinstance(options, CompressOptions) or options.bits is None:
-        return None
-    return LowBits(options.bits, options.activation_bits)
-
-
 def needs_training(training: TrainingState) -> bool:
     """Whether a run takes steps: not where its bits come after training."""
     options = training.config.options

@@ -2,9 +2,8 @@
 
 from collections.abc import Iterator
 
-from torch import nn
-
 from lwcl.config.plan import ResolvedConfig
+from lwcl.models.backbone import batch_norms
 from lwcl.models.net import Net
 
 #: Below this, BYOL and DINO collapse and SimCLR loses 18 points; SEED, with a teacher, does not collapse (arXiv
@@ -31,7 +30,7 @@ def early_warnings(config: ResolvedConfig, net: Net, steps: int) -> Iterator[str
             f"--epochs, more images, or a --batch-size below {optimization.batch_size}."
         )
     images = optimization.batch_size // (optimization.accumulate * optimization.bn_splits * config.options.devices)
-    has_batch_norm = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in net.student.modules())
+    has_batch_norm = any(True for _ in batch_norms(net.student))
     if images < MIN_NORMALISED_IMAGES and has_batch_norm:
         yield (
             f"Batch norm sees {images} images at a time: below {MIN_NORMALISED_IMAGES} its statistics are noisy; "
