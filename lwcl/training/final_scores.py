@@ -35,6 +35,7 @@ class FinalScores(NamedTuple):
     notes: tuple[str, ...] = ()  # on what images, and what was left out or counts as wrong
     judged_images: str = ""  # what tells whether two scores are of the same images
     missing: str = ""  # why there is no score, where one was to be expected
+    evaluator: Evaluator | None = None  # of the student's images, with its features
 
 
 def no_scores(error: BaseException | None = None) -> FinalScores:
@@ -125,13 +126,14 @@ def final_scores(training: TrainingState, folder: RunFolder, screen: Screen) -> 
     sizes = sorted({one.loaded.input_spec.size for one in subjects})
     note = tuple(evaluation_note({**facts, "classes": len(bank.classes), "pixels": sizes}))
     if training.teacher is None:
-        return FinalScores(rows, len(queries), [], None, note, facts["judged images"])
+        return FinalScores(rows, len(queries), [], None, note, facts["judged images"], evaluator=evaluator)
     gap_rows = distillation_rows(rows, subjects, computes, options.threads)
     student, teacher, baseline = (score.accuracy.top1 for score in scores)
     closed = gap_closed(student, teacher, baseline, options.seed)
     return FinalScores(
-        rows, len(queries), gap_rows, (closed[0], closed[1:]) if closed else None, note, facts["judged images"]
-    )
+        rows, len(queries), gap_rows, (closed[0], closed[1:]) if closed else None, note, facts["judged images"],
+        evaluator=evaluator,
+    )  # fmt: skip
 
 
 def distillation_rows(

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 
 from lwcl.checkpoints.encoder_file import export_timm, save_encoder, timm_snippet
 from lwcl.errors import DataError
+from lwcl.evaluation.evaluator import Evaluator
 from lwcl.formatting import escape
 from lwcl.reporting.console import Screen, print_json, print_table
 from lwcl.reporting.distillation import gap_facts, gap_pictures, gap_table, gap_verdict
@@ -14,7 +15,7 @@ from lwcl.reporting.report import Picture, Report
 from lwcl.reporting.training import NOTHING_MEASURED, run_headline
 from lwcl.runs.folder import RunFolder
 from lwcl.system.atomic_files import sha256_file, write_atomically
-from lwcl.training.final_scores import FinalScores, final_scores, has_labelled_splits, no_scores, scored_subjects
+from lwcl.training.final_scores import FinalScores, final_scores, no_scores
 from lwcl.training.post_training import bits_table, bits_verdict, compare_bits, needs_training
 from lwcl.training.run_report import run_report
 from lwcl.training.state import TrainingState
@@ -50,7 +51,7 @@ def finalize_run(
     except Exception as error:  # whatever it is, hours of training are behind us: the report comes first
         failure, final = error, no_scores(error)
     rows, report = final.rows, finished_report(training, folder, timing, final, pictures)
-    report = add_bits(report, training, screen)
+    report = add_bits(report, training, final.evaluator)
     card = render_model_card(folder.path.resolve().name, student.arch, trained.metadata, rows, training.config.values)
     write_atomically(folder.export / "README.md", card)
     report.write(folder.path)
@@ -88,13 +89,12 @@ def finished_report(
     return add_scores(report, final)
 
 
-def add_bits(report: Report, training: TrainingState, screen: Screen) -> Report:
+def add_bits(report: Report, training: TrainingState, evaluator: Evaluator | None) -> Report:
     """The report of a student of few bits, preceded by what quantisation without training gives."""
     bits = training.net.student.bits
     if bits is None:
         return report
-    labelled = has_labelled_splits(training.config.options, training.images)
-    rows = compare_bits(training, bits, scored_subjects(training, "", screen)[0].evaluator if labelled else None)
+    rows = compare_bits(training, bits, evaluator)
     text = report.verdict if needs_training(training) else report.verdict.replace(NOTHING_MEASURED, "").strip()
     return dataclasses.replace(
         report,

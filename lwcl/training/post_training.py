@@ -61,10 +61,14 @@ def quantise_student(training: TrainingState) -> None:
     settle_ranges(training.net.student, calibration_batches(training), batch_norm=by == "batch-norm")
 
 
-def post_training_encoders(training: TrainingState, twin: LoadedEncoder, bits: LowBits) -> dict[str, Encoder]:
-    """The twin with these bits after training: with ranges alone, and with batch norm re-estimated."""
+def post_training_encoders(
+    training: TrainingState, twin: LoadedEncoder, bits: LowBits, mine: str
+) -> dict[str, Encoder]:
+    """The twin with these bits after training: with ranges alone, and with batch norm re-estimated, but for `mine`."""
     batches, found = calibration_batches(training), {}
     for name, batch_norm in ((RANGES, False), (BATCH_NORM, True)):
+        if name == mine:
+            continue
         encoder = simulate_bits(training.compute.place(copy.deepcopy(twin.encoder)), bits)
         settle_ranges(encoder, batches, batch_norm=batch_norm)
         found[name] = encoder
@@ -76,7 +80,7 @@ def compare_bits(training: TrainingState, bits: LowBits, evaluator: Evaluator | 
     options = training.config.options
     twin = load_encoder(str(options.init), image_size=options.image_size)
     mine = ROW_NAMES[training.config.values["bits_by"].value]
-    encoders = {TWIN: twin.encoder, **post_training_encoders(training, twin, bits), mine: training.net.student}
+    encoders = {TWIN: twin.encoder, **post_training_encoders(training, twin, bits, mine), mine: training.net.student}
     loaded = {name: dataclasses.replace(twin, name=name, encoder=encoder) for name, encoder in encoders.items()}
     crops = CroppedImages(random_subset(training.images, COMPARED_IMAGES, options.seed), training.input_spec)
     wanted = crops.features(twin)
