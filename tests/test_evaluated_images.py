@@ -131,7 +131,7 @@ def test_a_run_without_data_is_judged_on_its_own_images(
     words = ["knn", str(run), *KNN[2:]]
     document = judged([*words, "--out", str(tmp_path / "report")], capsys)
     assert document["facts"]["evaluated on"] == [str(run.parent / "photos")]
-    assert f"Judged on {run.parent / 'photos'}: 2 classes, 32 px." in document["verdict"]
+    assert f"Evaluated on {run.parent / 'photos'}: 2 classes, 32 px." in document["verdict"]
     judged([*words, "--no-random-init"], capsys)
     first = (run / "knn" / "report.json").read_bytes()
     other = one_each(tmp_path / "other", ("a", "b"), 70)

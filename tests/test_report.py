@@ -304,8 +304,12 @@ def test_one_sentence_says_what_was_gained_and_what_is_wrong(gain: Any, rank: fl
 @pytest.mark.parametrize(
     ("top1", "chance", "words"),
     [
-        (0.5, (0.01, 9.0), r"Training task: solved, top-1 50.0% \(guessing: 1.0%\), loss 2.23 \(guessing: 9\)"),
-        (0.05, (0.01, None), r"Training task: only partly solved, top-1 5.0% \(guessing: 1.0%\)\."),
+        (
+            0.5,
+            (0.01, 9.0),
+            r"Training task: better than guessing, top-1 50.0% \(guessing: 1.0%\), loss 2.23 \(guessing: 9\)",
+        ),
+        (0.05, (0.01, None), r"Training task: only slightly better than guessing, top-1 5.0% \(guessing: 1.0%\)\."),
         (0.015, (0.01, None), "Problem: the training task is not solved, top-1 1.5%"),
         (0.5, (0.01, 2.0), "Problem: the training task is not solved"),
     ],

@@ -64,7 +64,8 @@ def evaluation_note(facts: Mapping[str, Any]) -> Iterator[str]:
     if data := facts.get("evaluated on"):
         val, sizes = facts.get("test images from"), facts.get("pixels") or ()
         named = f"{' and '.join(data)}{' against ' + ' and '.join(val) if val else ''}"
-        yield f"Judged on {named}: {plural(facts['classes'], 'class', 'classes')}, {' and '.join(map(str, sizes))} px."
+        pixels = " and ".join(map(str, sizes))
+        yield f"Evaluated on {named}: {plural(facts['classes'], 'class', 'classes')}, {pixels} px."
     yield from facts.get("notes", ())
 
 

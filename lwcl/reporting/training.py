@@ -120,7 +120,8 @@ def task_verdict(metrics: MetricRecords, chance: float, chance_loss: float | Non
     text += "" if chance_loss is None else f", loss {loss:.3g} (guessing: {chance_loss:.3g})"
     if top1 < 2 * chance or (chance_loss is not None and loss >= chance_loss):
         return f"Problem: the training task is not solved, {text}; train for longer, or try another --lr."
-    return f"Training task: {'' if top1 >= HEALTH_METRICS['top1'].limit else 'only partly '}solved, {text}."
+    slightly = "" if top1 >= HEALTH_METRICS["top1"].limit else "only slightly "
+    return f"Training task: {slightly}better than guessing, {text}."
 
 
 def run_headline(gain: tuple[float, tuple[float, float]], verdict: str) -> str:
