@@ -17,6 +17,7 @@ once and shared by all methods with the same views; they are not counted. For th
 import argparse
 import importlib
 import itertools
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -148,6 +149,7 @@ def measure(name: str, data: str, val: tuple[str, ...], args: argparse.Namespace
                 with tempfile.TemporaryDirectory(prefix="lwcl-") as args.work:
                     cost, encoder = measured(way, arch, minutes, images, args)
                     row = rows.add({**key, "minutes": minutes, **cost, **judge.scores(encoder, arch)})
+                    keep(encoder, f"{name}-{arch}-{way}-{minutes:g}min-seed{args.seed}", args.keep)
             except RuntimeError as error:
                 print(f"{name}, {arch}, {way}: left out: {error}", file=sys.stderr)
                 failed += 1
@@ -156,6 +158,13 @@ def measure(name: str, data: str, val: tuple[str, ...], args: argparse.Namespace
             if args.out == RESULTS:
                 write(rows)
     return failed
+
+
+def keep(run: str, name: str, folder: Path | None) -> None:
+    """Copies the encoder of a run into `folder`, if that is given; the untrained net has no run."""
+    if folder is not None and Path(run).is_dir():
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(Path(run, "encoder.safetensors"), folder / f"{name}.safetensors")
 
 
 def write(rows: Rows) -> None:
@@ -179,6 +188,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--minutes", nargs="+", type=float, default=[5.0])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=RESULTS, help="file that the rows are appended to")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep the encoders there, for other benchmarks")
     parser.add_argument("--write", action="store_true", help="only write the page and the picture")
     parser.add_argument("--smoke", action="store_true", help="tiny, to see that it runs; nothing kept")
     args = parser.parse_args()
