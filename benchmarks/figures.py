@@ -53,9 +53,14 @@ def bars(rows: list[Row]) -> Figure:
 
 def saved(figure: Figure, path: Path) -> None:
     """The figure as a file that looks the same on a light page and on a dark one."""
-    text = plots.figure_svg(figure).replace("currentColor", "#1a1a1a")
+    path.write_text(on_white(plots.figure_svg(figure)))
+
+
+def on_white(svg: str) -> str:
+    """A picture of lwcl's reports, which follows the page's colours, on white."""
+    text = svg.replace("currentColor", "#1a1a1a")
     end = text.index(">") + 1
-    path.write_text(f'{text[:end]}<rect width="100%" height="100%" fill="#ffffff"/>{text[end:]}')
+    return f'{text[:end]}<rect width="100%" height="100%" fill="#ffffff"/>{text[end:]}'
 
 
 def throughput(rows: list[Row]) -> Figure:

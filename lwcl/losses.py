@@ -115,6 +115,16 @@ def distribution_overlap(log_q: Tensor, log_p: Tensor) -> Tensor:
     return torch.minimum(log_q, log_p).exp().sum(1).mean()
 
 
+def similarity_divergence(student: Tensor, teacher: Tensor, temperature: float) -> tuple[Tensor, dict[str, Tensor]]:
+    """KL(teacher || student) of softmax(cosines / T), (B, K) each, over K anchors (CompRess, arXiv 2010.14713); ().
+
+    With it the metrics `loss` and `overlap`, the overlap of both distributions.
+    """
+    log_q, log_p = ((cosine / temperature).log_softmax(1) for cosine in (student, teacher))
+    total = kl_divergence(log_q, log_p)
+    return total, {"loss": total.detach(), "overlap": distribution_overlap(log_q.detach(), log_p)}
+
+
 MEMORY_CHUNK_ROWS = 8192  # rows of a memory converted at a time
 
 

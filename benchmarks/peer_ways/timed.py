@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 import lwcl
+from lwcl.checkpoints.encoder_file import read_description
 from lwcl.checkpoints.load import load_encoder
 from lwcl.config.eval_options import ProbeOptions
 from lwcl.data.label_fractions import open_probe_pair
@@ -126,6 +127,13 @@ class Rows:
         with self.path.open("a") as file:
             file.write(json.dumps(row) + "\n")
         return row
+
+
+def encoder_files(given: list[Path]) -> Iterator[tuple[str, str]]:
+    """lwcl's encoder files and their architectures; of a folder all that are in it."""
+    for path in given:
+        for file in sorted(path.glob("*.safetensors")) if path.is_dir() else [path]:
+            yield str(file), read_description(file)["arch"]
 
 
 def child(words: list[str], environment: Mapping[str, str] | None = None) -> tuple[int, str, float, float]:

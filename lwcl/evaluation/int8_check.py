@@ -64,16 +64,16 @@ class Int8Check(NamedTuple):
 
 def check_int8(
     float32: LoadedEncoder, int8: LoadedEncoder, images: ImageSet, pair: tuple[ImageSet, ImageSet] | None, *,
-    threads: int, seed: int, workers: int = 0,
+    threads: int, seed: int,
 ) -> Int8Check:  # fmt: skip
     """Compare two ONNX files on images that were not used for calibration, and by kNN on a labelled pair."""
-    crops = CroppedImages(images, int8.input_spec, workers=workers)
+    crops = CroppedImages(images, int8.input_spec)
     wanted = crops.features(float32)
     return Int8Check(
         as_run=summarise_cosines(crops.features(int8), wanted),
         unfused=summarise_cosines(crops.features(as_written(int8)), wanted),
         images=len(images),
-        knn=knn_change(float32, int8, pair, seed, workers) if pair else None,
+        knn=knn_change(float32, int8, pair, seed) if pair else None,
         latency=measure_latency(int8, 1, threads=threads),
         float32_latency=measure_latency(float32, 1, threads=threads),
     )
@@ -95,11 +95,9 @@ def as_written(loaded: LoadedEncoder) -> LoadedEncoder:
     return LoadedEncoder(loaded.name, encoder, loaded.input_spec, loaded.metadata)
 
 
-def knn_change(
-    float32: LoadedEncoder, int8: LoadedEncoder, pair: tuple[ImageSet, ImageSet], seed: int, workers: int
-) -> KnnChange:
+def knn_change(float32: LoadedEncoder, int8: LoadedEncoder, pair: tuple[ImageSet, ImageSet], seed: int) -> KnnChange:
     """The kNN accuracy of both files, each with a bank of its own, on the same images."""
-    bank, queries = (CroppedImages(images, int8.input_spec, workers=workers) for images in pair)
+    bank, queries = (CroppedImages(images, int8.input_spec) for images in pair)
 
     def score(loaded: LoadedEncoder) -> Accuracy:
         labelled = queries.features(loaded), queries.images.labels, bank.features(loaded), bank.images.labels

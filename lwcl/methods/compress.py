@@ -7,7 +7,6 @@ from lwcl.methods.lazy_imports import (
     FeatureBank,
     MomentumEncoder,
     Net,
-    Tensor,
     losses,
     memory,
     momentum_encoder,
@@ -61,16 +60,6 @@ class CompRess(Method):
         """An empty memory of anchors for networks of these feature widths."""
         return memory.FeatureBank(self.anchors, widths, self.anchor_dtype, wait=self.fill == "wait")
 
-    def similarity_loss(self, student: Tensor, teacher: Tensor, pairs: tuple[Tensor, Tensor]) -> Loss:
-        """KL(teacher || student) of their softmax over the anchors, from cosines (B, K) each.
-
-        `overlap` is that of both distributions.
-        """
-        log_q, log_p = ((cosine / self.temperature).log_softmax(1) for cosine in (student, teacher))
-        total = losses.kl_divergence(log_q, log_p)
-        metrics = {"loss": total.detach(), "overlap": losses.distribution_overlap(log_q.detach(), log_p)}
-        return Loss(total, metrics, pairs)
-
 
 @method("compress", "2q")
 class TwoQueues(CompRess):
@@ -107,7 +96,7 @@ class TwoQueues(CompRess):
         key = net.key(view) if self.key_momentum else student.detach()
         cosines = net.anchors.similarities(student, memory=1), net.anchors.similarities(teacher, memory=0)
         net.anchors.push(torch.cat([teacher, key], 1))
-        return self.similarity_loss(*cosines, (student.detach(), key))
+        return Loss(*losses.similarity_divergence(*cosines, self.temperature), (student.detach(), key))
 
 
 @method("compress", "1q")
@@ -127,4 +116,4 @@ class OneQueue(CompRess):
         student, teacher = net.student(batch.views[0]), losses.l2_normalise(batch.teacher_output[0])
         cosines = net.anchors.similarities(student, memory=0), net.anchors.similarities(teacher, memory=0)
         net.anchors.push(teacher)
-        return self.similarity_loss(*cosines, (student.detach(), teacher))
+        return Loss(*losses.similarity_divergence(*cosines, self.temperature), (student.detach(), teacher))

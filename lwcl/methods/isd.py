@@ -29,9 +29,7 @@ class ISD(MomentumTarget):
         `overlap` is that of both distributions. The first step has no anchors, and a loss of 0.
         """
         predictions, targets = self.predictions_and_targets(net, batch)
-        cosines = (net.anchors.similarities(embeddings, memory=0) for embeddings in (predictions, targets))
-        log_q, log_p = ((cosine / self.temperature).log_softmax(1) for cosine in cosines)
-        total = losses.kl_divergence(log_q, log_p)
+        cosines = [net.anchors.similarities(embeddings, memory=0) for embeddings in (predictions, targets)]
+        total, metrics = losses.similarity_divergence(*cosines, self.temperature)
         net.anchors.push(targets)
-        metrics = {"loss": total.detach(), "overlap": losses.distribution_overlap(log_q.detach(), log_p)}
         return Loss(total, metrics, (predictions.detach(), targets))

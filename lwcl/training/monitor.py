@@ -46,9 +46,9 @@ class TrainingMonitor:
         )
         for note in self.evaluator.notes if self.evaluator else ():
             screen.warn(f"--monitor: {note}")
-        known = (record for record in folder.metrics() if "std" in record)
-        self.history = [Health(*(float_or_nan(record[name]) for name in Health._fields)) for record in known]
         method, records = training.config.method, folder.metrics()
+        measured = (record for record in records if "std" in record)
+        self.history = [Health(*(float_or_nan(record[name]) for name in Health._fields)) for record in measured]
         self.alarm, self.stall = HealthAlarm(training.config.values), StallAlarm(*method.stalled)
         self.compares_views = not method.teacher_space and all(record["epoch"] < 1 for record in records)
         for record in records:
