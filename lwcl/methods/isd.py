@@ -29,7 +29,7 @@ class ISD(MomentumTarget):
         `overlap` is that of both distributions. The first step has no anchors, and a loss of 0.
         """
         predictions, targets = self.predictions_and_targets(net, batch)
-        cosines = [net.anchors.similarities(embeddings, memory=0) for embeddings in (predictions, targets)]
-        total, metrics = losses.similarity_divergence(*cosines, self.temperature)
+        student, teacher = net.anchors.similarities(predictions, memory=0), net.anchors.similarities(targets, memory=0)
+        total, metrics = losses.similarity_divergence(student, teacher, self.temperature)
         net.anchors.push(targets)
         return Loss(total, metrics, (predictions.detach(), targets))
