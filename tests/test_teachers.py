@@ -24,6 +24,7 @@ from lwcl.commands import train
 from lwcl.config.plan import plan_run
 from lwcl.data.dataset import ImageSet, open_images
 from lwcl.data.eval_loader import CenterCropDataset
+from lwcl.errors import UsageError
 from lwcl.losses import l2_normalise
 from lwcl.methods.method import methods
 from lwcl.metrics import cost
@@ -378,6 +379,16 @@ def test_init_starts_from_a_backbone_and_if_wanted_a_head(world: World) -> None:
         assert [equal for name, equal in same.items() if name == "head.2.weight"] == [head]
         assert training.loaded("it").metadata["init"] == init
     assert "init" not in load_encoder(init).metadata
+
+
+def test_init_names_the_architecture_or_the_widths_that_do_not_fit(world: World) -> None:
+    with pytest.raises(UsageError, match="does not fit the backbone") as error:
+        world.training("seed", init="random/test_resnet")
+    assert error.value.remedy.startswith("Give --arch test_resnet")
+    with pytest.raises(UsageError, match="does not fit the head") as error:
+        world.training("disco", init=str(world.run("seed")), init_head=True)
+    assert "Remove --init-head" in error.value.remedy
+    assert "there" in error.value.why and "state_dict" not in error.value.why
 
 
 def two_stages(world: World, out: Path, *more: str) -> list[str]:

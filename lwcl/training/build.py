@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import timm.layers
 import torch
+from torch import nn
 
 from lwcl import engine
 from lwcl.checkpoints.load import load_encoder
@@ -167,14 +168,26 @@ def load_initial_weights(student: Encoder, spec: str, *, head: bool) -> None:
     modules = [("backbone", student.backbone, source.backbone)]
     modules += [("head", student.head, source.head)] if head else []
     for name, own, other in modules:
-        try:
-            own.load_state_dict(other.state_dict())
-        except RuntimeError as error:
-            raise UsageError(
-                f"--init {spec}: its {name} does not fit the {name} of {student.arch}.",
-                f"It is a {source.arch}. {' '.join(str(error).split())[:200]}",
-                "Give an encoder of the same --arch" + (", or remove --init-head." if head else "."),
-            ) from None
+        if difference := shape_difference(own, other):
+            what = f"--init {spec}: its {name} ({source.arch}) does not fit the {name} of {student.arch}."
+            if name == "head":
+                remedy = "Remove --init-head, or choose the method and the widths it was trained with."
+            elif source.arch != student.arch:
+                remedy = f"Give --arch {source.arch}, or another encoder."
+            else:
+                remedy = "Choose the --channels and sizes it was trained with, or give another encoder."
+            raise UsageError(what, difference, remedy)
+        own.load_state_dict(other.state_dict())
+
+
+def shape_difference(own: nn.Module, other: nn.Module) -> str:
+    """The first tensor that two modules do not share in name and shape; empty where they share all."""
+    shapes, others = ({name: tuple(x.shape) for name, x in one.state_dict().items()} for one in (own, other))
+    for name in (*shapes, *others):
+        if shapes.get(name) != others.get(name):
+            said = [str(known[name]) if name in known else "missing" for known in (others, shapes)]
+            return f"The first difference is {name}: {said[0]} there, {said[1]} here."
+    return ""
 
 
 def stored_short_side(options: TrainOptions, teacher_size: int = 0) -> int | None:
