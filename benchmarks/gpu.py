@@ -29,7 +29,9 @@ from lwcl.config.auto import RunFacts, resolve_plan
 from lwcl.config.plan import plan_pretrain
 from lwcl.data.dataset import open_images
 from lwcl.reporting.console import Screen
+from lwcl.system import distributed
 from lwcl.training.build import build_model, build_training
+from lwcl.training.state import TrainingState
 
 NETS = ("mobilenetv3_small_100", "mobilenetv3_large_100", "efficientnet_b0", "resnet18", "deit_tiny_patch16_224")
 Row = dict[str, Any]
@@ -79,14 +81,19 @@ def synchronize(job: Job) -> None:
         torch.accelerator.synchronize()
 
 
-def lwcl_steps(job: Job, **settings: Any) -> Iterator[float]:
-    """Trains by lwcl; yields the seconds that each step waited for data."""
+def lwcl_training(job: Job, **settings: Any) -> TrainingState:
+    """A run of lwcl, in this process or, with others, in its process group."""
     images = open_images((str(job.folder),), "train")
     chosen = {"recipe": "moco-v2", "arch": job.arch, "image_size": job.size, "batch_size": job.batch, "epochs": 1000}
     plan = plan_pretrain(chosen | {"device": job.device, "data": (str(job.folder),)} | settings)
-    config = resolve_plan(plan, RunFacts(len(images), job.size, max(1, job.workers), job.device != "cpu"))
-    model = build_model(config, Screen(quiet=True))
-    training = build_training(model, images, Screen(quiet=True), lambda broken: None)
+    facts = RunFacts(len(images), job.size, max(1, job.workers), job.device != "cpu")
+    model = build_model(resolve_plan(plan, facts._replace(processes=distributed.world_size())), Screen(quiet=True))
+    return build_training(model, images, Screen(quiet=True), lambda broken: None)
+
+
+def training_steps(training: TrainingState) -> Iterator[float]:
+    """Trains; yields the seconds that each step waited for data."""
+    config = training.config
     steps = engine.fit(
         config.method, training.net, training.loader.batches(0, training.steps), config.optimization,
         training.optimizer, training.compute, steps_per_epoch=training.loader.steps_per_epoch, start=0, seed=0,
@@ -126,8 +133,8 @@ def ways(job: Job) -> dict[str, Callable[[], Iterator[float]]]:
     """What is compared."""
     cache = "device" if job.device != "cpu" else "ram"
     return {
-        f"lwcl, images in {cache}": lambda: lwcl_steps(job, cache=cache),
-        "lwcl, decoding": lambda: lwcl_steps(job, cache="off"),
+        f"lwcl, images in {cache}": lambda: training_steps(lwcl_training(job, cache=cache)),
+        "lwcl, decoding": lambda: training_steps(lwcl_training(job, cache="off")),
         "plain loop": lambda: plain_steps(job),
     }
 

@@ -17,7 +17,7 @@ from crash import started
 from runs import ran
 
 LIMIT = 60.0  # seconds within which a run that has lost a process must end
-WORK_LIMIT = 300.0  # seconds, after which processes that hang are killed
+WORK_LIMIT = 1200.0  # seconds, after which processes that hang are killed
 Before = Callable[[int], object]
 
 
@@ -55,6 +55,13 @@ def together(count: int, work: Callable[[], Any], folder: Path) -> list[Any]:
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(count)]
 
 
+def free_port() -> int:
+    """A port that nothing listens on."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
 def all_ended(children: list[int], limit: float) -> list[int]:
     """The exit codes of child processes; those that have not ended after `limit` seconds are killed."""
     deadline, codes = time.monotonic() + limit, dict[int, int]()
@@ -74,9 +81,7 @@ class Group:
 
     def __init__(self, words: list[str], folder: Path, before: Before = bool, count: int = 2) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        port = free_port()
         self.errors = [folder / f"stderr-{rank}" for rank in range(count)]
 
         def process(rank: int) -> Callable[[], None]:

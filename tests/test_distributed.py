@@ -11,15 +11,21 @@ from test_golden import SIZE, SMALL, drawn, every_trajectory, with_drawn_weights
 from torch import Tensor, nn
 
 from lwcl import engine
+from lwcl.config.auto import RunFacts, resolve_plan
+from lwcl.config.plan import ResolvedConfig, plan_run
 from lwcl.config.recipes import Optimization
+from lwcl.config.train_options import TRAIN_OPTIONS
 from lwcl.data.loader import own_share
+from lwcl.errors import UsageError
 from lwcl.methods.method import Batch, methods
 from lwcl.models.backbone import batch_norms
 from lwcl.models.encoder import Encoder
+from lwcl.models.momentum_encoder import MomentumEncoder
 from lwcl.models.net import Net
 from lwcl.system import distributed
 from lwcl.system.compute import Compute
-from lwcl.training.build import split_batches
+from lwcl.training.build import build_net, split_batches
+from lwcl.training.resolve import check_sync_bn
 
 BATCH = 12
 CPU = Compute(torch.device("cpu"))
@@ -98,7 +104,7 @@ def largest_difference(one: dict[str, list[float]], other: dict[str, list[float]
     return max(abs(a - b) / max(1.0, abs(a)) for a, b in pairs)
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(2500)  # 20 steps of everything, on a machine that may be busy
 @pytest.mark.parametrize(
     ("processes", "steps"),
     [(2, 5), pytest.param(2, 20, marks=pytest.mark.slow), pytest.param(3, 20, marks=pytest.mark.slow)],
@@ -111,6 +117,44 @@ def test_several_processes_train_as_one_does_with_every_method(processes: int, s
     print(f"{processes} processes, {steps} steps:", {name: f"{value:.1e}" for name, value in differences.items()})
     assert max(differences.values()) < 1e-6, differences
     assert all(one == several[0] for one in several), "every process has the same weights, statistics and memories"
+
+
+def config(name: str, **chosen: Any) -> ResolvedConfig:
+    """The configuration of a run by a method."""
+    kind = methods()[name]
+    asked = {"data": ["photos"], "arch": "test_efficientnet", "image_size": 32, "device": "cpu", "method": name}
+    asked |= chosen
+    asked |= {} if kind.command == "pretrain" else {"teacher": "random/test_resnet"}
+    return resolve_plan(plan_run(kind.command, asked), RunFacts(10_000, 32, 2, accelerated=True))
+
+
+@pytest.mark.parametrize("name", [name for name, kind in methods().items() if kind.command in TRAIN_OPTIONS])
+def test_batch_norm_over_all_processes_is_the_same_net(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    width = 64 if methods()[name].teacher_space else 0
+    plain, synced = (build_net(config(name, sync_bn=sync), width) for sync in (False, True))
+    assert [type(one).__name__ for one in batch_norms(plain)].count("SyncBatchNorm") == 0
+    assert len(list(batch_norms(synced))) == len(list(batch_norms(plain)))
+    assert all(isinstance(one, nn.SyncBatchNorm) for one in batch_norms(synced))
+    before, after = plain.state_dict(), synced.state_dict()
+    assert list(before) == list(after)
+    assert all(torch.equal(before[key], after[key]) for key in before)
+    assert [key for key, _ in plain.named_parameters()] == [key for key, _ in synced.named_parameters()]
+    images = drawn((3, 3, 32, 32), 1).float()
+    assert torch.equal(plain.student.eval()(images), synced.student.eval()(images))
+    assert engine.running_statistics(synced.train()) == [], "equal in all processes, so not averaged"
+    monkeypatch.setattr(distributed, "is_distributed", lambda: True)
+    for module in synced.children():
+        if isinstance(module, MomentumEncoder):
+            module.encoder.eval()  # trains on accelerators only
+            assert len(module(images)) == 3, "nothing to shuffle, so nothing is exchanged"
+
+
+def test_batch_norm_over_all_processes_is_refused_where_torch_has_none() -> None:
+    with pytest.raises(UsageError, match=r"needs accelerators[\s\S]*fewer --devices or a larger --batch-size"):
+        check_sync_bn(config("moco", sync_bn=True))
+    with pytest.raises(UsageError, match=r"--bn-splits[\s\S]*Remove one of them"):
+        check_sync_bn(config("moco", sync_bn=True, bn_splits=2))
+    check_sync_bn(config("moco"))
 
 
 @pytest.mark.timeout(300)

@@ -53,6 +53,8 @@ def test_small_parts_of_a_batch_are_warned_of_where_they_are_normalised(chosen: 
 
 def test_batch_norm_sees_the_parts_of_a_batch_that_imitate_several_gpus() -> None:
     assert "Batch norm sees 8 images" in words(method="moco", recipe="moco-v2", batch_size=64, bn_splits=8)
+    assert "Batch norm sees 8 images" in words(batch_size=16, devices=2)
+    assert words(batch_size=16, devices=2, sync_bn=True) == ""
 
 
 def test_views_of_an_image_have_all_or_nothing_in_common() -> None:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from processes import free_port
 from runs import made_images
 
 from lwcl.errors import StorageError, UsageError
@@ -86,13 +87,6 @@ def test_only_a_job_can_be_queued_again(monkeypatch: pytest.MonkeyPatch, tmp_pat
     scontrol.write_text("#!/bin/sh\necho job is gone >&2\nexit 1\n")
     with pytest.raises(StorageError, match="job is gone"):
         slurm.requeue()
-
-
-def free_port() -> int:
-    """A port that nothing listens on."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
 
 
 @contextlib.contextmanager

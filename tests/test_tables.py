@@ -57,6 +57,23 @@ def test_one_split_of_a_saved_data_set_can_be_named(saved: Path) -> None:
         open_images([f"hf/{saved}:test"])
 
 
+def test_a_name_in_the_cache_is_read_without_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = {}
+    for split, labels in (("train", [0, 1, 1]), ("test", [1, 0])):
+        files[split] = [str(tmp_path / f"{split}.parquet")]
+        made_set(labels).to_parquet(files[split][0])
+    cache = tmp_path / "cache"
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", cache)
+    builder = datasets.packaged_modules.parquet.Parquet
+    builder(dataset_name="birds", cache_dir=str(cache), hash="0123abcd", data_files=files).download_and_prepare()
+    (cache / "nobody___birds").mkdir()  # the place of a set from the Hub
+    next((cache / "birds").glob("default-*")).rename(cache / "nobody___birds" / "default")
+    train, val = (open_images(["hf/nobody/birds"], split) for split in ("train", "val"))
+    assert (train.classes, train.labels.tolist(), reds(train)) == (("cat", "dog"), [0, 1, 1], [0, 1, 2])
+    assert (val.labels.tolist(), val.has_splits) == ([1, 0], True)
+    assert open_images(["hf/nobody/birds:test"], "train").labels.tolist() == [1, 0]
+
+
 def test_a_name_that_is_not_in_the_cache_is_an_error_without_network(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"cannot be opened[\s\S]*--download"):
         open_images(["hf/nobody/nothing"])

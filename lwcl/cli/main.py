@@ -121,7 +121,8 @@ def print_error(error: Exception, text: str, words: Sequence[str]) -> int:
     Control characters in file names are escaped; markup is printed as it is.
     """
     if not own_place().is_first:
-        text = f"{getattr(error, 'process', '') or wait_for_first()}: {text}"
+        speaker = error.process if hasattr(error, "process") else wait_for_first()
+        text = f"{speaker}: {text}" if speaker else text
     if "--debug" in words:
         traceback.print_exception(error)
     first, *rest = escape_lines(text).split("\n")

@@ -40,7 +40,7 @@ class Notes:
 
     def __init__(self, store: PrefixStore, ranks: Ranks) -> None:
         self.store, self.ranks = store, ranks
-        self.leave("place", {"host": socket.gethostname(), "pid": os.getpid()})
+        self.places = distributed.all_gather_json({"host": socket.gethostname(), "pid": os.getpid()})
 
     def leave(self, kind: str, note: dict[str, Any]) -> None:
         """Leaves this process's note of a kind."""
@@ -69,19 +69,25 @@ class Notes:
 
     def name(self, process: int) -> str:
         """A process as it is named to people."""
-        place = self.read("place", process)
-        return f"process {process} of {self.ranks.world_size}" + (
-            f" (pid {place['pid']} on {place['host']})" if place else ""
-        )
+        place = self.places[process]
+        return f"process {process} of {self.ranks.world_size} (pid {place['pid']} on {place['host']})"
 
     def vanished(self) -> list[int]:
         """The processes on this machine that have ended without a note."""
-        host, gone = socket.gethostname(), []
-        for process in range(self.ranks.world_size):
-            place = self.read("place", process)
-            if place and place["host"] == host and not is_running(place["pid"]) and not self.read("failed", process):
-                gone.append(process)
-        return gone
+        here = self.places[self.ranks.rank]["host"]
+        dead = [n for n, place in enumerate(self.places) if place["host"] == here and not is_running(place["pid"])]
+        return [process for process in dead if not self.read("failed", process)]
+
+    def is_first_left(self) -> bool:
+        """Whether the processes before this one have vanished."""
+        return set(range(self.ranks.rank)) <= set(self.vanished())
+
+    def takes_the_word(self) -> bool:
+        """Whether this process says why the run ends: the first that asks, or that is left if the store is gone."""
+        try:
+            return self.store.add("word", 1) == 1
+        except RuntimeError:
+            return self.is_first_left() or not self.vanished()
 
 
 current_notes: list[Notes] = []
@@ -132,13 +138,13 @@ def join(ranks: Ranks, device: torch.device, wait: float) -> Notes:
             "gloo" if device.type == "cpu" else f"cpu:gloo,{device.type}:{dist.get_default_backend_for_device(device)}"
         )
         dist.init_process_group(backend, store=store, rank=ranks.rank, world_size=ranks.world_size, timeout=limit)
+        return Notes(store, ranks)
     except RuntimeError as error:
         raise ProcessLostError(
             f"Process {ranks.rank} of {ranks.world_size} did not find the others within {wait:g} s.",
             f"They meet at {ranks.address}:{ranks.port}: {' '.join(str(error).split())[:200]}",
             "Start as many processes as WORLD_SIZE says, on machines that reach each other.",
         ) from error
-    return Notes(store, ranks)
 
 
 def keeps_store(ranks: Ranks) -> bool:
@@ -185,8 +191,10 @@ def is_lost(error: BaseException) -> bool:
 
 def explain_loss(error: BaseException, notes: Notes, wait: float) -> BaseException:
     """What a process raises that has lost another: nothing to say where that or process 0 has spoken."""
-    deadline = time.monotonic() + (1.0 if notes.ranks.is_first else NOTE_SECONDS)
-    while not (failures := notes.failures()) and time.monotonic() < deadline:
+    begun = time.monotonic()
+    while not (failures := notes.failures()):
+        if time.monotonic() > begun + (1.0 if notes.is_first_left() else NOTE_SECONDS):
+            break
         time.sleep(0.05)
     if failures:
         return ReportedElsewhereError(next(iter(failures.values()))["code"])
@@ -205,7 +213,8 @@ def explain_loss(error: BaseException, notes: Notes, wait: float) -> BaseExcepti
             "Start the command again: it goes on from the last checkpoint.",
         )
     notes.leave("failed", {"what": lost.what, "code": lost.exit_code})
-    return ReportedElsewhereError(lost.exit_code) if os.environ.get(LAUNCHED) else lost
+    lost.process = ""  # type: ignore[attr-defined]  # the message names the one that is meant
+    return lost if notes.takes_the_word() and not os.environ.get(LAUNCHED) else ReportedElsewhereError(lost.exit_code)
 
 
 def capitalised(text: str) -> str:

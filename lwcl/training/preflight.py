@@ -29,7 +29,8 @@ def early_warnings(config: ResolvedConfig, net: Net, steps: int) -> Iterator[str
             f"The run has only {steps} steps: in fewer than {MIN_STEPS} little is learned without a teacher; give more "
             f"--epochs, more images, or a --batch-size below {optimization.batch_size}."
         )
-    images = optimization.batch_size // (optimization.accumulate * optimization.bn_splits * config.options.devices)
+    processes = 1 if optimization.sync_bn else config.options.devices
+    images = optimization.batch_size // (optimization.accumulate * optimization.bn_splits * processes)
     has_batch_norm = any(True for _ in batch_norms(net.student))
     if images < MIN_NORMALISED_IMAGES and has_batch_norm:
         yield (

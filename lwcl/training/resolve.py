@@ -46,6 +46,7 @@ def resolve(plan: Plan, images: ImageSet) -> ResolvedConfig:
     # 2. The rules; then flags that do not fit the images or the machine are refused.
     config = agree(round_sizes_to_patches(resolve_plan(plan, facts)))
     check_batch_size(config, len(images))
+    check_sync_bn(config)
     check_opencv(config)
     check_device_cache(config)
     return config
@@ -146,18 +147,25 @@ def check_batch_size(config: ResolvedConfig, images: int) -> None:
             f"A batch of {batch} cannot be split into {accumulate} equal micro-batches.",
             remedy="Give an --accumulate that divides --batch-size.",
         )
-    if config.optimization.sync_bn and (config.optimization.bn_splits > 1 or not is_accelerated(config)):
-        raise UsageError(
-            "--sync-bn needs accelerators, and no --bn-splits.",
-            "On CPUs, torch cannot normalise over several processes.",
-            "Leave it out, or give a larger --batch-size.",
-        )
     count = accumulate * config.optimization.bn_splits * processes
     if batch // count < 2:
         raise UsageError(
             f"A batch of {batch} split {count} times leaves fewer than 2 images each.",
             "It is split --accumulate times --bn-splits times --devices.",
             f"Give --batch-size {2 * count} or more, or split less.",
+        )
+
+
+def check_sync_bn(config: ResolvedConfig) -> None:
+    """Raises `UsageError` where batch norm cannot take the images of all processes together."""
+    if config.optimization.sync_bn and config.optimization.bn_splits > 1:
+        what = "--sync-bn normalises the images of all processes together, --bn-splits those of each in parts."
+        raise UsageError(what, remedy="Remove one of them.")
+    if config.optimization.sync_bn and not is_accelerated(config):
+        raise UsageError(
+            "--sync-bn needs accelerators: this run computes on the CPU.",
+            "torch.nn.SyncBatchNorm has no code for CPUs.",
+            "Leave it out; for more images in a batch norm give fewer --devices or a larger --batch-size.",
         )
 
 
