@@ -47,7 +47,17 @@ def stated(setting: SettingValue):
 
 TEXT = st.text("ab/é ':#-0.", min_size=1, max_size=8)  # no ~: a path expands it
 # A setting of these asks for another one, or excludes it.
-BOUND = {"method", "teacher", "init_by", "init_head", "student_data", "student_view", "pairs", "teacher_channels"}
+BOUND = {
+    "method",
+    "minutes",
+    "teacher",
+    "init_by",
+    "init_head",
+    "student_data",
+    "student_view",
+    "pairs",
+    "teacher_channels",
+}
 METHOD_NAMES = st.sampled_from(sorted(PRETRAIN))
 
 

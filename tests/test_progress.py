@@ -160,7 +160,7 @@ def test_an_epoch_of_hours_has_a_row_a_minute(
     assert [row.split()[1] for row in rows] == [f"{60 * minute}/2000" for minute in range(1, 11)]
 
 
-@pytest.mark.parametrize(("seconds", "told"), [(60.0, True), (1.0, False)])
+@pytest.mark.parametrize(("seconds", "told"), [(60.0, True), (0.5, False)])
 def test_a_long_run_says_early_when_it_will_end(
     clock: Callable[[float], None], capsys: pytest.CaptureFixture[str], seconds: float, told: bool
 ) -> None:

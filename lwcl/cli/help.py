@@ -22,7 +22,20 @@ CONTEXT_SETTINGS = {"max_content_width": HELP_WIDTH, "help_option_names": HELP_F
 
 #: The flags that `--help` shows of a command that has `--help-all` for the others.
 ESSENTIAL_FLAGS = (
-    *("data", "arch", "teacher", "recipe", "epochs", "batch_size", "image_size", "init", "out", "config", "monitor"),
+    *(
+        "data",
+        "arch",
+        "teacher",
+        "recipe",
+        "epochs",
+        "minutes",
+        "batch_size",
+        "image_size",
+        "init",
+        "out",
+        "config",
+        "monitor",
+    ),
     *("dry_run", "fast_dev_run", "threads", "help_all", "help"),
 )
 #: An example of each group in `--help-all`, shown where a command has all its flags.

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import sys
+import time
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ from lwcl.training.build import build_model, build_training, prepare_method
 from lwcl.training.dry_run import print_dry_run
 from lwcl.training.final_scores import compute_shares, warn_without_final_score
 from lwcl.training.finalize import Timing, finalize_run
+from lwcl.training.minutes import settle_epochs
 from lwcl.training.monitor import TrainingMonitor
 from lwcl.training.post_training import needs_training, quantise_student
 from lwcl.training.preflight import early_warnings
@@ -61,7 +63,7 @@ def train_run(
 
 def train_here(plan: Plan, *, dry_run: bool, fast_dev_run: int | None, as_json: bool, quiet: bool) -> int:
     """Trains in this process, with the others of its group if there are any; returns the exit code."""
-    screen = Screen(quiet=quiet)
+    screen, begun = Screen(quiet=quiet), time.monotonic() - time.process_time()  # importing took about that long
     # 1. What the plan leaves open depends on the images and the machine.
     images = open_training_images(plan.options)
     check_same_images(images)
@@ -87,7 +89,7 @@ def train_here(plan: Plan, *, dry_run: bool, fast_dev_run: int | None, as_json: 
                 if code := train_first_stage(stage, folder, fast_dev_run, quiet=quiet):
                     return code
                 config = config.with_values(init=auto_value(str(folder.first), "encoder of the first stage"))
-            return train_in_folder(config, images, folder, screen, fast_dev_run, as_json=as_json)
+            return train_in_folder(config, images, folder, screen, fast_dev_run, begun=begun, as_json=as_json)
 
 
 def train_first_stage(stage: Plan, folder: RunFolder, steps: int | None, *, quiet: bool) -> int:
@@ -107,7 +109,14 @@ def train_first_stage(stage: Plan, folder: RunFolder, steps: int | None, *, quie
 
 
 def train_in_folder(
-    config: ResolvedConfig, images: ImageSet, folder: RunFolder, screen: Screen, steps: int | None, *, as_json: bool
+    config: ResolvedConfig,
+    images: ImageSet,
+    folder: RunFolder,
+    screen: Screen,
+    steps: int | None,
+    *,
+    begun: float,
+    as_json: bool,
 ) -> int:
     """Trains up to step `steps` (all if None), then evaluates, exports and reports; returns the exit code."""
     # 1. The precision is part of the run's settings: a resumed run must not choose again.
@@ -116,6 +125,10 @@ def train_in_folder(
     print_auto_settings(model.config, images, screen)
     broken = BrokenImages(config.options.max_bad, len(images), folder)
     training = build_training(model, images, screen, broken.add)
+    if config.unsettled and folder.settings().get("epochs") is None:
+        training = settle_epochs(training, screen, begun, steps)
+        for name in reversed(config.unsettled):  # the epochs last: where they are known, all are
+            folder.record_setting(name, training.config.values[name].value)
     for warning in early_warnings(training.config, training.net, training.steps):
         screen.warn(warning)
     # 2. `Method.initialise` (e.g. k-means) runs once: a resumed run has its result in the checkpoint.
@@ -185,11 +198,16 @@ def quantise_or_train(training: TrainingState, folder: RunFolder, screen: Screen
 
 
 def print_auto_settings(config: ResolvedConfig, images: ImageSet, screen: Screen) -> None:
-    """Prints method, recipe, architecture and number of images, then each automatic setting with its reason."""
-    options = config.options
-    screen.say(f"{config.method.name}, recipe {options.recipe}: {options.arch} on {plural(len(images), 'image')}.")
+    """Prints what is trained on how many images for how long, then each automatic setting with its reason."""
+    options, batch = config.options, config.optimization.batch_size
+    per_epoch = plural(len(images) // batch, "step")
+    length = plural(config.optimization.epochs, "epoch") if not config.unsettled else f"--minutes {options.minutes:g}"
+    screen.say(
+        f"{config.method.name}, recipe {options.recipe}: {options.arch} on {plural(len(images), 'image')} "
+        f"at {options.image_size} px; {length} of {per_epoch} of {batch} images."
+    )
     for name, setting in config.values.items():
-        if setting.origin.is_automatic:
+        if setting.origin.is_automatic and name not in config.unsettled:
             screen.say(f"  {name} {setting.value} ({setting.origin})")
 
 
@@ -220,8 +238,10 @@ def open_run_folder(config: ResolvedConfig, images: ImageSet, auto: Collection[s
     """
     options, known = config.options, {"count": len(images), "names and sizes": images.whole_identity}
     encoders = {name: weights_hash_of(spec) for name in ("init", "teacher") if (spec := getattr(options, name))}
-    settings = config.config() | {IMAGES: known, WEIGHTS: {name: one for name, one in encoders.items() if one}}
-    ignore = CHANGEABLE_ON_RESUME | (CHANGEABLE_WITH_WARNING - {"cache"}) | {CHOSEN, *auto}
+    settings = config.config() | dict.fromkeys(config.unsettled)
+    settings |= {IMAGES: known, WEIGHTS: {name: one for name, one in encoders.items() if one}}
+    ignore = CHANGEABLE_ON_RESUME | (CHANGEABLE_WITH_WARNING - {"cache"}) | {CHOSEN, *auto, *config.unsettled}
+    ignore |= set() if config.unsettled else {"minutes"}  # the epochs tell whether it is the same run
     resume: ResumeMode = options.resume  # type: ignore[assignment]  # its choices are checked
     stem, newest = f"{config.command}-{config.method.name}-{options.arch}", "never" if options.overwrite else resume
     out = Path(options.out) if options.out else default_out(stem, settings, resume=newest, ignore=ignore)

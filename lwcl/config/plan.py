@@ -16,6 +16,7 @@ from lwcl.config.recipes import AUTO_RECIPES, RECIPES, Optimization, recipe_name
 from lwcl.config.teacher_options import check_teacher_options, parse_init_by
 from lwcl.config.train_options import (
     CHANGEABLE_ON_RESUME,
+    FOLLOW_EPOCHS,
     MACHINE_SETTINGS,
     TRAIN_OPTIONS,
     PretrainOptions,
@@ -35,6 +36,7 @@ from lwcl.models.archs import check_arch
 from lwcl.settings import (
     AUTO,
     DEFAULT,
+    FLAG,
     Layer,
     Origin,
     OriginKind,
@@ -52,7 +54,7 @@ from lwcl.settings import (
 LOCATION_SETTINGS = frozenset({"out", "resume", "overwrite"})
 #: Settings that the first stage does not take over from the run.
 NOT_INHERITED = frozenset(
-    {"recipe", "method", "augmentation", "init", "init_head", "out", "resume", "overwrite", "monitor"}
+    {"recipe", "method", "augmentation", "init", "init_head", "out", "resume", "overwrite", "monitor", "minutes"}
 )
 
 #: The name in config.yaml of the list of settings that a user chose; the others followed from these.
@@ -108,6 +110,14 @@ class Plan:
             for name in field_names(type(section))
         }
 
+    @property
+    def unsettled(self) -> tuple[str, ...]:
+        """The settings that `--minutes` leaves open until a trial has timed the run: none in a run that is repeated."""
+        if self.options.minutes is None or self.origins["epochs"].kind is OriginKind.REPEATED:
+            return ()
+        rules = (name for name, origin in self.origins.items() if origin.kind is OriginKind.RULE)
+        return "epochs", *(name for name in rules if name in FOLLOW_EPOCHS)
+
     def with_values(self, **changes: SettingValue) -> Self:
         """This plan with other values. Raises `UsageError` for a bad one."""
         return type(self).from_values(self.command, {**self.values, **changes}, self.user)
@@ -155,6 +165,10 @@ def plan_run(command: TrainCommand, chosen: Chosen, file: Chosen | None = None, 
     ]  # `auto` is what happens without a choice
     plan = Plan.from_values(command, merge_run(command, user), user)
     check_teacher_options(plan.options, plan.method)
+    if plan.options.minutes is not None and plan.origins["epochs"].is_user:
+        what = f"--minutes settles the number of epochs, but --epochs {plan.optimization.epochs} is given too"
+        where = "" if plan.origins["epochs"] == FLAG else f", by {plan.origins['epochs']}"
+        raise UsageError(f"{what}{where}.", remedy="Remove one of them.")
     return plan
 
 

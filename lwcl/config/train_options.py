@@ -10,6 +10,8 @@ if TYPE_CHECKING:
 DEVICES = ("auto", "cpu", "cuda", "mps")
 MAX_THREADS = 1024  # OpenMP ends the process where it cannot start as many as it is told
 MAX_IMAGE_SIZE = 16_384
+#: Automatic settings that depend on the number of epochs, besides that number.
+FOLLOW_EPOCHS = ("warmup", "key_momentum")
 
 #: Settings of how images are found, and of how their pixels are read.
 FINDING, PIXELS = ("download", "labels", "follow_links"), ("channels", "bit_depth", "value_range", "pages")
@@ -110,6 +112,12 @@ class TrainOptions(DataOptions, MachineOptions):
     init: str | None = setting(None, "encoder whose backbone to start from [random weights]", group="What", path=True)
     init_head: bool = setting(False, "load the projection head of --init too; shapes must match", group="What")
     seed: int = setting(0, "seed of all randomness", at_least=0, group="What")
+    minutes: float | None = setting(
+        None,
+        "train as many whole epochs as end within so many minutes, by a trial of a few steps; a resumed run keeps them",
+        above=0,
+        group="Optimization",
+    )
     cache: str = setting(
         AUTO,
         "where decoded images are cached: ram, disk, jpeg (as shrunk JPEGs on disk), device (memory of the GPU), off, "

@@ -64,20 +64,26 @@ def build_model(config: ResolvedConfig, screen: Screen, images: ImageSet | None 
         screen.warn(warning)
     teacher_dim = teacher.dim if teacher else 0
     input_spec = input_spec_for(options, images and (images.partner or images))
-    net = build_net(config, teacher_dim, input_spec.pixel_format.channels)
+    net, compute = build_placed_net(config, teacher_dim, input_spec.pixel_format.channels)
     # 2. `--precision auto`: fp32, or the faster of fp32 and bf16 for architectures on which bf16 is validated.
-    compute = choose_compute(net.student, options.device, options.precision)
-    compute.place(net)
-    if compute.device.type == "cpu":
-        use_cpu_kernels(net, net.student)
-    if options.compile:
-        compile_backbones(net)
     if options.precision == AUTO and compute.device.type == "cpu":
         choice = choose_precision(TimingJob(method, net, config.optimization, compute, options.image_size, teacher_dim))
         config = config.with_values(precision=auto_value(choice.name, choice.reason))
         compute = compute._replace(autocast=AUTOCAST_DTYPES[choice.name])
     set_matmul_precision(compute)
     return BuiltModel(config, net, compute, input_spec, teacher)
+
+
+def build_placed_net(config: ResolvedConfig, teacher_dim: int, channels: int) -> tuple[Net, Compute]:
+    """The net of a run where it is computed, and how."""
+    options, net = config.options, build_net(config, teacher_dim, channels)
+    compute = choose_compute(net.student, options.device, options.precision)
+    compute.place(net)
+    if compute.device.type == "cpu":
+        use_cpu_kernels(net, net.student)
+    if options.compile:
+        compile_backbones(net)
+    return net, compute
 
 
 def input_spec_for(options: TrainOptions, images: ImageSet | None) -> InputSpec:

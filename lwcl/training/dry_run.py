@@ -20,6 +20,7 @@ from lwcl.models.memory import Queue
 from lwcl.reporting.console import Screen, print_json, print_table
 from lwcl.settings import auto_value
 from lwcl.training.build import build_model, build_training, stored_short_side
+from lwcl.training.resolve import REPORT_SECONDS, RunCost, with_epochs
 from lwcl.training.state import TrainingState
 from lwcl.training.teacher import OnlineTeacher
 from lwcl.training.teacher_cache import teacher_cache_bytes
@@ -37,8 +38,10 @@ def print_dry_run(config: ResolvedConfig, images: ImageSet, screen: Screen, *, a
     model = build_model(config, Screen(quiet=True), images)
     timed = dataclasses.replace(model, config=without_writing(model.config, cache))
     training = build_training(timed, few, Screen(quiet=True), lambda broken: None)
-    steps = len(images) // training.loader.batch_size * config.optimization.epochs
-    seconds = median_step_seconds(training)
+    per_epoch, seconds, settled = len(images) // training.loader.batch_size, median_step_seconds(training), model.config
+    if config.unsettled:
+        settled = with_epochs(settled, images, RunCost(0.0, seconds * per_epoch, REPORT_SECONDS))
+    steps = per_epoch * settled.optimization.epochs
     student = training.net.student
     cost = {
         "images": len(images),
@@ -53,12 +56,12 @@ def print_dry_run(config: ResolvedConfig, images: ImageSet, screen: Screen, *, a
         "time": duration(seconds * steps),
         **cached_outputs_cost(config, training.teacher, len(images)),
     }
-    settings = model.config.values
+    settings = settled.values
     if as_json:
         values = {name: setting.as_json() for name, setting in settings.items()}
         print_json({"schema_version": SCHEMA_VERSION, "kind": "dry-run", "settings": values, "cost": cost})
         return
-    rows = [(name, setting.value, setting.origin) for name, setting in settings.items()]
+    rows = [(name, setting.value, str(setting.origin)) for name, setting in settings.items()]
     print_table("Settings", ("Setting", "Value", "Origin"), rows)
     print_table("Cost", ("Measure", "Value"), list(cost.items()))
 

@@ -1,7 +1,7 @@
 """From a plan to the configuration of a run: values that depend on the images and the machine."""
 
 from collections.abc import Mapping, Set
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy
 
@@ -11,17 +11,19 @@ from lwcl.config.plan import Plan, ResolvedConfig
 from lwcl.data.dataset import ImageSet
 from lwcl.data.demo import builtin
 from lwcl.errors import DataError, UsageError
-from lwcl.formatting import plural
+from lwcl.formatting import duration, plural
 from lwcl.kernels import bfloat16
 from lwcl.models.teachers import patch_multiple
 from lwcl.reporting.console import Screen
-from lwcl.settings import AUTO, RESUMED, OriginKind, SettingValue, auto_value
+from lwcl.settings import AUTO, DEFAULT, RESUMED, OriginKind, SettingValue, auto_value
 from lwcl.system import distributed
 from lwcl.system.device import resolve_device
 from lwcl.system.limits import own_cpus
 
 MIN_IMAGES = 2
 SIZE_SAMPLE = 64  # images whose sizes are read for the median
+SPARE = 0.98  # of the time that --minutes leaves for training, so that a run rarely ends late
+REPORT_SECONDS = 6.0  # pictures and report at the end of a run
 
 
 def resolve(plan: Plan, images: ImageSet) -> ResolvedConfig:
@@ -91,11 +93,36 @@ def round_sizes_to_patches(config: ResolvedConfig) -> ResolvedConfig:
     return config.with_values(**changes)
 
 
+class RunCost(NamedTuple):
+    """What a run takes, in seconds."""
+
+    before: float  # up to the end of the trial
+    epoch: float  # steps and what is evaluated after them
+    after: float  # scores, pictures, report
+
+    def epochs(self, seconds: float) -> int:
+        """The whole epochs that end within so many seconds, at least one."""
+        return max(1, int(SPARE * (seconds - self.before - self.after) / self.epoch))
+
+    def total(self, epochs: int) -> float:
+        """Seconds of a run of so many epochs."""
+        return self.before + epochs * self.epoch + self.after
+
+
+def with_epochs(config: ResolvedConfig, images: ImageSet, cost: RunCost) -> ResolvedConfig:
+    """The configuration with the number of epochs that `--minutes` left open, and what follows from it."""
+    minutes = config.options.minutes or 0.0
+    parts = f"{duration(cost.before)} so far, {duration(cost.epoch)} an epoch, {duration(cost.after)} at the end"
+    epochs = auto_value(cost.epochs(60 * minutes), f"--minutes {minutes:g}: {parts}")
+    opened = {name: SettingValue(None, DEFAULT) for name in config.unsettled} | {"epochs": epochs}
+    return resolve(Plan.from_values(config.command, {**config.values, **opened}, config.user), images)
+
+
 def resume_settings(
     config: ResolvedConfig, recorded: Mapping[str, Any], auto: Set[str], screen: Screen
 ) -> ResolvedConfig:
     """The configuration of a resumed run: what the machine decided (`auto`) stays as `recorded`, for bit-identical
-    results.
+    results, and so do the epochs that `--minutes` settled.
 
     Raises `UsageError` if it started with OpenCV, and there is none now.
     """
@@ -106,6 +133,9 @@ def resume_settings(
             changes[name] = SettingValue(then, RESUMED)
             if now != AUTO:
                 screen.warn(f"{name} {then}, as when the run started; a new run on this machine would use {now}.")
+    if config.unsettled and (epochs := recorded["epochs"]) is not None:
+        changes |= {name: SettingValue(recorded[name], RESUMED) for name in config.unsettled}
+        screen.say(f"{plural(epochs, 'epoch')}, as --minutes settled when the run started.")
     config = config.with_values(**changes)
     check_opencv(config)
     return config

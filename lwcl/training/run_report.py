@@ -19,7 +19,7 @@ from lwcl.system.environment import describe_environment
 from lwcl.training.dry_run import sample_views
 from lwcl.training.state import TrainingState
 
-PAGE_SECONDS = 20.0  # between two pages: drawing one takes about a second
+PAGE_SECONDS, PAGE_DRAWN_SECONDS = 20.0, 1.0  # between two pages, and what one takes
 
 
 def run_report(
