@@ -42,7 +42,7 @@ from lwcl.training.finalize import Timing, finalize_run
 from lwcl.training.minutes import settle_epochs
 from lwcl.training.monitor import TrainingMonitor
 from lwcl.training.post_training import needs_training, quantise_student
-from lwcl.training.preflight import early_warnings
+from lwcl.training.preflight import early_warnings, print_auto_settings
 from lwcl.training.resolve import resolve, resume_settings
 from lwcl.training.state import SaveSchedule, TrainingState
 
@@ -195,20 +195,6 @@ def quantise_or_train(training: TrainingState, folder: RunFolder, screen: Screen
         return train_loop(training, folder, screen, steps)
     quantise_student(training)
     return 0, {}
-
-
-def print_auto_settings(config: ResolvedConfig, images: ImageSet, screen: Screen) -> None:
-    """Prints what is trained on how many images for how long, then each automatic setting with its reason."""
-    options, batch = config.options, config.optimization.batch_size
-    per_epoch = plural(len(images) // batch, "step")
-    length = plural(config.optimization.epochs, "epoch") if not config.unsettled else f"--minutes {options.minutes:g}"
-    screen.say(
-        f"{config.method.name}, recipe {options.recipe}: {options.arch} on {plural(len(images), 'image')} "
-        f"at {options.image_size} px; {length} of {per_epoch} of {batch} images."
-    )
-    for name, setting in config.values.items():
-        if setting.origin.is_automatic and name not in config.unsettled:
-            screen.say(f"  {name} {setting.value} ({setting.origin})")
 
 
 def check_same_images(images: ImageSet) -> None:

@@ -1,10 +1,13 @@
-"""Warnings before the first step: settings that cost hours before they show that they cannot work."""
+"""Before the first step: what will be done and why, and settings that cost hours before they show that they fail."""
 
 from collections.abc import Iterator
 
 from lwcl.config.plan import ResolvedConfig
+from lwcl.data.dataset import ImageSet
+from lwcl.formatting import plural
 from lwcl.models.backbone import batch_norms
 from lwcl.models.net import Net
+from lwcl.reporting.console import Screen
 
 #: Below this, BYOL and DINO collapse and SimCLR loses 18 points; SEED, with a teacher, does not collapse (arXiv
 #: 2605.08241).
@@ -37,3 +40,17 @@ def early_warnings(config: ResolvedConfig, net: Net, steps: int) -> Iterator[str
             f"Batch norm sees {images} images at a time: below {MIN_NORMALISED_IMAGES} its statistics are noisy; "
             "give a larger --batch-size, or less --accumulate and --bn-splits."
         )
+
+
+def print_auto_settings(config: ResolvedConfig, images: ImageSet, screen: Screen) -> None:
+    """Prints what is trained on how many images for how long, then each automatic setting with its reason."""
+    options, batch = config.options, config.optimization.batch_size
+    per_epoch = plural(len(images) // batch, "step")
+    length = plural(config.optimization.epochs, "epoch") if not config.unsettled else f"--minutes {options.minutes:g}"
+    screen.say(
+        f"{config.method.name}, recipe {options.recipe}: {options.arch} on {plural(len(images), 'image')} "
+        f"at {options.image_size} px; {length} of {per_epoch} of {batch} images."
+    )
+    for name, setting in config.values.items():
+        if setting.origin.is_automatic and name not in config.unsettled:
+            screen.say(f"  {name} {setting.value} ({setting.origin})")
