@@ -12,9 +12,8 @@ from processes import Group
 from runs import METHODS, child, left_by, made_images, pretrain, ran
 
 from lwcl.config.auto import RunFacts, resolve_plan
-from lwcl.config.plan import plan_run
+from lwcl.config.plan import FOLLOW_EPOCHS, plan_run
 from lwcl.config.recipes import RECIPES
-from lwcl.config.train_options import FOLLOW_EPOCHS
 from lwcl.errors import UsageError
 from lwcl.methods.method import methods
 from lwcl.settings import OriginKind

@@ -19,7 +19,6 @@ from lwcl.data.pairs import open_training_images
 from lwcl.diagnosis.run_pictures import run_pictures
 from lwcl.engine import NonFiniteError
 from lwcl.errors import DataError, TrainingDivergedError, UsageError
-from lwcl.formatting import plural
 from lwcl.reporting.console import Screen
 from lwcl.reporting.health_ranges import COLLAPSE_REMEDIES, known_metrics
 from lwcl.reporting.throughput import StepStats
@@ -109,15 +108,9 @@ def train_first_stage(stage: Plan, folder: RunFolder, steps: int | None, *, quie
 
 
 def train_in_folder(
-    config: ResolvedConfig,
-    images: ImageSet,
-    folder: RunFolder,
-    screen: Screen,
-    steps: int | None,
-    *,
-    begun: float,
-    as_json: bool,
-) -> int:
+    config: ResolvedConfig, images: ImageSet, folder: RunFolder, screen: Screen, steps: int | None, *,
+    begun: float, as_json: bool,
+) -> int:  # fmt: skip
     """Trains up to step `steps` (all if None), then evaluates, exports and reports; returns the exit code."""
     # 1. The precision is part of the run's settings: a resumed run must not choose again.
     model = build_model(config, screen, images)
@@ -125,10 +118,7 @@ def train_in_folder(
     print_auto_settings(model.config, images, screen)
     broken = BrokenImages(config.options.max_bad, len(images), folder)
     training = build_training(model, images, screen, broken.add)
-    if config.unsettled and folder.settings().get("epochs") is None:
-        training = settle_epochs(training, screen, begun, steps)
-        for name in reversed(config.unsettled):  # the epochs last: where they are known, all are
-            folder.record_setting(name, training.config.values[name].value)
+    training = settle_epochs(training, folder, screen, begun, steps)
     for warning in early_warnings(training.config, training.net, training.steps):
         screen.warn(warning)
     # 2. `Method.initialise` (e.g. k-means) runs once: a resumed run has its result in the checkpoint.

@@ -16,7 +16,6 @@ from lwcl.config.recipes import AUTO_RECIPES, RECIPES, Optimization, recipe_name
 from lwcl.config.teacher_options import check_teacher_options, parse_init_by
 from lwcl.config.train_options import (
     CHANGEABLE_ON_RESUME,
-    FOLLOW_EPOCHS,
     MACHINE_SETTINGS,
     TRAIN_OPTIONS,
     PretrainOptions,
@@ -56,6 +55,9 @@ LOCATION_SETTINGS = frozenset({"out", "resume", "overwrite"})
 NOT_INHERITED = frozenset(
     {"recipe", "method", "augmentation", "init", "init_head", "out", "resume", "overwrite", "monitor", "minutes"}
 )
+
+#: Automatic settings that depend on the number of epochs, besides that number.
+FOLLOW_EPOCHS = ("warmup", "key_momentum")
 
 #: The name in config.yaml of the list of settings that a user chose; the others followed from these.
 CHOSEN = "chosen"

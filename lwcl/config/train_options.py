@@ -10,8 +10,6 @@ if TYPE_CHECKING:
 DEVICES = ("auto", "cpu", "cuda", "mps")
 MAX_THREADS = 1024  # OpenMP ends the process where it cannot start as many as it is told
 MAX_IMAGE_SIZE = 16_384
-#: Automatic settings that depend on the number of epochs, besides that number.
-FOLLOW_EPOCHS = ("warmup", "key_momentum")
 
 #: Settings of how images are found, and of how their pixels are read.
 FINDING, PIXELS = ("download", "labels", "follow_links"), ("channels", "bit_depth", "value_range", "pages")
@@ -282,20 +280,8 @@ MACHINE_SETTINGS = ("threads", "precision", "view_backend", "teacher_precision")
 
 #: Settings that change where or how fast a run computes, but not what: a resumed run may change them.
 CHANGEABLE_ON_RESUME = frozenset(
-    {
-        "out",
-        "resume",
-        "overwrite",
-        "requeue",
-        "workers",
-        "save_every",
-        "download",
-        "max_bad",
-        "strict",
-        "html",
-        "wait_limit",
-        "log",
-    }
+    {"out", "resume", "overwrite", "requeue", "workers", "save_every"}
+    | {"download", "max_bad", "strict", "html", "wait_limit", "log"}
 )
 #: Settings that a resumed run may also change, with a warning: they affect logging, or floating-point rounding. The
 #: images are compared by names and sizes, however `data` spells them.

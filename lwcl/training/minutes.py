@@ -14,6 +14,7 @@ from lwcl.data.dataset import random_subset
 from lwcl.evaluation.evaluator import Evaluator
 from lwcl.formatting import duration
 from lwcl.reporting.console import Screen
+from lwcl.runs.folder import RunFolder
 from lwcl.training.build import build_placed_net, prepare_method
 from lwcl.training.final_scores import ScoredSubject, has_labelled_splits, scored_subjects
 from lwcl.training.resolve import REPORT_SECONDS, RunCost, with_epochs
@@ -25,21 +26,24 @@ TRIAL_SHARE, TRIAL_SECONDS = 0.03, 60.0  # of the time that was asked for, and a
 TIMED_IMAGES = 32  # each of the bank and of the queries, in a trial of an evaluation
 
 
-def settle_epochs(training: TrainingState, screen: Screen, begun: float, most_steps: int | None) -> TrainingState:
-    """The run with its number of epochs, and what follows from it, before its first step.
+def settle_epochs(
+    training: TrainingState, folder: RunFolder, screen: Screen, begun: float, most_steps: int | None
+) -> TrainingState:
+    """The run with the number of epochs that `--minutes` left open, and what follows from it, before its first step.
 
     `begun`: `time.monotonic` when the command began. The trial takes at most `most_steps`.
     """
-    config = training.config
-    minutes = config.options.minutes
-    assert minutes is not None, "asked for"
+    config, minutes = training.config, training.config.options.minutes
+    if minutes is None or not config.unsettled or folder.settings().get("epochs") is not None:
+        return training
     screen.say(f"Timing a trial for --minutes {minutes:g}.")
     seconds, cost = 60 * minutes, run_cost(training, 60 * minutes, begun, most_steps)
     settled = with_epochs(config, training.images, cost)
     if (expected := cost.total(settled.optimization.epochs)) > seconds:
         screen.warn(f"--minutes {minutes:g}: even one epoch makes the run take {duration(expected)}.")
-    for name in config.unsettled:
+    for name in reversed(config.unsettled):  # the epochs last: where they are recorded, all is
         screen.say(f"  {name} {settled.values[name]}")
+        folder.record_setting(name, settled.values[name].value)
     return restarted(dataclasses.replace(training, config=settled))
 
 
