@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 import lwcl
 from lwcl.cli import main
+from lwcl.config.train_options import DataOptions
 from lwcl.errors import DataError, StorageError, TrainingDivergedError, UsageError
 
 HEAVY = ("torch", "torchvision", "timm", "numpy", "PIL", "rich", "matplotlib")
@@ -135,7 +136,7 @@ def test_knn_passes_encoders_and_options_on(run):
 def test_doctor_passes_data_on(run):
     run.outcome = 4
     assert main.main(["doctor", "--data", "a", "--json"]) == 4
-    assert run.calls == [((("a",), True), {})]
+    assert run.calls == [((DataOptions(data=("a",)),), {"as_json": True})]
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,7 @@ from lwcl.evaluation.int8_check import CosineSummary, Int8Check, as_written, sum
 from lwcl.evaluation.latency import Latency
 from lwcl.models.loaded import InputSpec, LoadedEncoder
 from lwcl.reporting.console import Screen
+from lwcl.runs.guard import write_settings
 
 SPEC = InputSpec(64, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
 
@@ -305,9 +306,13 @@ def test_saturation_and_low_cosines_are_warned_of(
 
 
 def test_calibration_images_are_those_of_the_run_unless_given(tmp_path: Path) -> None:
-    (tmp_path / "config.yaml").write_text("data: [photos/]\n")
-    assert export_onnx.calibration_images(str(tmp_path), ExportOptions()) == ("photos/",)
-    assert export_onnx.calibration_images(str(tmp_path), ExportOptions(calibrate=("other/",))) == ("other/",)
+    """Those of its student, where its teacher sees others, and read as the run reads them."""
+    write_settings(tmp_path, {"data": ["photos/"], "channels": "auto"})
+    assert export_onnx.calibration_images(str(tmp_path), ExportOptions()) == (("photos/",), ())
+    write_settings(tmp_path, {"data": ["photos/"], "student_data": ["depth/"], "value_range": "0,9"})
+    read = (("value_range", "0,9"),)
+    assert export_onnx.calibration_images(str(tmp_path), ExportOptions()) == (("depth/",), read)
+    assert export_onnx.calibration_images(str(tmp_path), ExportOptions(calibrate=("other/",))) == (("other/",), read)
 
 
 def test_images_are_not_calibrated_and_checked_on_alike_where_there_are_enough(tmp_path: Path) -> None:

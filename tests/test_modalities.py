@@ -12,6 +12,7 @@ from PIL import Image
 from runs import SMALL, ran
 
 from lwcl.checkpoints.load import load_encoder
+from lwcl.config.device_options import ExportOptions
 from lwcl.config.teacher_options import parse_teacher_channels
 from lwcl.data.band_image import BandImage
 from lwcl.data.cache.build import CacheBuilder
@@ -261,3 +262,23 @@ def test_a_student_view_needs_a_teacher(scenes: Path, tmp_path: Path, capsys: py
     ]
     assert ran(given) == 2
     assert "does not apply" in capsys.readouterr().err
+
+
+def test_int8_of_a_student_is_calibrated_on_what_the_student_sees(
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lwcl.commands import export_onnx
+
+    out = tmp_path / "run"
+    assert ran(words(scenes, "2q", out, "--student-data", str(scenes / "deep"))) == 0
+    seen: list[ImageSet] = []
+    split = export_onnx.split_calibration
+
+    def watched(images: ImageSet, options: ExportOptions) -> tuple[ImageSet, ImageSet]:
+        seen.append(images)
+        return split(images, options)
+
+    monkeypatch.setattr(export_onnx, "split_calibration", watched)
+    assert ran(["export", str(out), "--int8", "--calibrate-images", "4", "--out", str(tmp_path / "x"), "--quiet"]) == 0
+    assert (seen[0].pixel_format.channels, seen[0].pixel_format.dtype) == (1, "uint16")
+    assert seen[0].fingerprint == open_images([str(scenes / "deep")], "train").fingerprint

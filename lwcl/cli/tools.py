@@ -1,15 +1,16 @@
 """The other commands: `list`, `doctor`, `convert`, `export`, `verify`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from typer import Argument, Option
 
 from lwcl.cli.app import ENCODER_HELP, Arch, Debug, Json, Quiet, command
-from lwcl.cli.options import completer
+from lwcl.cli.options import completer, with_options
 from lwcl.config.catalogue import CATALOGUES, find_entries, format_entries
-from lwcl.config.train_options import MAX_IMAGE_SIZE
+from lwcl.config.train_options import MAX_IMAGE_SIZE, DataOptions
+from lwcl.config.validation import parse_options
 from lwcl.formatting import SCHEMA_VERSION, json_document
 from lwcl.settings import expand_home
 
@@ -34,17 +35,13 @@ def list_command(
 
 
 @command("lwcl doctor --data photos/", "doctor")
-def doctor_command(
-    data: Annotated[
-        list[str] | None, Option("--data", metavar="TEXT", help="images to check too", rich_help_panel="Data")
-    ] = None,
-    as_json: Json = False,
-    debug: Debug = False,
-) -> int:
+@with_options(DataOptions)
+def doctor_command(as_json: Json = False, debug: Debug = False, **chosen: Any) -> int:
     """Check this machine, the installation and, if given, images."""
+    options = parse_options(DataOptions, chosen)
     from lwcl.commands.doctor import run_doctor
 
-    return run_doctor(tuple(data or ()), as_json)
+    return run_doctor(options, as_json=as_json)
 
 
 @command("lwcl convert moco_v2_800ep.pth.tar runs/teacher", "convert")

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 
 from lwcl.config.plan import plan_pretrain
+from lwcl.config.train_options import DataOptions
 from lwcl.data.dataset import ImageSet, open_images
 from lwcl.data.native import UnreadableImageError
 from lwcl.errors import LwclError
@@ -39,13 +40,14 @@ class DoctorCheck(NamedTuple):
     advice: str = ""
 
 
-def run_doctor(data: tuple[str, ...], as_json: bool) -> int:
+def run_doctor(options: DataOptions, *, as_json: bool) -> int:
     """Prints the checks; the exit code is 4 if the given images cannot be used, else 0."""
     checks = [*check_environment(), *check_machine()]
     code = 0
     try:
-        checks += check_data(open_images(data, "train"))
-        checks += check_speed(data)
+        images = open_images(options.data, "train", **options.reading)
+        checks += check_data(images)
+        checks += check_speed(options, images)
     except LwclError as error:
         checks.append(DoctorCheck("images", str(error).replace("\n", " "), "cannot train on these"))
         code = error.exit_code
@@ -101,6 +103,7 @@ def check_data(images: ImageSet) -> Iterator[DoctorCheck]:
     yield DoctorCheck(
         "images", f"{len(images):,}, {classes}", "" if len(images) >= 1000 else "few: expect weak features"
     )
+    yield DoctorCheck("pixels", images.pixel_format.describe())
     for note in images.notes:
         yield DoctorCheck("note", note)
     begun, sizes, broken = time.perf_counter(), [], []
@@ -121,10 +124,10 @@ def check_data(images: ImageSet) -> Iterator[DoctorCheck]:
     yield DoctorCheck("broken", f"{len(broken)} of {count} read" + (f", such as {broken[0]}" if broken else ""), advice)
 
 
-def check_speed(data: tuple[str, ...]) -> Iterator[DoctorCheck]:
+def check_speed(options: DataOptions, images: ImageSet) -> Iterator[DoctorCheck]:
     """The speed of a default run on these images, in fp32."""
-    plan = plan_pretrain({"data": list(data), "precision": "fp32"})
-    images, screen = open_images(plan.options.data, "train"), Screen(quiet=True)
+    chosen = {name: value for name, value in vars(options).items() if value != getattr(DataOptions(), name)}
+    plan, screen = plan_pretrain({**chosen, "precision": "fp32"}), Screen(quiet=True)
     config = resolve(plan, images)
     torch.set_num_threads(config.options.threads)
     batch, epochs = config.optimization.batch_size, config.optimization.epochs

@@ -13,12 +13,12 @@ from lwcl.data.dataset import ImageSet, open_images
 from lwcl.data.labelled import open_labelled_pair
 from lwcl.errors import DataError, UsageError
 from lwcl.evaluation.embed_images import CroppedImages
+from lwcl.evaluation.eval_data import RunImages, images_of_run
 from lwcl.evaluation.int8_check import MAX_BANK, MAX_QUERIES, MIN_INT8_COSINE, Int8Check, check_int8
 from lwcl.formatting import SCHEMA_VERSION
 from lwcl.models.loaded import LoadedEncoder
 from lwcl.reporting.console import Screen
 from lwcl.rng import epoch_permutation
-from lwcl.runs.folder import RunFolder
 from lwcl.system.atomic_files import sha256_file
 
 ONNX_FILE, INT8_FILE = "model.onnx", "model-int8.onnx"
@@ -48,27 +48,26 @@ class OnnxExport(NamedTuple):
         }
 
 
-def calibration_images(encoder: str, options: ExportOptions) -> tuple[str, ...]:
-    """The images to calibrate with: `--calibrate`, or the training images of the run. Raises `UsageError`."""
+def calibration_images(encoder: str, options: ExportOptions) -> RunImages:
+    """The images to calibrate with: `--calibrate`, or the student's of the run. Raises `UsageError`."""
+    run = images_of_run(Path(encoder))
     if options.calibrate:
-        return options.calibrate
-    run = RunFolder(Path(encoder))
-    if not run.config.exists():
+        return RunImages(options.calibrate, run.settings if run else ())
+    if run is None:
         raise UsageError(
             "--int8 needs images to calibrate with.",
             f"{encoder} is not a run folder, whose training images would be used.",
             "Give --calibrate FOLDER with a few hundred typical images.",
         )
-    data = run.settings().get("data") or ()
-    return (data,) if isinstance(data, str) else tuple(data)
+    return run
 
 
 def write_onnx_files(
     folder: Path, encoder: str, loaded: LoadedEncoder, options: ExportOptions, screen: Screen
 ) -> OnnxExport:
     """Writes the ONNX files that the options ask for into a folder. Raises `ParityError` or `UsageError`."""
-    data = calibration_images(encoder, options) if options.int8 else ()
-    images = open_images(data, "train") if options.int8 else None
+    own = calibration_images(encoder, options) if options.int8 else None
+    images = open_images(own.data, "train", **own.reading) if own else None
     path = folder / ONNX_FILE
     screen.say("Writing the ONNX file (10 to 30 s) ...")
     write_onnx(path, loaded, opset=options.opset, with_preprocess=options.with_preprocess)
@@ -78,8 +77,9 @@ def write_onnx_files(
     parity = measure_parity(loaded, backbone, made_batches(loaded.input_spec))
     check_parity(parity)
     check = None
-    if images is not None:
-        check = write_int8(folder / INT8_FILE, exported, images, data, options, screen)
+    if own is not None and images is not None:
+        pair = labelled_pair(own, options.seed)
+        check = write_int8(folder / INT8_FILE, exported, images, pair, options, screen)
     runtimes = {}
     if (kind := options.format) in RUNTIME_FILES:
         runtimes[kind] = write_runtime_file(kind, path, loaded, with_preprocess=options.with_preprocess)
@@ -89,9 +89,14 @@ def write_onnx_files(
 
 
 def write_int8(
-    path: Path, exported: LoadedEncoder, images: ImageSet, data: tuple[str, ...], options: ExportOptions, screen: Screen
+    path: Path,
+    exported: LoadedEncoder,
+    images: ImageSet,
+    pair: tuple[ImageSet, ImageSet] | None,
+    options: ExportOptions,
+    screen: Screen,
 ) -> Int8Check:
-    """Writes the int8 file and compares it with the float32 one."""
+    """Writes the int8 file and compares it with the float32 one; `pair`: a labelled bank and queries, if known."""
     backbone = exported.encoder.backbone
     assert isinstance(backbone, OnnxBackbone)
     calibration, checked = split_calibration(images, options)
@@ -103,7 +108,7 @@ def write_int8(
         exported,
         load_encoder(str(path)),
         checked,
-        labelled_pair(data, options.seed),
+        pair,
         threads=options.threads,
         seed=options.seed,
     )
@@ -118,10 +123,10 @@ def split_calibration(images: ImageSet, options: ExportOptions) -> tuple[ImageSe
     return images.subset(first), images.subset(rest if len(rest) >= MIN_CHECK_IMAGES else first[:MAX_CHECK_IMAGES])
 
 
-def labelled_pair(data: tuple[str, ...], seed: int) -> tuple[ImageSet, ImageSet] | None:
+def labelled_pair(own: RunImages, seed: int) -> tuple[ImageSet, ImageSet] | None:
     """A labelled bank and queries for kNN, at most `MAX_BANK` and `MAX_QUERIES`; None where there are no labels."""
     try:
-        pair = open_labelled_pair(data, (), seed=seed)
+        pair = open_labelled_pair(own.data, (), seed=seed, **own.reading)
     except DataError:
         return None
     return tuple(  # type: ignore[return-value]  # two

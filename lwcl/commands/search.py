@@ -9,7 +9,7 @@ from torch import Tensor
 from lwcl.config.device_options import SearchOptions
 from lwcl.data.augment.views import normalise_images
 from lwcl.data.dataset import ImageSet, open_images
-from lwcl.data.decode import center_crop, decode
+from lwcl.data.decode import center_crop, decode, thumbnail
 from lwcl.data.native import UnreadableImageError
 from lwcl.diagnosis.plots.thumbnails import NeighbourRow, neighbour_sheet
 from lwcl.errors import DataError, LwclError, UsageError
@@ -122,7 +122,7 @@ def query_embedding(image: str, options: SearchOptions, embeddings: EmbeddingSet
     )
     with torch.inference_mode():
         row: Tensor = (encoder(views) if told.get("head") else encoder.features(views))[0]
-    return row.clone(), center_crop(decoded, THUMBNAIL_PIXELS)
+    return row.clone(), thumbnail(decoded, THUMBNAIL_PIXELS)
 
 
 def result_table(found: SearchResult, embeddings: EmbeddingSet) -> Table:
@@ -162,7 +162,7 @@ def sheet_rows(
     def photos(positions: tuple[int, ...]) -> list[Any]:
         names = [embeddings.filenames[one] for one in positions]
         known = [places[name] for name in names if name in places]
-        return [center_crop(images.readable_image(place, THUMBNAIL_PIXELS)[0], THUMBNAIL_PIXELS) for place in known]
+        return [thumbnail(images.readable_image(place, THUMBNAIL_PIXELS)[0], THUMBNAIL_PIXELS) for place in known]
 
     if found.columns[0] == "Cosine" and all(len(hit.images) == 1 for hit in found.hits):
         shown = photos(tuple(hit.images[0] for hit in found.hits))

@@ -30,6 +30,7 @@ DATASETS = {
     "ARCHIVE.zip, ARCHIVE.tar": "read in place; several can be given",
     "hf/PATH, hf/NAME": "a data set of Hugging Face on the disk or in its cache; --download fetches it",
     "TABLE.parquet": "Parquet with a column of images, and of labels",
+    "SET.npz, IMAGES.npy": "a whole set as NumPy arrays: train_images, train_labels, val_images, ...; or (N, H, W, C)",
     "'SHARD-{0000..0099}.tar', 'SHARD-*.tar'": "tar shards as one data set, with WebDataset's labels (.cls, .json)",
 }
 

@@ -12,7 +12,7 @@ MAX_THREADS = 1024  # OpenMP ends the process where it cannot start as many as i
 MAX_IMAGE_SIZE = 16_384
 
 #: Settings of how images are found, and of how their pixels are read.
-FINDING, PIXELS = ("download", "labels", "follow_links"), ("channels", "bit_depth", "value_range", "pages")
+FINDING, PIXELS = ("download", "labels", "follow_links"), ("channels", "bit_depth", "value_range", "pages", "bands")
 
 
 class DataOptions(Settings):
@@ -51,6 +51,12 @@ class DataOptions(Settings):
         "refuse",
         "files with several pages: refuse, first takes the first page, channels takes each as a channel",
         choices=("refuse", "first", "channels"),
+        group="Data",
+    )
+    bands: str = setting(
+        "",
+        "files that hold a band each, as '*_B{02,03,04,08}.tif': braces list the bands, * is what names an image [a "
+        "file is an image]",
         group="Data",
     )
     workers: Auto[int] = setting(

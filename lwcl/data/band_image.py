@@ -7,7 +7,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from lwcl.models.pixel_format import shown_channels
+
 Array = npt.NDArray[Any]
+CLIPPED = (2, 98)  # percentiles that are black and white in a thumbnail
 TURNS: dict[Image.Transpose, Callable[[Array], Array]] = {
     Image.Transpose.FLIP_LEFT_RIGHT: lambda pixels: pixels[:, ::-1],
     Image.Transpose.FLIP_TOP_BOTTOM: lambda pixels: pixels[::-1],
@@ -71,6 +74,14 @@ class BandImage:
     def transpose(self, method: Image.Transpose) -> "BandImage":
         """Turned or mirrored."""
         return BandImage(TURNS[method](self.pixels))
+
+
+def as_photo(pixels: Array) -> Array:
+    """Pixels (H, W, C) of a `BandImage` as RGB, uint8 (H, W, 3): each channel stretched, see `CLIPPED`."""
+    low, high = np.percentile(pixels, CLIPPED, axis=(0, 1))
+    values = (pixels - low) / np.maximum(high - low, 1)
+    photo: Array = np.rint(255 * values.clip(0, 1)).astype(np.uint8)[:, :, list(shown_channels(pixels.shape[2]))]
+    return photo
 
 
 Picture = Image.Image | BandImage  # 8-bit RGB as Pillow's, anything else as bands

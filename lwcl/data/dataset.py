@@ -19,7 +19,7 @@ from lwcl.data.band_image import Picture
 from lwcl.data.degrade import degrade
 from lwcl.data.demo import builtin
 from lwcl.data.native import NativeImage, UnreadableImageError
-from lwcl.data.sources import tables, torchvision
+from lwcl.data.sources import arrays, tables, torchvision
 from lwcl.data.sources.files import MODIFIED_NS
 from lwcl.data.sources.packed import Coded, IndexArray, PackedNames
 from lwcl.data.sources.source import ImageReader, ImageSource, source_from_files
@@ -88,9 +88,9 @@ class ImageSet:
         whole = self.readers[reader].image(row, None, dataclasses.replace(self.pixel_format, channels=3, view=""))
         return degrade(whole, self.pixel_format.view) if isinstance(whole, Image.Image) else whole
 
-    def sample(self, most: int) -> Iterator[NativeImage]:
+    def sample(self, most: int, suffixes: tuple[str, ...] = DEEP_SUFFIXES) -> Iterator[NativeImage]:
         """At most so many images that can hold more than 8-bit RGB, evenly spaced, as their files have them."""
-        deep = PackedNames.of(self.names).ending_in(DEEP_SUFFIXES)
+        deep = PackedNames.of(self.names).ending_in(suffixes)
         for place in np.linspace(0, len(deep) - 1, min(most, len(deep))).round().astype(int):
             reader, row = (int(number) for number in self.rows[deep[place]])
             with contextlib.suppress(Exception):  # damaged files are found, and counted, when they are decoded
@@ -155,9 +155,10 @@ def open_images(
     name of a built-in set (write `./digits` for a folder of that name). Without splits, each split is the whole set.
     `reading`: see `Reading`. Raises `UsageError` and `DataError`.
     """
-    level = parse_labels(labels)
+    level, said = parse_labels(labels), Reading(**reading)
     sources = [
-        open_image_source(spec, download, level, follow_links=follow_links) for spec in data or (builtin.DEFAULT_SET,)
+        open_image_source(spec, download, level, follow_links=follow_links, bands=said.bands)
+        for spec in data or (builtin.DEFAULT_SET,)
     ]
     splits = Coded.joined([Coded.of(source.splits) for source in sources])
     chosen = positions_of_split(splits, split)
@@ -188,7 +189,8 @@ def open_images(
         notes=tuple(note for source in sources for note in source.notes),
         identity=both[1],
     )
-    return with_pixel_format(images, *settle_pixel_format(list(images.sample(SURVEYED_IMAGES)), Reading(**reading)))
+    seen = images.sample(SURVEYED_IMAGES, ("",) if said.bands else DEEP_SUFFIXES)
+    return with_pixel_format(images, *settle_pixel_format(list(seen), said))
 
 
 def with_pixel_format(images: ImageSet, pixel_format: PixelFormat, notes: tuple[str, ...] = ()) -> ImageSet:
@@ -205,8 +207,12 @@ def as_input(images: ImageSet, pixel_format: PixelFormat) -> ImageSet:
     return images if images.pixel_format.reads_as(pixel_format) else with_pixel_format(images, pixel_format)
 
 
-def open_image_source(spec: str, download: bool, labels: Labels = "top", *, follow_links: bool = False) -> ImageSource:
+def open_image_source(
+    spec: str, download: bool, labels: Labels = "top", *, follow_links: bool = False, bands: str = ""
+) -> ImageSource:
     """The source that one `--data` value names; the classes of its folders are those at the level `labels`."""
+    if bands:
+        return source_from_files(spec, labels, follow_links=follow_links, bands=bands)
     if spec in builtin.BUILTIN_SETS:
         return builtin.BUILTIN_SETS[spec]()
     if spec.startswith(torchvision.TORCHVISION_PREFIX):
@@ -215,6 +221,8 @@ def open_image_source(spec: str, download: bool, labels: Labels = "top", *, foll
         return tables.open_hugging_face(spec, download)
     if tables.is_parquet(spec):
         return tables.open_parquet(spec)
+    if arrays.is_array_set(spec):
+        return arrays.open_array_set(spec)
     return source_from_files(spec, labels, follow_links=follow_links)
 
 

@@ -7,6 +7,7 @@ checked.
 """
 
 import warnings
+from collections.abc import Callable
 from io import BytesIO
 from typing import TypeVar
 
@@ -16,7 +17,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
-from lwcl.data.band_image import Array, BandImage, Picture
+from lwcl.data.band_image import Array, BandImage, Picture, as_photo
 from lwcl.data.native import ORIENTATION, NativeImage, UnreadableImageError, open_native
 from lwcl.formatting import plural
 from lwcl.models.pixel_format import RGB, PixelFormat
@@ -59,8 +60,19 @@ def decode(
     less than that many pixels. Raises `UnreadableImageError`, also where channels, bits or pages would be dropped that
     the format does not say to drop.
     """
+    return read_native(lambda: open_native(data), min_side=min_side, most_pixels=most_pixels, pixel_format=pixel_format)
+
+
+def read_native(
+    open_image: Callable[[], NativeImage],
+    *,
+    min_side: int | None = None,
+    most_pixels: int = MAX_IMAGE_PIXELS,
+    pixel_format: PixelFormat = RGB,
+) -> Picture:
+    """An image that `open_image` gives, in a pixel format; see `decode`. Raises `UnreadableImageError`."""
     try:
-        native = open_native(data)
+        native = open_image()
         width, height = native.size
         if width * height > most_pixels or width * height * native.channels * native.pages > MAX_VALUES:
             raise UnreadableImageError(f"{width} x {height} pixels are more than the limit of {most_pixels}")
@@ -225,3 +237,9 @@ def center_crop(image: Picture, size: int, *, crop_pct: float = 0.875) -> Array:
     scale = [image.width / whole[0], image.height / whole[1]]
     box = (first[0] * scale[0], first[1] * scale[1], (first[0] + size) * scale[0], (first[1] + size) * scale[1])
     return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC, box=box))
+
+
+def thumbnail(image: Picture, size: int) -> Array:
+    """The centre of an image as RGB, uint8 (size, size, 3)."""
+    pixels = center_crop(image, size)
+    return as_photo(pixels) if isinstance(image, BandImage) else pixels

@@ -11,7 +11,7 @@ import math
 import zipfile
 from collections.abc import Callable
 from io import BytesIO
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -192,13 +192,18 @@ def only_array_of_npz(data: bytes) -> bytes:
 def array_of_npy(data: bytes) -> Array:
     """The array of an .npy file, which allocates nothing; raises `ValueError` if it is shorter than it says."""
     file = BytesIO(data)
-    version = np.lib.format.read_magic(file)
-    reader = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, columns_first, dtype = reader(file)
+    shape, columns_first, dtype = read_npy_header(file)
     if dtype.hasobject:
         raise UnreadableImageError("an array of Python objects")
     array = np.frombuffer(data, dtype, math.prod(shape), file.tell())
     return array.reshape(shape, order="F" if columns_first else "C")
+
+
+def read_npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, whether columns come first, and type of the array that a file begins with. Raises `ValueError`."""
+    version = np.lib.format.read_magic(file)
+    reader = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    return reader(file)
 
 
 def native_array(array: Array) -> NativeImage:

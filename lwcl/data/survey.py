@@ -33,6 +33,7 @@ class Reading(NamedTuple):
     bit_depth: int | None = None
     value_range: str = ""
     pages: str = "refuse"
+    bands: str = ""
 
 
 def settle_pixel_format(images: Sequence[NativeImage], reading: Reading) -> tuple[PixelFormat, tuple[str, ...]]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from lwcl.config.eval_options import DiagnoseOptions
 from lwcl.data.copies import first_of_each
 from lwcl.data.dataset import BrokenImage, ImageSet, open_images, random_subset
-from lwcl.data.decode import center_crop
+from lwcl.data.decode import thumbnail
 from lwcl.data.labelled import match_classes
 from lwcl.data.workers import worker_count
 from lwcl.diagnosis.encoder_metrics import DiagnosisScope, diagnose_features, held_out_metrics, known_labels
@@ -101,13 +101,15 @@ class DiagnosisData:
         """An image as a thumbnail (side, side, 3)."""
         position = index if self.distinct is None else int(self.distinct[index])
         image, _ = self.images.readable_image(position, THUMBNAIL_PIXELS)
-        return center_crop(image, THUMBNAIL_PIXELS)
+        return thumbnail(image, THUMBNAIL_PIXELS)
 
     def album(self, first: DiagnosisSubject) -> ImageAlbum:
         """The images as the plots show them; the sample views are those of the first subject."""
         labels = None if self.labels is None else self.labels.numpy()
+        colours = first.loaded.input_spec.pixel_format.false_colours
+        views = f"{first.views}; in {colours}" if colours else first.views
         samples = self.views(first, self.images).samples(first.loaded.input_spec, SHOWN_SAMPLES)
-        return ImageAlbum(self.images.classes, labels, functools.cache(self.thumbnail), samples, first.views)
+        return ImageAlbum(self.images.classes, labels, functools.cache(self.thumbnail), samples, views)
 
 
 def open_diagnosis_data(options: DiagnoseOptions, screen: Screen) -> DiagnosisData:

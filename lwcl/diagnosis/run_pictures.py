@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lwcl import engine
-from lwcl.data.augment.views import false_colours
+from lwcl.data.augment.views import normalise_images, shown_views
 from lwcl.data.dataset import ImageSet, random_subset
 from lwcl.data.eval_loader import center_crop_batches, eval_batches
 from lwcl.diagnosis.encoder_metrics import known_labels, select_queries
@@ -35,8 +35,9 @@ def run_pictures(training: TrainingState) -> Iterator[Picture]:
     seed = training.config.options.seed
     images = random_subset(training.images, PICTURED_IMAGES, seed)
     after = training.loaded("after training")
+    spec = after.input_spec
     try:
-        pixels = list(center_crop_batches(images, after.input_spec, batch_size=64, workers=0, broken=lambda _: None))
+        pixels = list(center_crop_batches(images, spec, batch_size=64, workers=0, broken=lambda _: None))
     except (DataError, OSError):
         return
     if len(images) <= SHEET_NEIGHBOURS:
@@ -44,9 +45,11 @@ def run_pictures(training: TrainingState) -> Iterator[Picture]:
     encoders = {"after training": after, "before training": untrained_like(after, seed)}
     features = {name: centred_features(training, one, images, pixels) for name, one in encoders.items()}
     near = {name: nearest_neighbours(rows, SHEET_NEIGHBOURS) for name, rows in features.items()}
-    photos = list(false_colours(torch.cat(pixels)).permute(0, 2, 3, 1).contiguous().numpy())
+    shown = [shown_views(normalise_images(part, **spec.normalisation), spec) for part in pixels]
+    photos = list(torch.cat(shown).permute(0, 2, 3, 1).contiguous().numpy())
     labels = known_labels(images)
-    yield map_picture(features["after training"], photos, seed)
+    colours = spec.pixel_format.false_colours
+    yield map_picture(features["after training"], photos, seed, colours)
     queries = select_queries(torch.arange(len(images)), labels, SHEET_QUERIES).tolist()
     for name, one in near.items():
         yield neighbour_picture(name, one, queries, images, labels, photos)
@@ -61,10 +64,11 @@ def centred_features(training: TrainingState, loaded: LoadedEncoder, images: Ima
     return centre_features(engine.extract_features(encoder, batches, compute, len(images)))
 
 
-def map_picture(features: Tensor, photos: "list[Photo]", seed: int) -> Picture:
+def map_picture(features: Tensor, photos: "list[Photo]", seed: int, colours: str) -> Picture:
     """A t-SNE map of the images, some of them as thumbnails."""
     places = maps.tsne_coordinates(features.numpy(), seed)
     caption = f"t-SNE of {plural(len(places), 'training image')} by the trained encoder: similar ones should be close."
+    caption += f" Images in {colours}." * bool(colours)
     return Picture("Map of the images", caption, thumbnails.photo_map(places, photos, MAP_PHOTOS))
 
 

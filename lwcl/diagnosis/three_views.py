@@ -19,11 +19,10 @@ from lwcl.config.augmentation import Augmentation
 from lwcl.data.augment.apply import AugmentParams
 from lwcl.data.augment.crops import crop_with_pillow
 from lwcl.data.augment.views import (
-    denormalise_images,
-    false_colours,
     make_views_from_crops,
     normalise_images,
     sample_augment_params,
+    shown_views,
 )
 from lwcl.data.cache.policy import CACHED_SIDE_RATIO
 from lwcl.data.copies import pixel_hashes
@@ -131,7 +130,7 @@ class ThreeViews:
         positions = torch.linspace(0, total - 1, min(count, total)).long().tolist()
         batch = self.collate(positions, [self.dataset[position] for position in positions])
         views = torch.stack(self.normalised(batch, spec, Compute(torch.device("cpu"))), 1)
-        pixels = false_colours(denormalise_images(views, mean=spec.mean, std=spec.std)).permute(0, 1, 3, 4, 2)
+        pixels = shown_views(views, spec).permute(0, 1, 3, 4, 2)
         return [list(row) for row in pixels.numpy()]
 
     def normalised(self, batch: ViewBatch, spec: InputSpec, compute: Compute) -> list[Tensor]:

@@ -2,11 +2,11 @@
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
-from lwcl.config.train_options import DataOptions
+from lwcl.config.train_options import PIXELS, DataOptions
 from lwcl.data.dataset import ImageSet
 from lwcl.data.demo.builtin import BUILTIN_SETS, DEFAULT_SET
 from lwcl.errors import UsageError
@@ -23,26 +23,51 @@ def with_own_data(options: Options, encoders: Sequence[str], screen: Screen) -> 
     """
     if options.data:
         return options
-    found = {data for name in encoders if (data := data_of_run(Path(name.partition("#")[0])))}
+    runs = dict.fromkeys(run for name in encoders if (run := images_of_run(Path(name.partition("#")[0]))))
+    found = {(run.data, run.reading.get("bands")) for run in runs}
     if len(found) > 1:
-        sets = "; ".join(sorted(" and ".join(data) for data in found))
+        sets = "; ".join(sorted(f"{' and '.join(data)}{f' (--bands {bands})' * bool(bands)}" for data, bands in found))
         raise UsageError(
             "The runs were trained on different images.", f"{sets}.", "Say which to evaluate on with --data."
         )
-    data = next(iter(found), (DEFAULT_SET,))
-    whose = "the run's own images" if found else "the built-in images"
+    data = next((run.data for run in runs), (DEFAULT_SET,))
+    alike = {name: value for name, value in next(iter(runs)).reading.items() if agree(runs, name)} if runs else {}
+    alike = {name: value for name, value in alike.items() if getattr(options, name) == getattr(DataOptions(), name)}
+    whose = "the run's own images" if runs else "the built-in images"
     screen.say(f"Without --data: {whose}, {' and '.join(data)}.")
-    return dataclasses.replace(options, data=data)
+    return dataclasses.replace(options, data=data, **alike)
 
 
-def data_of_run(path: Path) -> tuple[str, ...]:
-    """The `--data` of the run whose folder, or a file in it, this is; as seen from here. Empty for anything else."""
+class RunImages(NamedTuple):
+    """What a run's student was trained on: paths as seen from here, and the settings of how pixels are read."""
+
+    data: tuple[str, ...]
+    settings: tuple[tuple[str, Any], ...]  # those that are not the default
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """The settings by name."""
+        return dict(self.settings)
+
+
+def agree(runs: Iterable[RunImages], name: str) -> bool:
+    """Whether runs read pixels alike, as far as a setting says."""
+    return len({run.reading.get(name) for run in runs}) == 1
+
+
+def images_of_run(path: Path) -> RunImages | None:
+    """The images of the run whose folder, or a file in it, this is; None for anything else."""
     run = next((folder for folder in (path, *path.parents[:2]) if is_run(folder)), None)
     if run is None:
-        return ()
+        return None
     settings = read_settings(run)
     data = settings.get("student_data") or settings.get("data") or [DEFAULT_SET]
-    return tuple(seen_from_here(str(spec), run) for spec in data)
+    data = [data] if isinstance(data, str) else data
+    usual = DataOptions()
+    own = [
+        (name, settings[name]) for name in PIXELS if settings.get(name, getattr(usual, name)) != getattr(usual, name)
+    ]
+    return RunImages(tuple(seen_from_here(str(spec), run) for spec in data), tuple(own))
 
 
 def seen_from_here(spec: str, run: Path) -> str:

@@ -48,6 +48,15 @@ class PixelFormat:
         bands = self.bands or tuple(range(1, self.channels + 1))
         return dataclasses.replace(self, channels=len(positions), bands=tuple(bands[place] for place in positions))
 
+    @property
+    def false_colours(self) -> str:
+        """What pictures show of an image, in words; "" of gray and of colour."""
+        if self.channels == 1 or (self.is_rgb and not self.bands):
+            return ""
+        bands = self.bands or range(1, self.channels + 1)
+        red, green, blue = (bands[place] for place in shown_channels(self.channels))
+        return f"false colours: channels {red}, {green} and {blue} as red, green and blue"
+
     def describe(self) -> str:
         """In words: `4 channels of 16 bits, for values of 0 to 4095`."""
         bits = 8 if self.dtype == "uint8" else 16
@@ -61,6 +70,11 @@ class PixelFormat:
 
 
 RGB = PixelFormat()
+
+
+def shown_channels(channels: int) -> tuple[int, int, int]:
+    """The channels, from 0, that pictures show as red, green and blue: the first three, of two the last one twice."""
+    return 0, min(1, channels - 1), min(2, channels - 1)
 
 
 def pixel_format_from(values: dict[str, Any] | None) -> PixelFormat:

@@ -40,13 +40,14 @@ def training_report(
     command: str,
     timing: Mapping[str, float | None] | None = None,
     samples: "NDArray[numpy.uint8] | None" = None,
+    colours: str = "",
     chance: Chance | None = None,
 ) -> Report:
     """The report of the command `kind` on a run with these `metrics`, the records of metrics.jsonl.
 
     A record has `step` and `epoch`, and any of `loss`, `lr`, `grad_norm`, `knn_top1` (a fraction in [0, 1]) and the
     names of `HEALTH_METRICS`. `timing` is what `TrainingDisplay.timing` returned. `samples` are images as stored, then
-    their views: (images, 1 + views, height, width, 3) uint8. `chance` is what
+    their views: (images, 1 + views, height, width, 3) uint8, in these false `colours`, if any. `chance` is what
     `Method.chance` returns.
     """
     batch_size = settings["batch_size"].value if "batch_size" in settings else FULL_RANK_BATCH
@@ -61,7 +62,7 @@ def training_report(
         verdict=training_verdict(metrics, settings, batch_size, timing.get("seconds"), chance),
         tables=tuple(table for table in tables if table.rows),
         details=(run,) if run.rows else (),
-        pictures=(*training_curves(metrics), *sample_sheet(samples)),
+        pictures=(*training_curves(metrics), *sample_sheet(samples, colours)),
         facts={**facts, "timing": dict(timing), "last": latest},
         settings=settings,
         environment=environment,
@@ -209,8 +210,9 @@ def metric_plot(name: str, title: str, caption: str, runs: Sequence[tuple[str, M
         yield Picture(title, f"{caption}{dotted}", svg)
 
 
-def sample_sheet(samples: "NDArray[numpy.uint8] | None") -> Iterator[Picture]:
+def sample_sheet(samples: "NDArray[numpy.uint8] | None", colours: str) -> Iterator[Picture]:
     """The sheet of augmented samples, if there are any."""
     if samples is not None and len(samples):
         caption = "Each row: an image as stored, then its augmented views as the network sees them."
+        caption += f" In {colours}." * bool(colours)
         yield Picture("Augmented samples", caption, png=plots.sheet_png(samples))

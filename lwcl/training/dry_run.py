@@ -10,13 +10,14 @@ from torch import Tensor
 from lwcl import engine
 from lwcl.config.plan import ResolvedConfig
 from lwcl.config.teacher_options import parse_teacher_cache
-from lwcl.data.augment.views import denormalise_images, false_colours
+from lwcl.data.augment.views import normalise_images, shown_views
 from lwcl.data.cache.policy import CacheChoice, CacheEstimate, CacheMode, choose_cache
 from lwcl.data.dataset import ImageSet
 from lwcl.data.loader import Loader
 from lwcl.formatting import SCHEMA_VERSION, duration
 from lwcl.metrics.cost import count_macs
 from lwcl.models.memory import Queue
+from lwcl.models.pixel_format import shown_channels
 from lwcl.reporting.console import Screen, print_json, print_table
 from lwcl.settings import auto_value
 from lwcl.training.build import build_model, build_training, stored_short_side
@@ -103,7 +104,7 @@ def sample_views(loader: Loader) -> NDArray[numpy.uint8]:
     shown = dataclasses.replace(loader, teacher=None, student=views, batch_size=count, workers=0)
     batch = next(shown.batches(0, 1))
     columns = [torch.stack(column) for column in zip(*(stored_image(loader, int(i)) for i in batch.index), strict=True)]
-    columns += [false_colours(denormalise_images(view, mean=spec.mean, std=spec.std)) for view in batch.views]
+    columns += [shown_views(view, spec) for view in batch.views]
     return torch.stack(columns, 1).permute(0, 1, 3, 4, 2).contiguous().numpy()
 
 
@@ -112,8 +113,7 @@ def stored_image(loader: Loader, index: int) -> list[Tensor]:
     spec, whole = loader.student.input_spec, loader.images.pixel_format
     image = loader.images.readable_image(index)[0].resize((spec.size, spec.size))
     pixels = torch.from_numpy(numpy.asarray(image).astype(numpy.float32)).permute(2, 0, 1)
-    parts = [(pixels, whole.white)]
-    if loader.student_channels:
-        first = loader.student_channels[0]
-        parts = [(pixels[:first], whole.white), (pixels[first:], spec.pixel_format.white)]
-    return [false_colours((part * (255 / white)).clamp(0, 255).round().to(torch.uint8)) for part, white in parts]
+    first = loader.student_channels[0] if loader.student_channels else 0
+    shown = [(pixels[:first] * (255 / whole.white)).clamp(0, 255).round().to(torch.uint8)] if first else []
+    own = normalise_images(pixels[None, first:], **spec.normalisation)
+    return [one[list(shown_channels(len(one)))] for one in shown] + [shown_views(own[0], spec)]

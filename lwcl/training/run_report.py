@@ -37,6 +37,7 @@ def run_report(
         timing={**timing, "seconds": training.seconds()},
         chance=training.config.method.chance(training.loader.batch_size // training.config.optimization.accumulate),
         samples=samples_or_none(training.loader),
+        colours=training.loader.student.input_spec.pixel_format.false_colours,
     )
 
 

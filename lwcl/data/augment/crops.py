@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from lwcl.config.augmentation import Augmentation
 from lwcl.data.band_image import Array, Picture
 
+FAST_CHANNELS = 4  # at most, of images that torch scales by vector instructions
 CROP_ATTEMPTS = 10  # before the center crop is used, as in torchvision
 
 
@@ -42,11 +43,16 @@ def sample_crop_boxes(augmentation: Augmentation, numbers: Tensor, heights: Tens
 def crop_uint8(image: Tensor, box: Sequence[int], size: int) -> Tensor:
     """The box of a uint8 image (1, C, H, W) on the CPU, scaled to (1, C, size, size) uint8: within 1 of Pillow.
 
-    Fixed-point arithmetic. An image that is channels_last in memory is scaled two to three times as fast.
+    Fixed-point arithmetic. An image that is channels_last in memory is scaled two to three times as fast; more channels
+    than four are scaled four at a time.
     """
     top, left, height, width = box
     part = image[:, :, top : top + height, left : left + width]
-    return F.interpolate(part, (size, size), mode="bilinear", antialias=True)
+    if (channels := part.shape[1]) > FAST_CHANNELS:  # a third of the time, and the same bits
+        padded = F.pad(part.permute(0, 2, 3, 1)[0], (0, -channels % FAST_CHANNELS)).unflatten(2, (-1, FAST_CHANNELS))
+        part = padded.permute(2, 3, 0, 1).contiguous(memory_format=torch.channels_last)
+    scaled = F.interpolate(part, (size, size), mode="bilinear", antialias=True)
+    return scaled.flatten(0, 1)[None, :channels]
 
 
 def crop_deep(image: Tensor, box: Sequence[int], size: int) -> Tensor:

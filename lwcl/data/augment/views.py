@@ -15,8 +15,11 @@ from lwcl.data.augment.apply import AugmentParams, apply_augmentations
 from lwcl.data.augment.bands import FACTORS, sample_band_factors, sample_dropped_bands
 from lwcl.data.augment.colour import MAX_PIXEL_VALUE, sample_jitter_factors
 from lwcl.data.augment.crops import CROP_ATTEMPTS, crop_deep, crop_float32, crop_uint8, sample_crop_boxes
+from lwcl.models.loaded import InputSpec
+from lwcl.models.pixel_format import shown_channels
 from lwcl.rng import image_uniforms
 
+LEVELS_OF_A_DEVIATION = 50  # of 255, in pictures of channels that are no colours
 JITTER_ORDERS = tuple(permutations(range(4)))
 
 
@@ -153,10 +156,16 @@ def denormalise_images(views: Tensor, *, mean: Sequence[float], std: Sequence[fl
     return (views.float().cpu() * deviation + average).clamp(0, 1).mul(255).round().to(torch.uint8)
 
 
-def false_colours(pixels: Tensor) -> Tensor:
-    """Pixels (..., C, s, s) as RGB (..., 3, s, s): the first three channels, of two the last one twice."""
-    shown = [min(channel, pixels.shape[-3] - 1) for channel in range(3)]
-    return pixels if shown == [*range(pixels.shape[-3])] else pixels[..., shown, :, :]
+def shown_views(views: Tensor, input_spec: InputSpec) -> Tensor:
+    """Normalised views (..., C, s, s) as pictures, uint8 RGB (..., 3, s, s) on the CPU.
+
+    Channels that are no colours are shown as such, by their deviation from the data's mean; see `shown_channels`.
+    """
+    if input_spec.pixel_format.is_rgb:
+        return denormalise_images(views, mean=input_spec.mean, std=input_spec.std)
+    pixels = views.float().cpu() * LEVELS_OF_A_DEVIATION + MAX_PIXEL_VALUE / 2
+    chosen = list(shown_channels(views.shape[-3]))
+    return pixels[..., chosen, :, :].clamp(0, MAX_PIXEL_VALUE).round().to(torch.uint8)
 
 
 def scale_to_255(pixels: Tensor, white: float) -> None:

@@ -45,6 +45,7 @@ class FileListing(NamedTuple):
     table: PackedTable
     notes: tuple[str, ...] = ()
     labels: Coded | None = None  # the classes, where the container tells them otherwise than by folders
+    splits: Coded | None = None  # the same of splits
 
 
 class FileContainer(Protocol):

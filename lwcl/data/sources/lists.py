@@ -22,6 +22,8 @@ from lwcl.data.sources.files import (
     read_image_bytes,
     walk_images,
 )
+from lwcl.data.sources.packed import Coded
+from lwcl.data.sources.splits import OTHER_SPLIT, SPLIT_BY_FOLDER_NAME
 from lwcl.errors import DataError
 from lwcl.formatting import plural
 
@@ -168,15 +170,24 @@ class ImageListFile(NamedTuple):
         return {found.get(name, name): row for name, row in rows.items()}
 
     def listing(self) -> FileListing:
-        """See `FileContainer`. Missing files are listed with size -1; `DataError` if all are missing."""
-        entries = {name: file_entry(self.folder / name) for name in self.files()}
+        """See `FileContainer`. Missing files have size -1; `DataError` if all are missing."""
+        rows = self.files()
+        entries = {name: file_entry(self.folder / name) for name in rows}
         if entries and all(entry[SIZE] < 0 for entry in entries.values()):
             raise DataError(
                 f"None of the {plural(len(entries), 'file')} in {str(self.path)!r} exists.",
                 f"Looked for {str(self.folder / next(iter(entries)))!r}.",
                 "Paths are relative to the list's own folder; a table is read by its columns, such as path,label.",
             )
-        return make_listing(entries, self.path, "The list names no files.")
+        listing = make_listing(entries, self.path, "The list names no files.")
+        known = [rows[name] for name in listing.names]
+        labels = Coded.of([row.label for row in known])
+        splits = Coded.of([SPLIT_BY_FOLDER_NAME.get(row.split.lower(), row.split and OTHER_SPLIT) for row in known])
+        return listing._replace(
+            notes=(*listing.notes, *self.notes(listing, rows)),
+            labels=labels if labels.present - {""} else None,
+            splits=splits if splits.present - {""} else None,
+        )
 
     def read(self, name: str, row: TableRow) -> bytes:
         """See `FileContainer`."""
@@ -185,7 +196,7 @@ class ImageListFile(NamedTuple):
         return read_image_bytes(self.folder / name)
 
     def notes(self, listing: FileListing, rows: Mapping[str, ListedFile]) -> Iterator[str]:
-        """What is to be said of the list: files that are missing, and where labels were found."""
+        """What is to be said of the list: files that are missing or not where it says, and labels."""
         absent = (listing.table.column(SIZE) < 0).nonzero()[0]
         if missing := len(absent):
             first = listing.names[int(absent[0])]

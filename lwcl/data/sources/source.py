@@ -14,6 +14,7 @@ from lwcl.data.band_image import Array, Picture
 from lwcl.data.decode import decode, to_pixel_format
 from lwcl.data.native import NativeImage, UnreadableImageError, native_array, open_native
 from lwcl.data.sources.archives import ZipArchive, file_stamp
+from lwcl.data.sources.bands import BandGroups, BandKeys, BandReader, group_bands, parse_bands
 from lwcl.data.sources.files import (
     CRC32,
     FileContainer,
@@ -23,12 +24,10 @@ from lwcl.data.sources.files import (
     missing_path_error,
 )
 from lwcl.data.sources.lists import LIST_SUFFIXES, STDIN, ImageListFile, is_pipe
-from lwcl.data.sources.packed import Coded, PackedTable
+from lwcl.data.sources.packed import PackedNames, PackedTable
 from lwcl.data.sources.shards import TarShards, expand_pattern, is_pattern, open_shards
 from lwcl.data.sources.sidecars import label_notes
 from lwcl.data.sources.splits import (
-    OTHER_SPLIT,
-    SPLIT_BY_FOLDER_NAME,
     FolderLayout,
     Labels,
     layout_notes,
@@ -122,45 +121,46 @@ class ArrayReader(NamedTuple):
         return native_array(self.pixels[row])
 
 
-def source_from_files(spec: str, labels: Labels = "top", *, follow_links: bool = False) -> ImageSource:
-    """A folder, list or archive as a source; raises as `open_container` and `FileContainer.listing`."""
+def source_from_files(spec: str, labels: Labels = "top", *, follow_links: bool = False, bands: str = "") -> ImageSource:
+    """A folder, list or archive as a source; `bands`: the pattern of files that hold a band each.
+
+    Raises as `open_container`, `FileContainer.listing` and `group_bands`.
+    """
+    pattern = parse_bands(bands) if bands else None
     container = open_container(spec, follow_links=follow_links)
     listing = container.listing()
+    keys: ContentKeys = PackedTable(listing.table.columns[: CRC32 + 1], listing.table.rows)
+    reader: ImageReader = FileReader(container, listing)
+    kind = container.kind
+    if pattern:
+        found = group_bands(listing.names, pattern, spec)
+        keys, reader = BandKeys(keys, found.rows), BandReader(reader, found.rows, pattern.words)
+        kind, listing = f"{kind} of {', '.join(pattern.words)}", listing_of_groups(listing, found)
     layout, told = source_layout(spec, container, listing, labels)
-    keys, reader = PackedTable(listing.table.columns[: CRC32 + 1], listing.table.rows), FileReader(container, listing)
-    notes = (*listing.notes, *told)
-    return ImageSource(container.kind, listing.names, layout.splits, layout.classes, keys, reader, notes)
+    return ImageSource(kind, listing.names, layout.splits, layout.classes, keys, reader, (*listing.notes, *told))
+
+
+def listing_of_groups(listing: FileListing, found: BandGroups) -> FileListing:
+    """The listing of files that hold a band each as one of images, without their table."""
+    some = found.rows.max(1)  # a file of each image
+    labels, splits = (coded and coded.taken(some) for coded in (listing.labels, listing.splits))
+    names, notes = PackedNames.of(found.names), (*listing.notes, *found.notes)
+    return listing._replace(names=names, labels=labels, splits=splits, notes=notes)
 
 
 def source_layout(
     spec: str, container: FileContainer, listing: FileListing, labels: Labels
 ) -> tuple[FolderLayout, list[str]]:
     """Splits and classes of a container's images, as it says them, else as its folders do; and what is to be said."""
-    names, splits = listing.names, None
+    names, splits = listing.names, listing.splits
     if isinstance(container, TarShards):
         names, splits = names.without_first_folder(), container.splits(names)
     layout = parse_folder_layout(names, labels)
-    if isinstance(container, ImageListFile):
-        return listed_layout(container, listing, layout, [*layout_notes(spec, names, layout, labels)])
-    if listing.labels:
-        return FolderLayout(splits or layout.splits, listing.labels), [*label_notes(spec, listing.labels)]
-    layout = FolderLayout(splits or layout.splits, layout.classes)
-    return layout, [*layout_notes(spec, names, layout, labels)]
-
-
-def listed_layout(
-    container: ImageListFile, listing: FileListing, folders: FolderLayout, notes: list[str]
-) -> tuple[FolderLayout, list[str]]:
-    """Splits and classes as the list says, else as its folders do; and what is to be said of it."""
-    rows = container.files()
-    known = [rows[name] for name in listing.names]
-    told = [*container.notes(listing, rows)]
-    splits = Coded.of([SPLIT_BY_FOLDER_NAME.get(row.split.lower(), row.split and OTHER_SPLIT) for row in known])
-    if not splits.present - {""}:
-        splits = folders.splits
-    if not any(row.label for row in known):
-        return FolderLayout(splits, folders.classes), told + notes
-    return FolderLayout(splits, Coded.of([row.label for row in known])), told
+    splits = splits or layout.splits
+    if listing.labels is None:
+        return FolderLayout(splits, layout.classes), [*layout_notes(spec, names, layout, labels)]
+    told = [] if isinstance(container, ImageListFile) else [*label_notes(spec, listing.labels)]  # a list says more
+    return FolderLayout(splits, listing.labels), told
 
 
 def open_container(spec: str, *, follow_links: bool = False) -> FileContainer:
