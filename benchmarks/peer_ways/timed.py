@@ -25,6 +25,7 @@ from lwcl.checkpoints.load import load_encoder
 from lwcl.config.eval_options import ProbeOptions
 from lwcl.data.label_fractions import open_probe_pair
 from lwcl.evaluation.linear_probe import ProbeSetup, probe_encoder
+from lwcl.evaluation.subjects import untrained_like
 from lwcl.metrics.bootstrap import bootstrap_interval, mean_top1, paired_gain
 from lwcl.metrics.clusters import cluster_alignment
 from lwcl.metrics.knn import knn_score
@@ -69,17 +70,18 @@ def image_set(name: str, data: str, val: tuple[str, ...], count: int) -> Iterato
 class Judge:
     """kNN, linear probe and effective rank of encoders on one set, in float32; decodes the images once."""
 
-    def __init__(self, images: ImagesAndLabels, size: int) -> None:
+    def __init__(self, images: ImagesAndLabels, size: int, **reading: Any) -> None:
         self.size = size
-        bank, queries, *_ = open_probe_pair((images.data,), images.val, seed=0)
+        bank, queries, *_ = open_probe_pair((images.data,), images.val, seed=0, **reading)
         self.bank, self.queries = bank, queries
         options = ProbeOptions(data=(images.data,), val=images.val, precision="fp32", threads=usable_cpus(), workers=0)
         self.setup = ProbeSetup(options, bank, queries, Screen(quiet=True))
 
-    def scores(self, encoder: str, arch: str) -> Row:
-        """What an encoder is worth, and which queries kNN and the probe classify correctly."""
+    def scores(self, encoder: str, arch: str | None, *, untrained: bool = False) -> Row:
+        """What an encoder is worth, or an untrained one of its kind; which queries kNN and the probe classify right."""
         torch.set_num_threads(usable_cpus())
         loaded = load_encoder(encoder, arch=None if encoder.startswith("random/") else arch, image_size=self.size)
+        loaded = untrained_like(loaded, 0) if untrained else loaded
         found = self.setup.features(loaded)
         assert found is not None
         bank, queries = found
@@ -137,8 +139,7 @@ def encoder_files(given: list[Path]) -> Iterator[tuple[str, str]]:
 
 
 def child(words: list[str], environment: Mapping[str, str] | None = None) -> tuple[int, str, float, float]:
-    """Runs a command; gives its exit code, the end of what it said, its seconds and its CPU seconds."""
-    begun = time.time()
+    """Runs a command; gives its exit code, the end of what it said, its CPU seconds and its peak memory in MB."""
     with tempfile.TemporaryFile("w+", errors="replace") as log:
         process = subprocess.Popen(  # noqa: S603
             words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env={**os.environ, **(environment or {})}
@@ -146,14 +147,14 @@ def child(words: list[str], environment: Mapping[str, str] | None = None) -> tup
         _, status, used = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         log.seek(0)
-        return process.returncode, log.read()[-3000:], time.time() - begun, used.ru_utime + used.ru_stime
+        return process.returncode, log.read()[-3000:], used.ru_utime + used.ru_stime, used.ru_maxrss / 1024
 
 
 def lwcl_run(command: str, flags: list[str], out: Path) -> Row:
     """A run of `lwcl` into a new folder: its seconds until the weights, its CPU seconds, steps and speed."""
     begun = time.time()
     words = [sys.executable, "-m", "lwcl", command, *flags, "--out", str(out), "--overwrite", "--quiet"]
-    code, said, _, cpu = child(words, {"GOMP_SPINCOUNT": GOMP_SPINS})
+    code, said, cpu, peak = child(words, {"GOMP_SPINCOUNT": GOMP_SPINS})
     if code:
         raise RuntimeError(f"{' '.join(words)}: {said}")
     report = json.loads((out / "report.json").read_text())
@@ -163,7 +164,7 @@ def lwcl_run(command: str, flags: list[str], out: Path) -> Row:
     }
     return {
         **{"seconds": (out / "encoder.safetensors").stat().st_mtime - begun, "cpu_s": cpu, "steps": facts["steps"]},
-        **{"images_per_second": facts["timing"]["images_per_second"], **chosen},
+        **{"images_per_second": facts["timing"]["images_per_second"], "peak_mb": peak, **chosen},
     }
 
 
@@ -186,7 +187,7 @@ def peer_for(python: str, module: str, task: Task) -> Iterator[tuple[Row, str]]:
     """
     paths = {"OMP_NUM_THREADS": str(task.threads), "PYTHONPATH": str(BENCHMARKS)}
     told = json.dumps(task._replace(started=time.time())._asdict())
-    code, said, _, cpu = child([python, "-W", "ignore", "-m", f"peer_ways.{module}", told], paths)
+    code, said, cpu, _ = child([python, "-W", "ignore", "-m", f"peer_ways.{module}", told], paths)
     if code:
         raise RuntimeError(f"{module}, {task.method}: {said}")
     for mark in task.marks:
