@@ -41,6 +41,7 @@ from peer_ways.modality_tables import (
 )
 from peer_ways.timed import ImagesAndLabels, Judge, Row, Rows, child, lwcl_for, percent, write_between
 
+from lwcl.errors import LwclError
 from lwcl.system.limits import usable_cpus
 
 HERE = Path(__file__).parent
@@ -163,7 +164,7 @@ def measure(args: argparse.Namespace, folder: Path) -> int:
             continue
         try:
             (bench.channels_cell if table == "channels" else bench.cell)(table, modality, way, arch)
-        except RuntimeError as error:
+        except (RuntimeError, LwclError) as error:
             print(f"{table}, {modality}, {way}: left out: {error}", file=sys.stderr)
             failed += 1
             continue

@@ -64,6 +64,7 @@ def describe_embeddings(
         "head": options.head,
         "width": width,
         "data": list(options.data),
+        "reading": options.pixels,
         "fingerprint": images.fingerprint,
     }
 

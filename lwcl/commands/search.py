@@ -142,7 +142,8 @@ def draw_results(
 ) -> tuple[Picture, ...]:
     """The results as a sheet of thumbnails; none where the images are not to be found any more."""
     try:
-        images = open_images(options.data or tuple(embeddings.metadata.get("data") or ()))
+        told = embeddings.metadata
+        images = open_images(options.data or tuple(told.get("data") or ()), **told.get("reading", {}))
     except LwclError as error:
         screen.warn(f"No thumbnails: {error.what}")
         return ()

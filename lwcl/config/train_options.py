@@ -73,6 +73,12 @@ class DataOptions(Settings):
         return {name: getattr(self, name) for name in FINDING + PIXELS}
 
     @property
+    def pixels(self) -> dict[str, Any]:
+        """How the images' pixels are read, where the user chose that."""
+        usual = DataOptions()
+        return {name: getattr(self, name) for name in PIXELS if getattr(self, name) != getattr(usual, name)}
+
+    @property
     def finding(self) -> dict[str, Any]:
         """How the images are found, and read as they are."""
         return {name: getattr(self, name) for name in FINDING}
