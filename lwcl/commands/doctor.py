@@ -126,7 +126,7 @@ def check_data(images: ImageSet) -> Iterator[DoctorCheck]:
 
 def check_speed(options: DataOptions, images: ImageSet) -> Iterator[DoctorCheck]:
     """The speed of a default run on these images, in fp32."""
-    chosen = {name: value for name, value in vars(options).items() if value != getattr(DataOptions(), name)}
+    chosen = {name: value for name, value in vars(options).items() if value != getattr(DataOptions, name)}
     plan, screen = plan_pretrain({**chosen, "precision": "fp32"}), Screen(quiet=True)
     config = resolve(plan, images)
     torch.set_num_threads(config.options.threads)

@@ -75,8 +75,7 @@ class DataOptions(Settings):
     @property
     def pixels(self) -> dict[str, Any]:
         """How the images' pixels are read, where the user chose that."""
-        usual = DataOptions()
-        return {name: getattr(self, name) for name in PIXELS if getattr(self, name) != getattr(usual, name)}
+        return {name: getattr(self, name) for name in PIXELS if getattr(self, name) != getattr(DataOptions, name)}
 
     @property
     def finding(self) -> dict[str, Any]:

@@ -32,7 +32,7 @@ def with_own_data(options: Options, encoders: Sequence[str], screen: Screen) -> 
         )
     data = next((run.data for run in runs), (DEFAULT_SET,))
     alike = {name: value for name, value in next(iter(runs)).reading.items() if agree(runs, name)} if runs else {}
-    alike = {name: value for name, value in alike.items() if getattr(options, name) == getattr(DataOptions(), name)}
+    alike = {name: value for name, value in alike.items() if getattr(options, name) == getattr(DataOptions, name)}
     whose = "the run's own images" if runs else "the built-in images"
     screen.say(f"Without --data: {whose}, {' and '.join(data)}.")
     return dataclasses.replace(options, data=data, **alike)
@@ -63,9 +63,10 @@ def images_of_run(path: Path) -> RunImages | None:
     settings = read_settings(run)
     data = settings.get("student_data") or settings.get("data") or [DEFAULT_SET]
     data = [data] if isinstance(data, str) else data
-    usual = DataOptions()
     own = [
-        (name, settings[name]) for name in PIXELS if settings.get(name, getattr(usual, name)) != getattr(usual, name)
+        (name, value)
+        for name in PIXELS
+        if (value := settings.get(name, getattr(DataOptions, name))) != getattr(DataOptions, name)
     ]
     return RunImages(tuple(seen_from_here(str(spec), run) for spec in data), tuple(own))
 

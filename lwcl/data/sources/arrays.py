@@ -65,7 +65,7 @@ class ArrayKeys(NamedTuple):
     reader: ArraysReader
 
     def __getitem__(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:  # type: ignore[override]
-        sums = [zlib.crc32(np.ascontiguousarray(self.reader.pixels(int(row)))) for row in rows]
+        sums = [zlib.crc32(self.reader.pixels(int(row)).tobytes()) for row in rows]
         return np.array(sums, np.int64).reshape(-1, 1)
 
 
