@@ -31,17 +31,12 @@ class DataOptions(Settings):
         "top", "level of the class folders: top, leaf, or its number from the top", group="Data", flag="--labels"
     )
     channels: str = setting(
-        AUTO,
-        "channels of an image, or the numbers of the bands to take, as 4,3,2; auto: from the images",
-        group="Data",
+        AUTO, "channels of an image, or the numbers of the bands to take, as 4,3,2; auto: from the images", group="Data"
     )
     bit_depth: int | None = setting(
-        None,
-        "bits of a value, such as 12 in files of 16; 8 scales deeper images down [from the images]",
-        at_least=8,
-        at_most=16,
-        group="Data",
-    )
+        None, "bits of a value, such as 12 in files of 16; 8 scales deeper images down [from the images]", at_least=8,
+        at_most=16, group="Data",
+    )  # fmt: skip
     value_range: str = setting(
         "",
         "LOW,HIGH: values that are black and white, in images of more than 8 bits [from the images]",

@@ -156,10 +156,8 @@ def open_images(
     `reading`: see `Reading`. Raises `UsageError` and `DataError`.
     """
     level, said = parse_labels(labels), Reading(**reading)
-    sources = [
-        open_image_source(spec, download, level, follow_links=follow_links, bands=said.bands)
-        for spec in data or (builtin.DEFAULT_SET,)
-    ]
+    how: dict[str, Any] = {"follow_links": follow_links, "bands": said.bands}
+    sources = [open_image_source(spec, download, level, **how) for spec in data or (builtin.DEFAULT_SET,)]
     splits = Coded.joined([Coded.of(source.splits) for source in sources])
     chosen = positions_of_split(splits, split)
     if not len(chosen):

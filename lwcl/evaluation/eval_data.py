@@ -31,7 +31,7 @@ def with_own_data(options: Options, encoders: Sequence[str], screen: Screen) -> 
             "The runs were trained on different images.", f"{sets}.", "Say which to evaluate on with --data."
         )
     data = next((run.data for run in runs), (DEFAULT_SET,))
-    alike = {name: value for name, value in next(iter(runs)).reading.items() if agree(runs, name)} if runs else {}
+    alike = {name: value for name, value in next(iter(runs)).reading.items() if read_alike(runs, name)} if runs else {}
     alike = {name: value for name, value in alike.items() if getattr(options, name) == getattr(DataOptions, name)}
     whose = "the run's own images" if runs else "the built-in images"
     screen.say(f"Without --data: {whose}, {' and '.join(data)}.")
@@ -50,7 +50,7 @@ class RunImages(NamedTuple):
         return dict(self.settings)
 
 
-def agree(runs: Iterable[RunImages], name: str) -> bool:
+def read_alike(runs: Iterable[RunImages], name: str) -> bool:
     """Whether runs read pixels alike, as far as a setting says."""
     return len({run.reading.get(name) for run in runs}) == 1
 

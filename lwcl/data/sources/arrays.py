@@ -18,6 +18,7 @@ from lwcl.data.decode import read_native
 from lwcl.data.native import NativeImage, native_array, read_npy_header
 from lwcl.data.sources.source import ImageSource
 from lwcl.data.sources.splits import OTHER_SPLIT, split_of_folder
+from lwcl.data.sources.tables import label_names
 from lwcl.errors import DataError
 from lwcl.formatting import plural
 from lwcl.models.pixel_format import PixelFormat
@@ -137,7 +138,7 @@ def open_array_set(spec: str) -> ImageSource:
     classes = [
         label
         for part, array in zip(parts, arrays, strict=True)
-        for label in (label_names(named[part.labels]) if part.labels else [""] * len(array))
+        for label in (label_names(named[part.labels].reshape(-1).tolist(), ()) if part.labels else [""] * len(array))
     ]
     names = [f"{split}/{row:07}.npy".lstrip("/") for row, split in enumerate(splits)]
     notes = tuple(array_notes(spec, shapes, parts))
@@ -154,11 +155,6 @@ def unpacked(spec: str, file: Any, parts: list[ArrayPart]) -> list[Array]:
             "Save each array of images as .npy, which is read where it lies.",
         )
     return [file[part.images] for part in parts]
-
-
-def label_names(labels: Array) -> list[str]:
-    """Labels (N,) or (N, 1) as names of classes."""
-    return [str(value) for value in labels.reshape(-1).tolist()]
 
 
 def array_notes(spec: str, shapes: Shapes, parts: list[ArrayPart]) -> Iterator[str]:
