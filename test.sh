@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs lwcl with all that its tests need into .venv-ci, then checks style, types and behaviour.
 # Words given to it go to pytest: `bash test.sh -k queue`, `bash test.sh -m ""` (the slow tests too).
+# COVERAGE=1 also measures which lines the tests run, and fails below the share that pyproject.toml asks for.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
@@ -44,4 +45,6 @@ step pip check
 step ruff check .
 step ruff format --check .
 step mypy
-step pytest -m "not slow" "$@"
+coverage=()
+if [[ -n ${COVERAGE:-} ]]; then coverage=(--cov --cov-report=term:skip-covered); fi
+step pytest -m "not slow" ${coverage[@]+"${coverage[@]}"} "$@"

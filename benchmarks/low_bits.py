@@ -13,6 +13,7 @@ and their teacher. The labels of the images serve the evaluation alone.
 import argparse
 import itertools
 import json
+import math
 import statistics
 import sys
 import tempfile
@@ -70,7 +71,8 @@ def lead(known: dict[str, Row]) -> str:
 
 def kept(known: dict[str, Row], untrained: float) -> float:
     """The share of the float32 encoder's gain over an untrained one that the trained student keeps."""
-    return (known["trained"]["top1"] - untrained) / (known["float32 twin"]["top1"] - untrained)
+    whole = known["float32 twin"]["top1"] - untrained
+    return (known["trained"]["top1"] - untrained) / whole if whole else math.nan
 
 
 def options() -> argparse.Namespace:
