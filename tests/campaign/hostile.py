@@ -1,7 +1,9 @@
 """Files made to harm, given to every command that reads one: refused in words, quickly, in little memory."""
 
+import contextlib
 import os
 import resource
+import signal
 import sys
 import tarfile
 import time
@@ -14,6 +16,9 @@ import foreign_files as files
 from runs import made_images, ran
 from test_foreign_refusals import HOSTILE, RUNS, SHELL, Calls
 from trials import trial
+
+from lwcl.data.dataset import open_images
+from lwcl.data.decode import UnreadableImageError
 
 MOST_SECONDS, MOST_MB = 20, 1000
 
@@ -103,3 +108,36 @@ def attacked(case: int, folder: Path, prepared: None) -> None:
     made = {path.name for path in folder.rglob("*") if path not in before and "cache" not in path.parts}
     assert made <= {"cache", "out", ".lock"}, f"{line} of {name} left {made}"
     assert os.path.lexists(place)
+
+
+#: Links that lead out of a folder of images, or nowhere, by the name of the link; S is a folder of images beside it.
+LINKS = {
+    "etc": "/etc", "all": "/", "above": "..", "here": ".", "self": "self", "ring": "../F/ring2", "ring2": "ring",
+    "gone": "/nowhere/at/all", "beside": "S", "chain": "beside", "deep": "../S/a/../a", "zero.png": "/dev/zero",
+    "tty.png": "/dev/tty", "memory.png": "/proc/self/mem", "passwd.png": "/etc/passwd", "one.png": "S/a/000.png",
+    "pipe.png": "P", "\nname": "/etc", "%s": "/proc", "x" * 250: "S",
+}  # fmt: skip
+
+
+@trial("T30", f"a folder with {len(LINKS)} links to /etc, devices, pipes, circles: not followed, and counted; followed "
+       "if asked for, without an end or a wait", 2 * len(LINKS))  # fmt: skip
+def linked(case: int, folder: Path, prepared: None) -> None:
+    """Put links among images, one kind or all."""
+    images, beside = made_images(folder / "F", 6), made_images(folder / "S", 4, ("a", "b"))
+    os.mkfifo(folder / "P")
+    names = list(LINKS) if case >= len(LINKS) else [list(LINKS)[case]]
+    for name in names:
+        target = LINKS[name]
+        (images / name).symlink_to(f"{folder}/{target}" if target[0] in "SP" else target)
+    kept = [f"{number:03}.png" for number in range(6)]
+    signal.alarm(60)
+    found = open_images([str(images)])
+    assert found.names == kept, set(found.names) - set(kept)
+    assert f"{len(names)} link" in found.notes[0], found.notes
+    (images / "all").unlink(missing_ok=True)  # to follow it would be a walk through the whole disk
+    followed = open_images([str(images)], follow_links=True)
+    for number, name in enumerate(followed.names):
+        outside = name not in kept
+        assert not outside or os.path.realpath(images / name).startswith((str(beside), "/etc", "/usr", "/proc")), name
+        with contextlib.suppress(UnreadableImageError):
+            assert followed.image(number).size == (24, 24)

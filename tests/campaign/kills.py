@@ -17,6 +17,7 @@ from test_teachers import METHODS as TAUGHT
 from test_teachers import SMALL, as_words, made_teacher
 from trials import trial
 
+from lwcl.commands import train
 from lwcl.methods.method import methods
 from lwcl.reporting import plots
 
@@ -27,6 +28,7 @@ WAYS = {
     "workers": ["--workers", "2", "--cache", "off"],
     "jpeg": ["--workers", "2", "--cache", "jpeg"],
     "disk": ["--cache", "disk"],
+    "bf16": ["--precision", "bf16"],
 }
 MOST_SECONDS_TO_SAVE = 5
 
@@ -54,8 +56,9 @@ class Unbroken:
 
 
 def without_pictures() -> None:
-    """Half of a small run is drawing curves: not here."""
+    """Half of a small run is drawing: not here."""
     plots.curves_svg = lambda *given, **more: "<svg/>"
+    train.run_pictures = lambda training: iter(())
 
 
 def go(words: list[str], cache: Path, fault: str = "") -> int:

@@ -26,6 +26,8 @@ TESTED = (
     ("T19", "out of memory: the message names a command that works",
      "test_run_failures.py test_cli_parsing.py -k memory"),
     ("T23", "a worker that dies or hangs: said, with its file", "test_store.py -k 'lost_worker or error_in_a_worker'"),
+    ("T25", "two or three processes compute what one does, every method, 20 steps, within 1e-6",
+     "test_distributed.py -k several_processes"),
     ("T27", "no pickle, no eval, safe YAML, torch.load in one place",
      "test_house.py -k 'unpickles or run_nothing or yaml'"),
     ("T28-encoders", "hostile and damaged files as encoders: refused, nothing runs", "test_foreign_refusals.py"),

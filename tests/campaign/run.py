@@ -15,7 +15,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
-MODULES = ("hostile", "damage", "kills", "full_disk", "fuzz", "promises")
+MODULES = ("hostile", "damage", "kills", "steps", "groups", "full_disk", "fuzz", "promises")
 
 
 def main() -> None:

@@ -73,7 +73,8 @@ def run_trial(one: Trial, out: Path, most: int | None = None) -> Iterator[dict[s
             with open(file, "a") as results:
                 results.write(json.dumps(done[case]) + "\n")
         yield done[case]
-    shutil.rmtree(scratch, ignore_errors=True)
+    if not list(scratch.glob("case-*")):
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def run_case(one: Trial, case: int, folder: Path, prepared: Any) -> dict[str, Any]:
