@@ -148,7 +148,10 @@ def links(tmp_path: Path, kept: bool) -> Path:
     for name in ("cat", "dog"):
         (root / name).symlink_to(tmp_path / "store" / name)
     (root / "circle").symlink_to(root)
+    (root / "above").symlink_to("..")
+    (root / "everything").symlink_to("/")
     (tmp_path / "store" / "cat" / "back").symlink_to(root)
+    (tmp_path / "store" / "dog" / "back").symlink_to(tmp_path)
     return root
 
 
@@ -156,7 +159,7 @@ def test_links_that_lead_outside_are_counted_and_followed_when_asked_for(tmp_pat
     root = str(links(tmp_path, True))
     images, followed = open_images([root]), open_images([root], follow_links=True)
     assert images.names == ["own/0.png"]
-    assert "3 links to outside, to nowhere or in a circle not followed (--follow-links" in images.notes[0]
+    assert "5 links to outside, to nowhere or in a circle not followed (--follow-links" in images.notes[0]
     assert followed.names == ["cat/1.png", "dog/2.png", "own/0.png"]
     assert followed.classes == ("cat", "dog", "own")
     before = followed.fingerprint

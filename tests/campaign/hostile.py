@@ -115,7 +115,7 @@ LINKS = {
     "etc": "/etc", "all": "/", "above": "..", "here": ".", "self": "self", "ring": "../F/ring2", "ring2": "ring",
     "gone": "/nowhere/at/all", "beside": "S", "chain": "beside", "deep": "../S/a/../a", "zero.png": "/dev/zero",
     "tty.png": "/dev/tty", "memory.png": "/proc/self/mem", "passwd.png": "/etc/passwd", "one.png": "S/a/000.png",
-    "pipe.png": "P", "\nname": "/etc", "%s": "/proc", "x" * 250: "S",
+    "pipe.png": "P", "\nname": "/etc", "%s": "/usr/share/doc", "x" * 250: "S",
 }  # fmt: skip
 
 
@@ -134,7 +134,6 @@ def linked(case: int, folder: Path, prepared: None) -> None:
     found = open_images([str(images)])
     assert found.names == kept, set(found.names) - set(kept)
     assert f"{len(names)} link" in found.notes[0], found.notes
-    (images / "all").unlink(missing_ok=True)  # to follow it would be a walk through the whole disk
     followed = open_images([str(images)], follow_links=True)
     for number, name in enumerate(followed.names):
         outside = name not in kept

@@ -198,10 +198,11 @@ def other_images_note(path: Path, counts: Mapping[str, int]) -> str:
 
 
 def is_followed(link: str, root: str, chain: tuple[str, ...] | None, linked: bool) -> bool:
-    """Whether a link is followed: any that leads to no folder above it; without a `chain`, one to inside."""
+    """Whether a link is followed: any but to a folder around one of the `chain`; without a `chain`, one to inside."""
     if chain is None:
         return not linked and link_stays_inside(link, root)
-    return os.path.exists(link) and os.path.realpath(link) not in chain
+    end = os.path.realpath(link).rstrip("/")
+    return os.path.exists(link) and not any(f"{folder}/".startswith(f"{end}/") for folder in chain)
 
 
 def link_stays_inside(link: str, root: str) -> bool:
