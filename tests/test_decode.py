@@ -225,3 +225,12 @@ def test_comments_and_colour_profiles_of_any_size_do_not_break_an_image(form):
 def test_a_png_cut_within_a_comment_is_broken_and_says_so():
     with pytest.raises(UnreadableImageError):
         decode(with_large_metadata("PNG")[:1_000_000])
+
+
+@pytest.mark.parametrize("compression", ["group4", "tiff_lzw", "tiff_adobe_deflate"])
+def test_damaged_tiffs_put_nothing_on_the_screen(compression: str, capfd: pytest.CaptureFixture[str]) -> None:
+    whole = encoded(photo().convert("1" if compression == "group4" else "RGB"), "TIFF", compression=compression)
+    for place in range(8, len(whole) - 4, max(3, len(whole) // 60)):
+        with contextlib.suppress(UnreadableImageError):
+            decode(whole[:place] + b"\xff\xff\xff" + whole[place + 3 :])
+    assert capfd.readouterr() == ("", "")

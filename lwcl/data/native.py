@@ -6,15 +6,20 @@ are more than 8-bit RGB or one band are read by tifffile (BSD-3-Clause, 0.25 MB)
 (C, H, W), whichever axis is the shortest.
 """
 
+import contextlib
+import ctypes
+import functools
 import logging
 import math
 import zipfile
 from collections.abc import Callable
 from io import BytesIO
+from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import PIL
 from PIL import Image
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
@@ -143,7 +148,7 @@ def open_tiff(data: bytes) -> NativeImage:
     """A TIFF: by Pillow where that loses nothing, else by tifffile."""
     import tifffile
 
-    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # it writes what it thinks of a file on the screen
+    silence_tiff_libraries()
     with tifffile.TiffFile(BytesIO(data)) as file:
         pages = whole_pages(file)
         first = pages[0]
@@ -156,6 +161,16 @@ def open_tiff(data: bytes) -> NativeImage:
     if plain and len(pages) == 1:
         return native_pillow(TiffImageFile(BytesIO(data)), data)
     return NativeImage(size, samples, dtype, len(pages), None, lambda: tiff_array(data), int(turned))
+
+
+@functools.cache
+def silence_tiff_libraries() -> None:
+    """tifffile, and the libtiff in Pillow, write what they think of a file on the screen: no more."""
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)
+    for folder in ("../pillow.libs", ".dylibs"):  # of Pillow's wheels, on Linux and macOS
+        for library in (Path(PIL.__file__).parent / folder).glob("libtiff*"):
+            with contextlib.suppress(OSError, AttributeError):
+                ctypes.CDLL(str(library)).TIFFSetErrorHandler(None)
 
 
 def whole_pages(file: Any) -> list[Any]:

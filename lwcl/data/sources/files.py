@@ -138,7 +138,7 @@ class ImageFolder(NamedTuple):
             note = f"{note} {str(self.path)!r}: {links} to outside, to nowhere or in a circle not followed"
             note += "." if self.follow else " (--follow-links follows those to outside)."
         note = note.strip()
-        others = f"Found {counts['files']} other files and {links} that lead outside or nowhere (see --follow-links)."
+        others = f"Found {plural(counts['files'], 'other file')} and {links} to outside or nowhere (--follow-links)."
         told = (note, other_images_note(self.path, counts))
         listing = make_listing(entries, self.path, others)
         return listing._replace(notes=(*listing.notes, *filter(None, told)))
