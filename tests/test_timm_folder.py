@@ -41,7 +41,8 @@ def must_be_equal(first: Encoder, second: Encoder) -> None:
 @pytest.mark.parametrize("arch", ARCHS)
 def test_an_export_is_the_encoder_that_it_was_made_of(arch: str, tmp_path: Path) -> None:
     encoder = exported(tmp_path / "export", arch)
-    for spec in (tmp_path / "export", tmp_path / "export" / "model.safetensors"):
+    folder = tmp_path / "export"
+    for spec in (folder, folder / "model.safetensors", f"local-dir:{folder}"):
         loaded = load_encoder(str(spec))
         must_be_equal(loaded.encoder, encoder)
         assert (loaded.encoder.arch, loaded.input_spec) == (arch, SPEC)

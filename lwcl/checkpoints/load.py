@@ -16,6 +16,8 @@ from lwcl.models.loaded import InputSpec, LoadedEncoder, random_encoder
 from lwcl.settings import expand_home
 from lwcl.system.atomic_files import sha256_file
 
+TIMM_FOLDER_PREFIX = "local-dir:"  # of a folder, as timm.create_model takes it and our messages print it
+
 
 def load_encoder(spec: str, *, arch: str | None = None, image_size: int | None = None, seed: int = 0) -> LoadedEncoder:
     """Load a run or timm folder, an encoder or ONNX file, `random/ARCH`, `timm/NAME`, `hf-hub:USER/NAME` or a
@@ -53,7 +55,7 @@ def resolve_encoder_file(spec: str) -> tuple[Path, str]:
     """The file that `spec` names, and the network selected in it ("": the default). Raises `UsageError`."""
     if spec.startswith(HUB_PREFIX):
         return download_model(spec), ""
-    spec = expand_home(spec)
+    spec = expand_home(spec.removeprefix(TIMM_FOLDER_PREFIX))
     whole, _, part = spec.rpartition("#")
     path, part = (Path(spec), "") if os.path.lexists(spec) or not whole else (Path(whole), part)
     if path.is_dir():
