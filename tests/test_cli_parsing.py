@@ -229,6 +229,8 @@ def test_advice_on_memory_is_a_command_that_parses_and_halves_what_is_computed_a
         ("train", "Did you mean pretrain?"),
         ("diagnose runs/a", "Did you mean diagnose-clustering?"),
         ("pretrain --model resnet18", "Did you mean --arch?"),
+        ("knn --model runs/a", "without a flag, as in `lwcl knn RUN`"),
+        ("embed --weights runs/a", "without a flag, as in `lwcl embed RUN`"),
         ("pretrain --dataset photos", "Did you mean --data?"),
         ("pretrain --epoch 3", "Did you mean --epochs"),
         ("pretrain --smothing 3", "Did you mean --smoothing"),

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -148,3 +149,21 @@ def test_runs_on_different_images_need_data_to_be_judged_together(
     (other / "config.yaml").write_text(config)
     assert ran(["knn", str(run), str(other)]) == 2
     assert "trained on different images" in capsys.readouterr().err
+
+
+def test_links_of_an_archive_that_are_not_read_are_said_where_labels_are_missing(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.write(made_images(tmp_path / "images", 1) / "000.png", "cat/0.png")
+        link = zipfile.ZipInfo("dog/0.png")
+        link.external_attr = 0o120777 << 16
+        archive.writestr(link, "../cat/0.png")
+    with pytest.raises(DataError, match=r"without labels(.|\n)*not read: 1 link"):
+        open_labelled_pair([str(tmp_path / "a.zip")], [], seed=0)
+
+
+def test_an_untrained_encoder_that_is_named_beside_a_run_is_shown_once(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = one_each(tmp_path, ("a", "b"))
+    document = judged(["knn", str(run), "random/test_efficientnet", "--image-size", "32", "--data", str(data)], capsys)
+    assert [row[0] for row in document["tables"][0]["rows"]] == [str(run), "random/test_efficientnet"]

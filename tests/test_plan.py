@@ -411,8 +411,9 @@ def test_a_dry_run_obeys_a_file_named_default(tmp_path, monkeypatch, capsys):
 )
 def test_a_setting_without_a_value_in_a_file_is_an_error(text, tmp_path):
     (tmp_path / "my.yaml").write_text(text)
-    with pytest.raises(UsageError, match="has no value"):
+    with pytest.raises(UsageError, match="has no value") as caught:
         plan_pretrain({}, read_config(str(tmp_path / "my.yaml")), "my.yaml")
+    assert "unicode string" not in str(caught.value)
 
 
 def test_a_settings_file_and_its_paths_may_begin_with_the_home_folder(tmp_path, monkeypatch):

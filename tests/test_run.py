@@ -359,6 +359,7 @@ def test_a_dry_run_tells_all_and_writes_nothing(
     assert ran(words) == 0
     said = quietly.readouterr().out
     assert all(word in said for word in ("key_momentum", "MACs of the backbone", "images per second"))
+    assert ["batch_size", "8", "flag"] in [line.split() for line in said.splitlines()]
     assert ran([*words, "--json"]) == 0
     document = json.loads(quietly.readouterr().out)
     assert (document["schema_version"], document["cost"]["steps"]) == (2, STEPS)

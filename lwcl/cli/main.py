@@ -29,6 +29,7 @@ COMMANDS = list(PROGRAM.commands)
 SHARED_COMMANDS = ("pretrain", "distill", "compress", "probe", "knn")
 SPEAK_SECONDS = 20.0  # in which process 0 has said what is wrong
 #: What other programs call these flags and commands.
+ENCODER_WORDS = ("model", "encoder", "checkpoint", "ckpt", "weights", "pretrained", "run")
 SYNONYMS = {
     **dict.fromkeys(("model", "backbone", "net", "network", "architecture"), "--arch"),
     **dict.fromkeys(("dataset", "data-path", "data-dir", "train-dir", "images", "input", "root"), "--data"),
@@ -148,6 +149,9 @@ def usage_message(error: typer.TyperException, words: Sequence[str], commands: S
     if hasattr(error, "possibilities"):
         flags = [flag for param in context.command.get_params(context) for flag in (*param.opts, *param.secondary_opts)]
         known, name = [flag for flag in flags if flag.startswith("--")], details["option_name"]
+        arguments = [param.name for param in context.command.params if param.param_type_name == "argument"]
+        if name.lstrip("-") in ENCODER_WORDS and any(argument.startswith("encoder") for argument in arguments):
+            return f"Unknown flag: '{name}'.\nEncoders are given without a flag, as in `{path} RUN`.\n{hint}"
         if (usual := SYNONYMS.get(name.lstrip("-"), "")) in known:
             return f"Unknown flag: '{name}'.\nDid you mean {usual}?\n{hint}"
         return str(unknown_name_error("flag", name, known, hint))

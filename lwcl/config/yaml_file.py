@@ -55,7 +55,8 @@ def read_config(path: str) -> dict[str, Any]:
         what = f"Cannot read the settings file {path!r}: {error.strerror}."
         raise UsageError(what, remedy="Give --config a YAML file.") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise UsageError(f"{path!r} is not a settings file.", " ".join(str(error).split()), CONFIG_HINT) from None
+        why = " ".join(str(error).split()).replace(' in "<unicode string>"', "")
+        raise UsageError(f"{path!r} is not a settings file.", why, CONFIG_HINT) from None
     if settings is not None and not isinstance(settings, dict):
         why = f"It holds {type(settings).__name__}, not settings by name."
         raise UsageError(f"{path!r} is not a settings file.", why, CONFIG_HINT)

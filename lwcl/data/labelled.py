@@ -62,7 +62,7 @@ def check_labelled(images: ImageSet, flag: str) -> None:
     if not images.labelled or len(images.classes) < 2:
         raise DataError(
             f"{flag}: {plural(len(images), 'image')} without labels.",
-            "Evaluation needs at least two class folders.",
+            " ".join(("Evaluation needs at least two class folders.", *images.notes)),
             "Put each class into its own folder, or give images with labels.",
         )
 

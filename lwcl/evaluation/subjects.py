@@ -59,9 +59,11 @@ def untrained_like(loaded: LoadedEncoder, seed: int) -> LoadedEncoder:
 
 
 def with_untrained(subjects: Iterable[S], seed: int) -> Iterator[S]:
-    """The subjects, each trained one followed by an untrained encoder of its kind, unless that came before."""
+    """The subjects, each trained one followed by an untrained encoder of its kind, which comes once."""
     kinds: set[object] = set()
     for subject in subjects:
+        if subject.untrained and subject.kind in kinds:
+            continue
         yield subject
         if subject.kind not in kinds and not subject.untrained:
             yield replace(subject, loaded=untrained_like(subject.loaded, seed), is_teacher=False)
