@@ -8,7 +8,12 @@ import pytest
 import torch
 from processes import Group, together
 from runs import made_images, ran
+from test_images import png
+from test_loader import loader
+from test_shards import make_shard
 
+from lwcl.data.dataset import open_images
+from lwcl.data.sources.shards import TarShards
 from lwcl.errors import UsageError
 from lwcl.training.teacher_cache import TEACHER_CHUNK_ROWS, TeacherCache
 
@@ -44,6 +49,27 @@ def test_encoders_are_evaluated_in_shares_as_in_one_process(words: str, labelled
     group = Group(command("two"), tmp_path)
     assert group.ended(200) == [0, 0], group.said()
     assert accuracies("one") == accuracies("two")
+
+
+def test_a_process_reads_the_images_of_its_own_part_of_each_batch_and_no_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for shard in range(3):
+        make_shard(tmp_path / f"train-{shard}.tar", {f"{number}.png": png(8 * shard + number) for number in range(8)})
+    read = TarShards.read
+
+    def steps_of_two_epochs() -> list[list[int]]:
+        images, seen = open_images([f"{tmp_path}/train-{{0..2}}.tar"]), list[list[int]]()
+        monkeypatch.setattr(TarShards, "read", lambda own, name, row: seen.append(list(row)) or read(own, name, row))
+        for _ in loader(images).batches(0, 12):
+            pass
+        return seen
+
+    (alone,), parts = together(1, steps_of_two_epochs, tmp_path / "1"), together(2, steps_of_two_epochs, tmp_path / "2")
+    assert sorted(parts[0] + parts[1]) == sorted(alone)
+    assert [len(part) for part in parts] == [24, 24]
+    for epoch in (slice(0, 12), slice(12, 24)):
+        assert len({tuple(row) for part in parts for row in part[epoch]}) == 24, "each image once in an epoch"
 
 
 def test_a_command_for_one_process_is_refused_in_several(tmp_path: Path) -> None:
