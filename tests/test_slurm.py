@@ -1,4 +1,4 @@
-"""Jobs of SLURM: what it grants, its warning, its queue; the last test runs a real controller and node."""
+"""Jobs of SLURM: what it grants, its warning, its queue; the last tests run a real controller and nodes."""
 
 import contextlib
 import os
@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from processes import free_port
-from runs import made_images
+from processes import Group, free_port
+from runs import left_by, made_images, pretrain
 
 from lwcl.errors import StorageError, UsageError
 from lwcl.system import slurm
@@ -21,20 +21,22 @@ from lwcl.system.limits import usable_cpus
 from lwcl.system.signals import exit_code
 
 DAEMONS = ("munged", "slurmctld", "slurmd")
+needs_slurm = pytest.mark.skipif(
+    os.getuid() != 0 or not all(map(shutil.which, DAEMONS)), reason="needs root, slurm-wlm and munge"
+)
 CONFIGURATION = """
 ClusterName=one
 SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={port}
-SlurmdPort={node_port}
 AuthType=auth/munge
 AuthInfo=socket={folder}/munge.socket
 SlurmUser=root
 StateSaveLocation={folder}/state
-SlurmdSpoolDir={folder}/spool
+SlurmdSpoolDir={folder}/spool-%n
 SlurmctldPidFile={folder}/slurmctld.pid
-SlurmdPidFile={folder}/slurmd.pid
+SlurmdPidFile={folder}/slurmd-%n.pid
 SlurmctldLogFile={folder}/slurmctld.log
-SlurmdLogFile={folder}/slurmd.log
+SlurmdLogFile={folder}/slurmd-%n.log
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 SelectType=select/cons_tres
@@ -47,7 +49,7 @@ JobAcctGatherType=jobacct_gather/none
 AccountingStorageType=accounting_storage/none
 MpiDefault=none
 SwitchType=switch/none
-NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus} State=UNKNOWN
+{nodes}
 PartitionName=low Nodes=ALL Default=YES State=UP PriorityTier=1 PreemptMode=REQUEUE GraceTime=0
 PartitionName=high Nodes=ALL State=UP PriorityTier=10 PreemptMode=OFF
 """
@@ -90,14 +92,14 @@ def test_only_a_job_can_be_queued_again(monkeypatch: pytest.MonkeyPatch, tmp_pat
 
 
 @contextlib.contextmanager
-def cluster(folder: Path) -> Iterator[None]:
-    """A controller and a node of SLURM on this machine; `$SLURM_CONF` names their configuration."""
-    for name in ("state", "spool"):
-        (folder / name).mkdir(parents=True)
+def cluster(folder: Path, *nodes: str) -> Iterator[None]:
+    """A controller and nodes of SLURM on this machine; `$SLURM_CONF` names their configuration."""
+    (folder / "state").mkdir(parents=True)
     folder.chmod(0o755)
-    facts = {"host": socket.gethostname().partition(".")[0], "folder": folder, "cpus": os.cpu_count()}
-    text = CONFIGURATION.format(port=free_port(), node_port=free_port(), **facts)
-    (folder / "slurm.conf").write_text(text)
+    host = socket.gethostname().partition(".")[0]
+    own = f"NodeHostname={host} NodeAddr=127.0.0.1 CPUs={os.cpu_count()} State=UNKNOWN"
+    lines = "\n".join(f"NodeName={node} Port={free_port()} {own}" for node in nodes)
+    (folder / "slurm.conf").write_text(CONFIGURATION.format(port=free_port(), host=host, folder=folder, nodes=lines))
     (folder / "munge.key").write_bytes(os.urandom(1024))
     (folder / "munge.key").chmod(0o400)
     files = (
@@ -110,7 +112,8 @@ def cluster(folder: Path) -> Iterator[None]:
             ("seed-file", "seed"),
         )
     )
-    commands = [["munged", "--force", "--foreground", *files], ["slurmctld", "-D"], ["slurmd", "-D"]]
+    commands = [["munged", "--force", "--foreground", *files], ["slurmctld", "-D"]]
+    commands += [["slurmd", "-D", "-N", node] for node in nodes]
     environment = {**os.environ, "SLURM_CONF": str(folder / "slurm.conf")}
     with contextlib.ExitStack() as stack:
         for command in commands:
@@ -118,6 +121,8 @@ def cluster(folder: Path) -> Iterator[None]:
             stack.callback(process.wait, 60)
             stack.callback(process.terminate)
             time.sleep(3)
+        stack.callback(time.sleep, 3)
+        stack.callback(asked, "scancel", "--user=root", folder=folder)  # else jobs outlive the cluster
         yield
 
 
@@ -127,7 +132,7 @@ def asked(*words: str, folder: Path) -> str:
     return subprocess.run(words, env=environment, capture_output=True, text=True, check=True, timeout=60).stdout
 
 
-def wait_until(what: str, holds: object, seconds: float = 280.0) -> None:
+def wait_until(what: str, holds: object, seconds: float = 1500.0) -> None:
     """Returns once `holds()` is true."""
     end = time.monotonic() + seconds
     while not holds():  # type: ignore[operator]
@@ -136,11 +141,11 @@ def wait_until(what: str, holds: object, seconds: float = 280.0) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
-@pytest.mark.skipif(os.getuid() != 0 or not all(map(shutil.which, DAEMONS)), reason="needs root, slurm-wlm and munge")
+@pytest.mark.timeout(3600)
+@needs_slurm
 def test_a_job_that_is_warned_or_preempted_ends_with_the_weights_of_one_that_was_not(tmp_path: Path) -> None:
     words = f"{sys.executable} -m lwcl pretrain --data {made_images(tmp_path / 'images', 64)} --arch test_efficientnet"
-    words += " --image-size 32 --batch-size 16 --epochs 200 --cache ram --precision fp32 --method simclr --requeue"
+    words += " --image-size 32 --batch-size 16 --epochs 150 --cache ram --precision fp32 --method simclr --requeue"
     slurm_folder = tmp_path / "slurm"
 
     def submit(name: str) -> str:
@@ -165,7 +170,7 @@ def test_a_job_that_is_warned_or_preempted_ends_with_the_weights_of_one_that_was
     def ended(name: str) -> bool:
         return (tmp_path / name / "encoder.safetensors").exists()
 
-    with cluster(slurm_folder):
+    with cluster(slurm_folder, "one"):
         whole = submit("whole")
         wait_until(f"whole run: {log('whole')}", lambda: ended("whole"))
         wait_until("the job leaves the queue", lambda: state(whole) in ("", "COMPLETED"))
@@ -182,3 +187,24 @@ def test_a_job_that_is_warned_or_preempted_ends_with_the_weights_of_one_that_was
         wait_until(f"the end: {log('broken')}", lambda: ended("broken"))
     weights = [(tmp_path / name / "encoder.safetensors").read_bytes() for name in ("whole", "broken")]
     assert weights[0] == weights[1]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@needs_slurm
+def test_a_task_on_each_of_two_nodes_trains_as_two_processes_on_one_do(tmp_path: Path) -> None:
+    words = pretrain(made_images(tmp_path / "images", 48), tmp_path / "nodes")
+    script, slurm_folder = tmp_path / "job.sh", tmp_path / "slurm"
+    script.write_text(
+        f"#!/bin/bash\n#SBATCH --nodes=2 --ntasks-per-node=1 --output={tmp_path}/job.log\n"
+        "export MASTER_ADDR=127.0.0.1 GLOO_SOCKET_IFNAME=lo OMP_NUM_THREADS=1  # both nodes are this machine\n"
+        f"srun --export=ALL {sys.executable} -m lwcl {' '.join(words)}\n"
+    )
+    with cluster(slurm_folder, "one", "two"):
+        job = asked("sbatch", "--parsable", str(script), folder=slurm_folder).strip()
+        queue = ("squeue", "--noheader", "--format=%T", "--job", job)
+        wait_until("the job ends", lambda: asked(*queue, folder=slurm_folder).strip() in ("", "COMPLETED"))
+    one = Group(pretrain(tmp_path / "images", tmp_path / "one"), tmp_path)
+    assert one.ended(1500) == [0, 0], one.said()
+    log = (tmp_path / "job.log").read_text()
+    assert left_by(tmp_path / "nodes") == left_by(tmp_path / "one"), log
