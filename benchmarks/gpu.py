@@ -4,7 +4,7 @@ Claim: none yet. Where this was written there was no GPU; `--smoke` has shown on
 less than six minutes: nets x sizes, images a second, share of the time spent waiting for data, peak memory; where there
 are two GPUs, the first net in two processes by NCCL too. Everything is saved as JSON as it is measured.
 
-    python benchmarks/gpu.py --out gpu.json [--seconds 10] [--smoke]
+    python benchmarks/gpu.py --out gpu.json [--seconds 6] [--minutes 5] [--smoke]
 """
 
 import argparse
@@ -151,42 +151,43 @@ def two_processes(job: Job) -> Row:
         return {"exit code": run.returncode, "progress": (rows or run.stderr.splitlines() or [""])[-1]}
 
 
+def measured_jobs(told: argparse.Namespace, device: str, folder: Path) -> Iterator[Row]:
+    """A row for each net, size and way, and for two processes where there are two GPUs; none after the time is up."""
+    on_gpu, end = device != "cpu", time.monotonic() + 60 * told.minutes
+    nets, sizes, batch = (NETS, (64, 224), 256) if on_gpu else (("mobilenetv3_small_100",), (32,), 8)
+    images = made_folder(folder, 6 * batch, 256 if on_gpu else 64)
+    seconds, workers = (told.seconds, 12) if on_gpu else (0.5, 0)
+    jobs = [Job(images, arch, size, batch, seconds, device, workers) for size in sizes for arch in nets]
+    if on_gpu and torch.accelerator.device_count() > 1:
+        yield {"way": "two processes"} | two_processes(jobs[0])
+    for job, (way, steps) in ((one, way) for one in jobs for way in ways(one).items()):
+        row = {"arch": job.arch, "size": job.size, "way": way, "device": device}
+        if time.monotonic() > end:
+            yield row | {"left out": f"{told.minutes:g} minutes are up"}
+            continue
+        if on_gpu:
+            torch.accelerator.reset_peak_memory_stats()
+        row |= measured(steps(), job)
+        yield row | ({"peak bytes": torch.accelerator.max_memory_allocated()} if on_gpu else {})
+
+
 def main() -> None:
     """Measures everything and saves it."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--out", default="gpu.json")
-    parser.add_argument("--seconds", type=float, default=8.0)
+    parser.add_argument("--seconds", type=float, default=6.0, help="of each way")
+    parser.add_argument("--minutes", type=float, default=5.0, help="after which nothing more begins")
     parser.add_argument("--smoke", action="store_true")
-    words = parser.parse_args()
+    told = parser.parse_args()
     accelerator = torch.accelerator.current_accelerator(check_available=True)
-    device = "cpu" if words.smoke or accelerator is None else accelerator.type
+    device = "cpu" if told.smoke or accelerator is None else accelerator.type
     rows: list[Row] = []
-    nets, sizes, batch = (("mobilenetv3_small_100",), (32,), 8) if device == "cpu" else (NETS, (64, 224), 256)
     with tempfile.TemporaryDirectory() as folder:
-        images = made_folder(Path(folder), 6 * batch, 64 if device == "cpu" else 256)
-        for arch, size in ((arch, size) for arch in nets for size in sizes):
-            job = Job(
-                images,
-                arch,
-                size,
-                batch,
-                0.5 if device == "cpu" else words.seconds,
-                device,
-                0 if device == "cpu" else 12,
-            )
-            for way, steps in ways(job).items():
-                if device != "cpu":
-                    torch.accelerator.reset_peak_memory_stats()
-                row = {"arch": arch, "size": size, "way": way, "device": device} | measured(steps(), job)
-                if device != "cpu":
-                    row["peak bytes"] = torch.accelerator.max_memory_allocated()
-                rows.append(row)
-                print(row, flush=True)
-                if not words.smoke:
-                    Path(words.out).write_text(json.dumps(rows, indent=1))
-        if device != "cpu" and torch.accelerator.device_count() > 1:
-            rows.append({"way": "two processes"} | two_processes(job))
-            Path(words.out).write_text(json.dumps(rows, indent=1))
+        for row in measured_jobs(told, device, Path(folder)):
+            rows.append(row)
+            print(row, flush=True)
+            if not told.smoke:
+                Path(told.out).write_text(json.dumps(rows, indent=1))
 
 
 if __name__ == "__main__":

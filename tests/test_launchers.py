@@ -120,14 +120,14 @@ def test_a_killed_process_ends_the_whole_run_which_then_goes_on(
     run = Launched(LAUNCHERS[launcher], images, tmp_path).at_step(step)
     pid, begun = run.workers()[rank], time.monotonic()
     os.kill(pid, signal.SIGKILL)
-    code, seconds, done = run.ended(LIMIT), time.monotonic() - begun, run.steps()
+    code, seconds, done, said = run.ended(LIMIT), time.monotonic() - begun, run.steps(), run.said()
     again = Group(run_words(images, run.out), tmp_path)
     assert again.ended(WORK_LIMIT) == [0, 0], again.said()
     same = run.hash() == unbroken
     print(f"| {launcher} | {rank} | {step} | {done} | {seconds:.1f} | {code} | {'yes' if same else 'no'} |")
     assert code == LOST[launcher]
-    assert run.said().count(f"Process {rank} of 2 (pid {pid}") == 1, run.said()
-    assert run.said().count("Start the command again") == 1, run.said()
+    assert said.count(f"Process {rank} of 2 (pid {pid}") == 1, said
+    assert said.count("Start the command again") == 1, said
     assert same
 
 
@@ -137,13 +137,13 @@ def test_a_process_killed_in_a_save_ends_the_whole_run_which_then_goes_on(
     launcher: str, fault: str, images: Path, unbroken: str, tmp_path: Path
 ) -> None:
     run = Launched(LAUNCHERS[launcher], images, tmp_path, fault)
-    code, seconds, done = run.ended(), run.seconds_since_write(), run.steps()
+    code, seconds, done, said = run.ended(), run.seconds_since_write(), run.steps(), run.said()
     again = Launched(LAUNCHERS[launcher], images, tmp_path)
     assert again.ended() == 0, again.said()
     same = again.hash() == unbroken
     print(f"| {launcher} | 0 | {fault} | {done} | {seconds:.1f} | {code} | {'yes' if same else 'no'} |")
     assert (code, seconds < LIMIT) == (LOST[launcher], True)
-    assert run.said().count("Process 0 of 2 (pid") == 1, run.said()
+    assert said.count("Process 0 of 2 (pid") == 1, said
     assert same
 
 
