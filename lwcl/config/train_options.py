@@ -28,7 +28,10 @@ class DataOptions(Settings):
     download: bool = setting(False, "let torchvision download a tv/ data set", group="Data")
     follow_links: bool = setting(False, "follow links in image folders to outside of them", group="Data")
     labels: str = setting(
-        "top", "level of the class folders: top, leaf, or its number from the top", group="Data", flag="--labels"
+        "top",
+        "level of the class folders: top, leaf, its number from the top, or none; or a table of path,label",
+        group="Data",
+        path=True,
     )
     channels: str = setting(
         AUTO, "channels of an image, or the numbers of the bands to take, as 4,3,2; auto: from the images", group="Data"

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import hashlib
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,9 +21,10 @@ from lwcl.data.demo import builtin
 from lwcl.data.native import NativeImage, UnreadableImageError
 from lwcl.data.sources import arrays, tables, torchvision
 from lwcl.data.sources.files import MODIFIED_NS
+from lwcl.data.sources.label_table import LabelTable
 from lwcl.data.sources.packed import Coded, IndexArray, PackedNames
 from lwcl.data.sources.source import ImageReader, ImageSource, source_from_files
-from lwcl.data.sources.splits import Labels, Split, has_splits, parse_labels, positions_of_split, stratified_holdout
+from lwcl.data.sources.splits import NO_LABELS, Labels, Split, has_splits, positions_of_split, stratified_holdout
 from lwcl.data.survey import DEEP_SUFFIXES, SURVEYED_IMAGES, Reading, settle_pixel_format
 from lwcl.errors import DataError, UsageError
 from lwcl.models.pixel_format import RGB, PixelFormat
@@ -155,22 +156,22 @@ def open_images(
     name of a built-in set (write `./digits` for a folder of that name). Without splits, each split is the whole set.
     `reading`: see `Reading`. Raises `UsageError` and `DataError`.
     """
-    level, said = parse_labels(labels), Reading(**reading)
+    table, level, specs = LabelTable.open(labels), labels.strip().lower(), data or (builtin.DEFAULT_SET,)
+    said, level = Reading(**reading), NO_LABELS if table else level
     how: dict[str, Any] = {"follow_links": follow_links, "bands": said.bands}
-    sources = [open_image_source(spec, download, level, **how) for spec in data or (builtin.DEFAULT_SET,)]
-    splits = Coded.joined([Coded.of(source.splits) for source in sources])
+    sources = [open_image_source(spec, download, level, **how) for spec in specs]
+    prefixed = zip(sources, source_prefixes(data), strict=True)
+    names = PackedNames.joined([PackedNames.of(source.names).below(above) for source, above in prefixed])
+    notes = tuple(note for source in sources for note in source.notes)
+    splits, class_names = joined(source.splits for source in sources), joined(source.classes for source in sources)
+    if table:
+        splits, class_names, notes = table.layout(names, splits, notes)
     chosen = positions_of_split(splits, split)
     if not len(chosen):
         raise DataError(f"No images for {split!r} in {' '.join(data)!r}.")
-    names = PackedNames.joined(
-        [
-            PackedNames.of(source.names).below(above)
-            for source, above in zip(sources, source_prefixes(data), strict=True)
-        ]
-    )
     counts = [len(source.names) for source in sources]
     rows = np.stack([np.repeat(np.arange(len(counts)), counts), np.concatenate([*map(np.arange, counts)])], axis=1)
-    rows, class_names = rows.astype(np.int32), Coded.joined([Coded.of(source.classes) for source in sources])
+    rows = rows.astype(np.int32)
     classes = tuple(sorted(class_names.present - {""}))
     if len(chosen) < len(rows):
         names, rows, class_names = names.select(chosen), rows[chosen], class_names.taken(chosen)
@@ -184,11 +185,16 @@ def open_images(
         has_splits=has_splits(splits),
         readers=tuple(source.reader for source in sources),
         rows=rows,
-        notes=tuple(note for source in sources for note in source.notes),
+        notes=notes,
         identity=both[1],
     )
     seen = images.sample(SURVEYED_IMAGES, ("",) if said.bands else DEEP_SUFFIXES)
     return with_pixel_format(images, *settle_pixel_format(list(seen), said))
+
+
+def joined(parts: Iterable[Sequence[str]]) -> Coded:
+    """The strings of all parts, one part after the other, packed."""
+    return Coded.joined([*map(Coded.of, parts)])
 
 
 def with_pixel_format(images: ImageSet, pixel_format: PixelFormat, notes: tuple[str, ...] = ()) -> ImageSet:

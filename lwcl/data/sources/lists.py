@@ -210,21 +210,40 @@ class ImageListFile(NamedTuple):
 
 
 def find_files(folder: Path, names: Iterable[str]) -> dict[str, str]:
-    """The files below `folder` that names mean that are no paths there, where there is one such file.
+    """The files below `folder` that names mean that are no paths there, where there is one such file."""
+    places = [place for place, _ in walk_images(str(folder), "", str(folder), None, False, collections.Counter())]
+    index = NameIndex(places)
+    found = ((name, index.find(name)) for name in names)
+    return {name: places[place] for name, place in found if place is not None}
 
-    Those are paths with backslashes or of another machine, and names without a folder or without a suffix.
+
+class NameIndex:
+    """Finds images by what people write for them: paths, also of another machine or with backslashes, and names.
+
+    Such a name may lack folders or the suffix.
     """
-    places: dict[str, set[str]] = {}
-    for place, _ in walk_images(str(folder), "", str(folder), None, False, collections.Counter()):
-        base = os.path.basename(place)
-        for key in {place, base, os.path.splitext(base)[0]}:
-            places.setdefault(key, set()).add(place)
-    found: dict[str, str] = {}
-    for name in names:
-        path = name.replace("\\", "/")
-        candidates = places.get(path) or places.get(os.path.basename(path), set())
-        found |= {name: next(iter(candidates))} if len(candidates) == 1 else {}
-    return found
+
+    def __init__(self, places: Sequence[str]) -> None:
+        self.places, self._by_name = places, dict[str, list[int]]()
+        for number, place in enumerate(places):
+            base = os.path.basename(place)
+            for key in {base, os.path.splitext(base)[0]}:
+                self._by_name.setdefault(key, []).append(number)
+
+    def find(self, name: str) -> int | None:
+        """The position of the one image that a name means; of several, the one whose folders agree; None if none."""
+        path = os.path.normpath(os.path.expanduser(name.replace("\\", "/")))
+        candidates = self._by_name.get(os.path.basename(path), [])
+        agreeing = [one for one in candidates if self._agrees(path, self.places[one])]
+        found = [one for one in agreeing if self.places[one] == path] or agreeing or candidates
+        return found[0] if len(found) == 1 else None
+
+    def _agrees(self, path: str, place: str) -> bool:
+        """Whether one of two paths ends as the other, suffixes aside."""
+        own, other = (
+            f"/{one}" if os.path.splitext(path)[1] else f"/{os.path.splitext(one)[0]}" for one in (path, place)
+        )
+        return own.endswith(other) or other.endswith(own)
 
 
 def file_entry(path: Path) -> FileEntry:

@@ -16,7 +16,6 @@ import numpy as np
 import numpy.typing as npt
 
 from lwcl.data.sources.packed import Coded, PackedNames
-from lwcl.errors import UsageError
 from lwcl.formatting import first_names
 
 Split = Literal["train", "val", "all"]
@@ -32,7 +31,8 @@ OTHER_SPLIT = "other"  # next to the splits of a source, but in none of them
 MAX_SPLIT_DEPTH = 3  # levels below the folders that all names share
 
 
-Labels = str  # "top", "leaf", or a level, from 1
+Labels = str  # "top", "leaf", a level, from 1, or "none"
+NO_LABELS = "none"  # folders are not classes
 
 
 class FolderLayout(NamedTuple):
@@ -96,6 +96,8 @@ def split_of_folder(name: str) -> tuple[str, str]:
 
 def classes_at_level(folders: Sequence[Sequence[str]], level: int, labels: Labels = "top") -> list[str]:
     """The folder at this level of each path, or below it, "" if there is none; all "" if fewer than two differ."""
+    if labels == NO_LABELS:
+        return [""] * len(folders)
     if labels == "leaf":
         classes = [path[-1] if len(path) > level else "" for path in folders]
     else:
@@ -105,12 +107,9 @@ def classes_at_level(folders: Sequence[Sequence[str]], level: int, labels: Label
     return classes if len(set(classes) - {""}) >= 2 else [""] * len(classes)
 
 
-def parse_labels(text: str) -> Labels:
-    """The value of `--labels`. Raises `UsageError`."""
-    value = text.strip().lower()
-    if value in ("top", "leaf") or (value.isdecimal() and int(value) > 0):
-        return value
-    raise UsageError(f"--labels: got {text!r}.", remedy="Give top, leaf, or the level of the class folders, from 1.")
+def is_folder_level(labels: str) -> bool:
+    """Whether `--labels` names a level of folders, not a table."""
+    return labels in ("top", "leaf", NO_LABELS) or (labels.isdecimal() and int(labels) > 0)
 
 
 def layout_notes(spec: str, names: PackedNames, layout: FolderLayout, labels: Labels) -> Iterator[str]:
