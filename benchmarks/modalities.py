@@ -20,6 +20,7 @@ Not counted: decoding (`--cache disk`), a teacher's cached outputs, and judging.
 """
 
 import argparse
+import itertools
 import json
 import sys
 import tempfile
@@ -49,6 +50,7 @@ RESULTS, DOCS = HERE / "modalities.jsonl", HERE.parent / "docs"
 ONE_CHANNEL = ("gray", "edges")
 TABLES = ["across", "self", "channels"]
 WAYS = [TEACHER, UNTRAINED, *ACROSS, *SELF]
+ORDER = ("4", "12", "1", "3", "6")  # in which bands are measured
 SCENE_SIZE = 32  # pixels of a view of the scene's chips
 TAUGHT = {TEACHER} | {way for way, command in ACROSS.items() if command}  # need a teacher
 PAIRED = "edges"  # comes from a second folder; the others by --student-view
@@ -146,18 +148,22 @@ def self_stages(way: str, bench: Bench, arch: str) -> Stages:
 
 def cells() -> list[tuple[str, str, str]]:
     """Table, modality and way of all cells, those that tell most first."""
-    first = (TEACHER, UNTRAINED, "alone", "regression")
-    across = [("across", modality, way) for way in (TEACHER, UNTRAINED, *ACROSS) for modality in MODALITIES]
-    more = [("self", RGB, way) for way in (UNTRAINED, *SELF)] + [("channels", bands, DEFAULT) for bands in CHANNELS]
-    return [*[cell for cell in across if cell[2] in first], *more, *[cell for cell in across if cell[2] not in first]]
+    students = {way: [("across", modality, way) for modality in MODALITIES] for way in (*ACROSS, UNTRAINED, TEACHER)}
+    channels = [("channels", bands, DEFAULT) for bands in sorted(CHANNELS, key=ORDER.index)]
+    alone = [("self", RGB, way) for way in (*SELF, UNTRAINED)]
+    first = [("across", RGB, TEACHER), *students["alone"], *students["regression"], *channels[:3], *alone]
+    every = [*first, *itertools.chain(*zip(*(students[way] for way in ACROSS), strict=True)), *channels]
+    return list(dict.fromkeys([*every, *students[UNTRAINED], *students[TEACHER]]))
 
 
 def measure(args: argparse.Namespace, folder: Path) -> int:
     """Measures what the rows lack; gives the number of cells that failed."""
     failed, rows = 0, Rows(args.out)
     views = [view for view in MODALITIES if view != RGB]
-    bench = Bench(args, photos(args.data, folder, views, args.images), rows)
-    bench.folders["scene"] = chips(args.scene, folder / "scene") if "channels" in args.tables else bench.folders[RGB]
+    of_photos = args.tables != ["channels"]
+    bench = Bench(args, photos(args.data, folder, views, args.images) if of_photos else {}, rows)
+    if "channels" in args.tables:
+        bench.folders["scene"] = chips(args.scene, folder / "scene")
     for arch, (table, modality, way) in ((arch, cell) for arch in args.archs for cell in cells()):
         unwanted = table not in args.tables or modality not in args.modalities or way not in args.ways
         if unwanted or (way in TAUGHT and not args.teacher):
@@ -209,6 +215,8 @@ def main() -> int:
     if args.write:
         write(Rows(args.out))
         return 0
+    if not args.smoke:
+        args.tables = [table for table in args.tables if (args.scene if table == "channels" else args.data)]
     with tempfile.TemporaryDirectory(prefix="lwcl-") as scratch:
         folder = args.folder or Path(scratch, "images")
         if args.smoke:

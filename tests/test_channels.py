@@ -11,6 +11,7 @@ import tifffile
 import torch
 from PIL import Image
 
+from lwcl.config.plan import plan_pretrain
 from lwcl.data.augment.views import make_views, normalise_images, sample_augment_params
 from lwcl.data.cache.build import CacheBuilder
 from lwcl.data.dataset import ImageSet, as_input, open_images
@@ -19,6 +20,7 @@ from lwcl.data.native import UnreadableImageError
 from lwcl.data.statistics import measure_statistics
 from lwcl.errors import DataError, UsageError
 from lwcl.models.pixel_format import PixelFormat
+from lwcl.training.resolve import resolve
 
 RNG = np.random.default_rng(0)
 SIDES = (12, 16)
@@ -236,6 +238,14 @@ def test_statistics_are_those_of_the_pixels(tmp_path: Path) -> None:
     assert np.allclose(mean, every.mean(0), atol=1e-5) and np.allclose(std, every.std(0), atol=1e-5)
     view = torch.from_numpy(center_crop(images.image(0), 8)).permute(2, 0, 1)[None]
     assert normalise_images(view, mean=mean, std=std, white=65535).abs().max() < 4
+
+
+def test_opencv_does_not_compute_the_views_of_bands(tmp_path: Path) -> None:
+    images = stack(tmp_path, 4, "uint8")
+    given = {"arch": "test_efficientnet", "device": "cpu", "batch_size": 2}
+    assert resolve(plan_pretrain(given), images).options.view_backend == "tensor"
+    with pytest.raises(UsageError, match="--view-backend opencv is for 8-bit RGB"):
+        resolve(plan_pretrain(given | {"view_backend": "opencv"}), images)
 
 
 def test_a_network_takes_its_own_pixels_from_other_images(tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ class RunFacts(NamedTuple):
     opencv: bool = False  # whether OpenCV is installed
     emulated_bf16: bool = False  # whether training runs on a CPU without bfloat16 instructions
     processes: int = 1  # that train together
+    rgb: bool = True  # whether the images are 8-bit RGB
 
 
 def resolve_plan(plan: Plan, facts: RunFacts) -> ResolvedConfig:
@@ -161,6 +162,8 @@ def auto_view_backend(facts: RunFacts) -> tuple[str, str]:
     """What computes augmentations, and the reason; measured in benchmarks/views.py."""
     if facts.accelerated:
         return "tensor", "computed on the GPU"
+    if not facts.rgb:
+        return "tensor", "channels that are no colours"
     if facts.opencv:
         return "opencv", "faster on a CPU"
     return "tensor", "OpenCV, which is faster on a CPU, is not installed"

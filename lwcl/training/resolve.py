@@ -44,12 +44,14 @@ def resolve(plan: Plan, images: ImageSet) -> ResolvedConfig:
         opencv=has_opencv(),
         emulated_bf16=not accelerated and not bfloat16.bf16_is_native(),
         processes=distributed.world_size(),
+        rgb=images.pixel_format.is_rgb,
     )
     # 2. The rules; then flags that do not fit the images or the machine are refused.
     config = agree(round_sizes_to_patches(resolve_plan(plan, facts)))
     check_batch_size(config, len(images))
     check_sync_bn(config)
     check_opencv(config)
+    check_channels(config, images)
     check_device_cache(config)
     return config
 
@@ -197,6 +199,13 @@ def check_sync_bn(config: ResolvedConfig) -> None:
             "torch.nn.SyncBatchNorm has no code for CPUs.",
             "Leave it out; for more images in a batch norm give fewer --devices or a larger --batch-size.",
         )
+
+
+def check_channels(config: ResolvedConfig, images: ImageSet) -> None:
+    """Raises `UsageError` where OpenCV is to compute the views of images that are not 8-bit RGB."""
+    if config.options.view_backend == "opencv" and not images.pixel_format.is_rgb:
+        what = f"--view-backend opencv is for 8-bit RGB; these images are {images.pixel_format.describe()}."
+        raise UsageError(what, remedy="Leave it out: their views are computed by tensors.")
 
 
 def check_opencv(config: ResolvedConfig) -> None:
