@@ -49,17 +49,19 @@ Work = tuple[str, float, int, int]  # set, minutes, CPUs, seed
 def markdown(rows: Rows, order: list[str]) -> Iterator[str]:
     """A part for each set, budget, number of CPUs and seed: kNN of all nets, the claims, and a table of each net."""
     works = dict.fromkeys((r["set"], r["minutes"], r["cpus"], r["seed"]) for r in rows.rows if r["minutes"])
-    for number, work in enumerate(sorted(works, key=lambda one: (one[0] != "imagenette", *one))):
+    for place, work in enumerate(sorted(works, key=lambda one: (one[0] != "imagenette", *one))):
         name, minutes, cpus, seed = work
-        yield from ([""] if number else [])
+        yield from ([""] if place else [])
         yield f"### {name}, {minutes:g} minutes on {'one core' if cpus == 1 else f'{cpus} cores'}" + (
             f", seed {seed}" if seed else ""
         )
         yield ""
-        nets = list(dict.fromkeys(r["arch"] for r in rows.rows if (r["set"], r["minutes"]) == (name, minutes)))
-        yield from claims(rows, work, nets)
-        for net in nets:
-            yield ""
+        own = (r for r in rows.rows if (r["set"], r["minutes"], r["cpus"], r["seed"]) == work)
+        nets = list(dict.fromkeys(r["arch"] for r in own))
+        told = list(claims(rows, work, nets))
+        yield from told
+        for number, net in enumerate(nets):
+            yield from ([""] if told or number else [])
             yield from details(rows, work, net, order)
 
 
