@@ -13,7 +13,11 @@ from runs import METHODS, made_images, pretrain
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from lwcl.data.cache.open import open_cached_images
+from lwcl.data.cache.policy import CacheMode
+from lwcl.data.dataset import open_images
 from lwcl.data.workers import load_in_workers
+from lwcl.reporting.console import Screen
 from lwcl.system import shared_memory
 from lwcl.system.shared_memory import PackedTensor, pack_tensors, shared_memory_warning, unpack_tensors
 
@@ -90,3 +94,13 @@ def test_a_long_name_of_the_temporary_folder_is_no_socket_and_batches_come_by_pi
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / ("long" * 20)))
     assert "TMPDIR" in shared_memory_warning()
     assert len(list(load_in_workers(Items(), [[0, 1], [2]], 1, timeout=20))) == 2
+
+
+@pytest.mark.parametrize(("mode", "told"), [("off", True), ("jpeg", True), ("ram", False)])
+def test_small_shared_memory_is_said_where_workers_decode_however_few_the_images(
+    mode: CacheMode, told: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(shared_memory, "MIN_FREE_BYTES", 2**62)
+    images = open_images([str(made_images(tmp_path / "images", 4))])
+    open_cached_images(images, 16, mode, Screen(quiet=True), workers=1)
+    assert ("--shm-size" in capfd.readouterr().err) is told

@@ -115,7 +115,7 @@ LINKS = {
     "etc": "/etc", "all": "/", "above": "..", "here": ".", "self": "self", "ring": "../F/ring2", "ring2": "ring",
     "gone": "/nowhere/at/all", "beside": "S", "chain": "beside", "deep": "../S/a/../a", "zero.png": "/dev/zero",
     "tty.png": "/dev/tty", "memory.png": "/proc/self/mem", "passwd.png": "/etc/passwd", "one.png": "S/a/000.png",
-    "pipe.png": "P", "\nname": "/etc", "%s": "/usr/share/doc", "x" * 250: "S",
+    "pipe.png": "P", "\nname": "/etc", "%s": "S/b", "x" * 250: "S",
 }  # fmt: skip
 
 

@@ -42,7 +42,8 @@ def open_cached_images(
         raise DataError(what, remedy="Give another --cache, such as disk.")
     cache = CacheChoice(*distributed.broadcast_json(choose_cache(mode, CacheEstimate(images, short_side))))
     screen.say(cache.message)
-    if worker_count(workers, len(images)) and (warning := shared_memory_warning()):
+    working = workers if cache.where in ("off", "jpeg") else worker_count(workers, len(images))
+    if working and (warning := shared_memory_warning()):
         screen.warn(warning)
     if cache.where == "off":
         return CachedImages(images, None, short_side, [])
