@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 GAMMA, MIX_1, MIX_2 = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
-VIEW_STREAM, ORDER_STREAM, STEP_STREAM, BLOCK_STREAM = 0, 1, 2, 3  # purposes, which never share numbers
+VIEW_STREAM, ORDER_STREAM, STEP_STREAM, BLOCK_STREAM, CLIP_STREAM = range(5)  # purposes, which never share numbers
 
 
 def wrap_int64(value: int) -> int:
@@ -50,6 +50,12 @@ def image_uniforms(seed: int, epoch: int, view: int, index: Tensor, count: int) 
     keys = child_key(stream_key(seed, VIEW_STREAM, epoch, view).to(index.device), index.to(torch.int64))
     columns = torch.arange(count, device=index.device)
     return logical_right_shift(child_key(keys[:, None], columns), 11).to(torch.float64) * 2.0**-53
+
+
+def clip_uniforms(seed: int, epoch: int, view: int, index: Tensor) -> Tensor:
+    """A number for each video, float64 (B,), uniform in [0, 1); as `image_uniforms`, and independent of these."""
+    keys = child_key(stream_key(seed, CLIP_STREAM, epoch, view).to(index.device), index.to(torch.int64))
+    return logical_right_shift(keys, 11).to(torch.float64) * 2.0**-53
 
 
 def epoch_permutation(n: int, seed: int, epoch: int) -> Tensor:

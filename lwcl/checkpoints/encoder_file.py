@@ -24,6 +24,7 @@ from lwcl.errors import UsageError
 from lwcl.models.encoder import Encoder, weights_hash
 from lwcl.models.loaded import InputSpec, LoadedEncoder
 from lwcl.models.low_bits import LowBits, bake, simulate_bits
+from lwcl.models.video import FRAMES, TEMPORAL
 from lwcl.system.atomic_files import crash_point, write_atomically
 from lwcl.system.compute import Compute
 
@@ -88,8 +89,11 @@ def encoder_from_description(description: dict[str, Any]) -> Encoder:
     arguments = description["arguments"]
     sizes = {"image_size": arguments.get("img_size"), "output_stride": arguments.get("output_stride")}
     norm, bn_eps = description["head_norm"], arguments.get("bn_eps")
+    clips = {name: arguments[name] for name in (FRAMES, TEMPORAL) if name in arguments}
     channels = arguments.get("in_chans", 3)
-    encoder = Encoder(description["arch"], description["head"], norm=norm, **sizes, bn_eps=bn_eps, channels=channels)
+    encoder = Encoder(
+        description["arch"], description["head"], norm=norm, **sizes, bn_eps=bn_eps, channels=channels, **clips
+    )
     return simulate_bits(encoder, LowBits(**description["bits"])) if "bits" in description else encoder
 
 
@@ -121,7 +125,8 @@ def export_timm(folder: Path, encoder: Encoder, input_spec: InputSpec, metadata:
     pixels = {name: data_config.pop(name) for name in ("pixel_format",) if name in data_config}
     del data_config["size"]
     backbone = Compute(torch.device("cpu")).place(bake(encoder.backbone))
-    config = {"model_config": {"num_features": encoder.width}, "model_args": encoder.arguments}
+    arguments = {name: value for name, value in encoder.arguments.items() if name not in (FRAMES, TEMPORAL)}
+    config = {"model_config": {"num_features": encoder.width}, "model_args": arguments}
     if metadata.get("origin") != "timm":
         known: dict[str, Any] = vars(backbone)["pretrained_cfg"]
         own = {name: value for name, value in known.items() if name not in PROVENANCE}

@@ -83,7 +83,7 @@ def onnx_input(images: Tensor, input_spec: InputSpec, with_preprocess: bool) -> 
     mean, std = (torch.tensor(values)[:, None, None] for values in (input_spec.mean, input_spec.std))
     pixels = (images * std + mean).mul(input_spec.pixel_format.white).round()
     limit = numpy.iinfo(input_spec.pixel_format.dtype).max
-    return pixels.clamp(0, limit).permute(0, 2, 3, 1).contiguous().numpy().astype(input_spec.pixel_format.dtype)
+    return pixels.clamp(0, limit).movedim(-3, -1).contiguous().numpy().astype(input_spec.pixel_format.dtype)
 
 
 def is_onnx_name(path: Path) -> bool:

@@ -42,7 +42,7 @@ class Parity(NamedTuple):
 
 
 class PreprocessedBackbone(nn.Module):
-    """A backbone with the normalisation inside: pixels (B, H, W, C) -> features (B, width)."""
+    """A backbone with the normalisation inside: pixels (B, H, W, C), or (B, T, H, W, C) -> features (B, width)."""
 
     scale: Tensor
     shift: Tensor
@@ -56,7 +56,7 @@ class PreprocessedBackbone(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Features of images as decoders give them."""
-        pixels = images.permute(0, 3, 1, 2).to(torch.float32)
+        pixels = images.movedim(-1, -3).to(torch.float32)
         features: Tensor = self.backbone(pixels * self.scale + self.shift)
         return features
 
@@ -77,12 +77,12 @@ def write_onnx(path: Path, loaded: LoadedEncoder, *, opset: int, with_preprocess
 def example_input(loaded: LoadedEncoder, count: int, *, with_preprocess: bool) -> tuple[nn.Module, Tensor]:
     """A copy of the backbone that is ready for a converter, and a batch of its input."""
     backbone, size = bake(loaded.encoder.backbone).cpu().float().eval().requires_grad_(False), loaded.input_spec.size
-    channels = loaded.encoder.channels
+    shape = loaded.encoder.input_shape(size)
     if with_preprocess:
         dtype: torch.dtype = getattr(torch, loaded.input_spec.pixel_format.dtype)
         whole = PreprocessedBackbone(backbone, loaded.input_spec).eval()
-        return whole, torch.zeros(count, size, size, channels, dtype=dtype)
-    return backbone, torch.zeros(count, channels, size, size)
+        return whole, torch.zeros(count, *shape, dtype=dtype).movedim(-3, -1).contiguous()
+    return backbone, torch.zeros(count, *shape)
 
 
 def export_program(arch: str, backbone: nn.Module, images: Tensor, opset: int) -> Any:
@@ -168,8 +168,9 @@ def made_batches(input_spec: InputSpec) -> list[Tensor]:
     """Seeded noise of whole pixel values, normalised, in two batch sizes."""
     generator, size = torch.Generator().manual_seed(0), input_spec.size
     mean, std = (torch.tensor(values)[:, None, None] for values in (input_spec.mean, input_spec.std))
+    frames = (input_spec.pixel_format.frames,) if input_spec.pixel_format.frames else ()
     shapes: Sequence[tuple[int, ...]] = [
-        (count, len(input_spec.mean), size, size) for count in (EXAMPLE_BATCH, OTHER_BATCH)
+        (count, *frames, len(input_spec.mean), size, size) for count in (EXAMPLE_BATCH, OTHER_BATCH)
     ]
     white = int(input_spec.pixel_format.white)
     return [(torch.randint(white + 1, shape, generator=generator) / white - mean) / std for shape in shapes]

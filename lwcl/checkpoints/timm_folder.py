@@ -40,7 +40,7 @@ def load_timm_folder(path: Path, arch: str | None = None, image_size: int | None
     if arch not in (None, config["architecture"]):
         raise UsageError(f"{path}: holds {config['architecture']}, not {arch}.", remedy="Leave --arch out.")
     input_spec = input_spec_from_config(path.parent, config)
-    encoder = encoder_from_config(path.parent, config, input_spec.size)
+    encoder = encoder_from_config(path.parent, config, input_spec)
     load_backbone(path, encoder, config["pretrained_cfg"].get("classifier") or ())
     input_spec = resize_input(path, encoder, input_spec, image_size)
     facts = {"origin": "timm folder", "file": path.name}
@@ -96,10 +96,10 @@ def input_spec_from_config(folder: Path, whole: dict[str, Any]) -> InputSpec:
         raise UsageError(f"{folder}: the pretrained_cfg in its config.json is damaged.", str(error)) from error
 
 
-def encoder_from_config(folder: Path, config: dict[str, Any], size: int) -> Encoder:
+def encoder_from_config(folder: Path, config: dict[str, Any], input_spec: InputSpec) -> Encoder:
     """An encoder of a config's architecture, not loaded yet. Raises `UsageError` for arguments that lwcl lacks."""
     arguments = {name: value for name, value in config["model_args"].items() if value is not None}
-    side = arguments.get("img_size") or size
+    side = arguments.get("img_size") or input_spec.size
     with torch.random.fork_rng(devices=[]):
         encoder = Encoder(
             config["architecture"],
@@ -107,6 +107,7 @@ def encoder_from_config(folder: Path, config: dict[str, Any], size: int) -> Enco
             output_stride=arguments.get("output_stride"),
             bn_eps=arguments.get("bn_eps"),
             channels=arguments.get("in_chans", 3),
+            frames=input_spec.pixel_format.frames,
         )
     pooling = pooling_of(encoder.backbone) or arguments.get("global_pool")  # some models do not say
     fixed = {"global_pool": pooling}

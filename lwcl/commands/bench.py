@@ -12,7 +12,7 @@ from lwcl.evaluation.evaluator import Evaluator, open_evaluator
 from lwcl.evaluation.latency import measure_latency
 from lwcl.evaluation.memory import peak_megabytes
 from lwcl.evaluation.publish import publish
-from lwcl.evaluation.subjects import load_subject
+from lwcl.evaluation.subjects import for_clips, load_subject
 from lwcl.metrics.bootstrap import bootstrap_interval, mean_top1
 from lwcl.metrics.cost import count_macs
 from lwcl.models.loaded import LoadedEncoder
@@ -27,7 +27,9 @@ from lwcl.system.limits import usable_cpus
 def run_bench(encoders: list[str], options: BenchOptions, *, as_json: bool = False, quiet: bool = False) -> int:
     """Measures the encoders, prints a table or JSON, writes a report if asked to; returns the exit code."""
     screen = Screen(quiet=quiet)
-    loaded = [load_subject(name, arch=options.arch, image_size=options.image_size).loaded for name in encoders]
+    subjects = [load_subject(name, arch=options.arch, image_size=options.image_size) for name in encoders]
+    options, subjects = for_clips(options, subjects)
+    loaded = [subject.loaded for subject in subjects]
     evaluator = open_evaluator(options, 256, options.val, options.seed, screen) if options.data else None
     rows = []
     for name, one in zip(encoders, loaded, strict=True):
@@ -63,7 +65,7 @@ def measure_encoder(spec: str, loaded: LoadedEncoder, options: BenchOptions) -> 
         kind=("ONNX int8" if loaded.metadata.get("int8") else "ONNX") if is_onnx else "PyTorch",
         size=size,
         parameters=None if is_onnx else sum(parameter.numel() for parameter in backbone.parameters()),
-        macs=None if is_onnx else count_macs(backbone, size, loaded.encoder.channels),
+        macs=None if is_onnx else count_macs(backbone, size, loaded.encoder.channels, loaded.encoder.frames),
         megabytes=size_on_disk(spec, loaded),
         latency=one.median,
         latency_iqr=one.iqr,

@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from lwcl.checkpoints.encoder_file import export_timm, save_encoder, timm_snippet
+from lwcl.checkpoints.encoder_file import save_encoder
+from lwcl.checkpoints.export_folder import export_encoder, usage_text
 from lwcl.checkpoints.load import load_encoder, resolve_encoder_file
 from lwcl.checkpoints.onnx_encoder import reject_onnx
 from lwcl.errors import UsageError
@@ -38,14 +39,14 @@ def convert(
     )
     save_encoder(file, loaded.encoder, loaded.input_spec, metadata)
     if export is not None:
-        export_timm(export, loaded.encoder, loaded.input_spec, loaded.metadata)
+        export_encoder(export, loaded.encoder, loaded.input_spec, loaded.metadata)
     summary = conversion_summary(loaded) | {"encoder": str(file), "export": None if export is None else str(export)}
     if as_json:
         print_json({"schema_version": SCHEMA_VERSION, **summary})
     else:
         print_table("", ("Field", "Value"), [(name, format_cell(abbreviate(value))) for name, value in summary.items()])
     if export is not None:
-        Screen(quiet=quiet).say(f"Use it in plain timm:\n{timm_snippet(export, loaded.encoder.width)}")
+        Screen(quiet=quiet).say(usage_text(export, loaded.encoder))
     return 0
 
 

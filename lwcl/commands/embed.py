@@ -11,7 +11,7 @@ from lwcl.data.workers import worker_count
 from lwcl.errors import UsageError
 from lwcl.evaluation.embedder import Embedder
 from lwcl.evaluation.embedding_file import EmbeddingSet, check_embedding_path, write_embeddings
-from lwcl.evaluation.subjects import load_subject
+from lwcl.evaluation.subjects import for_clips, load_subject
 from lwcl.formatting import SCHEMA_VERSION, plural
 from lwcl.models.encoder import weights_hash
 from lwcl.models.loaded import LoadedEncoder
@@ -28,7 +28,9 @@ def run_embed(encoder: str, options: EmbedOptions, *, as_json: bool = False, qui
     screen, path = Screen(quiet=quiet), Path(options.out)
     check_embedding_path(path, overwrite=options.overwrite)
     torch.set_num_threads(options.threads or usable_cpus())
-    loaded = load_subject(encoder, arch=options.arch, image_size=options.image_size).loaded
+    subject = load_subject(encoder, arch=options.arch, image_size=options.image_size)
+    options, (subject,) = for_clips(options, [subject])
+    loaded = subject.loaded
     if options.head and not loaded.encoder.head_widths:
         raise UsageError(f"{encoder} has no projection head.", remedy="Leave --head out.")
     images = open_images(options.data, **options.reading)

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from lwcl.checkpoints.encoder_file import export_timm, timm_snippet
+from lwcl.checkpoints.export_folder import export_encoder, usage_text
 from lwcl.checkpoints.hub import check_repository, push_folder
 from lwcl.checkpoints.load import load_encoder
 from lwcl.checkpoints.onnx_encoder import reject_onnx
@@ -47,7 +47,7 @@ def run_export(encoder: str, options: ExportOptions, *, as_json: bool = False, q
                 document |= write_onnx_files(Path(scratch), encoder, loaded, options, screen).as_json()
                 card += onnx_section(document)
                 write_atomically(Path(scratch) / "onnx.json", json_document(document) + "\n")
-            export_timm(folder, loaded.encoder, loaded.input_spec, loaded.metadata)
+            export_encoder(folder, loaded.encoder, loaded.input_spec, loaded.metadata)
             for file in sorted(Path(scratch).iterdir()):
                 write_atomically(folder / file.name, file.read_bytes())
     write_atomically(folder / "README.md", card)
@@ -84,7 +84,7 @@ def print_export(document: dict[str, Any], folder: Path, loaded: LoadedEncoder, 
         print_table("", ONNX_COLUMNS, onnx_rows(document))
         for line in onnx_notes(document):
             write_line(line, sys.stdout)
-    write_line(escape_lines(timm_snippet(folder, loaded.encoder.width)), sys.stdout)
+    write_line(escape_lines(usage_text(folder, loaded.encoder).partition("\n")[2]), sys.stdout)
 
 
 def report_scores(run: RunFolder) -> tuple[list[EncoderResult], dict[str, SettingValue]]:

@@ -66,6 +66,8 @@ def write_onnx_files(
     folder: Path, encoder: str, loaded: LoadedEncoder, options: ExportOptions, screen: Screen
 ) -> OnnxExport:
     """Writes the ONNX files that the options ask for into a folder. Raises `ParityError` or `UsageError`."""
+    if loaded.encoder.frames and options.int8:
+        raise UsageError("--int8 is for networks for images.", remedy="Leave --int8 out: float32 works for clips.")
     own = calibration_images(encoder, options) if options.int8 else None
     images = open_images(own.data, "train", **own.reading) if own else None
     path = folder / ONNX_FILE

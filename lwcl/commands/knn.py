@@ -7,7 +7,7 @@ from lwcl.config.knn_presets import resolve_vote
 from lwcl.evaluation.eval_data import pair_facts, with_own_data
 from lwcl.evaluation.evaluator import encoder_result, open_evaluator
 from lwcl.evaluation.publish import publish
-from lwcl.evaluation.subjects import baselines, load_subject, with_untrained
+from lwcl.evaluation.subjects import baselines, for_clips, load_subject, with_untrained
 from lwcl.reporting.console import Screen
 from lwcl.reporting.knn import knn_report, knn_table
 from lwcl.runs.folder import report_folder
@@ -35,6 +35,7 @@ def knn_here(encoders: list[str], options: KnnOptions, *, as_json: bool, quiet: 
     subjects = [
         load_subject(name, arch=options.arch, image_size=options.image_size, seed=options.seed) for name in encoders
     ]
+    options, subjects = for_clips(options, subjects)
     subjects = list(with_untrained(subjects, options.seed)) if options.random_init else subjects
     evaluator = open_evaluator(
         options, options.batch_size, options.val, options.seed, screen, known_classes=options.known_classes

@@ -12,7 +12,7 @@ from lwcl.evaluation.eval_data import pair_facts, with_own_data
 from lwcl.evaluation.evaluator import encoder_result
 from lwcl.evaluation.linear_probe import ProbeResult, ProbeSetup, probe_encoder, probe_images
 from lwcl.evaluation.publish import publish
-from lwcl.evaluation.subjects import Subject, baselines, load_subject, with_untrained
+from lwcl.evaluation.subjects import Subject, baselines, for_clips, load_subject, with_untrained
 from lwcl.formatting import plural
 from lwcl.metrics.bootstrap import bootstrap_interval, mean_top1
 from lwcl.reporting.console import Screen
@@ -45,7 +45,7 @@ def probe_here(encoders: list[str], options: ProbeOptions, *, as_json: bool, qui
             remedy="Leave one of them out.",
         )
     torch.set_num_threads(options.threads or own_cpus())
-    subjects = load_probe_subjects(encoders, options)
+    options, subjects = load_probe_subjects(encoders, options)
     options = with_own_data(options, encoders, screen)
     bank, queries, notes, _ = open_probe_pair(
         options.data,
@@ -84,13 +84,14 @@ def probe_here(encoders: list[str], options: ProbeOptions, *, as_json: bool, qui
     return 0
 
 
-def load_probe_subjects(encoders: Sequence[str], options: ProbeOptions) -> list[Subject]:
-    """The encoders named, the teacher, and their baselines. Raises as `load_subject`."""
+def load_probe_subjects(encoders: Sequence[str], options: ProbeOptions) -> tuple[ProbeOptions, list[Subject]]:
+    """The encoders named, the teacher, and their baselines; options with their clip. Raises as `load_subject`."""
     size, seed = options.image_size, options.seed
     subjects = [load_subject(name, arch=options.arch, image_size=size, seed=seed) for name in encoders]
     if options.teacher:
         subjects.append(load_subject(options.teacher, image_size=size, seed=seed, is_teacher=True))
-    return list(with_untrained(subjects, seed)) if options.random_init else subjects
+    options, subjects = for_clips(options, subjects)
+    return options, list(with_untrained(subjects, seed)) if options.random_init else subjects
 
 
 def parse_fractions(fractions: str) -> tuple[float, ...]:

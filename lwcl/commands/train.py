@@ -220,6 +220,7 @@ def open_run_folder(config: ResolvedConfig, images: ImageSet, auto: Collection[s
     ignore |= set() if config.unsettled else {"minutes"}  # the epochs tell whether it is the same run
     resume: ResumeMode = options.resume  # type: ignore[assignment]  # its choices are checked
     stem, newest = f"{config.command}-{config.method.name}-{options.arch}", "never" if options.overwrite else resume
+    stem = stem.replace("/", "-")  # of video/r3d_18
     out = Path(options.out) if options.out else default_out(stem, settings, resume=newest, ignore=ignore)
     folder = RunFolder.open(out, settings, resume=resume, overwrite=options.overwrite, ignore=ignore)
     screen.log = folder.log

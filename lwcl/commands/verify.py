@@ -8,6 +8,7 @@ import timm
 import torch
 
 from lwcl.checkpoints import training_state
+from lwcl.checkpoints.export_folder import exports_to_timm
 from lwcl.checkpoints.load import load_encoder
 from lwcl.errors import LwclError, StorageError, UsageError
 from lwcl.formatting import SCHEMA_VERSION, escape
@@ -84,6 +85,8 @@ def verify_encoder(folder: RunFolder) -> Iterator[tuple[str, str]]:
         yield "the encoder as read", f"damaged: {error}"
         return
     yield "the encoder as read", INTACT
+    if not exports_to_timm(loaded.encoder):  # the export is the encoder once more
+        return
     try:
         same = timm_export_matches(folder.export, loaded)
     except Exception as error:  # timm and safetensors raise many kinds for a damaged file
@@ -103,9 +106,10 @@ def timm_export_matches(export: Path, loaded: LoadedEncoder) -> bool:
     )
     config: Any = model.pretrained_cfg
     told = [config[name] for name in ("input_size", "mean", "std", "crop_pct")]
-    images = torch.rand(
-        COMPARED_IMAGES, loaded.encoder.channels, size, size, generator=torch.Generator().manual_seed(0)
-    )
+    shape = loaded.encoder.input_shape(size)
+    images = torch.rand(COMPARED_IMAGES, *shape, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        same = torch.equal(model(images), loaded.encoder.eval().features(images))
+        features = model(images.flatten(0, -4)).unflatten(0, images.shape[:-3])
+        features = features.mean(1) if loaded.encoder.frames else features
+        same = torch.equal(features, loaded.encoder.eval().features(images))
     return same and [tuple(one) if isinstance(one, list) else one for one in told] == list(takes)

@@ -17,7 +17,7 @@ from lwcl.config.recipes import RECIPES, SMALL_DATA_IMAGES, SMALL_DATA_OVERRIDES
 from lwcl.config.train_options import TRAIN_OPTIONS
 from lwcl.formatting import plural
 from lwcl.methods.method import methods
-from lwcl.models.archs import known_archs
+from lwcl.models.archs import VIDEO_ARCHS, known_archs
 from lwcl.models.teachers import known_teachers
 from lwcl.settings import unknown_name_error
 
@@ -48,7 +48,7 @@ class CatalogueEntry(NamedTuple):
 
 def list_archs() -> list[CatalogueEntry]:
     """Every model of timm, those with tests of their own first."""
-    others = [CatalogueEntry(name, "") for name in known_archs()[1] if name not in TESTED_ARCHS]
+    others = [CatalogueEntry(name, "") for name in (*VIDEO_ARCHS, *known_archs()[1]) if name not in TESTED_ARCHS]
     return [CatalogueEntry(name, "tested: trained, exported, reloaded") for name in TESTED_ARCHS] + others
 
 

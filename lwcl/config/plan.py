@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from lwcl.config.augmentation import AUGMENTATIONS, Augmentation
+from lwcl.config.clips import check_clip
 from lwcl.config.recipes import AUTO_RECIPES, RECIPES, Optimization, recipe_named
 from lwcl.config.teacher_options import check_teacher_options, parse_init_by
 from lwcl.config.train_options import (
@@ -171,6 +172,7 @@ def plan_run(command: TrainCommand, chosen: Chosen, file: Chosen | None = None, 
         what = f"--minutes settles the number of epochs, but --epochs {plan.optimization.epochs} is given too"
         where = "" if plan.origins["epochs"] == FLAG else f", by {plan.origins['epochs']}"
         raise UsageError(f"{what}{where}.", remedy="Remove one of them.")
+    check_clip(plan.options)
     return plan
 
 

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from lwcl.config.clips import ClipOptions
 from lwcl.settings import AUTO, Auto, Settings, setting
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ MAX_IMAGE_SIZE = 16_384
 FINDING, PIXELS = ("download", "labels", "follow_links"), ("channels", "bit_depth", "value_range", "pages", "bands")
 
 
-class DataOptions(Settings):
+class DataOptions(ClipOptions):
     """Where images come from."""
 
     data: tuple[str, ...] = setting(
@@ -68,7 +69,7 @@ class DataOptions(Settings):
     @property
     def reading(self) -> dict[str, Any]:
         """How the images are found and read, as `open_images` takes it."""
-        return {name: getattr(self, name) for name in FINDING + PIXELS}
+        return {name: getattr(self, name) for name in (*FINDING, *PIXELS, "clip")}
 
     @property
     def pixels(self) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from lwcl.data.frames import Frames
 from lwcl.models.pixel_format import shown_channels
 
 Array = npt.NDArray[Any]
@@ -84,4 +85,4 @@ def as_photo(pixels: Array) -> Array:
     return photo
 
 
-Picture = Image.Image | BandImage  # 8-bit RGB as Pillow's, anything else as bands
+Picture = Image.Image | BandImage | Frames  # 8-bit RGB as Pillow's, anything else as bands; videos

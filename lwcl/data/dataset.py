@@ -25,7 +25,8 @@ from lwcl.data.sources.label_table import LabelTable
 from lwcl.data.sources.packed import Coded, IndexArray, PackedNames
 from lwcl.data.sources.source import ImageReader, ImageSource, source_from_files
 from lwcl.data.sources.splits import NO_LABELS, Labels, Split, has_splits, positions_of_split, stratified_holdout
-from lwcl.data.survey import DEEP_SUFFIXES, SURVEYED_IMAGES, Reading, settle_pixel_format
+from lwcl.data.sources.videos import open_videos
+from lwcl.data.survey import DEEP_SUFFIXES, SURVEYED_IMAGES, Reading, clip_format, settle_pixel_format
 from lwcl.errors import DataError, UsageError
 from lwcl.models.pixel_format import RGB, PixelFormat
 from lwcl.rng import epoch_permutation
@@ -88,6 +89,16 @@ class ImageSet:
             return self.readers[reader].image(row, min_side, self.pixel_format)
         whole = self.readers[reader].image(row, None, dataclasses.replace(self.pixel_format, channels=3, view=""))
         return degrade(whole, self.pixel_format.view) if isinstance(whole, Image.Image) else whole
+
+    def short_side(self, index: int) -> int:
+        """The short side of an image, or of a video's frames by its header; raises `DataError` if none is readable."""
+        if not self.pixel_format.frames:
+            return min(self.readable_image(index)[0].size)
+        for position in replacement_positions(index, len(self)):
+            with contextlib.suppress(UnreadableImageError):
+                reader, row = (int(number) for number in self.rows[position])
+                return min(self.readers[reader].native(row).size)
+        return min(self.readable_image(index)[0].size)
 
     def sample(self, most: int, suffixes: tuple[str, ...] = DEEP_SUFFIXES) -> Iterator[NativeImage]:
         """At most so many images that can hold more than 8-bit RGB, evenly spaced, as their files have them."""
@@ -158,8 +169,7 @@ def open_images(
     """
     table, level, specs = LabelTable.open(labels), labels.strip().lower(), data or (builtin.DEFAULT_SET,)
     said, level = Reading(**reading), NO_LABELS if table else level
-    how: dict[str, Any] = {"follow_links": follow_links, "bands": said.bands}
-    sources = [open_image_source(spec, download, level, **how) for spec in specs]
+    sources = [*open_sources(specs, said, download, level, follow_links)]
     prefixed = zip(sources, source_prefixes(data), strict=True)
     names = PackedNames.joined([PackedNames.of(source.names).below(above) for source, above in prefixed])
     notes = tuple(note for source in sources for note in source.notes)
@@ -188,6 +198,8 @@ def open_images(
         notes=notes,
         identity=both[1],
     )
+    if said.clip:
+        return with_pixel_format(images, clip_format(said))
     seen = images.sample(SURVEYED_IMAGES, ("",) if said.bands else DEEP_SUFFIXES)
     return with_pixel_format(images, *settle_pixel_format(list(seen), said))
 
@@ -197,11 +209,23 @@ def joined(parts: Iterable[Sequence[str]]) -> Coded:
     return Coded.joined([*map(Coded.of, parts)])
 
 
+def open_sources(
+    specs: Sequence[str], said: Reading, download: bool, level: Labels, follow_links: bool
+) -> Iterator[ImageSource]:
+    """What the `--data` values name, as videos or as images."""
+    clip = clip_format(said)
+    for spec in specs:
+        if clip.frames:
+            yield open_videos(spec, clip, level, follow_links=follow_links)
+        else:
+            yield open_image_source(spec, download, level, follow_links=follow_links, bands=said.bands)
+
+
 def with_pixel_format(images: ImageSet, pixel_format: PixelFormat, notes: tuple[str, ...] = ()) -> ImageSet:
     """The images read in a pixel format; a set in another one than RGB has another fingerprint."""
     if pixel_format == images.pixel_format:
         return images
-    digest = hashlib.sha256(f"{images.fingerprint}/{pixel_format}".encode()).hexdigest()
+    digest = hashlib.sha256(f"{images.fingerprint}/{pixel_format}{pixel_format.clip}".encode()).hexdigest()
     notes = (*images.notes, *notes)
     return dataclasses.replace(images, pixel_format=pixel_format, fingerprint=digest, notes=notes)
 

@@ -12,6 +12,7 @@ from lwcl.data.augment.apply import AugmentParams
 from lwcl.data.augment.crops import crop_with_pillow
 from lwcl.data.band_image import Picture
 from lwcl.data.dataset import BrokenImage, ImageSet
+from lwcl.data.frames import Frames
 
 MAX_PENDING_PIXELS = 1 << 24  # of images that are decoded and not yet cropped: 48 MiB
 
@@ -22,6 +23,12 @@ class ParamSampler(Protocol):
     """The augmentation parameters of a crop of the images at `index` (B,), of these sides (B,)."""
 
     def __call__(self, crop: int, index: Tensor, heights: Tensor, widths: Tensor) -> AugmentParams: ...
+
+
+class StartSampler(Protocol):
+    """The first frames (B,) of a crop's clips of the videos at `index` (B,), which have `counts` (B,) frames."""
+
+    def __call__(self, crop: int, index: Tensor, counts: Tensor) -> Tensor: ...
 
 
 class DecodedImage(NamedTuple):
@@ -35,7 +42,7 @@ class DecodedImage(NamedTuple):
 class CropBatch(NamedTuple):
     """The crops of a batch of images, uint8 or uint16, channels last in memory; sides of the images; broken images."""
 
-    crops: dict[int, Tensor]  # by size: (views cut at this size, B, C, size, size)
+    crops: dict[int, Tensor]  # by size: (views cut at this size, B, C, size, size); of clips (..., T, C, size, size)
     views: Mapping[int, Sequence[int]]  # by size: these views
     heights: Tensor  # (B,)
     widths: Tensor
@@ -55,9 +62,14 @@ class CropDataset(Dataset[CropBatch]):
     """
 
     def __init__(
-        self, images: ImageSet, params: ParamSampler, views: Mapping[int, Sequence[int]], short_side: int | None
+        self,
+        images: ImageSet,
+        params: ParamSampler,
+        views: Mapping[int, Sequence[int]],
+        short_side: int | None,
+        starts: StartSampler,
     ) -> None:
-        self.images, self.params, self.views, self.short_side = images, params, views, short_side
+        self.images, self.params, self.views, self.short_side, self.starts = images, params, views, short_side, starts
 
     def __getitems__(self, requests: list[Request]) -> CropBatch:
         done: list[CropBatch] = []
@@ -65,12 +77,14 @@ class CropDataset(Dataset[CropBatch]):
         pixels = 0
         for count, (crops, position) in enumerate(requests, 1):
             pending.append(DecodedImage(position, *self.images.readable_image(position, self.short_side)))
-            pixels += pending[-1].image.height * pending[-1].image.width
+            image = pending[-1].image
+            pixels += image.height * image.width * (len(image) if isinstance(image, Frames) else 1)
             if pixels >= MAX_PENDING_PIXELS or count == len(requests):
                 done.append(self.cut(crops, pending))
                 pending, pixels = [], 0
         crops_by_size = {
-            size: torch.cat([batch.crops[size].movedim(2, 4) for batch in done], 1).movedim(4, 2) for size in self.views
+            size: torch.cat([batch.crops[size].movedim(-3, -1) for batch in done], 1).movedim(-1, -3)
+            for size in self.views
         }
         heights, widths = torch.cat([batch.heights for batch in done]), torch.cat([batch.widths for batch in done])
         return CropBatch(crops_by_size, self.views, heights, widths, [broken for b in done for broken in b.broken])
@@ -81,11 +95,24 @@ class CropDataset(Dataset[CropBatch]):
         index, heights, widths = torch.tensor(rows).T
         sampled = [self.params(crop, index, heights, widths) for crop in crops]
         boxes = [list(zip(params.boxes.tolist(), params.flip.tolist(), strict=True)) for params in sampled]
+        clips = [self.clips(crop, index, images) for crop in crops]
         crops_by_size, pixel_format = {}, self.images.pixel_format
+        frames = (pixel_format.frames,) if pixel_format.frames else ()
         for size, views in self.views.items():
-            pixels = np.empty((len(views), len(images), size, size, pixel_format.channels), pixel_format.dtype)
-            for row, place in np.ndindex(pixels.shape[:2]):
-                pixels[row, place] = crop_with_pillow(images[place].image, *boxes[views[row]][place], size)
-            crops_by_size[size] = torch.from_numpy(pixels).movedim(4, 2)
+            shape = (len(views), len(images), *frames, size, size, pixel_format.channels)
+            pixels = np.empty(shape, pixel_format.dtype)
+            for row, place in np.ndindex(shape[:2]):
+                pixels[row, place] = crop_with_pillow(clips[views[row]][place], *boxes[views[row]][place], size)
+            crops_by_size[size] = torch.from_numpy(pixels).movedim(-1, -3)
         broken = [broken for decoded in images for broken in decoded.broken]
         return CropBatch(crops_by_size, self.views, heights, widths, broken)
+
+    def clips(self, crop: int, index: Tensor, images: list[DecodedImage]) -> list[Picture]:
+        """What a crop is cut out of: the images, or of videos its clips."""
+        whole = [decoded.image for decoded in images]
+        videos = [image for image in whole if isinstance(image, Frames)]
+        if not videos:
+            return whole
+        starts = self.starts(crop, index, torch.tensor([len(video) for video in videos]))
+        frames = self.images.pixel_format.frames
+        return [video.clip(frames, start) for video, start in zip(videos, starts.tolist(), strict=True)]

@@ -9,6 +9,7 @@ from torch.utils.data import Dataset
 from lwcl.data.augment.views import normalise_images
 from lwcl.data.dataset import BrokenImage, ImageSet, as_input
 from lwcl.data.decode import center_crop
+from lwcl.data.frames import Frames
 from lwcl.data.workers import load_in_workers
 from lwcl.methods.method import Batch
 from lwcl.models.loaded import InputSpec
@@ -16,7 +17,10 @@ from lwcl.system.compute import Compute
 
 
 class CenterCropDataset(Dataset[tuple[Tensor, list[BrokenImage]]]):
-    """Item i: the center crop of image i, (C, size, size), and the broken images on the way."""
+    """Item i: the center crop of image i, (C, size, size), and the broken images on the way.
+
+    Of a video, that of the clip in its middle, (T, C, size, size).
+    """
 
     def __init__(self, images: ImageSet, input_spec: InputSpec) -> None:
         self.images, self.input_spec = as_input(images, input_spec.pixel_format), input_spec
@@ -24,8 +28,9 @@ class CenterCropDataset(Dataset[tuple[Tensor, list[BrokenImage]]]):
     def __getitem__(self, index: int) -> tuple[Tensor, list[BrokenImage]]:
         size, crop_pct = self.input_spec.size, self.input_spec.crop_pct
         image, broken = self.images.readable_image(index, round(size / crop_pct))
+        image = image.clip(self.images.pixel_format.frames) if isinstance(image, Frames) else image
         view = center_crop(image, size, crop_pct=crop_pct)
-        return torch.from_numpy(view.copy()).permute(2, 0, 1), broken
+        return torch.from_numpy(view.copy()).movedim(-1, -3), broken
 
 
 def center_crop_batches(

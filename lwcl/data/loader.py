@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from lwcl.config.augmentation import Augmentation
-from lwcl.data.augment.apply import AugmentParams
+from lwcl.data.augment.apply import AugmentParams, each_frame
 from lwcl.data.augment.views import make_views, make_views_from_crops, sample_augment_params
 from lwcl.data.cache.pixels import STORED_TYPES, PixelStore
 from lwcl.data.dataset import BrokenImage, ImageSet
@@ -24,6 +24,7 @@ from lwcl.data.order import epoch_order
 from lwcl.data.workers import load_in_workers
 from lwcl.methods.method import Batch, ViewSpec
 from lwcl.models.loaded import InputSpec
+from lwcl.rng import clip_uniforms
 from lwcl.system import distributed
 from lwcl.system.compute import Compute
 
@@ -67,6 +68,12 @@ class StudentViews:
             widths=widths, channels=input_spec.pixel_format.channels,
         )  # fmt: skip
 
+    def clip_starts(self, crop: int, index: Tensor, counts: Tensor, *, seed: int) -> Tensor:
+        """The first frames (B,) of a crop's clips in the videos at `index` (B,), of `counts` (B,) frames: uniform."""
+        epoch, view = divmod(crop, len(self.specs))
+        spare = counts - self.input_spec.pixel_format.frames + 1
+        return (clip_uniforms(seed, epoch, view, index) * spare).to(torch.int64)
+
 
 def augmentation_of(spec: ViewSpec, augmentation: Augmentation) -> Augmentation:
     """The augmentation of a group of views: the run's with the changes of the group."""
@@ -99,7 +106,7 @@ class Teacher(Protocol):
 
 
 class BatchViews(NamedTuple):
-    """Crops as views of the student and of the teacher, (B, 3, size, size) each."""
+    """Crops as views of the student and of the teacher, (B, 3, size, size) each; of clips (B, T, 3, size, size)."""
 
     crops: BatchCrops
     student: tuple[Tensor, ...]
@@ -182,6 +189,8 @@ class Loader:
     def store_renderer(self, crops: BatchCrops) -> Renderer:
         """Renders views of stored images."""
         assert self.store is not None
+        if self.store.pixel_format.frames:
+            return self.clip_renderer(self.store, crops)
         images, heights, widths = self.store.batch(crops.index)
         pixels = self.compute.send(images)
         parts: dict[tuple[int, ...], Tensor] = {}
@@ -195,6 +204,24 @@ class Loader:
 
         return render
 
+    def clip_renderer(self, store: PixelStore, crops: BatchCrops) -> Renderer:
+        """Renders views of stored videos: of each crop's own clip, which student and teacher share."""
+        clips: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
+
+        def render(view: int, input_spec: InputSpec, _: tuple[int, ...]) -> Tensor:
+            crop = crops.numbers[view]
+            if crop not in clips:
+                starts = self.student.clip_starts(crop, crops.index, store.counts[crops.index], seed=self.seed)
+                images, heights, widths = store.batch(crops.index, starts)
+                clips[crop] = self.compute.send(images), heights, widths
+            pixels, heights, widths = clips[crop]
+            params = self.params(crop, crops.index, heights, widths, input_spec=input_spec)
+            size = self.student.pixels(crop, input_spec)
+            views = make_views(*each_frame(pixels, params), size, **self.view_format(input_spec))
+            return torch.unflatten(views, 0, pixels.shape[:-3])
+
+        return render
+
     def crop_renderer(self, crops: BatchCrops, batch: CropBatch) -> Renderer:
         """Renders views of crops that were cut by worker processes."""
 
@@ -202,7 +229,8 @@ class Loader:
             params = self.params(crops.numbers[view], crops.index, batch.heights, batch.widths, input_spec=input_spec)
             pixels = batch.of_view(view, self.student.pixels(crops.numbers[view], input_spec))
             pixels = take_channels(self.compute.send(pixels), channels, input_spec)
-            return make_views_from_crops(pixels, params, **self.view_format(input_spec))
+            views = make_views_from_crops(*each_frame(pixels, params), **self.view_format(input_spec))
+            return torch.unflatten(views, 0, pixels.shape[:-3])
 
         return render
 
@@ -211,7 +239,8 @@ class Loader:
     ) -> Iterator[CropBatch]:
         """Crops from files, decoded by workers; `sizes`: the views needed at each size. Reports broken images."""
         params = functools.partial(self.student.params, seed=self.seed, input_spec=self.student.input_spec)
-        dataset = CropDataset(self.images, params, sizes, self.short_side)
+        starts = functools.partial(self.student.clip_starts, seed=self.seed)
+        dataset = CropDataset(self.images, params, sizes, self.short_side, starts)
         requests = ([(numbers, int(i)) for i in index] for numbers, index in crops)
         for batch in load_in_workers(dataset, requests, workers):
             for broken in batch.broken:

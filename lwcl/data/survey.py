@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from lwcl.config.clips import parse_clip
 from lwcl.data.band_image import Array
 from lwcl.data.decode import in_channels, load_pages
 from lwcl.data.native import NativeImage
@@ -34,6 +35,7 @@ class Reading(NamedTuple):
     value_range: str = ""
     pages: str = "refuse"
     bands: str = ""
+    clip: str = ""
 
 
 def settle_pixel_format(images: Sequence[NativeImage], reading: Reading) -> tuple[PixelFormat, tuple[str, ...]]:
@@ -52,6 +54,17 @@ def settle_pixel_format(images: Sequence[NativeImage], reading: Reading) -> tupl
             )
     settled = settle_values(images, reading, PixelFormat(wanted, bands=bands, pages=reading.pages))
     return settled, () if settled == PixelFormat() else (f"Images are read as {settled.describe()}.",)
+
+
+def clip_format(reading: Reading) -> PixelFormat:
+    """The format of the clips, RGB for images. Raises `UsageError` for flags of images beside `--clip`."""
+    frames, stride = parse_clip(reading.clip)
+    usual = Reading(clip=reading.clip)
+    if frames and reading != usual:
+        name = next(name for name in Reading._fields if getattr(reading, name) != getattr(usual, name))
+        flag = f"--{name.replace('_', '-')}"
+        raise UsageError(f"{flag} is for images: videos are read as RGB.", remedy=f"Leave {flag} out.")
+    return PixelFormat(frames=frames, stride=stride)
 
 
 def require_choice_of_pages(images: Sequence[NativeImage], reading: Reading) -> None:

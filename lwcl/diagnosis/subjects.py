@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from lwcl.config.augmentation import AUGMENTATIONS, MOCO_V2, Augmentation
 from lwcl.config.eval_options import DiagnoseOptions
+from lwcl.errors import UsageError
 from lwcl.evaluation.subjects import Subject, load_subject, with_untrained
 from lwcl.models.loaded import LoadedEncoder
 from lwcl.settings import unknown_name_error
@@ -33,6 +34,9 @@ def load_subjects(encoders: Sequence[str], options: DiagnoseOptions) -> list[Dia
     subjects = []
     for name in encoders:
         loaded = load_subject(name, arch=options.arch, image_size=options.image_size, seed=options.seed).loaded
+        if options.clip or loaded.encoder.frames:
+            what = f"lwcl diagnose-clustering looks at images; {name} would see clips of videos."
+            raise UsageError(what, remedy="Evaluate it by lwcl knn and lwcl probe.")
         augmentation, views = views_for(loaded, options.views)
         subjects.append(DiagnosisSubject(loaded, augmentation=augmentation, views=views))
     if options.random_init:

@@ -113,7 +113,8 @@ class Evaluator:
         )
         key = spec.size, spec.crop_pct, spec.pixel_format, images is self.bank
         hashes = self._hashes[0 if images is self.bank else 1]
-        for pixels in self._cache.batches(key, spec.pixel_format.bytes * spec.size**2 * len(places), decode):
+        loaded_bytes = max(1, spec.pixel_format.frames) * spec.pixel_format.bytes * spec.size**2 * len(places)
+        for pixels in self._cache.batches(key, loaded_bytes, decode):
             advance(len(pixels))
             if self.copies is None:
                 hashes += pixel_hashes(pixels)

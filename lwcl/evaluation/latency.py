@@ -28,8 +28,8 @@ def measure_latency(loaded: LoadedEncoder, batch: int, *, threads: int = 1, seco
         from torch.utils.benchmark import Timer
     compute = choose_compute(loaded.encoder, "cpu", "fp32")
     encoder, size = compute.place(loaded.encoder).eval(), loaded.input_spec.size
-    images = torch.rand(batch, encoder.channels, size, size, generator=torch.Generator().manual_seed(0))
-    images = images.contiguous(memory_format=compute.memory_format)
+    noise = torch.rand(batch, *encoder.input_shape(size), generator=torch.Generator().manual_seed(0))
+    images = compute.arrange(noise)
 
     @torch.inference_mode()
     def run() -> Tensor:

@@ -185,9 +185,7 @@ def build_probe_loader(
             remedy="Give a --batch-size that can.",
         )
     if store:
-        store = dataclasses.replace(
-            store, offsets=store.offsets[train], heights=store.heights[train], widths=store.widths[train], broken=[]
-        )
+        store = store.rows(train)
     return Loader(
         images=images,
         store=store,

@@ -31,7 +31,7 @@ def measure_in_this_process(spec: str, arch: str | None, image_size: int | None)
         loaded = load_encoder(spec, arch=arch, image_size=image_size)
         size = loaded.input_spec.size
         for _ in range(MEASURED_RUNS):
-            loaded.encoder.eval().features(torch.zeros(1, loaded.encoder.channels, size, size))
+            loaded.encoder.eval().features(torch.zeros(1, *loaded.encoder.input_shape(size)))
     return (memory_status("VmHWM") - before) / 1e6
 
 

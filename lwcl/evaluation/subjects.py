@@ -5,8 +5,11 @@ from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
 from lwcl.checkpoints.load import load_encoder
+from lwcl.config.clips import parse_clip
+from lwcl.config.train_options import DataOptions
 from lwcl.models.encoder import check_forward
 from lwcl.models.loaded import LoadedEncoder, random_encoder
+from lwcl.models.pixel_format import PixelFormat
 from lwcl.models.probe import check_weights_finite
 
 Role = Literal["encoder", "teacher", "untrained"]
@@ -37,6 +40,7 @@ class Subject:
 
 S = TypeVar("S", bound=Subject)
 V = TypeVar("V")
+Options = TypeVar("Options", bound=DataOptions)
 
 
 def load_subject(
@@ -56,6 +60,23 @@ def load_subject(
 def untrained_like(loaded: LoadedEncoder, seed: int) -> LoadedEncoder:
     """An untrained encoder of the same architecture for the same input."""
     return random_encoder(loaded.encoder.arch, loaded.input_spec, seed, loaded.encoder.arguments)
+
+
+def for_clips(options: Options, subjects: Iterable[S]) -> tuple[Options, list[S]]:
+    """The options with the clip of the first encoder of videos, and each encoder as it is for that data.
+
+    Raises `UsageError` for an encoder of images on clips without --temporal.
+    """
+    loaded = list(subjects)
+    own = [clip for one in loaded if (clip := one.loaded.input_spec.pixel_format.clip)]
+    given, options = bool(options.clip), replace(options, clip=options.clip or next(iter(own), ""))
+    frames, stride = parse_clip(options.clip)
+    pixels = PixelFormat(frames=frames, stride=stride)
+    keeps = [bool(one.loaded.input_spec.pixel_format.frames) and not given for one in loaded]
+    return options, [
+        one if kept else replace(one, loaded=one.loaded.for_data(pixels, options.temporal))
+        for one, kept in zip(loaded, keeps, strict=True)
+    ]
 
 
 def with_untrained(subjects: Iterable[S], seed: int) -> Iterator[S]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from lwcl.system.compute import torch_threads
+from lwcl.system.compute import Compute, torch_threads
 
 TIMING_SECONDS = 0.7  # spent on timing a batch size
 MAX_TIMED_RUNS = 50
@@ -29,17 +29,23 @@ class Cost(NamedTuple):
 
 
 def measure_cost(
-    backbone: nn.Module, size: int, *, channels_last: bool = False, threads: int = 1, channels: int = 3
+    backbone: nn.Module,
+    size: int,
+    *,
+    channels_last: bool = False,
+    threads: int = 1,
+    channels: int = 3,
+    frames: int = 0,
 ) -> Cost:
-    """The cost of a backbone for images (B, channels, size, size), in float32 on this CPU; takes below 3 seconds.
+    """The cost of a backbone for images (B, channels, size, size), or clips of `frames`, in float32 on this CPU; < 3 s.
 
     Leaves the backbone unchanged. One thread compares best between machines.
     """
     tensors = [*backbone.parameters(), *backbone.buffers()]
-    first, second = measure_latencies(backbone, (channels, size, size), channels_last, threads)
+    first, second = measure_latencies(backbone, input_shape(size, channels, frames), channels_last, threads)
     return Cost(
         parameters=sum(p.numel() for p in backbone.parameters()),
-        macs=count_macs(backbone, size, channels),
+        macs=count_macs(backbone, size, channels, frames),
         megabytes=sum(tensor.nbytes for tensor in tensors) / 1e6,
         latency_1=first,
         latency_32=second,
@@ -48,8 +54,13 @@ def measure_cost(
     )
 
 
-def count_macs(backbone: nn.Module, size: int, channels: int = 3) -> int:
-    """Multiply-accumulates of a backbone per image, counted on the meta device.
+def input_shape(size: int, channels: int, frames: int) -> tuple[int, ...]:
+    """The shape of an image (C, size, size), or of a clip (T, C, size, size)."""
+    return (*([frames] if frames else []), channels, size, size)
+
+
+def count_macs(backbone: nn.Module, size: int, channels: int = 3, frames: int = 0) -> int:
+    """Multiply-accumulates of a backbone per image or clip, counted on the meta device.
 
     Fused attention and recurrent kernels of a CPU would hide theirs.
     """
@@ -57,18 +68,18 @@ def count_macs(backbone: nn.Module, size: int, channels: int = 3) -> int:
     shapes |= {id(p): nn.Parameter(p.to("meta"), requires_grad=False) for p in backbone.parameters()}
     twin = copy.deepcopy(backbone, shapes).eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        twin(torch.empty(1, channels, size, size, device="meta"))
+        twin(torch.empty(1, *input_shape(size, channels, frames), device="meta"))
     return int(counter.get_total_flops()) // 2
 
 
 def measure_latencies(
-    backbone: nn.Module, shape: tuple[int, int, int], channels_last: bool, threads: int
+    backbone: nn.Module, shape: tuple[int, ...], channels_last: bool, threads: int
 ) -> tuple[float, float | None]:
     """Median milliseconds for an image, and for 32; None where these are expected to exceed `MAX_BATCH_SECONDS`."""
-    memory_format = torch.channels_last if channels_last else torch.contiguous_format
-    twin = copy.deepcopy(backbone).cpu().float().eval().to(memory_format=memory_format)
+    compute = Compute(torch.device("cpu"), channels_last=channels_last)
+    twin = compute.place(copy.deepcopy(backbone).float().eval())
     images = torch.rand(32, *shape, generator=torch.Generator().manual_seed(0))
-    images = images.contiguous(memory_format=memory_format)
+    images = compute.arrange(images)
     with torch_threads(threads), torch.inference_mode():
         alone = median_latency(twin, images[:1])
         return alone, median_latency(twin, images) if 32 * alone < 1000 * MAX_BATCH_SECONDS else None

@@ -12,6 +12,14 @@ from importlib.resources import files
 from lwcl.errors import UsageError
 from lwcl.settings import unknown_name_error
 
+#: Networks for clips, of torchvision.
+VIDEO_ARCHS = ("video/r3d_18", "video/mc3_18", "video/r2plus1d_18", "video/s3d")
+
+
+def is_video_arch(name: str) -> bool:
+    """Whether an architecture takes clips of videos."""
+    return name.startswith("video/")
+
 
 @cache
 def known_archs() -> tuple[str, tuple[str, ...]]:
@@ -25,6 +33,10 @@ def check_arch(name: str) -> str:
 
     For a name that is not listed, another version of timm is imported and asked (seconds).
     """
+    if is_video_arch(name):
+        if name not in VIDEO_ARCHS:
+            raise unknown_name_error("architecture", name, VIDEO_ARCHS, f"Give {', '.join(VIDEO_ARCHS)}.")
+        return name
     version, names = known_archs()
     if name.partition(".")[0] in names:
         return name

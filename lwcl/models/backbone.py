@@ -1,4 +1,4 @@
-"""timm's models as backbones: without classifier, and zero initialisation of residual branches."""
+"""Backbones without a classifier: timm's models, torchvision's for videos; zero initialisation of residual branches."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -7,7 +7,8 @@ import timm
 from torch import nn
 
 from lwcl.errors import UsageError
-from lwcl.models.archs import check_arch
+from lwcl.models.archs import check_arch, is_video_arch
+from lwcl.models.video import FRAMES, TEMPORAL, build_video_net, over_frames
 
 
 def batch_norms(net: nn.Module) -> Iterator[nn.modules.batchnorm._BatchNorm]:
@@ -16,7 +17,31 @@ def batch_norms(net: nn.Module) -> Iterator[nn.modules.batchnorm._BatchNorm]:
 
 
 def build_backbone(
-    arch: str, *, image_size: int | None = None, output_stride: int | None = None, channels: int = 3
+    arch: str,
+    *,
+    image_size: int | None = None,
+    output_stride: int | None = None,
+    channels: int = 3,
+    frames: int = 0,
+    temporal: str | None = None,
+) -> tuple[nn.Module, dict[str, Any]]:
+    """A randomly initialised network without its classifier, and the arguments it was created with.
+
+    With `frames` it takes clips of so many, see `lwcl.models.video`.
+    """
+    if is_video_arch(arch):
+        if output_stride or channels != 3:
+            raise UsageError(f"{arch} takes RGB and has no --output-stride.", remedy="Leave it out.")
+        return build_video_net(arch), {FRAMES: frames} if frames else {}
+    net, arguments = build_image_net(arch, image_size=image_size, output_stride=output_stride, channels=channels)
+    if frames:
+        over_frames(net, frames, temporal or "mean")
+        arguments |= {FRAMES: frames, TEMPORAL: temporal or "mean"}
+    return net, arguments
+
+
+def build_image_net(
+    arch: str, *, image_size: int | None, output_stride: int | None, channels: int
 ) -> tuple[nn.Module, dict[str, Any]]:
     """A randomly initialised timm model without its classifier, and the arguments it was created with.
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from lwcl.errors import UsageError
 from lwcl.losses import l2_normalise
 from lwcl.models.backbone import build_backbone
+from lwcl.models.video import FRAMES, TEMPORAL, over_frames
 from lwcl.system.out_of_memory import is_out_of_memory
 
 if TYPE_CHECKING:
@@ -32,7 +33,8 @@ def hidden_width(hidden: str, width: int) -> int:
 
 
 class Encoder(nn.Module):
-    """A timm backbone and a projection head; images (B, C, H, W) -> unit embeddings (B, dim).
+    """A timm backbone and a projection head; images (B, C, H, W) or clips (B, T, C, H, W) ->
+    unit embeddings (B, dim).
 
     Head: see `mlp`. `bn_eps`: the epsilon of the backbone's batch norms, for weights that were trained with another
     one than timm's (MobileNets and EfficientNets: for others it is unknown). `bits`: see `lwcl.models.low_bits`.
@@ -50,11 +52,18 @@ class Encoder(nn.Module):
         output_stride: int | None = None,
         bn_eps: float | None = None,
         channels: int = 3,
+        frames: int = 0,
+        temporal: str | None = None,
     ) -> None:
         super().__init__()
         self.arch = arch
         self.backbone, self.arguments = build_backbone(
-            arch, image_size=image_size, output_stride=output_stride, channels=channels
+            arch,
+            image_size=image_size,
+            output_stride=output_stride,
+            channels=channels,
+            frames=frames,
+            temporal=temporal,
         )
         norms = [module for module in self.backbone.modules() if isinstance(module, nn.BatchNorm2d)]
         if bn_eps is not None and any(module.eps != bn_eps for module in norms):
@@ -71,6 +80,20 @@ class Encoder(nn.Module):
         """The channels of its images."""
         return int(self.arguments.get("in_chans", 3))
 
+    @property
+    def frames(self) -> int:
+        """The frames of its clips, 0 for images."""
+        return int(self.arguments.get(FRAMES, 0))
+
+    def input_shape(self, size: int) -> tuple[int, ...]:
+        """The shape of an image of `size` pixels (C, size, size), or of a clip (T, C, size, size)."""
+        return (*([self.frames] if self.frames else []), self.channels, size, size)
+
+    def over_frames(self, frames: int) -> None:
+        """Lets an encoder for images take clips: its features are averaged over their frames."""
+        over_frames(self.backbone, frames, "mean")
+        self.arguments = {**self.arguments, FRAMES: frames, TEMPORAL: "mean"}
+
     def features(self, images: Tensor) -> Tensor:
         """The pooled features (B, width) of the backbone, which are what is deployed."""
         return cast(Tensor, self.backbone(images))
@@ -85,7 +108,7 @@ def check_forward(encoder: Encoder, size: int) -> None:
     training = encoder.training
     try:
         with torch.no_grad():
-            shape = tuple(encoder.eval().features(torch.zeros(1, encoder.channels, size, size)).shape)
+            shape = tuple(encoder.eval().features(torch.zeros(1, *encoder.input_shape(size))).shape)
         reason = "" if shape == (1, encoder.width) else f"Its features have shape {shape}, not (1, {encoder.width})."
     except Exception as error:  # timm's models raise errors of many classes for a size that they do not support
         if is_out_of_memory(error):

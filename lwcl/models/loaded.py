@@ -7,8 +7,11 @@ from typing import Any, TypedDict
 import timm
 import torch
 
+from lwcl.errors import UsageError
+from lwcl.models.archs import is_video_arch
 from lwcl.models.encoder import Encoder
 from lwcl.models.pixel_format import RGB, PixelFormat, pixel_format_from
+from lwcl.models.video import TEMPORAL, VIDEO_MEAN, VIDEO_SIDE, VIDEO_SIDES, VIDEO_STD
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +27,8 @@ class InputSpec:
     @classmethod
     def for_arch(cls, arch: str, size: int | None = None) -> "InputSpec":
         """timm's values for an architecture (ImageNet's where it has none), at another `size` if given."""
+        if is_video_arch(arch):
+            return cls(size or VIDEO_SIDES.get(arch, VIDEO_SIDE), VIDEO_MEAN, VIDEO_STD)
         known = timm.get_pretrained_cfg(arch)
         if known is None:
             return cls(size or 224, timm.data.IMAGENET_DEFAULT_MEAN, timm.data.IMAGENET_DEFAULT_STD)
@@ -66,6 +71,32 @@ class LoadedEncoder:
     input_spec: InputSpec
     metadata: dict[str, Any]
 
+    def for_data(self, pixels: PixelFormat, temporal: str | None = None) -> "LoadedEncoder":
+        """The encoder as it is for images or clips of this format; with `temporal`, one for images takes clips too.
+
+        Raises `UsageError` where they do not fit.
+        """
+        own = self.input_spec.pixel_format
+        if own.frames and not pixels.frames:
+            raise UsageError(
+                f"{self.name} takes clips of videos ({own.clip}), not images.",
+                remedy=f"Give --clip {own.clip} and a --data of videos.",
+            )
+        if own.frames and own.clip != pixels.clip:
+            what = f"{self.name} takes clips of {own.clip}, not of {pixels.clip}."
+            raise UsageError(what, remedy=f"Give --clip {own.clip}, or leave it out where nothing is trained.")
+        if own.frames or not pixels.frames:
+            return self
+        if temporal != "mean":
+            raise UsageError(
+                f"{self.name} is a network for images; --clip {pixels.clip} gives it {pixels.frames} frames at once.",
+                "It learned nothing about time.",
+                "Give --temporal mean: its features averaged over the frames.",
+            )
+        self.encoder.over_frames(pixels.frames)
+        clip = dataclasses.replace(own, frames=pixels.frames, stride=pixels.stride)
+        return dataclasses.replace(self, input_spec=dataclasses.replace(self.input_spec, pixel_format=clip))
+
 
 def random_encoder(
     arch: str, input_spec: InputSpec, seed: int, arguments: dict[str, Any] | None = None
@@ -78,5 +109,7 @@ def random_encoder(
             image_size=input_spec.size,
             output_stride=(arguments or {}).get("output_stride"),
             channels=input_spec.pixel_format.channels,
+            frames=input_spec.pixel_format.frames,
+            temporal=(arguments or {}).get(TEMPORAL),
         )
     return LoadedEncoder(f"random/{arch}", encoder, input_spec, {"origin": "untrained"})

@@ -3,6 +3,8 @@
 import dataclasses
 from typing import Any
 
+from lwcl.formatting import plural
+
 
 @dataclasses.dataclass(frozen=True)
 class PixelFormat:
@@ -20,11 +22,18 @@ class PixelFormat:
     bands: tuple[int, ...] = ()  # those of a file's bands to take, from 1; empty: all, and no more than `channels`
     pages: str = "refuse"  # files with several: refuse, first, or channels (each is one)
     view: str = ""  # what is done to the image then; see `--student-view`
+    frames: int = dataclasses.field(default=0, repr=False)  # of a clip of a video; 0: images
+    stride: int = dataclasses.field(default=0, repr=False)  # frames of the video from one of a clip to the next
 
     @property
     def is_rgb(self) -> bool:
         """Whether images are 8-bit RGB, as Pillow holds them."""
         return self.channels == 3 and self.dtype == "uint8"
+
+    @property
+    def clip(self) -> str:
+        """FRAMESxSTRIDE as `--clip` takes it; empty for images."""
+        return f"{self.frames}x{self.stride}" if self.frames else ""
 
     @property
     def bytes(self) -> int:
@@ -38,6 +47,8 @@ class PixelFormat:
 
     def reads_as(self, other: "PixelFormat") -> bool:
         """Whether a network for `other` can take these pixels: they may come from other bands or pages of files."""
+        if self.clip != other.clip:
+            return False
         if self.dtype == other.dtype == "uint8":
             return (self.channels, self.view) == (other.channels, other.view)
         mine, theirs = (dataclasses.replace(one, bands=(), pages="") for one in (self, other))
@@ -59,6 +70,8 @@ class PixelFormat:
 
     def describe(self) -> str:
         """In words: `4 channels of 16 bits, for values of 0 to 4095`."""
+        if self.frames:
+            return f"clips of {plural(self.frames, 'frame')}, {plural(self.stride, 'frame')} of the video apart"
         bits = 8 if self.dtype == "uint8" else 16
         values = (
             "" if (self.low, self.high) == (0, 2**bits - 1) else f", for values of {self.low:.6g} to {self.high:.6g}"

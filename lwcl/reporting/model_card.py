@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lwcl.formatting import escape, percent
+from lwcl.models.archs import is_video_arch
 from lwcl.reporting.knn import EncoderResult, format_gain, format_interval
 from lwcl.settings import SettingValue
 
@@ -37,7 +38,7 @@ def render_model_card(
     """The card as Markdown: `facts` are those of the encoder file, `rows` its kNN scores beside others."""
     sections = [
         f"{front_matter(facts)}# {escape_markdown(name)}\n",
-        f"A {escape_markdown(arch)} backbone for timm, trained with lwcl.\n",
+        f"A {escape_markdown(arch)} backbone{'' if is_video_arch(arch) else ' for timm'}, trained with lwcl.\n",
         "## Training\n",
         *(
             f"* {escape_markdown(key)}: {escape_markdown(value)}"
@@ -53,7 +54,7 @@ def render_model_card(
         ]
         columns = ("Encoder", "Top-1", "95% interval", "Gain over untrained (points)")
         sections += ["\n## Evaluation\n\nkNN on held-out images:\n", *markdown_table(columns, cells)]
-    sections += ["", FEATURE_MAPS.rstrip(), "\n## Limitations\n", LIMITATIONS]
+    sections += ["", *([] if is_video_arch(arch) else [FEATURE_MAPS.rstrip()]), "\n## Limitations\n", LIMITATIONS]
     if settings:
         values = [(key, escape_markdown(s.value), escape_markdown(str(s.origin))) for key, s in settings.items()]
         sections += ["## Settings\n", *markdown_table(("Setting", "Value", "Origin"), values)]

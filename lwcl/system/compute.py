@@ -32,6 +32,11 @@ class Compute(NamedTuple):
         """The memory format of images and convolutions."""
         return torch.channels_last if self.channels_last else torch.contiguous_format
 
+    def arrange(self, images: Tensor) -> Tensor:
+        """Images (..., C, H, W) in the memory format."""
+        flat = images.flatten(0, -4).contiguous(memory_format=self.memory_format)
+        return torch.unflatten(flat, 0, images.shape[:-3])
+
     def context(self) -> contextlib.AbstractContextManager[object]:
         """The autocast that a forward pass runs under."""
         return torch.autocast(self.device.type, self.autocast) if self.autocast else contextlib.nullcontext()

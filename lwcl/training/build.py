@@ -16,7 +16,7 @@ from lwcl.config.plan import ResolvedConfig
 from lwcl.config.teacher_options import parse_teacher_cache
 from lwcl.config.train_options import CompressOptions, TrainOptions
 from lwcl.data.cache.open import CachedImages, open_cached_images
-from lwcl.data.cache.policy import CACHED_SIDE_RATIO, CacheMode
+from lwcl.data.cache.policy import CACHED_SIDE_RATIO, CLIP_SIDE_RATIO, CacheMode
 from lwcl.data.dataset import BrokenImage, ImageSet
 from lwcl.data.loader import Loader, StudentViews
 from lwcl.data.pairs import stack_images
@@ -31,6 +31,7 @@ from lwcl.models.loaded import InputSpec
 from lwcl.models.low_bits import LowBits, simulate_bits, start_heads
 from lwcl.models.momentum_encoder import MomentumEncoder
 from lwcl.models.net import Net
+from lwcl.models.pixel_format import RGB, PixelFormat
 from lwcl.models.split_norm import split_batch_norms
 from lwcl.models.teachers import licence_warning
 from lwcl.reporting.console import Screen
@@ -64,7 +65,7 @@ def build_model(config: ResolvedConfig, screen: Screen, images: ImageSet | None 
         screen.warn(warning)
     teacher_dim = teacher.dim if teacher else 0
     input_spec = input_spec_for(options, images and (images.partner or images))
-    net, compute = build_placed_net(config, teacher_dim, input_spec.pixel_format.channels)
+    net, compute = build_placed_net(config, teacher_dim, input_spec.pixel_format)
     # 2. `--precision auto`: fp32, or the faster of fp32 and bf16 for architectures on which bf16 is validated.
     if options.precision == AUTO and compute.device.type == "cpu":
         choice = choose_precision(TimingJob(method, net, config.optimization, compute, options.image_size, teacher_dim))
@@ -74,9 +75,9 @@ def build_model(config: ResolvedConfig, screen: Screen, images: ImageSet | None 
     return BuiltModel(config, net, compute, input_spec, teacher)
 
 
-def build_placed_net(config: ResolvedConfig, teacher_dim: int, channels: int) -> tuple[Net, Compute]:
+def build_placed_net(config: ResolvedConfig, teacher_dim: int, pixel_format: PixelFormat) -> tuple[Net, Compute]:
     """The net of a run where it is computed, and how."""
-    options, net = config.options, build_net(config, teacher_dim, channels)
+    options, net = config.options, build_net(config, teacher_dim, pixel_format)
     compute = choose_compute(net.student, options.device, options.precision)
     compute.place(net)
     if compute.device.type == "cpu":
@@ -107,7 +108,7 @@ def warn_slow_precision(config: ResolvedConfig, screen: Screen) -> None:
             screen.warn(f"{flag} bf16: this CPU is many times faster in fp32.")
 
 
-def build_net(config: ResolvedConfig, teacher_dim: int = 0, channels: int = 3) -> Net:
+def build_net(config: ResolvedConfig, teacher_dim: int = 0, pixel_format: PixelFormat = RGB) -> Net:
     """The net of a run; `teacher_dim` is the width of the teacher's output, 0 without one.
 
     Its weights are those of `--init`, or follow from the seed.
@@ -120,7 +121,9 @@ def build_net(config: ResolvedConfig, teacher_dim: int = 0, channels: int = 3) -
         norm=method.head_norm,
         image_size=options.image_size,
         output_stride=options.output_stride,
-        channels=channels,
+        channels=pixel_format.channels,
+        frames=pixel_format.frames,
+        temporal=options.temporal,
     )
     for size in {spec.pixels(options.image_size) for spec in method.view_specs()}:
         check_forward(student, size)
@@ -204,7 +207,8 @@ def stored_short_side(options: TrainOptions, teacher_size: int = 0) -> int | Non
     if options.cache == "jpeg" and options.cache_size == "full":
         what = "--cache jpeg stores shrunk images, --cache-size full stores whole ones."
         raise UsageError(what, remedy="Remove one of them.")
-    return round(max(options.image_size, teacher_size) * CACHED_SIDE_RATIO) if options.cache_size == AUTO else None
+    ratio = CLIP_SIDE_RATIO if options.clip else CACHED_SIDE_RATIO
+    return round(max(options.image_size, teacher_size) * ratio) if options.cache_size == AUTO else None
 
 
 def open_image_cache(images: ImageSet, teacher_size: int, options: TrainOptions, screen: Screen) -> CachedImages:

@@ -49,7 +49,9 @@ def print_dry_run(config: ResolvedConfig, images: ImageSet, screen: Screen, *, a
         "steps": steps,
         "parameters of the backbone": sum(p.numel() for p in student.backbone.parameters()),
         "parameters in training": sum(p.numel() for p in training.net.parameters() if p.requires_grad),
-        "MACs of the backbone": count_macs(student.backbone, training.input_spec.size, student.channels),
+        "MACs of the backbone": count_macs(
+            student.backbone, training.input_spec.size, student.channels, student.frames
+        ),
         "memory of queues, bytes": sum(
             b.nbytes for q in training.net.modules() if isinstance(q, Queue) for b in q.buffers()
         ),
@@ -111,8 +113,8 @@ def sample_views(loader: Loader) -> NDArray[numpy.uint8]:
 def stored_image(loader: Loader, index: int) -> list[Tensor]:
     """An image squashed to a square as RGB, uint8 (3, size, size); behind it that of the student if it is another."""
     spec, whole = loader.student.input_spec, loader.images.pixel_format
-    image = loader.images.readable_image(index)[0].resize((spec.size, spec.size))
-    pixels = torch.from_numpy(numpy.asarray(image).astype(numpy.float32)).permute(2, 0, 1)
+    image = loader.images.readable_image(index, spec.size)[0].resize((spec.size, spec.size))
+    pixels = torch.from_numpy(numpy.asarray(image).astype(numpy.float32)).movedim(-1, -3)
     first = loader.student_channels[0] if loader.student_channels else 0
     shown = [(pixels[:first] * (255 / whole.white)).clamp(0, 255).round().to(torch.uint8)] if first else []
     own = normalise_images(pixels[None, first:], **spec.normalisation)

@@ -147,6 +147,7 @@ def distillation_rows(
             channels_last=how.channels_last,
             threads=threads,
             channels=one.loaded.encoder.channels,
+            frames=one.loaded.encoder.frames,
         )
         for one, how in zip(subjects[:2], computes, strict=False)
     )

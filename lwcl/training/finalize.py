@@ -3,7 +3,8 @@
 import dataclasses
 from collections.abc import Iterable, Mapping
 
-from lwcl.checkpoints.encoder_file import export_timm, save_encoder, timm_snippet
+from lwcl.checkpoints.encoder_file import save_encoder
+from lwcl.checkpoints.export_folder import export_encoder, usage_text
 from lwcl.errors import DataError
 from lwcl.evaluation.evaluator import Evaluator
 from lwcl.formatting import escape
@@ -25,6 +26,7 @@ VERIFIED_FILES = (
     "encoder.safetensors",
     "export/model.safetensors",
     "export/config.json",
+    "export/encoder.safetensors",
 )  # what `lwcl verify` looks at
 
 
@@ -44,7 +46,7 @@ def finalize_run(
     student = training.net.student
     trained = training.loaded(str(folder.path))
     save_encoder(folder.encoder, student, training.input_spec, trained.metadata)
-    export_timm(folder.export, student, training.input_spec, trained.metadata)
+    export_encoder(folder.export, student, training.input_spec, trained.metadata)
     failure: Exception | None = None
     try:
         final = final_scores(training, folder, screen)
@@ -62,7 +64,7 @@ def finalize_run(
             print_table(table.title, table.columns, table.rows)
     screen.say(
         f"{report.verdict}\nReport: {escape(folder.report_html)}\nEncoder: {escape(folder.encoder)}\n"
-        f"Use it in plain timm:\n{timm_snippet(folder.export, student.width)}"
+        f"{usage_text(folder.export, student)}"
     )
     if failure and not isinstance(failure, DataError):
         raise failure
@@ -80,7 +82,7 @@ def finished_report(
         "width of the features": student.width,
         "precision": "bfloat16 autocast" if training.compute.autocast else "float32",
         "device": str(training.compute.device),
-        "SHA-256": {name: sha256_file(folder.path / name) for name in VERIFIED_FILES},
+        "SHA-256": {name: sha256_file(folder.path / name) for name in VERIFIED_FILES if (folder.path / name).exists()},
         "knn": [row._asdict() for row in final.rows],
         "judged images": final.judged_images,
     }

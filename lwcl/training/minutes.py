@@ -50,7 +50,7 @@ def settle_epochs(
 def restarted(training: TrainingState) -> TrainingState:
     """The run with new weights, those that its configuration begins with."""
     config, dim = training.config, training.teacher.dim if training.teacher else 0
-    net, compute = build_placed_net(config, dim, training.input_spec.pixel_format.channels)
+    net, compute = build_placed_net(config, dim, training.input_spec.pixel_format)
     plan = config.optimization
     optimizer = engine.build_optimizer(net, plan, plan.lr, plan.weight_decay)
     return dataclasses.replace(training, net=net, optimizer=optimizer, compute=compute)

@@ -183,9 +183,6 @@ def timing_runs(job: TimingJob, count: int) -> dict[str, Iterator[engine.TrainSt
 def noise_batch(job: TimingJob, count: int) -> Batch:
     """`count` images of noise in all their views, with random teacher outputs."""
     sizes = [spec.pixels(job.size) for spec in job.method.view_specs()]
-    layout = job.compute.memory_format
-    views = tuple(
-        torch.randn(count, job.net.student.channels, side, side).contiguous(memory_format=layout) for side in sizes
-    )
+    views = tuple(job.compute.arrange(torch.randn(count, *job.net.student.input_shape(side))) for side in sizes)
     outputs = tuple(l2_normalise(torch.randn(count, job.teacher_dim)) for _ in (sizes if job.teacher_dim else ()))
     return Batch(views, torch.arange(count), torch.full((count,), -1), outputs)

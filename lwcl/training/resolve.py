@@ -239,4 +239,4 @@ def has_opencv() -> bool:
 def median_short_side(images: ImageSet) -> int:
     """The median short side, in pixels, of at most `SIZE_SAMPLE` images, evenly spaced."""
     indices = numpy.linspace(0, len(images) - 1, min(SIZE_SAMPLE, len(images))).round().astype(int)
-    return int(numpy.median([min(images.readable_image(int(index))[0].size) for index in indices]))
+    return int(numpy.median([images.short_side(int(index)) for index in indices]))

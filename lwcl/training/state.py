@@ -91,6 +91,7 @@ class TrainingState:
             "data": self.images.whole_fingerprint,
             "seed": options.seed,
         }
+        facts |= {"clip": options.clip} if options.clip else {}
         if options.init:
             facts["init"] = options.init
         if bits := self.net.student.bits:

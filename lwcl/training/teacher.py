@@ -77,7 +77,7 @@ class OnlineTeacher:
     def output(self, view: Tensor) -> Tensor:
         """Its output for a view (B, 3, size, size): (B, D) float32, rounded to the precision of the cache."""
         with torch.inference_mode(), self.compute.context():
-            images = view.to(self.compute.device, memory_format=self.compute.memory_format)
+            images = self.compute.arrange(view.to(self.compute.device))
             output: Tensor = self.encoder(images) if self.space == "embedding" else self.encoder.features(images)
         return output.to(self.dtype).float().clone()  # unlike an inference tensor, a clone can be used in a loss
 
@@ -104,6 +104,7 @@ def load_teacher(options: TrainOptions, method: Method, images: ImageSet | None 
     if options.teacher is None or not method.teacher_space:
         return None
     loaded = load_encoder(options.teacher, arch=options.teacher_arch, image_size=options.teacher_size)
+    loaded = loaded.for_data(images.pixel_format if images else RGB, "mean")
     for size in {loaded.input_spec.size, *(spec.pixels(loaded.input_spec.size) for spec in method.view_specs())}:
         check_forward(loaded.encoder, size)
     if method.teacher_uses_batch_stats and parse_teacher_cache(options.teacher_cache).kind != "off":

@@ -40,6 +40,16 @@ class AugmentParams(NamedTuple):
         return AugmentParams(*(column[index] for column in self))
 
 
+def each_frame(pixels: Tensor, params: AugmentParams) -> tuple[Tensor, AugmentParams]:
+    """The frames of clips (B, T, C, H, W) as images (B T, C, H, W), those of a clip with equal parameters.
+
+    Images are returned as they are.
+    """
+    if pixels.ndim == 4:
+        return pixels, params
+    return pixels.flatten(0, 1), AugmentParams(*(column.repeat_interleave(pixels.shape[1], 0) for column in params))
+
+
 @torch_threads(1)  # a second thread gains nothing on chunks this small
 @torch.inference_mode()
 def apply_augmentations(

@@ -144,7 +144,10 @@ def normalise_images(
     white: float = MAX_PIXEL_VALUE,
     channels_last: bool = False,
 ) -> Tensor:
-    """Normalised images (B, C, s, s), from uint8 or uint16, whose value `white` becomes 1."""
+    """Normalised images (B, C, s, s) or clips (B, T, C, s, s), from uint8 or uint16, whose value `white` becomes 1."""
+    if images.ndim == 5:
+        flat = normalise_images(images.flatten(0, 1), mean=mean, std=std, white=white, channels_last=channels_last)
+        return torch.unflatten(flat, 0, images.shape[:2])
     views = allocate_views(images, len(images), images.shape[-1], torch.float32, channels_last)
     average, deviation = (torch.tensor(v, device=images.device)[:, None, None] * white for v in (mean, std))
     return views.copy_((images.float() - average) / deviation)
@@ -157,10 +160,12 @@ def denormalise_images(views: Tensor, *, mean: Sequence[float], std: Sequence[fl
 
 
 def shown_views(views: Tensor, input_spec: InputSpec) -> Tensor:
-    """Normalised views (..., C, s, s) as pictures, uint8 RGB (..., 3, s, s) on the CPU.
+    """Normalised views (..., C, s, s) as pictures, uint8 RGB (..., 3, s, s) on the CPU; of clips the middle frame.
 
     Channels that are no colours are shown as such, by their deviation from the data's mean; see `shown_channels`.
     """
+    if input_spec.pixel_format.frames:
+        views = views[..., views.shape[-4] // 2, :, :, :]
     if input_spec.pixel_format.is_rgb:
         return denormalise_images(views, mean=input_spec.mean, std=input_spec.std)
     pixels = views.float().cpu() * LEVELS_OF_A_DEVIATION + MAX_PIXEL_VALUE / 2

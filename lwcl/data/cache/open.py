@@ -37,7 +37,7 @@ def open_cached_images(
 
     Raises as `choose_cache` and `CacheBuilder`.
     """
-    if mode == "jpeg" and not images.pixel_format.is_rgb:
+    if mode == "jpeg" and (images.pixel_format.frames or not images.pixel_format.is_rgb):
         what = f"--cache jpeg holds 8-bit RGB; these images are {images.pixel_format.describe()}."
         raise DataError(what, remedy="Give another --cache, such as disk.")
     cache = CacheChoice(*distributed.broadcast_json(choose_cache(mode, CacheEstimate(images, short_side))))

@@ -71,6 +71,7 @@ class PixelStore:
     widths: Tensor  # (N,) int64
     broken: list[BrokenImage]
     pixel_format: PixelFormat = RGB
+    counts: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))  # (N,) frames, of videos
     uniform: bool = field(init=False)  # whether all images have the same size
 
     def __post_init__(self) -> None:
@@ -101,12 +102,33 @@ class PixelStore:
         offset, height, width = (int(column[index]) for column in (self.offsets, self.heights, self.widths))
         return self.values(self.pixels[offset : offset + self.pixel_format.bytes * height * width], height, width)
 
-    def batch(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def rows(self, index: Tensor) -> "PixelStore":
+        """The store of some of the images."""
+        columns = {name: getattr(self, name)[index] for name in ("offsets", "heights", "widths")}
+        return replace(self, **columns, counts=self.counts[index] if len(self.counts) else self.counts, broken=[])
+
+    def clip(self, index: int, start: int) -> Tensor:
+        """The clip (T, C, height, width) of a video that begins with frame `start`: a view of the stored bytes."""
+        offset, height, width = (int(column[index]) for column in (self.offsets, self.heights, self.widths))
+        frame, frames = self.pixel_format.bytes * height * width, self.pixel_format.frames
+        offset += start * frame
+        return self.values(self.pixels[offset : offset + frames * frame].view(frames, frame), height, width)
+
+    def batch(self, index: Tensor, starts: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Images `index` (B,) as (B, C, H, W), channels last in memory, with heights (B,) and widths (B,).
 
-        Smaller images are padded with zeros at the bottom and on the right.
+        With `starts` (B,), their clips from these frames on: (B, T, C, H, W). Smaller images are padded with zeros at
+        the bottom and on the right.
         """
         heights, widths = self.heights[index], self.widths[index]
+        if starts is not None:
+            sides, frames = (int(heights.max()), int(widths.max())), self.pixel_format.frames
+            room = self.pixel_format.bytes * sides[0] * sides[1]
+            clips = self.values(self.pixels.new_zeros(len(index), frames, room), *sides)
+            for place, (row, start) in enumerate(zip(index.tolist(), starts.tolist(), strict=True)):
+                clip = self.clip(row, start)
+                clips[place, :, :, : clip.shape[2], : clip.shape[3]] = clip
+            return clips, heights, widths
         if self.uniform:
             height, width = int(self.heights[0]), int(self.widths[0])
             rows = self.pixels.view(-1, self.pixel_format.bytes * height * width)
@@ -126,4 +148,5 @@ def make_pixel_store(
     """A store of images decoded in order; at least one must be readable."""
     source, offsets = index.locate()
     heights, widths = torch.tensor(index.sizes)[source].T
-    return PixelStore(pixels, offsets[source], heights, widths, index.broken_images(names), pixel_format)
+    counts = torch.tensor(index.lengths)[source] // (pixel_format.bytes * heights * widths)
+    return PixelStore(pixels, offsets[source], heights, widths, index.broken_images(names), pixel_format, counts)

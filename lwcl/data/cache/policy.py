@@ -24,9 +24,10 @@ FORMATS_BY_MODE: dict[str, tuple[CacheFormat, ...]] = {
 }
 MAX_RAM_SHARE = 0.5  # of the available memory: the model, its gradients and its activations need the rest
 MAX_DISK_SHARE = 0.8
-ESTIMATE_IMAGES = 64  # sampled to estimate the size of all
+ESTIMATE_IMAGES, ESTIMATE_VIDEOS = 64, 8  # sampled to estimate the size of all
 #: A cached image's short side divided by a view's side: a crop of 20% of its area is 0.8 times as wide as the view.
 CACHED_SIDE_RATIO = 1.75
+CLIP_SIDE_RATIO = 1.25  # of videos, which take a frame's space for every stride-th frame
 
 
 class CacheChoice(NamedTuple):
@@ -40,7 +41,8 @@ class CacheEstimate:
     """Bytes that the decoded, downscaled images of a set need, estimated from at most 64 of them, evenly spaced."""
 
     def __init__(self, images: ImageSet, short_side: int | None) -> None:
-        places = np.linspace(0, len(images) - 1, min(ESTIMATE_IMAGES, len(images))).round().astype(int)
+        most = ESTIMATE_VIDEOS if images.pixel_format.frames else ESTIMATE_IMAGES
+        places = np.linspace(0, len(images) - 1, min(most, len(images))).round().astype(int)
         self.images, self.short_side = images, short_side
         self.sample = [images.readable_image(int(place), short_side)[0] for place in places]
 
@@ -52,7 +54,7 @@ class CacheEstimate:
     @cached_property
     def pixel_bytes(self) -> int:
         """Bytes of all images as pixels."""
-        return self.scaled_sum(lambda image: self.images.pixel_format.bytes * image.width * image.height)
+        return self.scaled_sum(lambda image: np.asarray(image).nbytes)
 
     @cached_property
     def jpeg_bytes(self) -> int:
@@ -64,6 +66,7 @@ class CacheEstimate:
         """Whether RGB images become smaller: otherwise re-encoding them as JPEG costs accuracy and saves nothing."""
         return (
             self.images.pixel_format.is_rgb
+            and not self.images.pixel_format.frames
             and self.short_side is not None
             and all(min(image.size) >= self.short_side for image in self.sample)
         )

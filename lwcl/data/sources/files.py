@@ -28,6 +28,7 @@ OTHER_IMAGES = re.compile(
 )
 ARRAY_SUFFIXES = (".npy", ".npz")  # images where there are no others: beside images they are seldom any
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", *ARRAY_SUFFIXES)
+VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".webm", ".mkv", ".mpg", ".mpeg")
 MAX_FILE_BYTES = 512 * 2**20  # per image
 #: Columns of a listing's table; -1 where a container has no such value.
 SIZE, MODIFIED_NS, CRC32, OFFSET, COMPRESSED_SIZE, COMPRESSION = range(6)
@@ -119,6 +120,7 @@ class ImageFolder(NamedTuple):
 
     path: Path
     follow: bool = False
+    suffixes: tuple[str, ...] = IMAGE_SUFFIXES
 
     @property
     def kind(self) -> str:
@@ -138,8 +140,11 @@ class ImageFolder(NamedTuple):
             note = f"{note} {str(self.path)!r}: {links} to outside, to nowhere or in a circle not followed"
             note += "." if self.follow else " (--follow-links follows those to outside)."
         note = note.strip()
+        videos = plural(counts["videos"], "video")
         others = f"Found {plural(counts['files'], 'other file')} and {links} to outside or nowhere (--follow-links)."
-        told = (note, other_images_note(self.path, counts))
+        others = f"Found {videos}: --clip 8x4 reads clips of them. {others}" if counts["videos"] else others
+        beside = f"{str(self.path)!r}: {videos} beside the images not read." if counts["videos"] else ""
+        told = (note, other_images_note(self.path, counts), beside)
         listing = make_listing(entries, self.path, others)
         return listing._replace(notes=(*listing.notes, *filter(None, told)))
 
@@ -149,7 +154,7 @@ class ImageFolder(NamedTuple):
         entries: dict[str, FileEntry] = {}
         counts = collections.Counter[str]()
         try:
-            for name, info in walk_images(root, "", root, (root,) if follow else None, False, counts):
+            for name, info in walk_images(root, "", root, (root,) if follow else None, False, counts, self.suffixes):
                 entries[name] = (info.st_size, info.st_mtime_ns, -1, -1, -1, -1)
         except OSError as error:
             raise DataError(
@@ -163,7 +168,13 @@ class ImageFolder(NamedTuple):
 
 
 def walk_images(
-    folder: str, above: str, root: str, chain: tuple[str, ...] | None, linked: bool, counts: collections.Counter[str]
+    folder: str,
+    above: str,
+    root: str,
+    chain: tuple[str, ...] | None,
+    linked: bool,
+    counts: collections.Counter[str],
+    suffixes: tuple[str, ...] = IMAGE_SUFFIXES,
 ) -> Iterator[tuple[str, os.stat_result]]:
     """Yield (relative name, stat) of the images below `folder`, whose own relative name with a `/` is `above`.
 
@@ -179,13 +190,16 @@ def walk_images(
                 counts["links"] += 1
             elif entry.is_dir():
                 below = None if chain is None else (*chain, os.path.realpath(entry.path))
-                yield from walk_images(entry.path, f"{above}{entry.name}/", root, below, is_link or linked, counts)
-            elif entry.name.lower().endswith(IMAGE_SUFFIXES) and entry.is_file():
+                yield from walk_images(
+                    entry.path, f"{above}{entry.name}/", root, below, is_link or linked, counts, suffixes
+                )
+            elif entry.name.lower().endswith(suffixes) and entry.is_file():
                 yield above + entry.name, entry.stat()
             else:
                 counts["files"] += 1
                 if found := OTHER_IMAGES.search(entry.name):
                     counts[entry.name[found.start() : found.end() + 1].lower()] += 1
+                counts["videos"] += entry.name.lower().endswith(VIDEO_SUFFIXES)
 
 
 def other_images_note(path: Path, counts: Mapping[str, int]) -> str:

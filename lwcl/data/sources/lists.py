@@ -15,6 +15,7 @@ from lwcl.data.native import UnreadableImageError
 from lwcl.data.sources.files import (
     IMAGE_SUFFIXES,
     SIZE,
+    VIDEO_SUFFIXES,
     FileEntry,
     FileListing,
     TableRow,
@@ -92,8 +93,8 @@ def parse_list(data: bytes) -> tuple[ListedFile, ...]:
 
 
 def has_image_suffix(name: str) -> bool:
-    """Whether a field can be the path of an image."""
-    return name.lower().endswith(IMAGE_SUFFIXES)
+    """Whether a field can be the path of an image or a video."""
+    return name.lower().endswith(IMAGE_SUFFIXES + VIDEO_SUFFIXES)
 
 
 def find_delimiter(lines: Sequence[str]) -> str:
