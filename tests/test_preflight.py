@@ -11,12 +11,14 @@ from test_formulas import drawn
 from lwcl.cli import main
 from lwcl.config.auto import RunFacts, resolve_plan
 from lwcl.config.plan import ResolvedConfig, plan_run
+from lwcl.data.cache.build import CacheBuilder
+from lwcl.data.dataset import open_images
 from lwcl.losses import l2_normalise
 from lwcl.metrics.health import views_in_common
 from lwcl.models.encoder import Encoder
 from lwcl.models.net import Net
 from lwcl.training.monitor import compare_views
-from lwcl.training.preflight import early_warnings
+from lwcl.training.preflight import copies_warning, early_warnings
 
 FACTS = RunFacts(images=10_000, short_side=64, cpus=2, accelerated=False)
 
@@ -94,3 +96,26 @@ def test_a_swav_that_stays_at_its_collapse_is_reported_and_fails_under_strict(
     assert len(told) == 1
     losses = [json.loads(line)["loss"] for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert losses[-1] == pytest.approx(8.006, abs=0.01)
+
+
+def of_copies(folder: Path) -> str:
+    """What is said of the copies in a folder of images, of which one is broken."""
+    (folder / "000.png").write_bytes(b"no image")
+    return copies_warning(
+        CacheBuilder(images=open_images([str(folder)]), short_side=None, max_bad=0.5).pixel_store("ram")
+    )
+
+
+def test_copies_are_counted_before_training_and_the_stand_in_of_a_broken_image_is_none(tmp_path: Path) -> None:
+    images = made_images(tmp_path / "images", 9)
+    assert of_copies(images) == ""
+    for number in (3, 5):
+        (images / f"copy-{number}.png").write_bytes((images / f"00{number}.png").read_bytes())
+    assert of_copies(images).startswith("2 of 10 images looked at are copies of others, pixel for pixel")
+
+
+def test_equal_images_are_blamed_before_training(tmp_path: Path) -> None:
+    images = made_images(tmp_path / "images", 5)
+    for path in images.iterdir():
+        path.write_bytes((images / "001.png").read_bytes())
+    assert "All of 4 images looked at are the same" in of_copies(images)

@@ -41,7 +41,7 @@ from lwcl.training.finalize import Timing, finalize_run
 from lwcl.training.minutes import settle_epochs
 from lwcl.training.monitor import TrainingMonitor
 from lwcl.training.post_training import needs_training, quantise_student
-from lwcl.training.preflight import early_warnings, print_auto_settings
+from lwcl.training.preflight import copies_warning, early_warnings, print_auto_settings
 from lwcl.training.resolve import resolve, resume_settings
 from lwcl.training.state import SaveSchedule, TrainingState
 
@@ -120,6 +120,8 @@ def train_in_folder(
     training = build_training(model, images, screen, broken.add)
     training = settle_epochs(training, folder, screen, begun, steps)
     for warning in early_warnings(training.config, training.net, training.steps):
+        screen.warn(warning)
+    if training.loader.store and (warning := copies_warning(training.loader.store)):
         screen.warn(warning)
     # 2. `Method.initialise` (e.g. k-means) runs once: a resumed run has its result in the checkpoint.
     if training.resume(folder, screen.warn):

@@ -2,7 +2,11 @@
 
 from collections.abc import Iterator
 
+import torch
+
 from lwcl.config.plan import ResolvedConfig
+from lwcl.data.cache.pixels import PixelStore
+from lwcl.data.copies import first_of_each, pixel_hashes
 from lwcl.data.dataset import ImageSet
 from lwcl.formatting import plural
 from lwcl.models.backbone import batch_norms
@@ -16,6 +20,9 @@ MIN_PARAMETERS = 500_000
 MIN_STEPS = 300
 #: Below this, the statistics of batch norm are too noisy (Wu & He, arXiv 1803.08494: error rises below 16 images).
 MIN_NORMALISED_IMAGES = 16
+#: Copies are looked for among so many images of at most so many bytes in all (hashed in a second or less).
+COMPARED_IMAGES, COMPARED_BYTES = 4096, 2**28
+MIN_COPIES = 0.01  # share of the images looked at from which copies are reported
 
 
 def early_warnings(config: ResolvedConfig, net: Net, steps: int) -> Iterator[str]:
@@ -40,6 +47,23 @@ def early_warnings(config: ResolvedConfig, net: Net, steps: int) -> Iterator[str
             f"Batch norm sees {images} images at a time: below {MIN_NORMALISED_IMAGES} its statistics are noisy; "
             "give a larger --batch-size, or less --accumulate and --bn-splits."
         )
+
+
+def copies_warning(store: PixelStore) -> str:
+    """What is wrong with stored images if some are the same, pixel for pixel; "" if hardly any are."""
+    most = min(COMPARED_IMAGES, max(2, COMPARED_BYTES * len(store) // max(1, store.pixels.nbytes)))
+    order = torch.randperm(len(store), generator=torch.Generator().manual_seed(0))[:most].tolist()
+    own = {int(store.offsets[index]): index for index in order}  # a broken image shares the bytes of its stand-in
+    hashes = [found for index in own.values() for found in pixel_hashes(store.image(index)[None].cpu())]
+    different, seen = len(first_of_each(hashes)), plural(len(hashes), "image")
+    if different == 1:
+        return f"All of {seen} looked at are the same, pixel for pixel: nothing can be learned from them."
+    if len(hashes) - different < MIN_COPIES * len(hashes):
+        return ""
+    return (
+        f"{len(hashes) - different:,} of {seen} looked at are copies of others, pixel for pixel: training takes copies "
+        "for different images; remove them."
+    )
 
 
 def print_auto_settings(config: ResolvedConfig, images: ImageSet, screen: Screen) -> None:
