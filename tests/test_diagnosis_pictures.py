@@ -1,13 +1,17 @@
 """The pictures of a diagnosis: what they show, and that they can be read without colour."""
 
 import re
+from pathlib import Path
 
 import numpy
 import pytest
-from runs import picture
+from runs import made_images, picture
 
+from lwcl.data.dataset import open_images
 from lwcl.diagnosis.plots import heat, maps, thumbnails
 from lwcl.diagnosis.plots.pictures import points_per_map, queries_per_sheet
+from lwcl.diagnosis.run_pictures import good_crops
+from lwcl.models.loaded import InputSpec
 
 
 def test_many_encoders_share_the_room_of_a_page() -> None:
@@ -63,3 +67,13 @@ def test_a_map_keeps_groups_apart_and_is_seeded() -> None:
     inner = numpy.linalg.norm(points[:20] - points[:20].mean(0), axis=1).max()
     assert numpy.linalg.norm(points[:20].mean(0) - points[20:].mean(0)) > inner
     assert numpy.array_equal(points, maps.tsne_coordinates(x, 0))
+
+
+def test_a_broken_image_is_left_out_of_the_pictures_and_counted(tmp_path: Path) -> None:
+    folder = made_images(tmp_path, 12)
+    (folder / "003.png").write_bytes(b"no image")
+    images = open_images([str(folder)])
+    good, pixels, note = good_crops(images, InputSpec.for_arch("test_efficientnet", 32))
+    assert len(good) == len(pixels[0]) == 11 and "003.png" not in list(good.names)
+    assert len({crop.numpy().tobytes() for crop in pixels[0]}) == 11, "none stands twice"
+    assert note == " Left out: 1 broken image."

@@ -366,3 +366,11 @@ def test_nested_facts_are_told_in_words_and_tables_within_are_left_to_json() -> 
 def test_the_seventh_curve_differs_from_the_first_whose_colour_it_has() -> None:
     looks = [(number % 6, plots.style_index(number)) for number in range(24)]
     assert len(set(looks)) == 24
+
+
+def test_a_narrow_screen_shows_a_wide_table_as_a_block_for_each_row() -> None:
+    rows = [EncoderResult("runs/a", "resnet18", 0.2, (0.1, 0.3), 0.5, (0.4, 0.6), 20, False, None)]
+    html = knn_report(rows, images=100, settings={}, facts={}).to_html()
+    names = [value for name, value in Page(html).attributes if name == "data-name"]
+    assert names[:4] == ["Top-1", "95% interval", "vs. untrained", "Top-5"]
+    assert html.count('<table class="stack">') == 1 and ".stack td::before { content: attr(data-name)" in html

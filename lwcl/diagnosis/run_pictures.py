@@ -18,7 +18,7 @@ from lwcl.errors import DataError
 from lwcl.evaluation.subjects import untrained_like
 from lwcl.formatting import plural
 from lwcl.metrics.neighbourhood import Neighbours, nearest_neighbours
-from lwcl.models.loaded import LoadedEncoder
+from lwcl.models.loaded import InputSpec, LoadedEncoder
 from lwcl.reporting.report import Picture
 from lwcl.training.state import TrainingState
 
@@ -33,11 +33,10 @@ MAX_CLASSES = 40  # more rows and columns cannot be told apart
 def run_pictures(training: TrainingState) -> Iterator[Picture]:
     """The pictures of a finished run, of a sample of its training images; none where these cannot be read."""
     seed = training.config.options.seed
-    images = random_subset(training.images, PICTURED_IMAGES, seed)
     after = training.loaded("after training")
     spec = after.input_spec
     try:
-        pixels = list(center_crop_batches(images, spec, batch_size=64, workers=0, broken=lambda _: None))
+        images, pixels, note = good_crops(random_subset(training.images, PICTURED_IMAGES, seed), spec)
     except (DataError, OSError):
         return
     if len(images) <= SHEET_NEIGHBOURS:
@@ -49,12 +48,26 @@ def run_pictures(training: TrainingState) -> Iterator[Picture]:
     photos = list(torch.cat(shown).permute(0, 2, 3, 1).contiguous().numpy())
     labels = known_labels(images)
     colours = spec.pixel_format.false_colours
-    yield map_picture(features["after training"], photos, seed, colours)
+    drawn = [map_picture(features["after training"], photos, seed, colours)]
     queries = select_queries(torch.arange(len(images)), labels, SHEET_QUERIES).tolist()
-    for name, one in near.items():
-        yield neighbour_picture(name, one, queries, images, labels, photos)
+    drawn += [neighbour_picture(name, one, queries, images, labels, photos) for name, one in near.items()]
     if labels is not None and len(images.classes) <= MAX_CLASSES:
-        yield confusion_picture(near["after training"], labels, images)
+        drawn.append(confusion_picture(near["after training"], labels, images))
+    yield from (picture._replace(caption=picture.caption + note) for picture in drawn)
+
+
+def good_crops(images: ImageSet, spec: InputSpec) -> tuple[ImageSet, list[Tensor], str]:
+    """The images that can be read, their center crops in batches, and a sentence on the others, "" without any.
+
+    Raises `DataError` or `OSError`.
+    """
+    broken = set[str]()
+    crops = center_crop_batches(images, spec, batch_size=64, workers=0, broken=lambda image: broken.add(image.name))
+    pixels = list(crops)
+    if not broken:
+        return images, pixels, ""
+    good = torch.tensor([place for place, name in enumerate(images.names) if name not in broken])
+    return images.subset(good), [torch.cat(pixels)[good]], f" Left out: {plural(len(broken), 'broken image')}."
 
 
 def centred_features(training: TrainingState, loaded: LoadedEncoder, images: ImageSet, pixels: list[Tensor]) -> Tensor:
