@@ -118,7 +118,8 @@ def test_flags_that_texts_mention_exist(name):
     scripts = [*(ROOT / "benchmarks").glob("*.py"), ROOT / "tests/campaign/run.py"]
     known |= {flag for script in scripts for flag in re.findall(r'"(--[a-z][a-z-]+)"', script.read_text())}
     text = TEXTS[name].read_text(encoding="utf-8").replace("--[no-]", "--")
-    ours = re.sub(r"^(python|bash|torchrun|#SBATCH|srun|sbatch|\.venv/bin/(?!lwcl)).*$", "", text, flags=re.MULTILINE)
+    others = r"^(python|bash|docker|torchrun|#SBATCH|srun|sbatch|\.venv/bin/(?!lwcl)).*$"
+    ours = re.sub(others, "", text, flags=re.MULTILINE)
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+\b", ours)) <= known | PUBLISHED
 
 
