@@ -30,8 +30,8 @@ from evidence import CACHE, installed_teacher
 from peer_ways.modality_sets import RGB, Folders, chips, landsat, photos
 from peer_ways.modality_tables import (
     ACROSS,
+    BAND_WAYS,
     CHANNELS,
-    DEFAULT,
     MODALITIES,
     SELF,
     TEACHER,
@@ -49,7 +49,7 @@ HERE = Path(__file__).parent
 RESULTS, DOCS = HERE / "modalities.jsonl", HERE.parent / "docs"
 ONE_CHANNEL = ("gray", "edges")
 TABLES = ["across", "self", "channels"]
-WAYS = [TEACHER, UNTRAINED, *ACROSS, *SELF]
+WAYS = list(dict.fromkeys([TEACHER, UNTRAINED, *ACROSS, *SELF, *BAND_WAYS]))
 ORDER = ("4", "12", "1", "3", "6")  # in which bands are measured
 SCENE_SIZE = 32  # pixels of a view of the scene's chips
 TAUGHT = {TEACHER} | {way for way, command in ACROSS.items() if command}  # need a teacher
@@ -96,9 +96,9 @@ class Bench:
 
     def channels_cell(self, table: str, bands: str, way: str, arch: str) -> None:
         """Trains, exports and judges a net on some bands of the scene, and judges the untrained one."""
-        args, (train, val, images) = self.args, self.folders["scene"]
+        args, minutes, (train, val, images) = self.args, self.args.channel_minutes, self.folders["scene"]
         key: Row = {"table": table, "modality": bands, "arch": arch, "size": SCENE_SIZE, "seed": args.seed}
-        key |= {"cpus": usable_cpus(), "minutes": args.minutes}
+        key |= {"cpus": usable_cpus(), "minutes": minutes}
         if self.rows.find(**key, way=way):
             return
         reading = {"bands": CHANNELS[bands]}
@@ -106,7 +106,8 @@ class Bench:
         judge = Judge(ImagesAndLabels("scene", str(train), (str(val),), train, images), SCENE_SIZE, **reading)
         with tempfile.TemporaryDirectory(prefix="lwcl-") as work:
             run = Path(work, "run")
-            cost = lwcl_for("pretrain", [*flags, "--seed", str(args.seed), *args.flags], args.minutes, images, run)
+            flags += BAND_WAYS[way]
+            cost = lwcl_for("pretrain", [*flags, "--seed", str(args.seed), *args.flags], minutes, images, run)
             code, said, *_ = child([sys.executable, "-m", "lwcl", "export", str(run), "--format", "onnx", "--int8"])
             if code:
                 raise RuntimeError(said)
@@ -149,7 +150,7 @@ def self_stages(way: str, bench: Bench, arch: str) -> Stages:
 def cells() -> list[tuple[str, str, str]]:
     """Table, modality and way of all cells, those that tell most first."""
     students = {way: [("across", modality, way) for modality in MODALITIES] for way in (*ACROSS, UNTRAINED, TEACHER)}
-    channels = [("channels", bands, DEFAULT) for bands in sorted(CHANNELS, key=ORDER.index)]
+    channels = [("channels", bands, way) for bands in sorted(CHANNELS, key=ORDER.index) for way in BAND_WAYS]
     alone = [("self", RGB, way) for way in (*SELF, UNTRAINED)]
     first = [("across", RGB, TEACHER), *students["alone"], *students["regression"], *channels[:3], *alone]
     every = [*first, *itertools.chain(*zip(*(students[way] for way in ACROSS), strict=True)), *channels]
@@ -201,6 +202,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--archs", nargs="+", default=["mobilenetv3_small_100"])
     parser.add_argument("--minutes", type=float, default=1.0, help="of each run across modalities")
     parser.add_argument("--self-minutes", type=float, default=2.0, help="of each way of self-distillation")
+    parser.add_argument("--channel-minutes", type=float, default=1.5, help="of each run on bands")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=RESULTS, help="file that the rows are appended to")
     parser.add_argument("--write", action="store_true", help="only write the tables")
@@ -221,7 +223,13 @@ def main() -> int:
         folder = args.folder or Path(scratch, "images")
         if args.smoke:
             vars(args).update(archs=["test_efficientnet"], images=64, size=32, data=None, flags=["--batch-size", "16"])
-            vars(args).update(minutes=0.01, self_minutes=0.02, modalities=[RGB, PAIRED, "4"], out=Path(scratch, "rows"))
+            vars(args).update(
+                minutes=0.01,
+                self_minutes=0.02,
+                channel_minutes=0.01,
+                modalities=[RGB, PAIRED, "4"],
+                out=Path(scratch, "rows"),
+            )
             vars(args).update(ways=["alone", "regression", "born again by 2q", "default"], scene=None)
             args.teacher = "random/test_efficientnet"
         return int(measure(args, folder) > 0)

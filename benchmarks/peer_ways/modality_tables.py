@@ -24,6 +24,8 @@ CHANNELS = {
     "6": "*_B{1,2,3,4,5,7}.tif",
     "12": "*_B{1,2,3,4,5,7,M1,M2,M3,M4,M5,M7}.tif",
 }
+#: Ways of training on bands, with their flags: jitter changes what bands differ by.
+BAND_WAYS = {"crop and flip alone": ["--augmentation", "crop-flip"], DEFAULT: []}
 #: Ways of self-distillation: the command, and its flags.
 SELF: dict[str, tuple[str, list[str]]] = {
     DEFAULT: ("pretrain", []),
@@ -107,16 +109,18 @@ def channels_table(rows: Rows) -> Iterator[str]:
     for work in works(rows, "channels"):
         told = [row for row in rows.rows if row["table"] == "channels" and row["arch"] == work["arch"]]
         yield from (heading(work, told), "")
-        columns = ("Bands", "kNN, %", "More than untrained, points", "Images/s", "Peak memory, MB")
+        columns = ("Bands", "Augmentation", "kNN, %", "More than untrained, points", "Images/s", "Peak memory, MB")
         columns += ("ONNX, relative difference", "int8, cosine")
         yield f"| {' | '.join(columns)} |"
         yield "|---" * len(columns) + "|"
         for bands in CHANNELS:
-            row = rows.find(table="channels", modality=bands, way=DEFAULT, **work)
             untrained = rows.find(table="channels", modality=bands, way=UNTRAINED, **work)
-            if row and untrained:
+            for way in BAND_WAYS:
+                row = rows.find(table="channels", modality=bands, way=way, **work)
+                if not row or not untrained:
+                    continue
                 scores = f"{percent(row['top1'], row['top1_interval'])} | {points(difference(row, untrained))}"
                 cost = f"{row['images_per_second']:.0f} | {row['peak_mb']:.0f}"
                 files = f"{row['onnx']['relative']:.1g} | {row['int8']['as_run']['mean']:.3f}"
-                yield f"| {bands} | {scores} | {cost} | {files} |"
+                yield f"| {bands} | {way} | {scores} | {cost} | {files} |"
         yield ""
