@@ -173,7 +173,8 @@ def time_to_accuracy(rows: list[Row]) -> Figure:
                 width = {"lw": 2.2} if name == "lwcl" else {"lw": 1.0}
                 axes.errorbar(minutes, [100 * t for t in top1], bars, label=name, markersize=4, **look, **width)
         axes.set(title=f"{work[1].removesuffix('_100')}, {work[0].split('-')[0]}", xlabel=f"minutes on {work[2]} CPU")
-        axes.set(ylabel="kNN top-1, %", xlim=(0, None))
+        latest = max((row["seconds"] / 60 for row in own if row["minutes"]), default=1.0)
+        axes.set(ylabel="kNN top-1, %", xlim=(0, 1.05 * latest))
     for axes in list(figure.axes)[len(works) :]:
         axes.remove()
     known = {
