@@ -41,19 +41,20 @@ def measured(encoder: str, arch: str, bits: int, seed: int, args: argparse.Names
 
 
 def table(rows: list[Row]) -> Iterator[str]:
-    """A line for each net and number of bits; of several seeds the mean, and the least and most."""
-    yield "| Net | Bits | float32 | " + " | ".join(WAYS) + " | trained, above the best without (95%) | gain kept |"
-    yield "|---|---|---|---|---|---|---|---|"
+    """A line for each net and number of bits; of several seeds the mean, the least and most, and the least lead."""
+    yield "| Net | Bits | Seeds | float32 | " + " | ".join(WAYS) + " | trained, above the best without | gain kept |"
+    yield "|---|---|---|---|---|---|---|---|---|"
     works = dict.fromkeys((row["arch"], row["bits"]) for row in rows)
-    for arch, bits in sorted(works, key=lambda one: (list(works).index(one), -one[1])):
+    nets = [arch for arch, _ in works]
+    for arch, bits in sorted(works, key=lambda one: (nets.index(one[0]), -one[1])):
         own = [row for row in rows if (row["arch"], row["bits"]) == (arch, bits)]
         known = [{one["name"]: one for one in row["rows"]} for row in own]
         float32 = known[0]["float32 twin"]
         cells = [percent(float32["top1"], float32["interval"])]
         cells += [spread([100 * one[way]["top1"] for one in known]) for way in WAYS]
-        cells.append("; ".join(lead(one) for one in known))
+        cells.append(points(min(map(lead, known))))
         cells.append(spread([100 * kept(one, row["untrained"]) for one, row in zip(known, own, strict=True)]) + "%")
-        yield f"| {short(arch)} | {bits} | {' | '.join(cells)} |"
+        yield f"| {short(arch)} | {bits} | {len(own)} | {' | '.join(cells)} |"
 
 
 def spread(values: list[float]) -> str:
@@ -62,11 +63,11 @@ def spread(values: list[float]) -> str:
     return mean if len(values) == 1 else f"{mean} ({min(values):.1f} to {max(values):.1f})"
 
 
-def lead(known: dict[str, Row]) -> str:
-    """How far training is above the better of the two without, points with the paired interval."""
+def lead(known: dict[str, Row]) -> tuple[float, float, float]:
+    """How far training is above the better of the two without, points with the paired 95% interval."""
     best = max(WAYS[:2], key=lambda way: known[way]["top1"])
     gain, (low, high) = known[best]["gain"]  # of that row over the trained one
-    return points((-100 * gain, -100 * high, -100 * low))
+    return -100 * gain, -100 * high, -100 * low
 
 
 def kept(known: dict[str, Row], untrained: float) -> float:
