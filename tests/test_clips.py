@@ -13,6 +13,7 @@ from runs import pretrain, ran
 from videos import CLIP, level, moving_textures, numbers, texture, write_video
 
 from lwcl.checkpoints.load import load_encoder
+from lwcl.checkpoints.onnx_file import made_batches, write_onnx
 from lwcl.config.augmentation import MOCO_V2, Augmentation
 from lwcl.data.cache.build import CacheBuilder
 from lwcl.data.dataset import open_images
@@ -23,7 +24,7 @@ from lwcl.errors import UsageError
 from lwcl.methods.method import ViewSpec
 from lwcl.models.backbone import batch_norms
 from lwcl.models.encoder import Encoder
-from lwcl.models.loaded import InputSpec
+from lwcl.models.loaded import InputSpec, random_encoder
 from lwcl.models.video import shift_frames
 from lwcl.system.compute import Compute
 
@@ -235,3 +236,17 @@ def test_a_video_net_learns_from_a_teacher_of_images(videos: Path, tmp_path: Pat
     student = load_encoder(str(out / "export"))
     assert student.encoder.arch == "video/mc3_18" and student.input_spec.pixel_format.clip == "4x2"
     assert ran(["verify", str(out)]) == 0
+
+
+@pytest.mark.parametrize("with_preprocess", [False, True])
+def test_an_onnx_file_takes_clips(with_preprocess: bool, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    spec = InputSpec(32, (0.5,) * 3, (0.25,) * 3, 0.875, CLIP)
+    loaded = random_encoder("test_resnet", spec, 0, {"temporal": "shift"})
+    write_onnx(tmp_path / "a.onnx", loaded, opset=18, with_preprocess=with_preprocess)
+    again = load_encoder(str(tmp_path / "a.onnx"))
+    assert again.encoder.arguments["temporal"] == "shift" and again.input_spec == spec
+    clips = made_batches(spec)[1]
+    with torch.inference_mode():
+        found, wanted = again.encoder.features(clips), loaded.encoder.eval().features(clips)
+    assert clips.shape == (5, 4, 3, 32, 32) and torch.allclose(found, wanted, atol=1e-4)
