@@ -136,7 +136,7 @@ def test_what_stands_beside_the_splits_is_named(tmp_path: Path) -> None:
     names = ["train/a/1.png", "train/b/1.png", "val/a/2.png", "val/b/2.png", "unlabeled/3.png", "unlabeled/4.png"]
     images = open_images([make_folder(tmp_path, names)], "train")
     assert len(images) == 2
-    assert "train 2, val 2; 2 images outside the split folders are ignored (unlabeled)" in images.notes[0]
+    assert "train 2, val 2; ignored: 2 images outside the split folders (unlabeled)" in images.notes[0]
 
 
 def links(tmp_path: Path, kept: bool) -> Path:

@@ -36,8 +36,8 @@ def early_warnings(config: ResolvedConfig, net: Net, steps: int) -> Iterator[str
         )
     if steps < MIN_STEPS and not method.teacher_space:
         yield (
-            f"The run has only {steps} steps: in fewer than {MIN_STEPS} little is learned without a teacher; give more "
-            f"--epochs, more images, or a --batch-size below {optimization.batch_size}."
+            f"The run has only {plural(steps, 'step')}: in fewer than {MIN_STEPS} little is learned without a teacher; "
+            f"give more --epochs, more images, or a --batch-size below {optimization.batch_size}."
         )
     processes = 1 if optimization.sync_bn else config.options.devices
     images = optimization.batch_size // (optimization.accumulate * optimization.bn_splits * processes)

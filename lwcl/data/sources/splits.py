@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lwcl.data.sources.packed import Coded, PackedNames
-from lwcl.formatting import first_names
+from lwcl.formatting import first_names, plural
 
 Split = Literal["train", "val", "all"]
 SPLIT_FOLDER_NAMES = {
@@ -121,7 +121,7 @@ def layout_notes(spec: str, names: PackedNames, layout: FolderLayout, labels: La
         counts = {split: layout.splits.count(split) for split in ("train", "val", "test")}
         used = ", ".join(f"{split} {count:,}" for split, count in counts.items() if count)
         yield (
-            f"{spec}: {used}; {beside:,} images outside the split folders are ignored "
+            f"{spec}: {used}; ignored: {plural(beside, 'image')} outside the split folders "
             f"({first_names(folders, 3)}); give those folders with another --data to use them."
         )
     leaves = parse_folder_layout(names, "leaf").classes
