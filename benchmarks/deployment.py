@@ -21,14 +21,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from figures import on_white
+from figures import accuracy_and_latency, saved
 from peer_ways.evidence_tables import short
 from peer_ways.timed import Row, Rows, child, encoder_files, points, write_between
 
 from lwcl.checkpoints.load import load_encoder
 from lwcl.evaluation.latency import measure_latency
 from lwcl.models.loaded import LoadedEncoder
-from lwcl.reporting.pareto import BenchPoint, pareto_svg
+from lwcl.reporting.pareto import BenchPoint
 
 HERE = Path(__file__).parent
 RESULTS, PICTURE = HERE / "deployment.jsonl", HERE / "deployment.svg"
@@ -125,7 +125,7 @@ def int8_table(rows: Rows, nets: dict[str, str]) -> Iterator[str]:
 
 def picture(rows: Rows, nets: dict[str, str]) -> None:
     """Accuracy against latency of all nets in float32 by PyTorch, and by onnxruntime in float32 and int8."""
-    drawn = []
+    drawn: list[tuple[str, str, BenchPoint]] = []
     for encoder, arch in nets.items():
         row, timed = (rows.find(encoder=encoder, target=target) for target in (TARGETS[0], "latency"))
         if row is None or timed is None or not (knn := row["int8"]["knn"]):
@@ -136,9 +136,10 @@ def picture(rows: Rows, nets: dict[str, str]) -> None:
         ):
             half = 1.96 * (top1 * (1 - top1) / knn["images"]) ** 0.5
             bounds = (100 * (top1 - half), 100 * (top1 + half))
-            drawn.append(BenchPoint(f"{short(arch)}, {form}", timed[form]["ms"], 100 * top1, bounds, megabytes))
+            point = BenchPoint(f"{short(arch)} {form}", timed[form]["ms"], 100 * top1, bounds, megabytes)
+            drawn.append((short(arch), form, point))
     if drawn:
-        PICTURE.write_text(on_white(pareto_svg(drawn)))
+        saved(accuracy_and_latency(drawn), PICTURE)
 
 
 def write(rows: Rows) -> None:

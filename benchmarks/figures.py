@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lwcl.reporting import plots
+from lwcl.reporting.pareto import BenchPoint, pareto_front
 
 Row = dict[str, Any]
 LOOKS = [*((colour, "") for colour in (*plots.PALETTE, "#F0E442", plots.GREY, "#000000")), ("#ffffff", "////")]
@@ -53,14 +54,9 @@ def bars(rows: list[Row]) -> Figure:
 
 def saved(figure: Figure, path: Path) -> None:
     """The figure as a file that looks the same on a light page and on a dark one."""
-    path.write_text(on_white(plots.figure_svg(figure)))
-
-
-def on_white(svg: str) -> str:
-    """A picture of lwcl's reports, which follows the page's colours, on white."""
-    text = svg.replace("currentColor", "#1a1a1a")
+    text = plots.figure_svg(figure).replace("currentColor", "#1a1a1a")
     end = text.index(">") + 1
-    return f'{text[:end]}<rect width="100%" height="100%" fill="#ffffff"/>{text[end:]}'
+    path.write_text(f'{text[:end]}<rect width="100%" height="100%" fill="#ffffff"/>{text[end:]}')
 
 
 def throughput(rows: list[Row]) -> Figure:
@@ -181,4 +177,30 @@ def time_to_accuracy(rows: list[Row]) -> Figure:
         label: handle for axes in figure.axes for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
     }
     figure.legend(known.values(), known.keys(), loc="outside upper center", ncols=4, frameon=False, fontsize=8)
+    return figure
+
+
+def accuracy_and_latency(points: list[tuple[str, str, BenchPoint]]) -> Figure:
+    """Networks (colours) in several forms (markers): accuracy by latency, size as area, dashed the Pareto front."""
+    matplotlib.rcParams.update(plots.MATPLOTLIB_RC)
+    figure = Figure(figsize=(7.5, 3.9), layout="constrained")
+    axes = figure.subplots()
+    nets, forms = (list(dict.fromkeys(each)) for each in zip(*((net, form) for net, form, _ in points), strict=True))
+    front = pareto_front([point for *_, point in points])
+    axes.plot([one.latency for one in front], [one.top1 for one in front], "--", color=plots.GREY, lw=1, zorder=1)
+    largest = max(point.megabytes for *_, point in points)
+    for net, form, point in points:
+        colour, marker = plots.PALETTE[nets.index(net)], plots.MARKERS[forms.index(form)]
+        axes.plot((point.latency, point.latency), point.interval, color=colour, lw=1, alpha=0.5, zorder=2)
+        area = 25 + 250 * point.megabytes / largest
+        axes.scatter(point.latency, point.top1, area, color=colour, marker=marker, alpha=0.8, lw=0, zorder=3)
+    for number, net in enumerate(nets):
+        axes.plot([], [], "s", color=plots.PALETTE[number], label=net)
+    for number, form in enumerate(forms):
+        axes.plot([], [], plots.MARKERS[number], color=plots.GREY, label=form)
+    axes.set(xscale="log", xlabel="milliseconds an image, one thread", ylabel="kNN top-1, %")
+    ticks = [0.5, 1, 2, 5, 10]
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.minorticks_off()
+    figure.legend(loc="outside right upper", frameon=False, fontsize=8)
     return figure
