@@ -83,6 +83,7 @@ def test_a_page_follows_the_run_in_a_browser_and_the_last_one_shows_what_was_lea
     page = (tmp_path / "run" / "report.html").read_text()
     assert '<meta http-equiv="refresh" content="20">' in page
     assert "Still training: 6 of 12 steps" in page
+    assert "Metrics now" in page and "at the end" not in page and "not solved" not in page
     assert "Augmented samples" in page
     assert ran(command) == 0
     page = (tmp_path / "run" / "report.html").read_text()

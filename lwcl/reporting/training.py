@@ -42,24 +42,25 @@ def training_report(
     samples: "NDArray[numpy.uint8] | None" = None,
     colours: str = "",
     chance: Chance | None = None,
+    ended: bool = True,
 ) -> Report:
     """The report of the command `kind` on a run with these `metrics`, the records of metrics.jsonl.
 
     A record has `step` and `epoch`, and any of `loss`, `lr`, `grad_norm`, `knn_top1` (a fraction in [0, 1]) and the
     names of `HEALTH_METRICS`. `timing` is what `TrainingDisplay.timing` returned. `samples` are images as stored, then
     their views: (images, 1 + views, height, width, 3) uint8, in these false `colours`, if any. `chance` is what
-    `Method.chance` returns.
+    `Method.chance` returns. Of a run that has not ended it is not said whether its task is solved.
     """
     batch_size = settings["batch_size"].value if "batch_size" in settings else FULL_RANK_BATCH
     timing = timing or {}
     run = Table("Run", ("Property", "Value"), tuple(flatten_facts(facts)))
-    tables = [final_values_table(metrics, batch_size), throughput_table(timing)]
+    tables = [last_values_table(metrics, batch_size, ended), throughput_table(timing)]
     names = dict.fromkeys(name for record in metrics for name in record)
     latest = {name: last_value(metrics, name) for name in names}
     return Report(
         kind=kind,
         title=title,
-        verdict=training_verdict(metrics, settings, batch_size, timing.get("seconds"), chance),
+        verdict=training_verdict(metrics, settings, batch_size, timing.get("seconds"), chance, ended),
         tables=tuple(table for table in tables if table.rows),
         details=(run,) if run.rows else (),
         pictures=(*training_curves(metrics), *sample_sheet(samples, colours)),
@@ -90,22 +91,23 @@ def training_verdict(
     settings: Mapping[str, SettingValue],
     batch_size: int,
     seconds: float | None,
-    chance: Chance | None = None,
+    chance: Chance | None,
+    ended: bool,
 ) -> str:
     """A line each for the kNN accuracy if it was monitored, embedding health, the training task, and its length."""
-    lines = []
+    lines, when = [], "at the end" if ended else "now"
     if scores := metric_values(metrics, "knn_top1"):
-        lines.append(f"kNN top-1 while training: {percent(scores[0])} at first, {percent(scores[-1])} at the end.")
+        lines.append(f"kNN top-1 while training: {percent(scores[0])} at first, {percent(scores[-1])} {when}.")
     if final_health(metrics):
         lines.append(health_verdict(metrics, settings, batch_size))
-    if chance and metric_values(metrics, "top1"):
+    if ended and chance and metric_values(metrics, "top1"):
         lines.append(task_verdict(metrics, *chance))
     if losses := metric_values(metrics, "loss"):
         took = f" in {duration(seconds)}" if seconds is not None else ""
         steps = plural(last_value(metrics, "step") or 0, "step")
         done = f"{plural(float(last_value(metrics, 'epoch') or 0), 'epoch')} ({steps})"
         highest, end = max(losses), final_mean(losses)
-        lines.append(f"Trained for {done}{took}; loss {highest:.3g} at its highest, {end:.3g} at the end.")
+        lines.append(f"Trained for {done}{took}; loss {highest:.3g} at its highest, {end:.3g} {when}.")
     return "\n".join(lines) or NOTHING_MEASURED
 
 
@@ -156,7 +158,7 @@ def health_verdict(metrics: MetricRecords, settings: Mapping[str, SettingValue],
     return f"Embedding health: no problem found ({values})."
 
 
-def final_values_table(metrics: MetricRecords, batch_size: int) -> Table:
+def last_values_table(metrics: MetricRecords, batch_size: int, ended: bool) -> Table:
     """The last value of the loss, the kNN accuracy and each health metric, marked where it is out of range."""
     rows: list[tuple[str, str, str]] = []
     if losses := metric_values(metrics, "loss"):
@@ -167,7 +169,7 @@ def final_values_table(metrics: MetricRecords, batch_size: int) -> Table:
         word = out_of_range(name, value, batch_size)
         text = format_metric(name, value) + (f" ({word})" if word else "")
         rows.append((HEALTH_METRICS[name].title, text, HEALTH_METRICS[name].meaning))
-    return Table("Final metrics", ("Metric", "Value", "Meaning"), tuple(rows))
+    return Table("Final metrics" if ended else "Metrics now", ("Metric", "Value", "Meaning"), tuple(rows))
 
 
 def throughput_table(timing: Mapping[str, float | None]) -> Table:

@@ -23,7 +23,12 @@ PAGE_SECONDS, PAGE_DRAWN_SECONDS = 20.0, 1.0  # between two pages, and what one 
 
 
 def run_report(
-    training: TrainingState, folder: RunFolder, timing: Mapping[str, float | None], facts: Mapping[str, Any]
+    training: TrainingState,
+    folder: RunFolder,
+    timing: Mapping[str, float | None],
+    facts: Mapping[str, Any],
+    *,
+    ended: bool = True,
 ) -> Report:
     """The report of a run with these facts and the metrics so far."""
     return training_report(
@@ -38,6 +43,7 @@ def run_report(
         chance=training.config.method.chance(training.loader.batch_size // training.config.optimization.accumulate),
         samples=samples_or_none(training.loader),
         colours=training.loader.student.input_spec.pixel_format.false_colours,
+        ended=ended,
     )
 
 
@@ -61,7 +67,7 @@ class LivePage:
         epoch_ends = step % self.training.loader.steps_per_epoch == 0
         if not self.training.config.options.html or not epoch_ends or not self._limit.due():
             return
-        report = run_report(self.training, self.folder, {}, {"images": len(self.training.images)})
+        report = run_report(self.training, self.folder, {}, {"images": len(self.training.images)}, ended=False)
         done = f"{step:,} of {self.training.steps:,} steps at {time.strftime('%H:%M:%S')}"
         state = f"Still training: {done}. This page loads itself again."
         write_atomically(self.folder.report_html, report.to_html(refresh=int(PAGE_SECONDS), state=state))
