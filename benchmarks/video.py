@@ -2,7 +2,7 @@
 
 The claim is to be shown: the whole table has not been measured yet. Ten motions are the classes: right, left, up,
 down, clockwise, counter-clockwise, in, out, still, to and fro. Textures (lwcl's own, drawn) are few and the same in all
-classes, and the pose of the frame in the middle has the same distribution in every class, so a frame tells nothing.
+classes and splits, and the pose of the frame in the middle has the same distribution in every class, so it tells nothing.
 
     python benchmarks/video.py [--arch resnet10t] [--videos 60] [--epochs 20] [--smoke]
 
@@ -70,15 +70,15 @@ def write_clip(path: Path, frames: list[Any], codec: str = "libx264", rate: int 
 
 
 def draw_videos(folder: Path, a_class: dict[str, int], side: int, textures: int) -> None:
-    """So many videos of each class in the splits `train` and `val`, whose textures differ."""
+    """So many videos of each class in the splits `train` and `val`, of the same textures."""
     pixels = BUILTIN_SETS["textures"]().reader.pixels
     rng = numpy.random.default_rng(0)
+    chosen = rng.choice(len(pixels), textures, replace=False)
+    large = [Image.fromarray(pixels[row]).resize((3 * side, 3 * side), Image.Resampling.BICUBIC) for row in chosen]
     for split, count in a_class.items():
-        chosen = rng.choice(len(pixels), textures, replace=False)
-        large = [Image.fromarray(pixels[row]).resize((3 * side, 3 * side), Image.Resampling.BICUBIC) for row in chosen]
         for name, motion in MOTIONS.items():
             for number in range(count):
-                start = (*rng.uniform(-6, 6, 2), rng.uniform(-math.pi, math.pi), rng.uniform(-0.2, 0.2))
+                start = (*rng.uniform(-2, 2, 2), *rng.uniform(-0.1, 0.1, 2))  # small: only motion tells videos apart
                 times = numpy.linspace(-1, 1, FRAMES)
                 poses = [tuple(one + more for one, more in zip(start, motion(t), strict=True)) for t in times]
                 texture = large[rng.integers(textures)]
