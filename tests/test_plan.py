@@ -48,9 +48,12 @@ def stated(setting: SettingValue):
 TEXT = st.text("ab/é ':#-0.", min_size=1, max_size=8)  # no ~: a path expands it
 # A setting of these asks for another one, or excludes it.
 BOUND = {
+    "bands",
+    "clip",
     "method",
     "minutes",
     "teacher",
+    "temporal",
     "init_by",
     "init_head",
     "student_data",
