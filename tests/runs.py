@@ -15,7 +15,10 @@ from PIL import Image
 import lwcl.commands.train  # noqa: F401  # here, so that no child has to wait for torch
 from lwcl.checkpoints import training_state
 from lwcl.cli import main
+from lwcl.config.recipes import RECIPES
+from lwcl.methods.method import methods
 from lwcl.runs.folder import RunFolder
+from lwcl.settings import field_names
 
 STEPS, PER_EPOCH, SAVE_EVERY = 12, 6, 3
 SMALL = (
@@ -45,7 +48,15 @@ def made_images(folder: Path, count: int = 48, classes: tuple[str, ...] = (), su
 def pretrain(data: Path | str, out: Path, *more: str) -> list[str]:
     """The words of a small run, by the recipe light unless another recipe or method is named; `more` words win."""
     recipe = () if {"--recipe", "--method"} & set(more) else ("--recipe", "light")
-    return ["pretrain", "--data", str(data), "--out", str(out), *SMALL, *recipe, *more]
+    small = fitting(more[more.index("--recipe") + 1]) if "--recipe" in more else SMALL
+    return ["pretrain", "--data", str(data), "--out", str(out), *small, *recipe, *more]
+
+
+def fitting(recipe: str) -> list[str]:
+    """The words of a small run without those of settings that the recipe's method lacks."""
+    own = field_names(methods()[RECIPES[recipe].method])
+    lost = {f"--{name.replace('_', '-')}" for name in ("hidden", "dim", "queue_size") if name not in own}
+    return [word for before, word in zip(["", *SMALL], SMALL, strict=False) if not {before, word} & lost]
 
 
 def ran(words: list[str]) -> int:

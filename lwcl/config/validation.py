@@ -69,8 +69,10 @@ def check_method_settings(layers: Sequence[Layer], own: Sequence[str], method: t
         for name in (name for name, value in values.items() if value is not None and name not in own):
             owners = [other for other, cls in methods(method.command).items() if name in field_names(cls)]
             where = "" if origin == FLAG else f" (in {origin})"
+            *rest, last = owners
+            others = f"{', '.join(rest)} and {last}" if rest else last
             raise UsageError(
-                f"{flag_name(name)}{where} is a setting of {' and '.join(owners)}; this run's method is {method.name}.",
+                f"{flag_name(name)}{where} is a setting of {others}; this run's method is {method.name}.",
                 f"{method.name} has {', '.join(map(flag_name, field_names(method)))}.",
                 f"Remove {flag_name(name)}, or choose --method {owners[0]}.",
             )
