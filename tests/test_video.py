@@ -13,7 +13,7 @@ from lwcl.config.clips import parse_clip
 from lwcl.data.cache.build import CacheBuilder
 from lwcl.data.dataset import open_images
 from lwcl.data.native import UnreadableImageError
-from lwcl.data.video import decode_video, has_variable_rate, read_facts
+from lwcl.data.video import decode_video, read_facts, survey_video
 from lwcl.errors import DataError, UsageError
 
 
@@ -28,7 +28,7 @@ def test_every_second_frame_is_read_from_every_container(container: str, tmp_pat
     assert numbers(decode_video(path, CLIP)) == [0, 2, 4, 6, 8, 10, 12]
     facts = read_facts(path)
     assert (facts.width, facts.height, facts.rate, facts.bits) == (48, 32, 25, 8)
-    assert not has_variable_rate(path)
+    assert not survey_video(path)[1]
 
 
 def test_of_a_varying_rate_the_frames_seen_at_even_times_are_read(tmp_path: Path) -> None:
@@ -39,7 +39,7 @@ def test_of_a_varying_rate_the_frames_seen_at_even_times_are_read(tmp_path: Path
     wanted = [max(number for number, time in enumerate(times) if time <= moment + step / 4) for moment in moments]
     assert numbers(decode_video(path, CLIP)) == wanted
     assert wanted.count(6) > 1, "the frame that is shown for long is seen more than once"
-    assert has_variable_rate(path)
+    assert survey_video(path)[1]
     notes = open_images([str(tmp_path)], clip="4x2").notes
     assert any("1 of 1 video looked at" in note and "varying frame rate" in note for note in notes)
 

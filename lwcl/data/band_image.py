@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from lwcl.data.frames import Frames
+from lwcl.data.frames import ArrayImage, Frames
 from lwcl.models.pixel_format import shown_channels
 
 Array = npt.NDArray[Any]
@@ -23,33 +23,8 @@ TURNS: dict[Image.Transpose, Callable[[Array], Array]] = {
 }
 
 
-class BandImage:
+class BandImage(ArrayImage):
     """Pixels (height, width, channels), uint8 or uint16. Resized channel by channel by Pillow, in float32."""
-
-    def __init__(self, pixels: Array) -> None:
-        self.pixels = pixels
-
-    @property
-    def height(self) -> int:
-        """Its height in pixels."""
-        return int(self.pixels.shape[0])
-
-    @property
-    def width(self) -> int:
-        """Its width in pixels."""
-        return int(self.pixels.shape[1])
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Width and height."""
-        return self.width, self.height
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
-        return np.asarray(self.pixels, dtype)
-
-    def tobytes(self) -> bytes:
-        """The values, row by row, the channels of a pixel together."""
-        return self.pixels.tobytes()
 
     def crop(self, box: Sequence[int]) -> "BandImage":
         """The part in (left, top, right, bottom), which lies inside."""

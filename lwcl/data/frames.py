@@ -1,4 +1,4 @@
-"""The frames of a video as one picture, with the part of Pillow's interface that lwcl uses of images."""
+"""Images that are arrays, with the part of Pillow's interface that lwcl uses; the frames of a video as one of them."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,36 +8,44 @@ import numpy.typing as npt
 from PIL import Image
 
 
-class Frames:
-    """Frames (N, height, width, 3), uint8; whatever is done to one is done to all."""
+class ArrayImage:
+    """Pixels in an array, with the sides that Pillow's images tell."""
 
-    def __init__(self, pixels: npt.NDArray[np.uint8]) -> None:
+    rows_axis = 0  # of the array; columns are the next
+
+    def __init__(self, pixels: npt.NDArray[Any]) -> None:
         self.pixels = pixels
-
-    def __len__(self) -> int:
-        return len(self.pixels)
 
     @property
     def height(self) -> int:
-        """Of a frame, in pixels."""
-        return int(self.pixels.shape[1])
+        """In pixels."""
+        return int(self.pixels.shape[self.rows_axis])
 
     @property
     def width(self) -> int:
-        """Of a frame, in pixels."""
-        return int(self.pixels.shape[2])
+        """In pixels."""
+        return int(self.pixels.shape[self.rows_axis + 1])
 
     @property
     def size(self) -> tuple[int, int]:
-        """Width and height of a frame."""
+        """Width and height in pixels."""
         return self.width, self.height
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
         return np.asarray(self.pixels, dtype)
 
     def tobytes(self) -> bytes:
-        """The values, frame by frame, row by row."""
+        """The values in the order of the array."""
         return self.pixels.tobytes()
+
+
+class Frames(ArrayImage):
+    """Frames (N, height, width, 3), uint8; whatever is done to one is done to all."""
+
+    rows_axis = 1
+
+    def __len__(self) -> int:
+        return len(self.pixels)
 
     def clip(self, frames: int, start: int | None = None) -> "Frames":
         """So many consecutive frames from `start` on, by default those in the middle."""

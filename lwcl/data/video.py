@@ -104,12 +104,13 @@ def read_facts(path: Path) -> VideoFacts:
         return facts_of(container, stream)
 
 
-def has_variable_rate(path: Path) -> bool:
-    """Whether the frames of a video are unevenly spaced in time, by its packets (nothing is decoded)."""
+def survey_video(path: Path) -> tuple[VideoFacts, bool]:
+    """What the header says, and whether frames are unevenly spaced in time, by their packets (nothing is decoded)."""
     with opened(path) as (container, stream):
+        facts = facts_of(container, stream)
         times = sorted(packet.pts for packet in container.demux(stream) if packet.pts is not None)
         steps = [float((later - earlier) * stream.time_base) for earlier, later in itertools.pairwise(times)]
-    return len(steps) > 0 and max(steps) - min(steps) > 2 * TIME_ROUNDING + 0.1 * min(steps)
+    return facts, len(steps) > 0 and max(steps) - min(steps) > 2 * TIME_ROUNDING + 0.1 * min(steps)
 
 
 def decode_video(path: Path, pixel_format: PixelFormat, min_side: int | None = None) -> Frames:

@@ -82,10 +82,10 @@ class Notes:
         """Whether the processes before this one have vanished."""
         return set(range(self.ranks.rank)) <= set(self.vanished())
 
-    def takes_the_word(self) -> bool:
-        """Whether this process says why the run ends: the first that asks, or that is left if the store is gone."""
+    def is_reporter(self) -> bool:
+        """Whether this process reports why the run ends: the first to ask, or the first left if the store is gone."""
         try:
-            return self.store.add("word", 1) == 1
+            return self.store.add("reporter", 1) == 1
         except RuntimeError:
             return self.is_first_left() or not self.vanished()
 
@@ -214,7 +214,7 @@ def explain_loss(error: BaseException, notes: Notes, wait: float) -> BaseExcepti
         )
     notes.leave("failed", {"what": lost.what, "code": lost.exit_code})
     lost.process = ""  # type: ignore[attr-defined]  # the message names the one that is meant
-    return lost if notes.takes_the_word() and not os.environ.get(LAUNCHED) else ReportedElsewhereError(lost.exit_code)
+    return lost if notes.is_reporter() and not os.environ.get(LAUNCHED) else ReportedElsewhereError(lost.exit_code)
 
 
 def capitalised(text: str) -> str:

@@ -21,7 +21,7 @@ from lwcl.data.sources.lists import LIST_SUFFIXES, ImageListFile
 from lwcl.data.sources.packed import PackedTable
 from lwcl.data.sources.source import ImageSource, source_layout
 from lwcl.data.sources.splits import Labels
-from lwcl.data.video import VideoFacts, decode_video, has_variable_rate, read_facts
+from lwcl.data.video import VideoFacts, decode_video, read_facts, survey_video
 from lwcl.errors import DataError, UsageError
 from lwcl.formatting import plural
 from lwcl.models.pixel_format import PixelFormat
@@ -88,12 +88,12 @@ def only_videos(container: ImageFolder | ImageListFile, spec: str) -> FileListin
             raise
         raise DataError(f"No videos in {spec!r}.", error.why, f"Video files end in {known}.") from None
     names = [*listing.names]
-    videos = [row for row, name in enumerate(names) if name.lower().endswith(VIDEO_SUFFIXES)]
+    videos = [name for name in names if name.lower().endswith(VIDEO_SUFFIXES)]
     if not videos:
         what = f"--clip is for videos; {spec!r} holds {plural(len(names), 'file')} that are none."
         raise UsageError(what, f"Videos end in {known}.", "Leave --clip out for images.")
     if len(videos) < len(names):
-        other = next(name for row, name in enumerate(names) if row not in {*videos})
+        other = next(name for name in names if not name.lower().endswith(VIDEO_SUFFIXES))
         others = plural(len(names) - len(videos), "other file")
         raise DataError(
             f"{spec!r} mixes {plural(len(videos), 'video')} with {others}, such as {other!r}.",
@@ -111,8 +111,8 @@ def video_notes(spec: str, reader: VideoReader, clip: PixelFormat) -> Iterator[s
         name = reader.listing.names[int(row)]
         if name not in facts:
             try:
-                facts[name] = read_facts(reader.path(int(row)))
-                variable += [name] if has_variable_rate(reader.path(int(row))) else []
+                facts[name], varies = survey_video(reader.path(int(row)))
+                variable += [name] if varies else []
             except UnreadableImageError:  # named, and counted, when it is decoded
                 continue
     whole = f"of {plural(len(facts), 'video')} looked at in {spec!r}"
