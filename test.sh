@@ -47,4 +47,4 @@ step ruff format --check .
 step mypy
 coverage=()
 if [[ -n ${COVERAGE:-} ]]; then coverage=(--cov --cov-report=term:skip-covered); fi
-step pytest -m "not slow" ${coverage[@]+"${coverage[@]}"} "$@"
+step pytest -m "not slow" -n 2 --dist loadfile ${coverage[@]+"${coverage[@]}"} "$@"
