@@ -2,11 +2,15 @@
 
 import io
 import itertools
+import os
+import signal
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from crash import ended, started
 from PIL import Image
 from torch.utils.data import Dataset
 
@@ -111,3 +115,38 @@ class Changed(Dataset[object]):
 def test_an_error_of_a_worker_keeps_its_words(workers: int) -> None:
     with pytest.raises(DataError, match=r"^The archive has changed\.\nStart again\.$"):
         list(load_in_workers(Changed(), [[0]], workers))
+
+
+class Heavy(Dataset[bytes]):
+    """Items that fill a pipe, made by workers who leave their numbers in a folder."""
+
+    def __init__(self, told: Path) -> None:
+        self.told = told
+
+    def __getitem__(self, number: int) -> bytes:
+        (self.told / str(os.getpid())).touch()
+        return bytes(2**20)
+
+
+def test_workers_leave_when_their_process_is_killed(tmp_path: Path) -> None:
+    def work() -> None:
+        batches = load_in_workers(Heavy(tmp_path), [[number] for number in range(50)], 2)
+        next(batches), next(batches)  # one of each worker, who goes on until the pipe is full
+        time.sleep(1)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    assert ended(started(work)) == -signal.SIGKILL
+    workers = [path.name for path in tmp_path.iterdir()]
+    assert len(workers) == 2
+    deadline = time.monotonic() + 30
+    while any(map(is_running, workers)):
+        assert time.monotonic() < deadline, "a worker is still there"
+        time.sleep(0.1)
+
+
+def is_running(pid: str) -> bool:
+    """Whether there is such a process, and it has not ended."""
+    try:
+        return bool(Path("/proc", pid, "cmdline").read_bytes())
+    except OSError:
+        return False

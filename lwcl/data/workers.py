@@ -1,5 +1,9 @@
 """Worker processes that make the items of batches; batches come in order whatever the number of workers."""
 
+import functools
+import os
+import threading
+import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -56,6 +60,7 @@ def load_in_workers(
                 num_workers=workers,
                 collate_fn=keep_items,
                 timeout=timeout if workers else 0,
+                worker_init_fn=functools.partial(leave_without, os.getpid()) if workers else None,
             )
             items = iter(loader)
         for item in items:
@@ -66,6 +71,17 @@ def load_in_workers(
         if "DataLoader" not in str(error):
             raise
         raise lost_worker(" ".join(str(error).split())[:200]) from None
+
+
+def leave_without(parent: int, worker: int) -> None:
+    """Ends this process once its parent is gone: torch's own check waits for a batch that nobody reads to be sent."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, name=f"parent of worker {worker}", daemon=True).start()
 
 
 class ErrorReturningDataset(Dataset[Any]):
