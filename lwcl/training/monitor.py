@@ -12,6 +12,7 @@ from lwcl.metrics.bootstrap import mean_top1
 from lwcl.metrics.health import (
     COLLAPSE_PATIENCE,
     MIN_VIEWS_IN_COMMON,
+    STEPS_UNTIL_VIEWS_COUNT,
     Health,
     embedding_health,
     is_collapsed,
@@ -50,7 +51,9 @@ class TrainingMonitor:
         measured = (record for record in records if "std" in record)
         self.history = [Health(*(float_or_nan(record[name]) for name in Health._fields)) for record in measured]
         self.alarm, self.stall = HealthAlarm(training.config.values), StallAlarm(*method.stalled)
-        self.compares_views = not method.teacher_space and all(record["epoch"] < 1 for record in records)
+        self.compares_views = not method.teacher_space and not any(
+            views_count(record["step"], record["epoch"]) for record in records
+        )
         for record in records:
             self.stall.update(record["epoch"], float_or_nan(record["loss"]))
         for end, health in enumerate(self.history, 1):
@@ -84,7 +87,7 @@ class TrainingMonitor:
             self.history.append(health)
             self.warn(step, self.alarm.update(health.effective_rank, collapsed=is_collapsed(self.history)))
         self.warn(step, self.stall.update(step.epoch, step.metrics["loss"]))
-        if self.compares_views and step.epoch >= 1 and step.pairs:
+        if self.compares_views and step.pairs and views_count(step.number, step.epoch):
             self.warn(step, compare_views(step.pairs))
             self.compares_views = False
         if monitored and self.evaluator:
@@ -109,12 +112,17 @@ class TrainingMonitor:
             self.screen.warn(f"step {step.number:,}: {warning}")
 
 
+def views_count(step: int, epoch: float) -> bool:
+    """Whether a net has been trained for long enough that what the views of an image have in common tells something."""
+    return epoch >= 1 and step >= STEPS_UNTIL_VIEWS_COUNT
+
+
 def compare_views(pairs: tuple[Tensor, Tensor]) -> str:
     """A warning where the views of an image are not much nearer than those of different images: (B, D) each."""
     common = views_in_common(pairs)
     if common >= MIN_VIEWS_IN_COMMON:
         return ""
     return (
-        f"after an epoch the two views of an image are only {max(0.0, common):.0%} closer to each other than views of "
+        f"the two views of an image are only {max(0.0, common):.0%} closer to each other than views of "
         "different images: the crops may share no content; try a larger --crop-min or a weaker --augmentation"
     )
