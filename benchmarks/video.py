@@ -8,7 +8,7 @@ Ten motions are the classes: right, left, up, down, clockwise, counter-clockwise
 (lwcl's own, drawn) are few and the same in all classes and splits, and the pose of the frame in the middle has the same
 distribution in every class, so it tells nothing.
 
-    python benchmarks/video.py [--arch resnet10t] [--videos 60] [--epochs 20] [--smoke]
+    python benchmarks/video.py [--arch resnet10t] [--videos 60] [--epochs 20] [--ways NAME ...] [--smoke]
 
 Also: decoded frames a second by PyAV, beside torchcodec where it is installed (it needs the system's FFmpeg), and what
 the store of the clips takes. Everything is done by the commands that a user types.
@@ -99,11 +99,10 @@ def lwcl(*words: str) -> Any:
     return json.loads(said.getvalue())
 
 
-def scored(run: str, videos: Path, out: Path) -> Iterator[str]:
-    """kNN top-1 of an encoder and of its untrained twin, each with its interval."""
-    document = lwcl("knn", run, "--data", str(videos), "--out", str(out))
-    for row in document["tables"][0]["rows"]:
-        yield f"{row[1]} ({row[2]})"
+def scored(command: str, run: str, videos: Path, out: Path) -> str:
+    """Top-1 of an encoder and of its untrained twin, each with its interval, by `knn` or `probe`."""
+    document = lwcl(command, run, "--data", str(videos), "--out", str(out / command))
+    return ", untrained ".join(f"{row[1]} ({row[2]})" for row in document["tables"][0]["rows"])
 
 
 def decoding(folder: Path, seconds: float, size: tuple[int, int]) -> Iterator[str]:
@@ -135,6 +134,7 @@ def ways(arch: str) -> dict[str, list[str]]:
         "single frame": ["--clip", "1x1", "--temporal", "mean", "--arch", arch],
         "clip, mean": ["--clip", "8x2", "--temporal", "mean", "--arch", arch],
         "clip, shift": ["--clip", "8x2", "--temporal", "shift", "--arch", arch],
+        "clip, 3-D": ["--clip", "8x2", "--arch", "video/s3d"],
     }
 
 
@@ -147,10 +147,11 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--side", type=int, default=48)
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--batch", type=int, default=60)
+    parser.add_argument("--ways", nargs="+", metavar="NAME", help="rows of the table, such as 'clip, shift' [all]")
     parser.add_argument("--smoke", action="store_true")
     args = parser.parse_args()
     if args.smoke:
-        args.videos, args.epochs, args.batch, args.side = 1, 1, 10, 32
+        args.videos, args.epochs, args.batch, args.side = 4, 1, 10, 32
     return args
 
 
@@ -175,9 +176,11 @@ def compare(root: Path, args: argparse.Namespace) -> None:
     for teacher in (f"random/{args.arch}", str(root / "clip, shift")):
         runs[f"student of {Path(teacher).name}"] = ["compress", *shift, "--method", "regression", "--teacher", teacher]
     for name, words in runs.items():
+        if args.ways and name not in args.ways:
+            continue
         lwcl(*words, *common, "--out", str(root / name))
-        trained, untrained = scored(str(root / name), videos, root / "knn")
-        print(f"{name:24} kNN top-1 {trained}, untrained {untrained}", flush=True)
+        scores = [f"{command} top-1 {scored(command, str(root / name), videos, root)}" for command in ("knn", "probe")]
+        print(f"{name:24} {'; '.join(scores)}", flush=True)
 
 
 def run() -> None:
