@@ -39,7 +39,7 @@ def parse_clip(text: str) -> tuple[int, int]:
     match = re.fullmatch(r"(\d{1,4})\s*[xX]\s*(\d{1,4})", text.strip())
     frames, stride = (int(match[1]), int(match[2])) if match else (0, 0)
     if not 1 <= frames <= MAX_CLIP_FRAMES or not 1 <= stride <= MAX_STRIDE:
-        limits = f"At most {MAX_CLIP_FRAMES} frames, {MAX_STRIDE} apart." if match else ""
+        limits = f"From 1 to {MAX_CLIP_FRAMES} frames, 1 to {MAX_STRIDE} apart." if match else ""
         raise UsageError(f"--clip: got {text!r}.", limits, EXAMPLE)
     return frames, stride
 

@@ -141,8 +141,10 @@ def read_embeddings(path: Path) -> EmbeddingSet:
     """A .npy or .npz file written by lwcl. Raises `UsageError`."""
     if path.suffix not in (".npy", ".npz"):
         raise UsageError(f"{path}: cannot be searched.", remedy="Give a .npy or .npz file written by lwcl embed.")
+    if not path.exists():
+        raise UsageError(f"{path}: does not exist.", remedy="Give a .npy or .npz file written by lwcl embed.")
     try:
-        if path.exists() and not path.is_file():  # a pipe would be waited for
+        if not path.is_file():  # a pipe would be waited for
             raise ValueError("not a regular file")
         return read_npy(path) if path.suffix == ".npy" else read_npz(path)
     except Exception as error:  # a damaged archive makes zipfile raise nearly everything

@@ -233,5 +233,7 @@ def missing_path_error(path: Path) -> UsageError:
     if not near and not path.parent.exists():
         why = f"The folder {str(path.parent)!r} does not exist either."
     return UsageError(
-        f"{str(path)!r} does not exist.", why, "Give --data a folder, a .txt list, a .zip, a .tar or tv/NAME:ROOT."
+        f"{str(path)!r} does not exist.",
+        why,
+        "Give a folder of images, a .txt or .csv list, a .zip, a .tar, or tv/NAME:ROOT.",
     )

@@ -233,4 +233,4 @@ def detect_container(path: Path, head: bytes) -> FileContainer:
     if ending in LIST_SUFFIXES:
         return ImageListFile(path)
     what = "is a single image" if is_image_name(path.name) else "is not a folder, .txt or .csv list, .zip or .tar"
-    raise UsageError(f"{str(path)!r} {what}.", remedy="Give --data a folder of images, a list, or an archive.")
+    raise UsageError(f"{str(path)!r} {what}.", remedy="Give a folder of images, a list, or an archive.")
