@@ -30,7 +30,7 @@ from lwcl.system.atomic_files import cache_folder
 from lwcl.training.teacher_cache import TeacherCache
 
 EACH = 20  # files that a case damages
-FLIPS = 200
+DAMAGES = 260  # 208 flipped bits and 52 cut ends
 COUNT = 12
 
 
@@ -80,10 +80,10 @@ def pixels_of(images: ImageSet) -> list[Any]:
 
 def flips(name: str, what: str) -> Callable[[Any], Any]:
     """A trial of damage to one kind of file."""
-    return trial(f"T9-{name}", f"a flipped bit or a cut end in {what}", FLIPS // EACH, tries=EACH)
+    return trial(f"T9-{name}", f"a flipped bit or a cut end in {what}", DAMAGES // EACH, tries=EACH)
 
 
-@trial("T9", "a flipped bit or a cut end in a checkpoint: the one before is used", FLIPS // EACH, tries=EACH,
+@trial("T9", "a flipped bit or a cut end in a checkpoint: the one before is used", DAMAGES // EACH, tries=EACH,
        prepare=lambda folder: half_a_run(folder))  # fmt: skip
 def checkpoints(case: int, folder: Path, half: tuple[Unbroken, Path]) -> int:
     """Read the newest checkpoint that is whole."""

@@ -116,10 +116,13 @@ def step_in_child(arch: str, size: int, mode: str, seconds: int) -> dict[str, An
 def pending(
     done: list[dict[str, Any]], sizes: list[int], modes: list[str], only: str
 ) -> Iterator[tuple[str, int, str]]:
-    """Architecture, size and mode of all that is not done, one mode after the other."""
+    """Architecture, size (or the smallest that it takes, if larger) and mode of all that is not done, by mode."""
     known = {(row["arch"], row["size"], row["mode"]) for row in done}
-    for size, mode in itertools.product(sizes, modes):
-        yield from ((arch, size, mode) for arch, _ in FAMILIES if only in arch and (arch, size, mode) not in known)
+    for size, mode, (arch, smallest) in itertools.product(sizes, modes, FAMILIES):
+        step = (arch, max(size, smallest), mode)
+        if only in arch and step not in known:
+            known.add(step)
+            yield step
 
 
 def table(rows: list[dict[str, Any]]) -> str:
