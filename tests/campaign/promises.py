@@ -44,7 +44,7 @@ TESTED = (
 def run_tests(line: str) -> int:
     """How many tests passed; asserts that all did."""
     words = [str(TESTS / word) if word.startswith("test_") else word for word in re.findall(r"'[^']+'|\S+", line)]
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--timeout", "1200", *words]
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--timeout", "1200", *words]
     done = subprocess.run([word.strip("'") for word in command], capture_output=True, text=True, check=False)
     print(done.stdout, done.stderr)
     passed = re.search(r"(\d+) passed", done.stdout)
