@@ -4,6 +4,7 @@ import errno
 import json
 import math
 import os
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,20 @@ def run_in(path: Path, *, finish: bool = False, **changed: Any) -> None:
         run.append_metrics({"step": 1, "loss": 0.5})
         if finish:
             run.report_json.write_text("{}")
+
+
+def test_the_table_of_a_long_run_is_written_without_holding_its_records(tmp_path: Path) -> None:
+    names = [f"metric {number}" for number in range(20)]
+    with RunFolder.open(tmp_path / "run", SETTINGS) as run:
+        lines = (json.dumps({"step": step, **dict.fromkeys(names, step / 7)}) + "\n" for step in range(2000))
+        run.metrics_jsonl.write_text("".join(lines) + '{"step": 2000, "cut')
+        tracemalloc.start()
+        run.write_metrics_csv()
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        written = run.metrics_csv.read_text().splitlines()
+        assert written[0] == ",".join(["step", *names]) and len(written) == 2001
+        assert peak < 4 * run.metrics_csv.stat().st_size, "all records at once take 10 times as much"
 
 
 def test_a_new_run_says_what_how_and_with_what(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lwcl import formatting
+from lwcl.checkpoints.encoder_file import export_timm
 from lwcl.errors import StorageError, UsageError
+from lwcl.models.encoder import Encoder
+from lwcl.models.loaded import InputSpec
 from lwcl.system import atomic_files
 
 SOME_JSON = st.recursive(
@@ -107,6 +110,17 @@ def test_a_full_disk_leaves_the_old_file_and_is_explained(tmp_path: Path) -> Non
     assert in_child(write_too_much, largest_file=100_000) == 0
     assert path.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["big"]
+
+
+def test_a_disk_that_is_full_for_an_export_is_explained(tmp_path: Path) -> None:
+    encoder, spec = Encoder("test_efficientnet", (16, 8)), InputSpec.for_arch("test_efficientnet", 32)
+
+    def write_too_much() -> None:
+        with pytest.raises(StorageError, match=r"Cannot write .*export.\n.*free on the disk"):
+            export_timm(tmp_path / "export", encoder, spec, {})
+
+    assert in_child(write_too_much, largest_file=100_000) == 0
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
 @pytest.mark.parametrize(

@@ -5,11 +5,13 @@ arguments, the head and the input specification, so loading it needs no method's
 writes reproducible bytes.)
 """
 
+import contextlib
 import dataclasses
 import json
 import os
+import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ from lwcl.models.encoder import Encoder, weights_hash
 from lwcl.models.loaded import InputSpec, LoadedEncoder
 from lwcl.models.low_bits import LowBits, bake, simulate_bits
 from lwcl.models.video import FRAMES, TEMPORAL
-from lwcl.system.atomic_files import crash_point, write_atomically
+from lwcl.system.atomic_files import crash_point, explain_disk_errors, write_atomically
 from lwcl.system.compute import Compute
 
 #: What timm's configuration says of weights of timm's.
@@ -136,11 +138,25 @@ def export_timm(folder: Path, encoder: Encoder, input_spec: InputSpec, metadata:
         data_config["first_conv"] = None  # else timm replaces weights that are not of three channels by random ones
     backbone.register_state_dict_post_hook(untie_state_dict)  # type: ignore[no-untyped-call]  # torch's own is untyped
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".tmp-{os.getpid()}-export-") as scratch:
+    prefix = f".tmp-{os.getpid()}-export-"
+    with safetensors_disk_errors(folder), tempfile.TemporaryDirectory(dir=folder.parent, prefix=prefix) as scratch:
         save_for_hf(backbone, scratch, **config, safe_serialization=True, data_config=data_config)
         for file in sorted(Path(scratch).iterdir()):
             crash_point("export.write")
             write_atomically(folder / file.name, file.read_bytes())
+
+
+@contextlib.contextmanager
+def safetensors_disk_errors(path: Path) -> Iterator[None]:
+    """Turn an error of the disk, as safetensors or the system tells it, into a `StorageError`."""
+    with explain_disk_errors(path):
+        try:
+            yield
+        except SafetensorError as error:
+            number = re.search(r"\(os error (\d+)\)", str(error))
+            if number is None:
+                raise
+            raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
 
 
 def untie_state_dict(module: Any, state: dict[str, Any], prefix: str, metadata: Any) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import functools
 import io
 import itertools
 import json
@@ -9,7 +10,7 @@ import re
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Self
@@ -155,10 +156,10 @@ class RunFolder:
 
     def write_metrics_csv(self) -> None:
         """Write the records of metrics.jsonl as a table, with a column for every name in any of them."""
-        records, text = self.metrics(), io.StringIO()
-        table = csv.DictWriter(text, list(dict.fromkeys(name for record in records for name in record)))
+        text, lines = io.StringIO(), functools.partial(complete_lines, self.metrics_jsonl)  # read twice: never all held
+        table = csv.DictWriter(text, list(dict.fromkeys(name for _, record in lines() for name in record)))
         table.writeheader()
-        table.writerows(records)
+        table.writerows(record for _, record in lines())
         write_atomically(self.metrics_csv, text.getvalue())
 
     def truncate_metrics(self, step: int) -> None:
@@ -278,11 +279,13 @@ def append_line(path: Path, line: str) -> None:
         file.write(line + "\n")
 
 
-def complete_lines(path: Path) -> list[tuple[bytes, dict[str, Any]]]:
+def complete_lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
     """The complete lines of a JSON Lines file, as bytes and as records."""
-    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
-    records = ((line + b"\n", parse_record(line)) for line in lines)
-    return [(line, record) for line, record in records if record is not None]
+    with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:
+        for line in file:
+            record = parse_record(line) if line.endswith(b"\n") else None
+            if record is not None:
+                yield line, record
 
 
 def parse_record(text: bytes) -> dict[str, Any] | None:

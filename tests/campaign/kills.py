@@ -207,7 +207,7 @@ def raced(case: int, folder: Path, runs: list[Unbroken]) -> None:
     assert left_by(folder / "run") == runs[0].left
 
 
-LONG = 5000
+LONG, LONG_EPOCH, BATCH = 5000, 50, 8
 
 
 def memory_and_files(process: int) -> tuple[float, int]:
@@ -221,7 +221,8 @@ def memory_and_files(process: int) -> tuple[float, int]:
 )
 def soaked(case: int, folder: Path, prepared: Any) -> None:
     """Train long."""
-    words = pretrain(made_images(folder / "images"), folder / "run", "--epochs", str(LONG // 6), "--save-every", "50")
+    images = made_images(folder / "images", LONG_EPOCH * BATCH)
+    words = pretrain(images, folder / "run", "--epochs", str(LONG // LONG_EPOCH), "--save-every", "20")
     metrics = folder / "run" / "metrics.jsonl"
     if case == 0:
         while (code := go(words, folder / "cache", "metrics.append@200")) == KILLED:
@@ -239,6 +240,6 @@ def soaked(case: int, folder: Path, prepared: Any) -> None:
         assert growth < 1, f"{growth:.2f} MB in 1,000 steps"
         assert late[-1][2] <= late[0][2] + 1, f"{late[0][2]} files open, then {late[-1][2]}"
     steps = [json.loads(line)["step"] for line in metrics.read_text().splitlines()]
-    assert steps == list(range(1, LONG // 6 * 6 + 1))
+    assert steps == list(range(1, LONG + 1))
     assert len(list((folder / "run" / "checkpoints").iterdir())) == 2
     assert not list((folder / "run").rglob(".tmp-*"))

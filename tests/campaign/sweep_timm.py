@@ -1,6 +1,6 @@
 """One training step of a small model of every family of timm, each in a process of its own: which die, which differ.
 
-    ONEDNN_MAX_CPU_ISA=AVX2 python tests/campaign/sweep_timm.py OUT [--sizes 64 224] [--only fastvit]
+    ONEDNN_MAX_CPU_ISA=AVX2 python tests/campaign/sweep_timm.py OUT [--sizes 64 224] [--modes kernels plain]
 
 A step is taken with the channels first and again with them last, by torch alone (`plain`) and with lwcl's kernels
 (`kernels`); outputs and gradients must agree. Each result is a line of OUT/results.jsonl: a sweep that was stopped goes
@@ -11,8 +11,10 @@ library that puts a page without access behind each block of memory, a write bey
 import argparse
 import contextlib
 import copy
+import itertools
 import json
 import os
+import signal
 import sys
 import time
 import warnings
@@ -90,7 +92,7 @@ def largest_difference(ones: list[Tensor], others: list[Tensor]) -> float:
 
 
 def step_in_child(arch: str, size: int, mode: str, seconds: int) -> dict[str, Any]:
-    """`compare_steps` in a forked child; a child that dies gives `died` with its signal."""
+    """`compare_steps` in a forked child; one that dies gives `died` with its signal, or `out of time`."""
     reading, writing = os.pipe()
     with warnings.catch_warnings(action="ignore"):
         child = os.fork()
@@ -106,15 +108,21 @@ def step_in_child(arch: str, size: int, mode: str, seconds: int) -> dict[str, An
     with os.fdopen(reading, "rb") as pipe:
         text = pipe.read()
     code = ended(child)
+    if code == -signal.SIGXCPU:
+        return {"result": "out of time"}
     return json.loads(text) if text and not code else {"result": "died", "exit_code": code}
 
 
-def pending(done: list[dict[str, Any]], sizes: list[int], only: str) -> Iterator[tuple[str, int, str]]:
-    """Architecture, size and mode of all that is not done."""
+def pending(
+    done: list[dict[str, Any]], sizes: list[int], modes: list[str], only: str
+) -> Iterator[tuple[str, int, str]]:
+    """Architecture, size (or the smallest that it takes, if larger) and mode of all that is not done, by mode."""
     known = {(row["arch"], row["size"], row["mode"]) for row in done}
-    for size in sizes:
-        for arch, _ in FAMILIES:
-            yield from ((arch, size, mode) for mode in MODES if only in arch and (arch, size, mode) not in known)
+    for size, mode, (arch, smallest) in itertools.product(sizes, modes, FAMILIES):
+        step = (arch, max(size, smallest), mode)
+        if only in arch and step not in known:
+            known.add(step)
+            yield step
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -135,6 +143,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--sizes", type=int, nargs="+", default=[64, 224])
+    parser.add_argument("--modes", choices=MODES, nargs="+", default=MODES)
     parser.add_argument("--only", default="", help="part of a model's name")
     parser.add_argument("--seconds", type=int, default=180, help="CPU time of one step")
     given = parser.parse_args()
@@ -143,7 +152,7 @@ def main() -> None:
     isa = os.environ.get("ONEDNN_MAX_CPU_ISA") or torch.backends.cpu.get_cpu_capability()
     results = given.out / "results.jsonl"
     rows = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
-    for arch, size, mode in pending([row for row in rows if row["isa"] == isa], given.sizes, given.only):
+    for arch, size, mode in pending([row for row in rows if row["isa"] == isa], given.sizes, given.modes, given.only):
         begun = time.monotonic()
         row = {"isa": isa, "arch": arch, "size": size, "mode": mode} | step_in_child(arch, size, mode, given.seconds)
         row["seconds"] = round(time.monotonic() - begun, 1)
