@@ -103,7 +103,7 @@ def installed_teacher() -> str | None:
 
 
 def flags_of(stage: Stage, images: ImagesAndLabels, arch: str, args: argparse.Namespace) -> list[str]:
-    """What `lwcl` is told."""
+    """The arguments of `lwcl`."""
     teacher = ["--teacher", args.teacher, "--teacher-size", str(2 * args.size), "--teacher-cache", CACHE]
     own = [flag for word in stage.flags for flag in (teacher if word == TEACHER else [word])]
     common = ("--data", str(images.folder), "--arch", arch, "--image-size", str(args.size), "--seed", str(args.seed))

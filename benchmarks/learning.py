@@ -52,7 +52,7 @@ UNTRAINED = "untrained"
 
 
 def flags_of(images: ImagesAndLabels, arch: str, args: argparse.Namespace) -> list[str]:
-    """What `lwcl pretrain` is told."""
+    """The arguments of `lwcl pretrain`."""
     return [
         *("--data", str(images.folder), "--arch", arch, "--image-size", str(args.size), "--seed", str(args.seed)),
         *args.flags,

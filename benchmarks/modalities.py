@@ -119,7 +119,7 @@ class Bench:
 
 
 def common_flags(bench: Bench, arch: str) -> list[str]:
-    """What every run is told."""
+    """The arguments common to all runs."""
     args = bench.args
     sizes = ["--arch", arch, "--image-size", str(args.size), "--seed", str(args.seed), "--cache", "disk"]
     return [*sizes, *args.flags]

@@ -58,7 +58,7 @@ def worker(job: Job, steps: int) -> dict[str, Any]:
 
 
 def all_reduce_seconds(count: int) -> float:
-    """The median time of adding so many float32 numbers over all processes."""
+    """The median time of an all-reduce of a number of float32 values."""
     numbers, times = torch.ones(count), []
     for _ in range(SUMS):
         dist.barrier()

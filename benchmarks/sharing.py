@@ -55,7 +55,7 @@ print(64 * steps / (time.perf_counter() - begun))
 
 
 def together(runs: int, threads: int, spins: str, args: argparse.Namespace) -> list[float]:
-    """Images a second of so many trainings at once, each with so many threads."""
+    """Images per second of concurrent trainings, each with its own threads."""
     start = time.time() + args.lead
     command = [sys.executable, "-c", TRAINING, args.arch, str(args.pixels), str(threads), str(start), str(args.seconds)]
     environment = {**os.environ, "GOMP_SPINCOUNT": spins}

@@ -74,7 +74,7 @@ def write_clip(path: Path, frames: list[Any], codec: str = "libx264", rate: int 
 
 
 def draw_videos(folder: Path, a_class: dict[str, int], side: int, textures: int) -> None:
-    """So many videos of each class in the splits `train` and `val`, of the same textures."""
+    """The given number of videos of each class in the splits `train` and `val`, of the same textures."""
     pixels = BUILTIN_SETS["textures"]().reader.pixels
     rng = numpy.random.default_rng(0)
     chosen = rng.choice(len(pixels), textures, replace=False)
@@ -129,7 +129,7 @@ def decoding(folder: Path, seconds: float, size: tuple[int, int]) -> Iterator[st
 
 
 def ways(arch: str) -> dict[str, list[str]]:
-    """What each way of seeing a video is told, by its name."""
+    """The flags of each way of seeing a video, by its name."""
     return {
         "single frame": ["--clip", "1x1", "--temporal", "mean", "--arch", arch],
         "clip, mean": ["--clip", "8x2", "--temporal", "mean", "--arch", arch],

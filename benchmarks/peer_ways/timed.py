@@ -1,4 +1,4 @@
-"""Equal time for all: `lwcl` and its peers train for so many minutes; one judge scores what each leaves; rows are kept.
+"""Equal time for all: `lwcl` and its peers train equally long; one judge scores what each leaves; rows are kept.
 
 The clock of a run starts with its command and stops when the weights are there, so importing, decoding and measuring a
 machine count. Not counted: a teacher's outputs, which all methods with the same views share, and judging.

@@ -18,7 +18,7 @@ from lwcl.system.signals import STOP_SIGNALS, exit_code
 
 
 def launch(words: Sequence[str], processes: int) -> int:
-    """Runs `lwcl` with these words in so many processes; returns the exit code of the first that failed.
+    """Runs `lwcl` with these arguments in several processes; returns the exit code of the first that failed.
 
     Raises `ProcessLostError` where one was killed: no process can say so itself.
     """

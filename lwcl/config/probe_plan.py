@@ -56,7 +56,7 @@ class ProbePlan:
 
 
 def plan_probe(name: str, chosen: Mapping[str, Any], images: int, classes: int, data: tuple[str, ...]) -> ProbePlan:
-    """The plan of a protocol for so many labelled images, with the flags of `PROBE_FLAGS` that are not None.
+    """The plan of a protocol for a number of labelled images, with the flags of `PROBE_FLAGS` that are not None.
 
     The augmentation that the data set `data` needs, if any, replaces the protocol's.
     Raises `UsageError` for an unknown protocol, or one that has no such setting.
@@ -79,7 +79,7 @@ def plan_probe(name: str, chosen: Mapping[str, Any], images: int, classes: int, 
 
 
 def scale_probe(values: Mapping[str, SettingValue], images: int, way: str) -> dict[str, SettingValue]:
-    """The settings of a recipe scaled to so many images, where no flag chose.
+    """The settings of a recipe scaled to a number of images, unless set by a flag.
 
     The batch shrinks so that an epoch keeps 20 steps, and the learning rate with it (Goyal et al., arXiv 1706.02677);
     epochs stay as published. LARS moves weights by a share of their length, so with few steps its rate stays too.

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from lwcl.methods.method import TrainCommand
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
-MAX_THREADS = 1024  # OpenMP ends the process where it cannot start as many as it is told
+MAX_THREADS = 1024  # OpenMP ends the process if it cannot start the number of threads it is given
 MAX_IMAGE_SIZE = 16_384
 
 #: Settings of how images are found, and of how their pixels are read.

@@ -101,7 +101,7 @@ class ImageSet:
         return min(self.readable_image(index)[0].size)
 
     def sample(self, most: int, suffixes: tuple[str, ...] = DEEP_SUFFIXES) -> Iterator[NativeImage]:
-        """At most so many images that can hold more than 8-bit RGB, evenly spaced, as their files have them."""
+        """At most `most` images that can hold more than 8-bit RGB, evenly spaced, as stored in their files."""
         deep = PackedNames.of(self.names).ending_in(suffixes)
         for place in np.linspace(0, len(deep) - 1, min(most, len(deep))).round().astype(int):
             reader, row = (int(number) for number in self.rows[deep[place]])

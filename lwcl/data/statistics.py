@@ -5,7 +5,7 @@ import numpy as np
 from lwcl.data.dataset import ImageSet
 from lwcl.data.decode import downscale
 
-MEASURED_IMAGES, MEASURED_SIDE = 512, 128  # so many images, evenly spaced, with a short side of at most so many pixels
+MEASURED_IMAGES, MEASURED_SIDE = 512, 128  # images at most, evenly spaced; their longest short side in pixels
 MIN_STD = 1e-3  # of a channel that is constant
 
 

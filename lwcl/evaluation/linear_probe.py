@@ -64,7 +64,7 @@ class ProbeSetup:
         self._cached: dict[int, CachedImages] = {}
 
     def plan(self, images: int) -> ProbePlan:
-        """The protocol resolved for so many training images."""
+        """The protocol resolved for this number of training images."""
         flags = {name: getattr(self.options, name) for name in PROBE_FLAGS}
         return plan_probe(self.options.protocol, flags, images, len(self.bank.classes), self.options.data)
 

@@ -12,7 +12,7 @@ from lwcl import losses
 MIN_STD = 0.1
 MIN_EFFECTIVE_RANK = 2.0
 COLLAPSE_PATIENCE = 5
-MIN_VIEWS_IN_COMMON = 0.1  # after an epoch and so many steps; see `views_in_common`
+MIN_VIEWS_IN_COMMON = 0.1  # after an epoch and the following number of steps; see `views_in_common`
 STEPS_UNTIL_VIEWS_COUNT = 50
 
 

@@ -43,7 +43,7 @@ def channels_first(net: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor:
 
 
 def over_frames(net: nn.Module, frames: int, temporal: str) -> None:
-    """Lets a network for images take clips of so many frames; `temporal`: mean or shift. Raises `UsageError`."""
+    """Lets an image network take clips of `frames` frames; `temporal`: mean or shift. Raises `UsageError`."""
     if temporal == "shift":
         starts = [start for block in residual_blocks(net) for start in first_layers(block)]
         if not starts:

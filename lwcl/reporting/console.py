@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 else:
     panel = Lazy("lwcl.reporting.panel")
 
-ETA_STEPS, LONG_SECONDS = 10, 60.0  # after so many steps, the time of a run that takes longer is said
+ETA_STEPS, LONG_SECONDS = 10, 60.0  # steps after which the time of a run is printed, if it exceeds these seconds
 ROW_SECONDS = 60.0  # between two rows within an epoch
 EPOCH_SECONDS = 1.0  # epochs shorter than this do not all get a row
 COUNT_SECONDS = 5.0  # between two lines of a count

@@ -25,7 +25,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P")
 INK, GREY = "#010203", "#8c8c8c"  # INK is replaced by the text colour of the page
 FIGURE_WIDTH = 3.8  # inches, about the width of a phone
 MAX_PLOT_POINTS = 300  # of a curve; more are averaged
-CELL_SIZE, SHEET_ROWS = 96, 8  # pixels of an image in a sheet; at most so many rows
+CELL_SIZE, SHEET_ROWS = 96, 8  # pixels of an image in a sheet; most rows
 
 MATPLOTLIB_RC: dict[Any, Any] = {
     "svg.hashsalt": "lwcl",  # identifiers, and so the bytes, depend on the content only

@@ -70,7 +70,7 @@ class Report:
     tables: tuple[Table, ...] = ()
     pictures: tuple[Picture, ...] = ()
     details: tuple[Table, ...] = ()  # shown after the plots, folded
-    lead: int = 0  # so many pictures come right after the first table, the others are folded; 0: none is
+    lead: int = 0  # pictures shown right after the first table, the others are folded; 0: no picture is folded
     facts: Mapping[str, Any] = field(default_factory=dict)  # JSON
     settings: Mapping[str, SettingValue] = field(default_factory=dict)
     environment: Mapping[str, Any] = field(default_factory=dict)

@@ -80,7 +80,7 @@ class WandB:
 
 
 class MLflow:
-    """MLflow: the store that MLFLOW_TRACKING_URI names, else files in RUN/mlruns; a resumed run goes on in its run."""
+    """MLflow: the store that MLFLOW_TRACKING_URI names, else files in RUN/mlruns; a resumed run continues its own."""
 
     def __init__(self, folder: Path, settings: Mapping[str, Any], step: int) -> None:
         os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # MLflow 3 refuses its file store without it
@@ -165,5 +165,5 @@ def require_trackers(names: Iterable[str]) -> None:
 def open_trackers(
     names: Iterable[str], folder: Path, settings: Mapping[str, Any], step: int, warn: Callable[[str], None]
 ) -> Trackers:
-    """The trackers of a run in `folder` that goes on after `step`. Raises `UsageError` where a package is missing."""
+    """The trackers of a run in `folder` that continues after `step`. Raises `UsageError` where a package is missing."""
     return Trackers({name: TRACKERS[name](folder, settings, step) for name in dict.fromkeys(names)}, warn)

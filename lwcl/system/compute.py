@@ -23,7 +23,7 @@ class Compute(NamedTuple):
         return net.to(memory_format=self.memory_format)
 
     def send(self, tensor: Tensor) -> Tensor:
-        """The tensor on the device; a GPU takes it from pinned memory, while the CPU goes on."""
+        """The tensor on the device; a GPU takes it from pinned memory, asynchronously."""
         pinned = tensor.pin_memory() if self.device.type == "cuda" and tensor.device.type == "cpu" else tensor
         return pinned.to(self.device, non_blocking=True)
 

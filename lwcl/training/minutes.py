@@ -57,7 +57,7 @@ def restarted(training: TrainingState) -> TrainingState:
 
 
 def run_cost(training: TrainingState, seconds: float, begun: float, most_steps: int | None) -> RunCost:
-    """What a run takes that is to last so many seconds, by a trial; its net is of no use afterwards."""
+    """What a run of the given duration takes, by a trial that leaves its net unusable."""
     options, initial = training.config.options, 0.0
     if training.config.method.needs_teacher_features:
         prepare_method(training, Screen(quiet=True))  # what this caches is not computed again

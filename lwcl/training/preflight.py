@@ -20,7 +20,7 @@ MIN_PARAMETERS = 500_000
 MIN_STEPS = 300
 #: Below this, the statistics of batch norm are too noisy (Wu & He, arXiv 1803.08494: error rises below 16 images).
 MIN_NORMALISED_IMAGES = 16
-#: Copies are looked for among so many images of at most so many bytes in all (hashed in a second or less).
+#: Duplicates are searched among at most this many images and bytes in total (hashed in a second or less).
 COMPARED_IMAGES, COMPARED_BYTES = 4096, 2**28
 MIN_COPIES = 0.01  # share of the images looked at from which copies are reported
 

@@ -103,11 +103,11 @@ class RunCost(NamedTuple):
     after: float  # scores, pictures, report
 
     def epochs(self, seconds: float) -> int:
-        """The whole epochs that end within so many seconds, at least one."""
+        """The number of whole epochs that fit in the given seconds, at least one."""
         return max(1, int(SPARE * (seconds - self.before - self.after) / self.epoch))
 
     def total(self, epochs: int) -> float:
-        """Seconds of a run of so many epochs."""
+        """Seconds of a run of the given number of epochs."""
         return self.before + epochs * self.epoch + self.after
 
 

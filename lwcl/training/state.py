@@ -39,7 +39,7 @@ class TrainingState:
     loader: Loader
     teacher: OnlineTeacher | None = None
     done: int = 0
-    begun: float = field(default_factory=time.monotonic)  # an interrupted run began so many seconds earlier
+    begun: float = field(default_factory=time.monotonic)  # earlier by what an interrupted run has trained
 
     def seconds(self) -> float:
         """Seconds that the run has taken so far, also before it was interrupted."""
@@ -161,7 +161,7 @@ class SaveSchedule:
         return time.monotonic() - self.last
 
     def due(self, step: int, waited: float) -> bool:
-        """Whether to save after `step`, so many seconds after the last checkpoint."""
+        """Whether to save after `step`, given the seconds since the last checkpoint."""
         epoch_end = step % self.steps_per_epoch == 0 and waited > MIN_SAVE_SECONDS
         due = step % self.steps == 0 if self.steps else waited > self.seconds
         if due or epoch_end:

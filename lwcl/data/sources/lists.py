@@ -45,7 +45,7 @@ PATH_COLUMNS = (
 )
 LABEL_COLUMNS = ("label", "class", "class_name", "category", "target", "species", "y")
 SPLIT_COLUMNS = ("split", "set", "subset", "fold")
-MAX_SNIFFED_LINES = 1000  # of a list, by which its form is told
+MAX_SNIFFED_LINES = 1000  # of a list, from which its format is detected
 
 
 class ListedFile(NamedTuple):

@@ -55,12 +55,12 @@ class ImageAlbum(NamedTuple):
 
 
 def points_per_map(encoders: int) -> int:
-    """How many points a map may have, for so many encoders."""
+    """How many points a map may have, given the number of encoders."""
     return min(MAX_POINTS_PER_MAP, max(MIN_POINTS_PER_MAP, TOTAL_MAP_POINTS // (2 * encoders)))
 
 
 def queries_per_sheet(encoders: int) -> int:
-    """How many queries a sheet of neighbours may have, for so many encoders."""
+    """How many queries a sheet of neighbours may have, given the number of encoders."""
     return min(MAX_QUERIES_PER_SHEET, max(1, TOTAL_SHEET_QUERIES // encoders))
 
 
