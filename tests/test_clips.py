@@ -138,6 +138,20 @@ def test_a_net_without_known_branches_has_no_shift() -> None:
         net("vit_tiny_patch16_224", "shift")
 
 
+@torch.no_grad()
+def test_running_statistics_of_a_video_net_follow_even_a_short_training() -> None:
+    net = Encoder("video/s3d", (), frames=8).train()
+    clips = 5 + 3 * torch.randn(4, 8, 3, 32, 32, generator=torch.manual_seed(0))
+    for _ in range(25):
+        net.features(clips)
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+    for norm in batch_norms(net):
+        norm.register_forward_hook(lambda norm, given, _: seen.append((norm.running_var, given[0].var((0, 2, 3, 4)))))
+    net.features(clips)
+    for running, measured in seen:
+        assert (running - measured).norm() < 0.15 * (1 - measured).norm(), "they began as 1"
+
+
 @torch.inference_mode()
 @pytest.mark.parametrize(("arch", "width"), [("video/r3d_18", 512), ("video/s3d", 1024)])
 def test_torchvisions_nets_give_what_precedes_their_classifier(arch: str, width: int) -> None:

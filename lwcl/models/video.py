@@ -17,6 +17,9 @@ from lwcl.models.archs import check_arch
 
 #: Arguments of an encoder that are not timm's.
 FRAMES, TEMPORAL = "frames", "temporal"
+#: Of batch norm's running statistics. torchvision's S3D has 0.001: after 1,000 steps a third of them would still be
+#: the initial ones, and what was trained would give nearly the same features for all clips.
+LEAST_MOMENTUM = 0.1
 SHIFTED_SHARE = 8  # one channel in so many comes from the frame before, and one from the frame after
 BRANCH_STARTS = ("conv1", "conv_pw", "conv_exp", "pw_exp")  # first layers of residual branches: ResNets, MobileNets
 #: Input of torchvision's weights for Kinetics-400 (its documentation): side in pixels, mean and std.
@@ -32,6 +35,9 @@ def build_video_net(arch: str) -> nn.Module:
     else:  # S3D, which averages over what its classifier gives for each place; its pooling needs 224 px and 16 frames
         width, net.classifier = net.classifier[1].in_channels, nn.Identity()
         net.avgpool = nn.AdaptiveAvgPool3d(1)
+    for norm in net.modules():
+        if isinstance(norm, nn.BatchNorm3d):
+            norm.momentum = max(cast(float, norm.momentum), LEAST_MOMENTUM)
     vars(net)["head_hidden_size"] = width
     net.register_forward_pre_hook(channels_first)
     return cast(nn.Module, net)
