@@ -3,7 +3,6 @@
 import contextlib
 import csv
 import functools
-import io
 import itertools
 import json
 import re
@@ -12,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
+from types import MappingProxyType, SimpleNamespace
 from typing import Any, Self
 
 from lwcl.config.diff import settings_diff
@@ -156,11 +155,7 @@ class RunFolder:
 
     def write_metrics_csv(self) -> None:
         """Write the records of metrics.jsonl as a table, with a column for every name in any of them."""
-        text, lines = io.StringIO(), functools.partial(complete_lines, self.metrics_jsonl)  # read twice: never all held
-        table = csv.DictWriter(text, list(dict.fromkeys(name for _, record in lines() for name in record)))
-        table.writeheader()
-        table.writerows(record for _, record in lines())
-        write_atomically(self.metrics_csv, text.getvalue())
+        write_atomically(self.metrics_csv, csv_lines(functools.partial(complete_lines, self.metrics_jsonl)))
 
     def truncate_metrics(self, step: int) -> None:
         """Drop the records after `step`, from which a run resumes, and an incomplete last line; atomically."""
@@ -277,6 +272,14 @@ def append_line(path: Path, line: str) -> None:
     """Add a line to a file. Raises `StorageError`."""
     with explain_disk_errors(path), open(path, "a", encoding="utf-8", errors="backslashreplace") as file:
         file.write(line + "\n")
+
+
+def csv_lines(records: Callable[[], Iterable[tuple[bytes, dict[str, Any]]]]) -> Iterator[str]:
+    """The lines of a table of records, which are read twice and never all held."""
+    names = dict.fromkeys(name for _, record in records() for name in record)
+    table = csv.DictWriter(SimpleNamespace(write=str), list(names))  # `writerow` returns what `write` does
+    yield table.writeheader()
+    yield from (table.writerow(record) for _, record in records())
 
 
 def complete_lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:

@@ -14,7 +14,7 @@ import re
 import shutil
 import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -118,10 +118,11 @@ def write_and_sync(file: BinaryIO, content: bytes) -> None:
     os.fsync(file.fileno())
 
 
-def write_synced(path: Path, data: bytes) -> None:
+def write_synced(path: Path, data: bytes | Iterable[bytes]) -> None:
     """Write a new file, with permissions by the umask, and wait until it is on disk."""
     with open(path, "xb") as file:
-        write_and_sync(file, data)
+        file.writelines([data] if isinstance(data, bytes) else data)
+        write_and_sync(file, b"")
 
 
 def sync_folder(folder: Path) -> None:
@@ -143,17 +144,19 @@ def temporary_path(path: Path) -> Path:
     return hidden
 
 
-def write_atomically(path: Path, data: bytes | str) -> None:
+def write_atomically(path: Path, data: bytes | str | Iterable[str]) -> None:
     """Write `path` so that it holds the complete old or new content at every moment; parent folders are created.
 
-    Raises `StorageError` if the disk is full, read-only or not writable; then the old content is still there.
+    Lines are written as they come: they need not fit in memory. Raises `StorageError` if the disk is full, read-only
+    or not writable; then the old content is still there.
     """
-    content = data if isinstance(data, bytes) else data.encode("utf-8", "surrogateescape")
+    data = data.encode("utf-8", "surrogateescape") if isinstance(data, str) else data
+    parts = data if isinstance(data, bytes) else (line.encode("utf-8", "surrogateescape") for line in data)
     unfinished = temporary_path(path)
-    with explain_disk_errors(path, len(content)):
+    with explain_disk_errors(path, len(data) if isinstance(data, bytes) else 0):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            write_synced(unfinished, content)
+            write_synced(unfinished, parts)
             crash_point("file.written")
             unfinished.replace(path)
         except BaseException:

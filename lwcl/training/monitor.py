@@ -1,5 +1,6 @@
 """What is measured while a run trains: embedding health and kNN accuracy; warnings when the embedding collapses."""
 
+import collections
 import dataclasses
 import math
 from typing import Any
@@ -49,17 +50,16 @@ class TrainingMonitor:
             screen.warn(f"--monitor: {note}")
         method, records = training.config.method, folder.metrics()
         measured = (record for record in records if "std" in record)
-        self.history = [Health(*(float_or_nan(record[name]) for name in Health._fields)) for record in measured]
+        self.history = collections.deque[Health](maxlen=COLLAPSE_PATIENCE)
         self.alarm, self.stall = HealthAlarm(training.config.values), StallAlarm(*method.stalled)
         self.compares_views = not method.teacher_space and not any(
             views_count(record["step"], record["epoch"]) for record in records
         )
         for record in records:
             self.stall.update(record["epoch"], float_or_nan(record["loss"]))
-        for end, health in enumerate(self.history, 1):
-            self.alarm.update(
-                health.effective_rank, collapsed=is_collapsed(self.history[max(0, end - COLLAPSE_PATIENCE) : end])
-            )
+        for record in measured:
+            self.history.append(Health(*(float_or_nan(record[name]) for name in Health._fields)))
+            self.alarm.update(self.history[-1].effective_rank, collapsed=is_collapsed([*self.history]))
 
     @property
     def has_collapsed(self) -> bool:
@@ -85,7 +85,7 @@ class TrainingMonitor:
         if health:
             record |= health._asdict()
             self.history.append(health)
-            self.warn(step, self.alarm.update(health.effective_rank, collapsed=is_collapsed(self.history)))
+            self.warn(step, self.alarm.update(health.effective_rank, collapsed=is_collapsed([*self.history])))
         self.warn(step, self.stall.update(step.epoch, step.metrics["loss"]))
         if self.compares_views and step.pairs and views_count(step.number, step.epoch):
             self.warn(step, compare_views(step.pairs))
