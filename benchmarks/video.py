@@ -1,8 +1,7 @@
 """Made clips whose motion no single frame shows: a net over single frames must fail on them, one over clips must not.
 
-Claim: a net over single frames is at chance (10%), one over clips is not; pretraining for 200 steps adds nothing.
-The figures of `--videos 60` stand in docs/video.md; a student of a random teacher had 33.7% (28.3 to 39.0), one of the
-trained encoder has not been measured.
+Claim: a net over single frames is at chance (10%), one over clips is not, and pretraining adds to what a linear probe
+reads from a net over frames, not to one of 3-D convolutions. The figures of `--arch resnet10t` stand in docs/video.md.
 
 Ten motions are the classes: right, left, up, down, clockwise, counter-clockwise, in, out, still, to and fro. Textures
 (lwcl's own, drawn) are few and the same in all classes and splits, and the pose of the frame in the middle has the same
