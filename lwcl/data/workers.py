@@ -60,7 +60,7 @@ def load_in_workers(
                 num_workers=workers,
                 collate_fn=keep_items,
                 timeout=timeout if workers else 0,
-                worker_init_fn=functools.partial(leave_without, os.getpid()) if workers else None,
+                worker_init_fn=functools.partial(exit_with_parent, os.getpid()) if workers else None,
             )
             items = iter(loader)
         for item in items:
@@ -73,7 +73,7 @@ def load_in_workers(
         raise lost_worker(" ".join(str(error).split())[:200]) from None
 
 
-def leave_without(parent: int, worker: int) -> None:
+def exit_with_parent(parent: int, worker: int) -> None:
     """Ends this process once its parent is gone: torch's own check waits for a batch that nobody reads to be sent."""
 
     def watch() -> None:
