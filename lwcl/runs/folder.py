@@ -2,7 +2,6 @@
 
 import contextlib
 import csv
-import functools
 import itertools
 import json
 import re
@@ -155,7 +154,7 @@ class RunFolder:
 
     def write_metrics_csv(self) -> None:
         """Write the records of metrics.jsonl as a table, with a column for every name in any of them."""
-        write_atomically(self.metrics_csv, csv_lines(functools.partial(complete_lines, self.metrics_jsonl)))
+        write_atomically(self.metrics_csv, csv_lines(self.metrics_jsonl))
 
     def truncate_metrics(self, step: int) -> None:
         """Drop the records after `step`, from which a run resumes, and an incomplete last line; atomically."""
@@ -274,12 +273,12 @@ def append_line(path: Path, line: str) -> None:
         file.write(line + "\n")
 
 
-def csv_lines(records: Callable[[], Iterable[tuple[bytes, dict[str, Any]]]]) -> Iterator[str]:
-    """The lines of a table of records, which are read twice and never all held."""
-    names = dict.fromkeys(name for _, record in records() for name in record)
+def csv_lines(path: Path) -> Iterator[str]:
+    """The lines of a CSV table of the records of a JSON Lines file, which is read twice: they are never all held."""
+    names = dict.fromkeys(name for _, record in complete_lines(path) for name in record)
     table = csv.DictWriter(SimpleNamespace(write=str), list(names))  # `writerow` returns what `write` does
     yield table.writeheader()
-    yield from (table.writerow(record) for _, record in records())
+    yield from (table.writerow(record) for _, record in complete_lines(path))
 
 
 def complete_lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
