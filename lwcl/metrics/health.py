@@ -13,7 +13,7 @@ MIN_STD = 0.1
 MIN_EFFECTIVE_RANK = 2.0
 COLLAPSE_PATIENCE = 5
 MIN_VIEWS_IN_COMMON = 0.1  # after an epoch and the following number of steps; see `views_in_common`
-STEPS_UNTIL_VIEWS_COUNT = 50
+MIN_STEPS_TO_COMPARE_VIEWS = 50
 
 
 class Health(NamedTuple):

@@ -19,7 +19,7 @@ from lwcl.models.archs import check_arch
 FRAMES, TEMPORAL = "frames", "temporal"
 #: Of batch norm's running statistics. torchvision's S3D has 0.001: after 1,000 steps a third of them would still be
 #: the initial ones, and what was trained would give nearly the same features for all clips.
-LEAST_MOMENTUM = 0.1
+MIN_MOMENTUM = 0.1
 SHIFTED_SHARE = 8  # one channel in so many comes from the frame before, and one from the frame after
 BRANCH_STARTS = ("conv1", "conv_pw", "conv_exp", "pw_exp")  # first layers of residual branches: ResNets, MobileNets
 #: Input of torchvision's weights for Kinetics-400 (its documentation): side in pixels, mean and std.
@@ -37,7 +37,7 @@ def build_video_net(arch: str) -> nn.Module:
         net.avgpool = nn.AdaptiveAvgPool3d(1)
     for norm in net.modules():
         if isinstance(norm, nn.BatchNorm3d):
-            norm.momentum = max(cast(float, norm.momentum), LEAST_MOMENTUM)
+            norm.momentum = max(cast(float, norm.momentum), MIN_MOMENTUM)
     vars(net)["head_hidden_size"] = width
     net.register_forward_pre_hook(channels_first)
     return cast(nn.Module, net)

@@ -12,8 +12,8 @@ from lwcl.evaluation.evaluator import Evaluator, open_evaluator
 from lwcl.metrics.bootstrap import mean_top1
 from lwcl.metrics.health import (
     COLLAPSE_PATIENCE,
+    MIN_STEPS_TO_COMPARE_VIEWS,
     MIN_VIEWS_IN_COMMON,
-    STEPS_UNTIL_VIEWS_COUNT,
     Health,
     embedding_health,
     is_collapsed,
@@ -53,7 +53,7 @@ class TrainingMonitor:
         self.history = collections.deque[Health](maxlen=COLLAPSE_PATIENCE)
         self.alarm, self.stall = HealthAlarm(training.config.values), StallAlarm(*method.stalled)
         self.compares_views = not method.teacher_space and not any(
-            views_count(record["step"], record["epoch"]) for record in records
+            can_compare_views(record["step"], record["epoch"]) for record in records
         )
         for record in records:
             self.stall.update(record["epoch"], float_or_nan(record["loss"]))
@@ -87,7 +87,7 @@ class TrainingMonitor:
             self.history.append(health)
             self.warn(step, self.alarm.update(health.effective_rank, collapsed=is_collapsed([*self.history])))
         self.warn(step, self.stall.update(step.epoch, step.metrics["loss"]))
-        if self.compares_views and step.pairs and views_count(step.number, step.epoch):
+        if self.compares_views and step.pairs and can_compare_views(step.number, step.epoch):
             self.warn(step, compare_views(step.pairs))
             self.compares_views = False
         if monitored and self.evaluator:
@@ -112,9 +112,9 @@ class TrainingMonitor:
             self.screen.warn(f"step {step.number:,}: {warning}")
 
 
-def views_count(step: int, epoch: float) -> bool:
-    """Whether a net has been trained for long enough that what the views of an image have in common tells something."""
-    return epoch >= 1 and step >= STEPS_UNTIL_VIEWS_COUNT
+def can_compare_views(step: int, epoch: float) -> bool:
+    """Whether a net has been trained for long enough that comparing the two views of an image is meaningful."""
+    return epoch >= 1 and step >= MIN_STEPS_TO_COMPARE_VIEWS
 
 
 def compare_views(pairs: tuple[Tensor, Tensor]) -> str:
