@@ -54,7 +54,7 @@ class NonFiniteError(TrainingDivergedError):
         self.step, self.index = step, index
 
 
-def learning_rate(epoch: float, optimization: Optimization, epochs: int, lr: float, warmup: float) -> float:
+def learning_rate(epoch: float, optimization: Optimization, epochs: float, lr: float, warmup: float) -> float:
     """The learning rate at a (fractional) epoch of `epochs`, counted from 0.
 
     `cosine` is MoCo's: lr (1 + cos(pi (e - w) / (E - w))) / 2 at epoch e of E; a warm-up of w epochs multiplies by (e +

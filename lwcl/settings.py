@@ -81,7 +81,8 @@ class SettingValue(NamedTuple):
     origin: Origin
 
     def __str__(self) -> str:
-        return f"{self.value} ({self.origin})"
+        whole = isinstance(self.value, float) and self.value.is_integer()
+        return f"{int(self.value) if whole else self.value} ({self.origin})"
 
     def as_json(self) -> dict[str, Any]:
         """The value, and its origin as text."""

@@ -97,10 +97,10 @@ def at_step(number: int, act: Callable[[], object]) -> Callable[[], None]:
     return patch
 
 
-def left_by(out: Path) -> dict[str, bytes]:
+def left_by(out: Path, steps: int = STEPS) -> dict[str, bytes]:
     """The content of what a run leaves that must not depend on interruptions: encoder, metrics, whole final state."""
     newest = training_state.list_checkpoints(out / "checkpoints")[0]
-    assert newest.name == f"step-{STEPS:06}"
+    assert newest.name == f"step-{steps:06}"
     state = {f"{newest.name}/{file.name}": file.read_bytes() for file in sorted(newest.iterdir())}
     return {name: (out / name).read_bytes() for name in LASTING} | state
 

@@ -1,4 +1,4 @@
-"""`--minutes`: as many epochs as a trial says that the time allows; recorded, so that the run is an ordinary one."""
+"""`--minutes`: as many steps as a trial says that the time allows; recorded, so that the run is an ordinary one."""
 
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,8 @@ from lwcl.settings import OriginKind
 from lwcl.training import minutes
 from lwcl.training.resolve import RunCost
 
-TWO_EPOCHS = RunCost(1.0, 2.0, 3.0)  # of 8.5 seconds
+SOME_EPOCHS = RunCost(1.0, 2.0, 3.0)  # of 8.5 seconds: 2.205
+STEPS = 13  # of 2.205 epochs of 6
 MINUTES = ("--minutes", f"{8.5 / 60}")
 
 
@@ -37,7 +38,7 @@ def known_cost() -> None:
 
     def timed(*told: Any) -> RunCost:
         trial(*told)
-        return TWO_EPOCHS
+        return SOME_EPOCHS
 
     minutes.run_cost = timed
 
@@ -54,49 +55,49 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def whole(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run whose trial says two epochs."""
+    """A run whose trial says 2.205 epochs."""
     folder = tmp_path_factory.mktemp("whole")
     assert child(words(images, folder / "run", *MINUTES), folder / "cache", before=known_cost) == 0
     return folder / "run"
 
 
 @given(*[st.floats(0, 1e6)] * 2, st.floats(1e-3, 1e5), st.floats(0, 1e7))
-def test_the_epochs_end_in_time_and_are_at_least_one(before: float, after: float, epoch: float, seconds: float) -> None:
+def test_the_epochs_end_in_time_and_fill_it(before: float, after: float, epoch: float, seconds: float) -> None:
     cost = RunCost(before, epoch, after)
     count = cost.epochs(seconds)
-    assert count == 1 or cost.total(count) <= seconds
-    assert cost.total(count + 1) > 0.97 * (seconds - before - after), "another one would not fit"
+    assert count == 0.001 or cost.total(count) <= seconds
+    assert cost.total(count + 0.002) > 0.97 * (seconds - before - after), "more would not fit"
 
 
 def test_what_a_trial_settled_is_recorded_with_what_follows_from_it(whole: Path) -> None:
     recorded = yaml.safe_load((whole / "config.yaml").read_text())
-    assert (recorded["epochs"], recorded["warmup"]) == (2, 0.2)
+    assert (recorded["epochs"], recorded["warmup"]) == (2.205, 0.2205)
     assert "minutes" in recorded["chosen"] and "epochs" not in recorded["chosen"]
     log = (whole / "log.txt").read_text()
-    assert "epochs 2 (auto: --minutes 0.141667: 1.0 s so far, 2.0 s an epoch, 3.0 s at the end)" in log
+    assert "epochs 2.205 (auto: --minutes 0.141667: 1.0 s so far, 2.0 s an epoch, 3.0 s at the end)" in log
 
 
 def test_the_run_equals_one_that_was_told_the_epochs(whole: Path, images: Path, tmp_path: Path) -> None:
     told = tmp_path / "told"
-    assert child(words(images, told, "--epochs", "2"), tmp_path / "cache") == 0
-    assert left_by(told)["encoder.safetensors"] == left_by(whole)["encoder.safetensors"]
-    assert left_by(told)["metrics.jsonl"] == left_by(whole)["metrics.jsonl"]
+    assert child(words(images, told, "--epochs", "2.205"), tmp_path / "cache") == 0
+    assert left_by(told, STEPS)["encoder.safetensors"] == left_by(whole, STEPS)["encoder.safetensors"]
+    assert left_by(told, STEPS)["metrics.jsonl"] == left_by(whole, STEPS)["metrics.jsonl"]
 
 
 def test_its_config_given_back_trains_as_many_epochs_without_a_trial(whole: Path, tmp_path: Path) -> None:
     again = ["pretrain", "--config", str(whole / "config.yaml"), "--out", str(tmp_path / "again"), "--quiet"]
     assert child(again, tmp_path / "cache", before=no_trial) == 0
-    assert left_by(tmp_path / "again")["encoder.safetensors"] == left_by(whole)["encoder.safetensors"]
+    assert left_by(tmp_path / "again", STEPS)["encoder.safetensors"] == left_by(whole, STEPS)["encoder.safetensors"]
 
 
-@pytest.mark.parametrize("resumed_by", [MINUTES, ("--epochs", "2")], ids=["the same words", "the epochs"])
+@pytest.mark.parametrize("resumed_by", [MINUTES, ("--epochs", "2.205")], ids=["the same words", "the epochs"])
 def test_a_resumed_run_does_not_time_again(
     whole: Path, images: Path, tmp_path: Path, resumed_by: tuple[str, ...]
 ) -> None:
     run, cache = tmp_path / "run", tmp_path / "cache"
     assert child(words(images, run, *MINUTES), cache, "metrics.append@8", known_cost) == KILLED
     assert child(words(images, run, *resumed_by), cache, before=no_trial) == 0
-    assert left_by(run) == left_by(whole)
+    assert left_by(run, STEPS) == left_by(whole, STEPS)
 
 
 def test_a_run_that_died_in_its_trial_times_again(whole: Path, images: Path, tmp_path: Path) -> None:
@@ -104,7 +105,7 @@ def test_a_run_that_died_in_its_trial_times_again(whole: Path, images: Path, tmp
     assert child(words(images, run, *MINUTES), cache, before=no_trial) != 0
     assert yaml.safe_load((run / "config.yaml").read_text())["epochs"] is None
     assert child(words(images, run, *MINUTES), cache, before=known_cost) == 0
-    assert left_by(run) == left_by(whole)
+    assert left_by(run, STEPS) == left_by(whole, STEPS)
 
 
 def test_another_time_is_another_run(images: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -122,7 +123,7 @@ def test_several_processes_train_the_epochs_of_the_first(images: Path, tmp_path:
 
     group = Group(words(images, tmp_path / "run", *MINUTES), tmp_path / "cache", slower)
     assert group.ended() == [0, 0]
-    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["epochs"] == 2
+    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["epochs"] == 2.205
 
 
 @pytest.mark.parametrize(
@@ -138,7 +139,7 @@ def test_four_images_and_a_teacher_are_enough_for_a_trial(tmp_path: Path, more: 
     data = made_images(tmp_path / "photos", 4)
     small = "--arch test_efficientnet --image-size 32 --threads 1 --workers 0 --device cpu --quiet --minutes 0.01"
     assert child([*more, "--data", str(data), "--out", str(tmp_path / "run"), *small.split()], tmp_path / "cache") == 0
-    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["epochs"] == 1
+    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["epochs"] == 0.001
 
 
 def test_scores_and_a_monitor_count(tmp_path: Path) -> None:
@@ -146,7 +147,7 @@ def test_scores_and_a_monitor_count(tmp_path: Path) -> None:
     small = "--arch test_efficientnet --image-size 32 --threads 1 --workers 0 --device cpu --minutes 0.01"
     told = ["pretrain", "--data", data, "--monitor", data, "--out", str(tmp_path / "run"), *small.split()]
     assert child(told, tmp_path / "cache") == 0
-    assert "even one epoch makes the run take" in (tmp_path / "run" / "log.txt").read_text()
+    assert "even one step makes the run take" in (tmp_path / "run" / "log.txt").read_text()
 
 
 def test_a_dry_run_says_how_many_epochs(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

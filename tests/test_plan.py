@@ -222,10 +222,12 @@ STORED = plan_pretrain({"recipe": "light", "augmentation": "moco-v2", "lr": 0.01
 RESOLVED = {**STORED.config(), "warmup": 2.0, "key_momentum": 0.9, "threads": 3}
 
 
-@pytest.mark.parametrize("flags", [{}, {"seed": "8"}, {"out": "there"}, {"threads": "1"}, {"epochs": "20"}])
+@pytest.mark.parametrize(
+    "flags", [{}, {"seed": "8"}, {"out": "there"}, {"threads": "1"}, {"epochs": "20"}, {"epochs": "2e1"}]
+)
 def test_a_runs_own_file_given_back_whole_keeps_every_value(flags):
     plan = plan_pretrain(flags, RESOLVED, "config.yaml")
-    wanted = RESOLVED | {name: int(value) for name, value in flags.items() if name != "out"}
+    wanted = RESOLVED | {name: float(value) for name, value in flags.items() if name != "out"}
     got = plan.config()
     assert {name: got[name] for name in wanted if name != "chosen"} == {
         n: v for n, v in wanted.items() if n != "chosen"

@@ -8,9 +8,11 @@ from hypothesis import strategies as st
 
 from lwcl.config.auto import RunFacts, apply_rules, resolve_plan
 from lwcl.config.plan import plan_pretrain, plan_run
-from lwcl.config.recipes import RECIPES
+from lwcl.config.recipes import RECIPES, Optimization
+from lwcl.errors import UsageError
 from lwcl.methods.method import methods
 from lwcl.settings import SettingValue, auto_field_names
+from lwcl.training.resolve import check_warmup
 
 
 def settled(images: int, side: int = 224, *, accelerated: bool = False, **chosen: object) -> dict[str, SettingValue]:
@@ -30,6 +32,11 @@ def test_every_rule_gives_a_valid_plan_for_any_data(name: str, images: int, side
         size = config.values[longer].value if longer in config.values else 0
         assert size == 0 or size >= config.optimization.batch_size
     assert config.optimization.warmup < config.optimization.epochs
+
+
+@given(st.integers(1, 100_000), st.integers(1, 1_000_000))
+def test_a_part_of_an_epoch_is_whole_steps(steps_per_epoch: int, steps: int) -> None:
+    assert Optimization(epochs=steps / steps_per_epoch).steps(steps_per_epoch) == steps
 
 
 def test_what_a_flag_or_a_file_chose_is_never_overridden() -> None:
@@ -108,3 +115,10 @@ def test_a_method_chosen_without_a_recipe_takes_its_own_for_any_number_of_images
     for images in (3_000, 1_281_167):
         config = resolve_plan(plan_pretrain({"method": "moco"}), RunFacts(images, 64, 2, False))
         assert (config.options.recipe, config.method.name) == ("moco-v2", "moco")
+
+
+def test_a_warm_up_that_leaves_no_epochs_is_refused() -> None:
+    too_long = {"epochs": 2, "warmup": 2, "arch": "test_efficientnet", "data": "textures"}
+    with pytest.raises(UsageError, match=r"warm-up of 2 epochs in a run of 2 epochs.*Give a --warmup below 2"):
+        check_warmup(resolve_plan(plan_pretrain(too_long), RunFacts(3000, 64, 2, False)))
+    check_warmup(resolve_plan(plan_pretrain({**too_long, "schedule": "constant"}), RunFacts(3000, 64, 2, False)))

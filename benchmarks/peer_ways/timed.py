@@ -169,15 +169,15 @@ def lwcl_run(command: str, flags: list[str], out: Path) -> Row:
 
 
 def lwcl_for(command: str, flags: list[str], minutes: float, images: int, out: Path) -> Row:
-    """A run of as many whole epochs as a short trial says that the minutes allow, at least one."""
+    """A run of as many steps as a short trial says that the minutes allow."""
     trial = [*flags, "--epochs", "100", "--fast-dev-run"]
     if "--teacher" in flags:  # fills the cache of its outputs, which is not counted
         lwcl_run(command, [*trial, "1"], out)
     speed = lwcl_run(command, [*trial, str(TRIAL_STEPS)], out)
     rate = speed["images_per_second"]
     start = speed["seconds"] - TRIAL_STEPS * speed["batch_size"] / rate
-    epochs = max(1, int(SPARE * (60 * minutes - start) * rate / images))
-    return lwcl_run(command, [*flags, "--epochs", str(epochs), "--save-every", "60m"], out)
+    epochs = max(speed["batch_size"], SPARE * (60 * minutes - start) * rate) / images
+    return lwcl_run(command, [*flags, "--epochs", f"{epochs:.3f}", "--save-every", "60m"], out)
 
 
 def peer_for(python: str, module: str, task: Task) -> Iterator[tuple[Row, str]]:

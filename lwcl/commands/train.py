@@ -100,7 +100,7 @@ def train_first_stage(stage: Plan, folder: RunFolder, steps: int | None, *, quie
     if first.is_finished():
         done, epochs = first.metrics()[-1]["epoch"], stage.optimization.epochs
         if not steps and done < epochs:
-            what = f"The first stage in {first.path} ended after {done:.3g} of {epochs} epochs, by --fast-dev-run."
+            what = f"The first stage in {first.path} ended after {done:.3g} of {epochs:g} epochs, by --fast-dev-run."
             raise UsageError(what, remedy="Give --overwrite to train both stages again, or another --out.")
         return 0
     with contextlib.redirect_stdout(io.StringIO() if quiet else sys.stderr):

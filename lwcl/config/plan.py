@@ -169,7 +169,7 @@ def plan_run(command: TrainCommand, chosen: Chosen, file: Chosen | None = None, 
     plan = Plan.from_values(command, merge_run(command, user), user)
     check_teacher_options(plan.options, plan.method)
     if plan.options.minutes is not None and plan.origins["epochs"].is_user:
-        what = f"--minutes settles the number of epochs, but --epochs {plan.optimization.epochs} is given too"
+        what = f"--minutes settles the number of epochs, but --epochs {plan.optimization.epochs:g} is given too"
         where = "" if plan.origins["epochs"] == FLAG else f", by {plan.origins['epochs']}"
         raise UsageError(f"{what}{where}.", remedy="Remove one of them.")
     check_clip(plan.options)
@@ -202,8 +202,16 @@ def run_layers(chosen: Chosen, file: Chosen, file_name: str) -> list[Layer]:
 
 def flag_matches_stored(flag: Any, stored: Any) -> bool:
     """Whether a flag's text says what a file says."""
-    one, other = ([*map(str, value)] if isinstance(value, list | tuple) else str(value) for value in (flag, stored))
+    one, other = ([*map(normal_text, v)] if isinstance(v, list | tuple) else normal_text(v) for v in (flag, stored))
     return one == other
+
+
+def normal_text(value: Any) -> str:
+    """A value as text, the same for `20`, `20.0` and `2e1`."""
+    try:
+        return str(value if isinstance(value, bool) else float(value))
+    except (TypeError, ValueError):
+        return str(value)
 
 
 def merge_run(command: TrainCommand, user: Sequence[Layer]) -> dict[str, SettingValue]:

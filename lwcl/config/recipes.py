@@ -17,9 +17,10 @@ from lwcl.settings import Auto, Settings, setting, unknown_name_error
 class Optimization(Settings):
     """The optimization of a run."""
 
-    epochs: Auto[int] = setting(
-        None, "passes over the images [auto: from their number]", at_least=1, group="Optimization"
-    )
+    epochs: Auto[float] = setting(
+        None, "passes over the images, or a part of one: 0.5 [auto: from their number]", above=0, at_most=1e6,
+        group="Optimization",
+    )  # fmt: skip
     batch_size: Auto[int] = setting(
         None, "images per step, over all processes [auto: from their number]", at_least=2, group="Optimization"
     )
@@ -62,6 +63,10 @@ class Optimization(Settings):
     per_epoch: bool = setting(
         False, "change the learning rate at epoch starts only, as the published code does", group="Optimization"
     )
+
+    def steps(self, steps_per_epoch: int) -> int:
+        """Steps of the whole run, at least one."""
+        return max(1, round(self.epochs * steps_per_epoch))
 
 
 #: With fewer images, a run has too few steps for SGD as published for ImageNet.

@@ -122,7 +122,7 @@ class TrainOptions(DataOptions, MachineOptions):
     seed: int = setting(0, "seed of all randomness", at_least=0, group="What")
     minutes: float | None = setting(
         None,
-        "train as many whole epochs as end within so many minutes, by a trial of a few steps; a resumed run keeps them",
+        "train as many steps as end within so many minutes, by a trial of a few steps; a resumed run keeps them",
         above=0,
         group="Optimization",
     )

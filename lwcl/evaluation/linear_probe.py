@@ -121,7 +121,7 @@ def probe_features(
         held_out,
         [optimization.lr] if optimization.lr else LEARNING_RATES,
         classes=classes,
-        epochs=optimization.epochs,
+        epochs=int(optimization.epochs),
         batch_size=optimization.batch_size,
         seed=setup.options.seed,
         device=setup.compute(loaded).device,
@@ -137,7 +137,7 @@ def probe_images(
     net = build_probe_net(plan, loaded, compute, features, train)
     optimizer = engine.build_optimizer(net, optimization, optimization.lr, optimization.weight_decay)
     per_epoch, seed = loader.steps_per_epoch, setup.options.seed
-    steps, curve = optimization.epochs * per_epoch, []
+    steps, curve = optimization.steps(per_epoch), []
     batches = loader.batches(0, steps)
     fitted = engine.fit(
         plan.method, net, batches, optimization, optimizer, compute, steps_per_epoch=per_epoch, start=0, seed=seed

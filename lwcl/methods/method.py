@@ -47,7 +47,7 @@ class Progress(NamedTuple):
 
     step: int  # steps taken, all epochs together
     epoch: float  # epochs done, fractional
-    epochs: int  # of the whole run
+    epochs: float  # of the whole run
 
     @property
     def fraction(self) -> float:

@@ -42,7 +42,7 @@ def print_dry_run(config: ResolvedConfig, images: ImageSet, screen: Screen, *, a
     per_epoch, seconds, settled = len(images) // training.loader.batch_size, median_step_seconds(training), model.config
     if config.unsettled:
         settled = with_epochs(settled, images, RunCost(0.0, seconds * per_epoch, REPORT_SECONDS))
-    steps = per_epoch * settled.optimization.epochs
+    steps = settled.optimization.steps(per_epoch)
     student = training.net.student
     cost = {
         "images": len(images),

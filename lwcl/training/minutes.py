@@ -1,4 +1,4 @@
-"""`--minutes`: as many whole epochs as end in time, told by a trial of the run itself; its weights are then discarded.
+"""`--minutes`: as many steps as end in time, told by a trial of the run itself; its weights are then discarded.
 
 Not only steps count: also what came before them (imports, decoding, a teacher's cached outputs), evaluations between
 epochs, and the scores, the pictures and the report at the end.
@@ -40,7 +40,7 @@ def settle_epochs(
     seconds, cost = 60 * minutes, run_cost(training, 60 * minutes, begun, most_steps)
     settled = with_epochs(config, training.images, cost)
     if (expected := cost.total(settled.optimization.epochs)) > seconds:
-        screen.warn(f"--minutes {minutes:g}: even one epoch makes the run take {duration(expected)}.")
+        screen.warn(f"--minutes {minutes:g}: even one step makes the run take {duration(expected)}.")
     for name in reversed(config.unsettled):  # the epochs last: where they are recorded, all is
         screen.say(f"  {name} {settled.values[name]}")
         folder.record_setting(name, settled.values[name].value)

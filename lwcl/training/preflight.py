@@ -77,4 +77,4 @@ def print_auto_settings(config: ResolvedConfig, images: ImageSet, screen: Screen
     )
     for name, setting in config.values.items():
         if setting.origin.is_automatic and name not in config.unsettled:
-            screen.say(f"  {name} {setting.value} ({setting.origin})")
+            screen.say(f"  {name} {setting}")

@@ -49,6 +49,7 @@ def resolve(plan: Plan, images: ImageSet) -> ResolvedConfig:
     # 2. The rules; then flags that do not fit the images or the machine are refused.
     config = agree(round_sizes_to_patches(resolve_plan(plan, facts)))
     check_batch_size(config, len(images))
+    check_warmup(config)
     check_sync_bn(config)
     check_opencv(config)
     check_channels(config, images)
@@ -102,11 +103,11 @@ class RunCost(NamedTuple):
     epoch: float  # steps and what is evaluated after them
     after: float  # scores, pictures, report
 
-    def epochs(self, seconds: float) -> int:
-        """The number of whole epochs that fit in the given seconds, at least one."""
-        return max(1, int(SPARE * (seconds - self.before - self.after) / self.epoch))
+    def epochs(self, seconds: float) -> float:
+        """The number of epochs that fit in the given seconds, to three decimals; at least 0.001, for one step."""
+        return max(1, int(1000 * SPARE * (seconds - self.before - self.after) / self.epoch)) / 1000
 
-    def total(self, epochs: int) -> float:
+    def total(self, epochs: float) -> float:
         """Seconds of a run of the given number of epochs."""
         return self.before + epochs * self.epoch + self.after
 
@@ -185,6 +186,16 @@ def check_batch_size(config: ResolvedConfig, images: int) -> None:
             f"A batch of {batch} split {count} times leaves fewer than 2 images each.",
             "It is split --accumulate times --bn-splits times --devices.",
             f"Give --batch-size {2 * count} or more, or split less.",
+        )
+
+
+def check_warmup(config: ResolvedConfig) -> None:
+    """Raises `UsageError` where the warm-up leaves no epochs for the cosine after it."""
+    warmup, epochs = config.optimization.warmup, config.optimization.epochs
+    if config.optimization.schedule == "cosine" and warmup >= epochs:
+        raise UsageError(
+            f"A warm-up of {plural(warmup, 'epoch')} in a run of {plural(epochs, 'epoch')} leaves none after it.",
+            remedy=f"Give a --warmup below {epochs:g}, or a longer run.",
         )
 
 

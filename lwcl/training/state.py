@@ -48,7 +48,7 @@ class TrainingState:
     @property
     def steps(self) -> int:
         """Steps of the whole run."""
-        return self.config.optimization.epochs * self.loader.steps_per_epoch
+        return self.config.optimization.steps(self.loader.steps_per_epoch)
 
     def save(self, folder: RunFolder) -> None:
         """Writes the whole state as a checkpoint of step `done`, in process 0.
