@@ -39,8 +39,8 @@ from peer_ways.pictures import pictures
 from peer_ways.runner import BENCHMARKS
 
 Row = dict[str, Any]
-TRIAL_STEPS = 10  # of the short run that tells the speed
-SPARE = 0.98  # of the time that the trial predicts, so that a run rarely ends late
+TRIAL_STEPS = 5, 25  # of the two short runs whose difference is the cost of a step
+SPARE = 0.98  # of the time that the trials predict, so that a run rarely ends late
 K, TEMPERATURE = 20, 0.07  # of the neighbours' votes, as `lwcl knn`
 
 
@@ -169,15 +169,21 @@ def lwcl_run(command: str, flags: list[str], out: Path) -> Row:
 
 
 def lwcl_for(command: str, flags: list[str], minutes: float, images: int, out: Path) -> Row:
-    """A run of as many steps as a short trial says that the minutes allow."""
+    """A run of as many steps as two short trials say that the minutes allow.
+
+    On one core they are minutes of CPU time: what a run gets that has the core to itself, and not less beside others.
+    """
+    clock = "cpu_s" if usable_cpus() == 1 else "seconds"
     trial = [*flags, "--epochs", "100", "--fast-dev-run"]
     if "--teacher" in flags:  # fills the cache of its outputs, which is not counted
         lwcl_run(command, [*trial, "1"], out)
-    speed = lwcl_run(command, [*trial, str(TRIAL_STEPS)], out)
-    rate = speed["images_per_second"]
-    start = speed["seconds"] - TRIAL_STEPS * speed["batch_size"] / rate
-    epochs = max(speed["batch_size"], SPARE * (60 * minutes - start) * rate) / images
-    return lwcl_run(command, [*flags, "--epochs", f"{epochs:.3f}", "--save-every", "60m"], out)
+    short, longer = (lwcl_run(command, [*trial, str(steps)], out) for steps in TRIAL_STEPS)
+    step = max(1e-4, (longer[clock] - short[clock]) / (TRIAL_STEPS[1] - TRIAL_STEPS[0]))
+    start = short[clock] - TRIAL_STEPS[0] * step
+    steps = max(1, int(SPARE * (60 * minutes - start) / step))
+    epochs = steps / (images // short["batch_size"])
+    row = lwcl_run(command, [*flags, "--epochs", repr(epochs), "--save-every", "60m"], out)
+    return row | {"images_per_second": steps * short["batch_size"] / max(step, row[clock] - start)}
 
 
 def peer_for(python: str, module: str, task: Task) -> Iterator[tuple[Row, str]]:
