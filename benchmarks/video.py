@@ -1,4 +1,4 @@
-"""Made clips whose motion no single frame shows: a net over single frames must fail on them, one over clips must not.
+"""Clips whose motion no single frame shows: a net over single frames must fail on them, one over clips must not.
 
 Claim: a net over single frames is at chance (10%), one over clips is not, and pretraining adds to what a linear probe
 reads from a net over frames, not to one of 3-D convolutions. The figures of `--arch resnet10t` stand in docs/video.md.
@@ -8,6 +8,9 @@ Ten motions are the classes: right, left, up, down, clockwise, counter-clockwise
 distribution in every class, so it tells nothing.
 
     python benchmarks/video.py [--arch resnet10t] [--videos 60] [--epochs 20] [--ways NAME ...] [--smoke]
+    python benchmarks/video.py --footage bikes.mp4 vtest.avi    clips cut from real videos instead; the classes are
+                               how they are played: still, normal, backwards, three times as fast, shuffled
+    python benchmarks/video.py --teacher efficientnet-lite0.pth  also a student of this image encoder over frames
 
 Also: decoded frames a second by PyAV, beside torchcodec where it is installed (it needs the system's FFmpeg), and what
 the store of the clips takes. Everything is done by the commands that a user types.
@@ -34,6 +37,7 @@ from lwcl.data.video import decode_video
 from lwcl.models.pixel_format import PixelFormat
 
 FRAMES = 25  # of a made video: the one in the middle is at time 0, where all motions agree
+FAST = 3  # times the speed of footage played fast
 Pose = tuple[float, float, float, float]  # shift to the right and down in pixels, turn in radians, log of the scale
 #: What a motion adds to the pose at time t, from -1 to 1.
 MOTIONS: dict[str, Callable[[float], Pose]] = {
@@ -86,6 +90,44 @@ def draw_videos(folder: Path, a_class: dict[str, int], side: int, textures: int)
                 poses = [tuple(one + more for one, more in zip(start, motion(t), strict=True)) for t in times]
                 texture = large[rng.integers(textures)]
                 write_clip(folder / split / name / f"{number:04}.mp4", [frame_at(texture, p, side) for p in poses])
+
+
+#: The frames, counted from the middle of a clip, that each way of playing shows; all show the same one in the middle.
+PLAYED: dict[str, Callable[[numpy.random.Generator], Any]] = {
+    "still": lambda rng: numpy.zeros(FRAMES, int),
+    "normal": lambda rng: numpy.arange(FRAMES) - FRAMES // 2,
+    "backwards": lambda rng: FRAMES // 2 - numpy.arange(FRAMES),
+    "fast": lambda rng: FAST * (numpy.arange(FRAMES) - FRAMES // 2),
+    "shuffled": lambda rng: numpy.insert(rng.permutation([*range(-(FRAMES // 2), 0), *range(1, FRAMES // 2 + 1)]),
+                                         FRAMES // 2, 0),
+}  # fmt: skip
+
+
+def cut_videos(folder: Path, a_class: dict[str, int], side: int, footage: list[Path]) -> None:
+    """Clips of random regions and times of real videos; those of `val` from the last third of each video."""
+    rng, reach = numpy.random.default_rng(0), FAST * (FRAMES // 2)
+    for file in footage:
+        with av.open(str(file)) as container:
+            frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+        border = len(frames) * 2 // 3
+        for split, count in a_class.items():
+            first, last = (reach, border - reach) if split == "train" else (border + reach, len(frames) - reach)
+            if first >= last:
+                raise SystemExit(f"{file}: {len(frames)} frames; at least {6 * reach + 6} are needed")
+            for name, played in PLAYED.items():
+                for number in range(count):
+                    middle = rng.integers(first, last)
+                    shown = [frames[middle + shift] for shift in played(rng)]
+                    write_clip(folder / split / name / f"{file.stem}-{number:04}.mp4", cropped(shown, side, rng))
+
+
+def cropped(frames: list[Any], side: int, rng: numpy.random.Generator) -> list[Any]:
+    """A random square region of frames, the same in all: (side, side, 3) uint8 each."""
+    height, width, _ = frames[0].shape
+    edge = int(min(height, width) * rng.uniform(0.5, 1))
+    top, left = rng.integers(0, height - edge + 1), rng.integers(0, width - edge + 1)
+    regions = (Image.fromarray(frame[top : top + edge, left : left + edge]) for frame in frames)
+    return [numpy.asarray(region.resize((side, side), Image.Resampling.BILINEAR)) for region in regions]
 
 
 def lwcl(*words: str) -> Any:
@@ -147,6 +189,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--batch", type=int, default=60)
     parser.add_argument("--ways", nargs="+", metavar="NAME", help="rows of the table, such as 'clip, shift' [all]")
+    parser.add_argument("--footage", nargs="+", type=Path, help="real videos that clips are cut from")
+    parser.add_argument("--teacher", help="an image encoder, such as efficientnet-lite0.pth")
     parser.add_argument("--smoke", action="store_true")
     args = parser.parse_args()
     if args.smoke:
@@ -172,7 +216,7 @@ def compare(root: Path, args: argparse.Namespace) -> None:
     ]
     runs: dict[str, list[str]] = {name: ["pretrain", *flags] for name, flags in ways(args.arch).items()}
     shift = ways(args.arch)["clip, shift"]
-    for teacher in (f"random/{args.arch}", str(root / "clip, shift")):
+    for teacher in (f"random/{args.arch}", str(root / "clip, shift"), *([args.teacher] if args.teacher else [])):
         runs[f"student of {Path(teacher).name}"] = ["compress", *shift, "--method", "regression", "--teacher", teacher]
     for name, words in runs.items():
         if args.ways and name not in args.ways:
@@ -189,7 +233,11 @@ def run() -> None:
         root = Path(scratch)
         for line in decoding(root, 0.4 if args.smoke else 10, (160, 90) if args.smoke else (640, 360)):
             print(line, flush=True)
-        draw_videos(root / "videos", {"train": args.videos, "val": max(1, args.videos // 2)}, args.side, args.textures)
+        a_class = {"train": args.videos, "val": max(1, args.videos // 2)}
+        if args.footage:
+            cut_videos(root / "videos", a_class, args.side, args.footage)
+        else:
+            draw_videos(root / "videos", a_class, args.side, args.textures)
         files = [*(root / "videos" / "train").rglob("*.mp4")]
         stored = sum(len(decode_video(file, PixelFormat(frames=8, stride=2), 40).tobytes()) for file in files)
         on_disk = sum(file.stat().st_size for file in files)

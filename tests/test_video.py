@@ -15,6 +15,7 @@ from lwcl.data.dataset import open_images
 from lwcl.data.native import UnreadableImageError
 from lwcl.data.video import decode_video, read_facts, survey_video
 from lwcl.errors import DataError, UsageError
+from lwcl.training.preflight import copies_warning
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +81,21 @@ def test_damage_is_never_cut_out_in_silence(container: str, kind: str, tmp_path:
     path.write_bytes(damaged(path.read_bytes(), kind))
     with pytest.raises(UnreadableImageError):
         decode_video(path, CLIP)
+
+
+def test_what_a_decoder_says_of_damage_is_repeated(tmp_path: Path) -> None:
+    whole = np.random.default_rng(3).integers(0, 256, (64, 96, 3), dtype=np.uint8)
+    path = write_video(tmp_path / "a.mp4", [whole] * 40)
+    path.write_bytes(damaged(path.read_bytes(), "flipped"))
+    with pytest.raises(UnreadableImageError, match=r"Invalid data found when processing input \(h264: "):
+        decode_video(path, CLIP)
+
+
+def test_videos_that_only_begin_alike_are_no_copies(tmp_path: Path) -> None:
+    for name, second in (("a", 10), ("b", 20), ("c", 10)):
+        write_video(tmp_path / f"{name}.mkv", [level(number) for number in (0, 0, second, second)])
+    store = CacheBuilder(images=open_images([str(tmp_path)], clip="2x2"), short_side=None).pixel_store("ram")
+    assert copies_warning(store).startswith("1 of 3 images looked at are copies")
 
 
 def test_what_is_no_video_says_so(tmp_path: Path) -> None:

@@ -46,6 +46,7 @@ class VideoFacts(NamedTuple):
 def opened(path: Path) -> Iterator[tuple[Any, Any]]:
     """A container of PyAV and its first video stream; raises `UnreadableImageError` for whatever goes wrong."""
     av: Any = require_package("av", "video")
+    said: list[tuple[int, str, str]] = []
     try:
         with said_by_ffmpeg(av) as said, av.open(str(path)) as container:
             if not container.streams.video:
@@ -60,7 +61,8 @@ def opened(path: Path) -> Iterator[tuple[Any, Any]]:
         raise
     except (av.FFmpegError, OSError, ValueError, RuntimeError, MemoryError, EOFError) as error:
         name = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise UnreadableImageError(" ".join(str(name).split())[:120]) from None
+        details = f" ({said[0][1]}: {said[0][2].strip()})" if said else ""
+        raise UnreadableImageError(" ".join(f"{name}{details}".split())[:120]) from None
 
 
 @contextlib.contextmanager

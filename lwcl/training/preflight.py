@@ -54,7 +54,7 @@ def copies_warning(store: PixelStore) -> str:
     most = min(COMPARED_IMAGES, max(2, COMPARED_BYTES * len(store) // max(1, store.pixels.nbytes)))
     order = torch.randperm(len(store), generator=torch.Generator().manual_seed(0))[:most].tolist()
     own = {int(store.offsets[index]): index for index in order}  # a broken image shares the bytes of its stand-in
-    hashes = [found for index in own.values() for found in pixel_hashes(store.image(index)[None].cpu())]
+    hashes = [found for index in own.values() for found in pixel_hashes(store.sample_bytes(index)[None].cpu())]
     different, seen = len(first_of_each(hashes)), plural(len(hashes), "image")
     if different == 1:
         return f"All of {seen} looked at are the same, pixel for pixel: nothing can be learned from them."

@@ -102,6 +102,12 @@ class PixelStore:
         offset, height, width = (int(column[index]) for column in (self.offsets, self.heights, self.widths))
         return self.values(self.pixels[offset : offset + self.pixel_format.bytes * height * width], height, width)
 
+    def sample_bytes(self, index: int) -> Tensor:
+        """The bytes of an image, or of all frames of a video."""
+        offset, height, width = (int(column[index]) for column in (self.offsets, self.heights, self.widths))
+        frames = int(self.counts[index]) if len(self.counts) else 1
+        return self.pixels[offset : offset + frames * self.pixel_format.bytes * height * width]
+
     def rows(self, index: Tensor) -> "PixelStore":
         """The store of some of the images."""
         columns = {name: getattr(self, name)[index] for name in ("offsets", "heights", "widths")}
