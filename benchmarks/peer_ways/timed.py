@@ -175,8 +175,7 @@ def lwcl_for(command: str, flags: list[str], minutes: float, images: int, out: P
     """
     clock = "cpu_s" if usable_cpus() == 1 else "seconds"
     trial = [*flags, "--epochs", "100", "--fast-dev-run"]
-    if "--teacher" in flags:  # fills the cache of its outputs, which is not counted
-        lwcl_run(command, [*trial, "1"], out)
+    lwcl_run(command, [*trial, "1"], out)  # fills caches: of a teacher's outputs, which is not counted, and of timings
     short, longer = (lwcl_run(command, [*trial, str(steps)], out) for steps in TRIAL_STEPS)
     step = max(1e-4, (longer[clock] - short[clock]) / (TRIAL_STEPS[1] - TRIAL_STEPS[0]))
     start = short[clock] - TRIAL_STEPS[0] * step
