@@ -81,12 +81,16 @@ class SettingValue(NamedTuple):
     origin: Origin
 
     def __str__(self) -> str:
-        whole = isinstance(self.value, float) and self.value.is_integer()
-        return f"{int(self.value) if whole else self.value} ({self.origin})"
+        return f"{format_number(self.value) if isinstance(self.value, float) else self.value} ({self.origin})"
 
     def as_json(self) -> dict[str, Any]:
         """The value, and its origin as text."""
         return {"value": self.value, "origin": str(self.origin)}
+
+
+def format_number(value: float) -> str:
+    """A number with six digits, whole ones with all: 0.0005, 4.83871, 1000000."""
+    return str(int(value)) if value.is_integer() else f"{value:.6g}"
 
 
 def auto_value(value: Any, reason: str) -> SettingValue:

@@ -288,7 +288,7 @@ def test_copies_are_left_out_and_named_and_data_without_differences_are_to_blame
 def test_advice_is_a_command_to_paste_and_names_only_what_the_run_has(tmp_path: Path) -> None:
     run = tmp_path / "my run"
     run.mkdir()
-    settings = {"method": "simclr", "lr": 0.003, "warmup": 2.0, "epochs": 20, "arch": "resnet18", "image_size": 64}
+    settings = {"method": "simclr", "lr": 0.003, "warmup": 2.0, "epochs": 20.0, "arch": "resnet18", "image_size": 64}
     settings |= {"teacher": None, "recipe": "simclr", "data": ["my photos"], "queue_size": 0, "images": {"count": 500}}
     write_settings(run, settings)
     advice = {one.setting: one.command for one in advice_for_run(VERDICT_ADVICE["under-trained"], run)}

@@ -20,8 +20,8 @@ from lwcl.settings import OriginKind
 from lwcl.training import minutes
 from lwcl.training.resolve import RunCost
 
-SOME_EPOCHS = RunCost(1.0, 2.0, 3.0)  # of 8.5 seconds: 2.205
-STEPS = 13  # of 2.205 epochs of 6
+TIMED = RunCost(1.0, 1 / 3, 3.0)  # of 8.5 seconds: 13 steps
+STEPS, EPOCHS = 13, 13 / 6
 MINUTES = ("--minutes", f"{8.5 / 60}")
 
 
@@ -38,7 +38,7 @@ def known_cost() -> None:
 
     def timed(*told: Any) -> RunCost:
         trial(*told)
-        return SOME_EPOCHS
+        return TIMED
 
     minutes.run_cost = timed
 
@@ -55,31 +55,31 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def whole(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run whose trial says 2.205 epochs."""
+    """A run whose trial says 13 steps."""
     folder = tmp_path_factory.mktemp("whole")
     assert child(words(images, folder / "run", *MINUTES), folder / "cache", before=known_cost) == 0
     return folder / "run"
 
 
 @given(*[st.floats(0, 1e6)] * 2, st.floats(1e-3, 1e5), st.floats(0, 1e7))
-def test_the_epochs_end_in_time_and_fill_it(before: float, after: float, epoch: float, seconds: float) -> None:
-    cost = RunCost(before, epoch, after)
-    count = cost.epochs(seconds)
-    assert count == 0.001 or cost.total(count) <= seconds
-    assert cost.total(count + 0.002) > 0.97 * (seconds - before - after), "more would not fit"
+def test_the_steps_end_in_time_and_fill_it(before: float, after: float, step: float, seconds: float) -> None:
+    cost = RunCost(before, step, after)
+    count = cost.steps(seconds)
+    assert count == 1 or cost.total(count) <= seconds
+    assert cost.total(count + 1) > 0.97 * (seconds - before - after), "another one would not fit"
 
 
 def test_what_a_trial_settled_is_recorded_with_what_follows_from_it(whole: Path) -> None:
     recorded = yaml.safe_load((whole / "config.yaml").read_text())
-    assert (recorded["epochs"], recorded["warmup"]) == (2.205, 0.2205)
+    assert (recorded["epochs"], recorded["warmup"]) == (EPOCHS, round(EPOCHS / 10, 6))
     assert "minutes" in recorded["chosen"] and "epochs" not in recorded["chosen"]
     log = (whole / "log.txt").read_text()
-    assert "epochs 2.205 (auto: --minutes 0.141667: 1.0 s so far, 2.0 s an epoch, 3.0 s at the end)" in log
+    assert "epochs 2.16667 (auto: --minutes 0.141667: 1.0 s so far, 2.0 s an epoch, 3.0 s at the end)" in log
 
 
 def test_the_run_equals_one_that_was_told_the_epochs(whole: Path, images: Path, tmp_path: Path) -> None:
     told = tmp_path / "told"
-    assert child(words(images, told, "--epochs", "2.205"), tmp_path / "cache") == 0
+    assert child(words(images, told, "--epochs", str(EPOCHS)), tmp_path / "cache") == 0
     assert left_by(told, STEPS)["encoder.safetensors"] == left_by(whole, STEPS)["encoder.safetensors"]
     assert left_by(told, STEPS)["metrics.jsonl"] == left_by(whole, STEPS)["metrics.jsonl"]
 
@@ -90,7 +90,7 @@ def test_its_config_given_back_trains_as_many_epochs_without_a_trial(whole: Path
     assert left_by(tmp_path / "again", STEPS)["encoder.safetensors"] == left_by(whole, STEPS)["encoder.safetensors"]
 
 
-@pytest.mark.parametrize("resumed_by", [MINUTES, ("--epochs", "2.205")], ids=["the same words", "the epochs"])
+@pytest.mark.parametrize("resumed_by", [MINUTES, ("--epochs", str(EPOCHS))], ids=["the same words", "the epochs"])
 def test_a_resumed_run_does_not_time_again(
     whole: Path, images: Path, tmp_path: Path, resumed_by: tuple[str, ...]
 ) -> None:
@@ -119,11 +119,11 @@ def test_several_processes_train_the_epochs_of_the_first(images: Path, tmp_path:
     trial = minutes.run_cost
 
     def slower(rank: int) -> None:
-        minutes.run_cost = lambda *told: trial(*told) and RunCost(1.0, 2.0 + rank, 3.0)
+        minutes.run_cost = lambda *told: trial(*told) and RunCost(1.0, (1 + rank) / 3, 3.0)
 
     group = Group(words(images, tmp_path / "run", *MINUTES), tmp_path / "cache", slower)
     assert group.ended() == [0, 0]
-    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["epochs"] == 2.205
+    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["epochs"] == EPOCHS
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def test_four_images_and_a_teacher_are_enough_for_a_trial(tmp_path: Path, more: 
     data = made_images(tmp_path / "photos", 4)
     small = "--arch test_efficientnet --image-size 32 --threads 1 --workers 0 --device cpu --quiet --minutes 0.01"
     assert child([*more, "--data", str(data), "--out", str(tmp_path / "run"), *small.split()], tmp_path / "cache") == 0
-    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["epochs"] == 0.001
+    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["epochs"] == 0.5  # one step
 
 
 def test_scores_and_a_monitor_count(tmp_path: Path) -> None:
@@ -153,6 +153,13 @@ def test_scores_and_a_monitor_count(tmp_path: Path) -> None:
 def test_a_dry_run_says_how_many_epochs(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert ran([*words(images, tmp_path / "run", "--minutes", "5"), "--dry-run"]) == 0
     assert "auto: --minutes 5: " in capsys.readouterr().out
+
+
+def test_a_warm_up_is_compared_with_the_epochs_that_fit(images: Path, tmp_path: Path, capsys: Any) -> None:
+    long = [*words(images, tmp_path / "run", "--warmup", "900"), "--dry-run"]
+    assert ran([*long, "--minutes", "1000"]) == 0
+    assert ran([*long, "--minutes", "0.01"]) == 2
+    assert "A warm-up of 900 epochs in a run of 0.16" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("flags", "file"), [({"epochs": 3}, {}), ({}, {"epochs": 3})], ids=["flag", "file"])

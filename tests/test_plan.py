@@ -16,8 +16,16 @@ from runs import made_images, ran
 from lwcl.cli.app import read_config_flag
 from lwcl.config.augmentation import AUGMENTATIONS, Augmentation
 from lwcl.config.auto import RunFacts, resolve_plan
+from lwcl.config.diff import settings_diff
 from lwcl.config.eval_options import KnnOptions
-from lwcl.config.plan import LOCATION_SETTINGS, Plan, ResolvedConfig, plan_pretrain, plan_run
+from lwcl.config.plan import (
+    LOCATION_SETTINGS,
+    Plan,
+    ResolvedConfig,
+    flag_matches_stored,
+    plan_pretrain,
+    plan_run,
+)
 from lwcl.config.recipes import RECIPES, Optimization, recipes_for
 from lwcl.config.train_options import PretrainOptions
 from lwcl.config.validation import parse_options
@@ -234,6 +242,26 @@ def test_a_runs_own_file_given_back_whole_keeps_every_value(flags):
     }
     assert plan.values["key_momentum"].origin == Origin(OriginKind.REPEATED, "config.yaml")
     assert set(got["chosen"]) == {"recipe", "augmentation", "lr", "seed", "epochs", *flags} - {"out"}
+
+
+@pytest.mark.parametrize(
+    ("flag", "stored", "same"),
+    [
+        ("20", 20.0, True),
+        ("2e1", 20, True),
+        ("21", 20, False),
+        ("010", "10", False),
+        (["1e1"], ["10"], False),
+        ("x", 1, False),
+    ],
+)
+def test_a_flag_equals_a_stored_number_in_any_spelling_and_a_stored_text_in_one(flag, stored, same):
+    assert flag_matches_stored(flag, stored) is same
+
+
+def test_a_run_begun_with_a_whole_number_goes_on_with_the_same_number():
+    assert settings_diff({"epochs": 8}, {"epochs": 8.0}) == {}
+    assert settings_diff({"epochs": 8}, {"epochs": 8.5}) == {"epochs": ("8", "8.5")}
 
 
 def test_a_flag_that_names_a_bundle_drops_the_values_of_the_stored_one():

@@ -41,6 +41,14 @@ def test_a_tiny_net_is_warned_of_unless_it_has_a_teacher() -> None:
     assert words(arch="test_efficientnet", teacher="random/resnet18") == ""
 
 
+def test_what_begins_after_the_end_of_a_run_is_warned_of() -> None:
+    assert "--smoothing-warmup 3: the run has 0.5 epochs, so smoothing never begins" in words(
+        recipe="light", epochs=0.5
+    )
+    assert "the prototypes are never trained" in words(recipe="swav", epochs=1)
+    assert words(recipe="light", epochs=3.5) == ""
+
+
 def test_a_short_run_is_warned_of_unless_it_has_a_teacher() -> None:
     assert "299 steps" in words(299)
     assert words(300) == words(299, teacher="random/resnet18") == ""

@@ -113,7 +113,7 @@ def apply_rules(values: Mapping[str, Any], facts: RunFacts) -> dict[str, Setting
     few = facts.images < SMALL_DATA_IMAGES
     rule("epochs", *auto_epochs(facts, few_bits=known.get("bits") is not None))
     rule("lr", *auto_lr(known))
-    rule("warmup", min(3.0, known["epochs"] / 10), "3 epochs (light-moco), at most 10% of all")
+    rule("warmup", round(min(3.0, known["epochs"] / 10), 6), "3 epochs (light-moco), at most 10% of all")
     notebook, published = "5e-4 for a small data set (MoCo's CIFAR notebook)", "1e-4, as published for ImageNet"
     rule("weight_decay", 5e-4 if few else 1e-4, notebook if few else published)
     # 3. Memories must not hold most of a small data set.

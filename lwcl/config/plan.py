@@ -5,6 +5,7 @@ which alone reaches the code that trains. Precedence: flag > file > overrides fo
 recipe > named augmentation > default of the dataclass.
 """
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -202,16 +203,11 @@ def run_layers(chosen: Chosen, file: Chosen, file_name: str) -> list[Layer]:
 
 def flag_matches_stored(flag: Any, stored: Any) -> bool:
     """Whether a flag's text says what a file says."""
-    one, other = ([*map(normal_text, v)] if isinstance(v, list | tuple) else normal_text(v) for v in (flag, stored))
+    if isinstance(stored, int | float) and not isinstance(stored, bool):
+        with contextlib.suppress(TypeError, ValueError):
+            return float(flag) == stored
+    one, other = ([*map(str, value)] if isinstance(value, list | tuple) else str(value) for value in (flag, stored))
     return one == other
-
-
-def normal_text(value: Any) -> str:
-    """A value as text, the same for `20`, `20.0` and `2e1`."""
-    try:
-        return str(value if isinstance(value, bool) else float(value))
-    except (TypeError, ValueError):
-        return str(value)
 
 
 def merge_run(command: TrainCommand, user: Sequence[Layer]) -> dict[str, SettingValue]:

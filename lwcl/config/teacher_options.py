@@ -53,7 +53,7 @@ def parse_init_by(text: str) -> FirstStage:
     if name not in known:
         raise unknown_name_error("method of --init-by", name, known)
     if not epochs.isdecimal() or int(epochs) < 1:
-        raise UsageError(f"--init-by: got {text!r}.", remedy=f"Give a method and its epochs, such as {name}:2.")
+        raise UsageError(f"--init-by: got {text!r}.", remedy=f"Give a method and its whole epochs, such as {name}:2.")
     return FirstStage(name, int(epochs))
 
 

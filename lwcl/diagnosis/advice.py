@@ -43,7 +43,7 @@ def placeholders(settings: Mapping[str, Any]) -> dict[str, str]:
     if settings.get("key_momentum"):
         found["high_momentum"] = f"{1 - (1 - settings['key_momentum']) / 10:g}"
     if settings.get("epochs"):
-        found["more_epochs"] = str(2 * settings["epochs"])
+        found["more_epochs"] = f"{2 * settings['epochs']:.10g}"
     if queue > images.get("count", queue):
         found["short_queue"] = str(max(1, images["count"] // 8))
     return found | {name: shlex.quote(str(settings[name])) for name in ("arch", "image_size") if settings.get(name)}

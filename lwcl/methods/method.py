@@ -52,7 +52,7 @@ class Progress(NamedTuple):
     @property
     def fraction(self) -> float:
         """The part of the run that is done, in [0, 1]: what schedules over a whole run depend on."""
-        return self.epoch / self.epochs
+        return min(1.0, self.epoch / self.epochs)  # whole steps may take a little more than `epochs`
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from lwcl.models.pixel_format import shown_channels
 from lwcl.reporting.console import Screen, print_json, print_table
 from lwcl.settings import auto_value
 from lwcl.training.build import build_model, build_training, stored_short_side
-from lwcl.training.resolve import REPORT_SECONDS, RunCost, with_epochs
+from lwcl.training.resolve import REPORT_SECONDS, RunCost, with_epochs, without_schedule
 from lwcl.training.state import TrainingState
 from lwcl.training.teacher import OnlineTeacher
 from lwcl.training.teacher_cache import teacher_cache_bytes
@@ -41,7 +41,7 @@ def print_dry_run(config: ResolvedConfig, images: ImageSet, screen: Screen, *, a
     training = build_training(timed, few, Screen(quiet=True), lambda broken: None)
     per_epoch, seconds, settled = len(images) // training.loader.batch_size, median_step_seconds(training), model.config
     if config.unsettled:
-        settled = with_epochs(settled, images, RunCost(0.0, seconds * per_epoch, REPORT_SECONDS))
+        settled = with_epochs(settled, images, RunCost(0.0, seconds, REPORT_SECONDS))
     steps = settled.optimization.steps(per_epoch)
     student = training.net.student
     cost = {
@@ -91,8 +91,8 @@ def median_step_seconds(training: TrainingState) -> float:
     config, loader = training.config, training.loader
     steps = min(TIMED_STEPS + 1, loader.steps_per_epoch)
     fitted = engine.fit(
-        config.method, training.net, loader.batches(0, steps), config.optimization, training.optimizer,
-        training.compute, steps_per_epoch=loader.steps_per_epoch, start=0, seed=0,
+        config.method, training.net, loader.batches(0, steps), without_schedule(config.optimization),
+        training.optimizer, training.compute, steps_per_epoch=loader.steps_per_epoch, start=0, seed=0,
     )  # fmt: skip
     times = [step.seconds for step in fitted]
     return float(numpy.median(times[1:] or times))

@@ -17,8 +17,8 @@ from lwcl.reporting.console import Screen
 from lwcl.runs.folder import RunFolder
 from lwcl.training.build import build_placed_net, prepare_method
 from lwcl.training.final_scores import ScoredSubject, has_labelled_splits, scored_subjects
-from lwcl.training.resolve import REPORT_SECONDS, RunCost, with_epochs
-from lwcl.training.run_report import PAGE_DRAWN_SECONDS, PAGE_SECONDS
+from lwcl.training.resolve import REPORT_SECONDS, RunCost, with_epochs, without_schedule
+from lwcl.training.run_report import PAGE_DRAWN_SECONDS, pages_in
 from lwcl.training.state import TrainingState
 
 FIRST_STEPS, TIMED_STEPS = 2, 8  # slower than the others, and timed at the least
@@ -38,9 +38,9 @@ def settle_epochs(
         return training
     screen.say(f"Timing a trial for --minutes {minutes:g}.")
     seconds, cost = 60 * minutes, run_cost(training, 60 * minutes, begun, most_steps)
-    settled = with_epochs(config, training.images, cost)
-    if (expected := cost.total(settled.optimization.epochs)) > seconds:
+    if (expected := cost.total(1)) > seconds:
         screen.warn(f"--minutes {minutes:g}: even one step makes the run take {duration(expected)}.")
+    settled = with_epochs(config, training.images, cost)
     for name in reversed(config.unsettled):  # the epochs last: where they are recorded, all is
         screen.say(f"  {name} {settled.values[name]}")
         folder.record_setting(name, settled.values[name].value)
@@ -64,10 +64,12 @@ def run_cost(training: TrainingState, seconds: float, begun: float, most_steps: 
         initial = seconds_of(lambda: prepare_method(training, Screen(quiet=True)))
     steps = list(timed_steps(training, min(TRIAL_SECONDS, TRIAL_SHARE * seconds), most_steps))
     between, scores = evaluation_seconds(training)
-    epoch = fmean(steps[FIRST_STEPS:] or steps) * training.loader.steps_per_epoch
-    epoch += between / options.monitor_every if options.monitor else 0.0
-    epoch += min(1.0, epoch / PAGE_SECONDS) * PAGE_DRAWN_SECONDS if options.html else 0.0
-    return RunCost(time.monotonic() - begun, epoch, initial + scores + REPORT_SECONDS)
+    per_epoch = training.loader.steps_per_epoch
+    epoch = fmean(steps[FIRST_STEPS:] or steps) * per_epoch
+    between = between if options.monitor else 0.0  # also after the last step
+    epoch += between / options.monitor_every
+    epoch += pages_in(epoch) * PAGE_DRAWN_SECONDS if options.html else 0.0
+    return RunCost(time.monotonic() - begun, epoch / per_epoch, initial + between + scores + REPORT_SECONDS)
 
 
 def seconds_of(act: Callable[[], object]) -> float:
@@ -82,8 +84,8 @@ def timed_steps(training: TrainingState, seconds: float, most_steps: int | None)
     config, loader, begun = training.config, training.loader, time.monotonic()
     least, most = FIRST_STEPS + TIMED_STEPS, most_steps or loader.steps_per_epoch
     fitted = engine.fit(
-        config.method, training.net, loader.batches(0, most), config.optimization, training.optimizer,
-        training.compute, steps_per_epoch=loader.steps_per_epoch, start=0, seed=config.options.seed,
+        config.method, training.net, loader.batches(0, most), without_schedule(config.optimization),
+        training.optimizer, training.compute, steps_per_epoch=loader.steps_per_epoch, start=0, seed=config.options.seed,
         messages=lambda: (time.monotonic() - begun,),
     )  # fmt: skip
     for step in fitted:

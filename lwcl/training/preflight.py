@@ -12,6 +12,7 @@ from lwcl.formatting import plural
 from lwcl.models.backbone import batch_norms
 from lwcl.models.net import Net
 from lwcl.reporting.console import Screen
+from lwcl.settings import flag_name
 
 #: Below this, BYOL and DINO collapse and SimCLR loses 18 points; SEED, with a teacher, does not collapse (arXiv
 #: 2605.08241).
@@ -22,6 +23,8 @@ MIN_STEPS = 300
 MIN_NORMALISED_IMAGES = 16
 #: Duplicates are searched among at most this many images and bytes in total (hashed in a second or less).
 COMPARED_IMAGES, COMPARED_BYTES = 4096, 2**28
+#: Settings in epochs that delay something, and what it means where the run is not longer.
+DELAYED = {"prototype_freeze": "the prototypes are never trained", "smoothing_warmup": "smoothing never begins"}
 MIN_COPIES = 0.01  # share of the images looked at from which copies are reported
 
 
@@ -39,6 +42,9 @@ def early_warnings(config: ResolvedConfig, net: Net, steps: int) -> Iterator[str
             f"The run has only {plural(steps, 'step')}: in fewer than {MIN_STEPS} little is learned without a teacher; "
             f"give more --epochs, more images, or a --batch-size below {optimization.batch_size}."
         )
+    for name, what in DELAYED.items():
+        if name in config.values and (delay := config.values[name].value) >= optimization.epochs:
+            yield f"{flag_name(name)} {delay:g}: the run has {plural(optimization.epochs, 'epoch')}, so {what}."
     processes = 1 if optimization.sync_bn else config.options.devices
     images = optimization.batch_size // (optimization.accumulate * optimization.bn_splits * processes)
     has_batch_norm = any(True for _ in batch_norms(net.student))

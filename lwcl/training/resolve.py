@@ -1,5 +1,6 @@
 """From a plan to the configuration of a run: values that depend on the images and the machine."""
 
+import dataclasses
 from collections.abc import Mapping, Set
 from typing import Any, NamedTuple
 
@@ -8,6 +9,7 @@ import numpy
 from lwcl.config.auto import RunFacts, resolve_plan
 from lwcl.config.diff import json_compatible
 from lwcl.config.plan import Plan, ResolvedConfig
+from lwcl.config.recipes import Optimization
 from lwcl.data.dataset import ImageSet
 from lwcl.data.demo import builtin
 from lwcl.errors import DataError, UsageError
@@ -49,7 +51,8 @@ def resolve(plan: Plan, images: ImageSet) -> ResolvedConfig:
     # 2. The rules; then flags that do not fit the images or the machine are refused.
     config = agree(round_sizes_to_patches(resolve_plan(plan, facts)))
     check_batch_size(config, len(images))
-    check_warmup(config)
+    if not config.unsettled:
+        check_warmup(config)
     check_sync_bn(config)
     check_opencv(config)
     check_channels(config, images)
@@ -100,25 +103,31 @@ class RunCost(NamedTuple):
     """What a run takes, in seconds."""
 
     before: float  # up to the end of the trial
-    epoch: float  # steps and what is evaluated after them
+    step: float  # a step, with its share of what follows an epoch
     after: float  # scores, pictures, report
 
-    def epochs(self, seconds: float) -> float:
-        """The number of epochs that fit in the given seconds, to three decimals; at least 0.001, for one step."""
-        return max(1, int(1000 * SPARE * (seconds - self.before - self.after) / self.epoch)) / 1000
+    def steps(self, seconds: float) -> int:
+        """The number of steps that fit in the given seconds, at least one."""
+        return max(1, int(SPARE * (seconds - self.before - self.after) / self.step))
 
-    def total(self, epochs: float) -> float:
-        """Seconds of a run of the given number of epochs."""
-        return self.before + epochs * self.epoch + self.after
+    def total(self, steps: int) -> float:
+        """Seconds of a run of so many steps."""
+        return self.before + steps * self.step + self.after
 
 
 def with_epochs(config: ResolvedConfig, images: ImageSet, cost: RunCost) -> ResolvedConfig:
-    """The configuration with the number of epochs that `--minutes` left open, and what follows from it."""
-    minutes = config.options.minutes or 0.0
-    parts = f"{duration(cost.before)} so far, {duration(cost.epoch)} an epoch, {duration(cost.after)} at the end"
-    epochs = auto_value(cost.epochs(60 * minutes), f"--minutes {minutes:g}: {parts}")
+    """The configuration with the number of epochs that `--minutes` left open, and what follows from it.
+
+    Raises `UsageError` where a warm-up takes all of them.
+    """
+    minutes, per_epoch = config.options.minutes or 0.0, len(images) // config.optimization.batch_size
+    times = (duration(seconds) for seconds in (cost.before, cost.step * per_epoch, cost.after))
+    parts = "{} so far, {} an epoch, {} at the end".format(*times)
+    epochs = auto_value(cost.steps(60 * minutes) / per_epoch, f"--minutes {minutes:g}: {parts}")
     opened = {name: SettingValue(None, DEFAULT) for name in config.unsettled} | {"epochs": epochs}
-    return resolve(Plan.from_values(config.command, {**config.values, **opened}, config.user), images)
+    settled = resolve(Plan.from_values(config.command, {**config.values, **opened}, config.user), images)
+    check_warmup(settled)
+    return settled
 
 
 def resume_settings(
@@ -189,12 +198,17 @@ def check_batch_size(config: ResolvedConfig, images: int) -> None:
         )
 
 
+def without_schedule(optimization: Optimization) -> Optimization:
+    """For a trial: with a constant learning rate, as the number of epochs may still be open."""
+    return dataclasses.replace(optimization, schedule="constant", warmup=0.0)
+
+
 def check_warmup(config: ResolvedConfig) -> None:
     """Raises `UsageError` where the warm-up leaves no epochs for the cosine after it."""
     warmup, epochs = config.optimization.warmup, config.optimization.epochs
     if config.optimization.schedule == "cosine" and warmup >= epochs:
         raise UsageError(
-            f"A warm-up of {plural(warmup, 'epoch')} in a run of {plural(epochs, 'epoch')} leaves none after it.",
+            f"A warm-up of {plural(warmup, 'epoch')} in a run of {plural(epochs, 'epoch')} leaves nothing after it.",
             remedy=f"Give a --warmup below {epochs:g}, or a longer run.",
         )
 

@@ -19,7 +19,8 @@ from lwcl.system.environment import describe_environment
 from lwcl.training.dry_run import sample_views
 from lwcl.training.state import TrainingState
 
-PAGE_SECONDS, PAGE_DRAWN_SECONDS = 20.0, 1.0  # between two pages, and what one takes
+PAGE_SECONDS, PAGE_DRAWN_SECONDS = 20.0, 1.0  # between two pages at epoch ends at least, and what one takes
+MID_EPOCH_PAGE_SECONDS = 60.0  # after which a page is due within an epoch, too
 
 
 def run_report(
@@ -55,18 +56,26 @@ def samples_or_none(loader: Loader) -> NDArray[numpy.uint8] | None:
         return None
 
 
+def pages_in(epoch: float) -> float:
+    """How many pages `LivePage` writes in an epoch of so many seconds."""
+    return max(min(1.0, epoch / PAGE_SECONDS), epoch / MID_EPOCH_PAGE_SECONDS)
+
+
 class LivePage:
-    """Writes report.html while a run trains, at epoch ends, for a browser that loads it again by itself."""
+    """Writes report.html while a run trains, for a browser that loads it again by itself."""
 
     def __init__(self, training: TrainingState, folder: RunFolder) -> None:
         self.training, self.folder = training, folder
-        self._limit = RateLimiter(PAGE_SECONDS)
+        self._limit, self._patience = RateLimiter(PAGE_SECONDS), RateLimiter(MID_EPOCH_PAGE_SECONDS, at_once=False)
 
     def update(self, step: int) -> None:
-        """Writes the page, if `--html` asked for it, an epoch ended, and the last one is some seconds old."""
-        epoch_ends = step % self.training.loader.steps_per_epoch == 0
-        if not self.training.config.options.html or not epoch_ends or not self._limit.due():
+        """Writes the page, if `--html` asked for it, at epoch ends when it is some seconds old, else after a minute."""
+        if not self.training.config.options.html:
             return
+        epoch_ends = step % self.training.loader.steps_per_epoch == 0
+        if not (epoch_ends and self._limit.due()) and not self._patience.due():
+            return
+        self._patience.restart()
         report = run_report(self.training, self.folder, {}, {"images": len(self.training.images)}, ended=False)
         done = f"{step:,} of {self.training.steps:,} steps at {time.strftime('%H:%M:%S')}"
         state = f"Still training: {done}. This page loads itself again."

@@ -86,7 +86,7 @@ class TrainingState:
             "method": self.config.method.name,
             "recipe": options.recipe,
             "steps": self.done,
-            "epochs": self.done / self.loader.steps_per_epoch,
+            "epochs": round(self.done / self.loader.steps_per_epoch, 6),
             "images": len(self.images),
             "data": self.images.whole_fingerprint,
             "seed": options.seed,
