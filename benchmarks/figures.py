@@ -144,12 +144,6 @@ def draw_stores(axes: Axes, rows: list[Row]) -> None:
     axes.legend(frameon=False)
 
 
-def minutes_of(row: Row) -> float:
-    """Minutes of training; on one core no more than those of the CPU: a run may have had to wait for other programs."""
-    seconds: float = min(row["seconds"], row.get("cpu_s", row["seconds"])) if row["cpus"] == 1 else row["seconds"]
-    return seconds / 60
-
-
 def time_to_accuracy(rows: list[Row]) -> Figure:
     """A panel for each set and net: kNN top-1 with its interval by minutes, a curve for each way.
 
@@ -168,7 +162,9 @@ def time_to_accuracy(rows: list[Row]) -> Figure:
             if not row["minutes"]:
                 axes.axhline(100 * row["top1"], color=plots.GREY, lw=1, label="untrained")
         for number, name in enumerate(names):
-            curve = sorted((minutes_of(row), row["top1"], *row["top1_interval"]) for row in own if row["way"] == name)
+            curve = sorted(
+                (row["seconds"] / 60, row["top1"], *row["top1_interval"]) for row in own if row["way"] == name
+            )
             if curve:
                 minutes, top1, low, high = zip(*curve, strict=True)
                 look: Row = {"color": LOOKS[number % 8][0], "marker": plots.MARKERS[number % len(plots.MARKERS)]}
@@ -177,7 +173,7 @@ def time_to_accuracy(rows: list[Row]) -> Figure:
                 width = {"lw": 2.2} if name == "lwcl" else {"lw": 1.0}
                 axes.errorbar(minutes, [100 * t for t in top1], bars, label=name, markersize=4, **look, **width)
         axes.set(title=f"{work[1].removesuffix('_100')}, {work[0].split('-')[0]}", xlabel=f"minutes on {work[2]} CPU")
-        latest = max((minutes_of(row) for row in own if row["minutes"]), default=1.0)
+        latest = max((row["seconds"] / 60 for row in own if row["minutes"]), default=1.0)
         axes.set(ylabel="kNN top-1, %", xlim=(0, 1.05 * latest))
     for axes in list(figure.axes)[len(works) :]:
         axes.remove()
