@@ -19,8 +19,9 @@ from lwcl.system.environment import describe_environment
 from lwcl.training.dry_run import sample_views
 from lwcl.training.state import TrainingState
 
-PAGE_SECONDS, PAGE_DRAWN_SECONDS = 20.0, 1.0  # between two pages at epoch ends at least, and what one takes
-MID_EPOCH_PAGE_SECONDS = 60.0  # after which a page is due within an epoch, too
+PAGE_SECONDS = 20.0  # at least, between two pages at epoch ends
+MID_EPOCH_PAGE_SECONDS = 60.0  # between two pages within an epoch
+PAGE_DRAWN_SECONDS = 1.0  # what a page takes
 
 
 def run_report(
@@ -75,6 +76,7 @@ class LivePage:
         epoch_ends = step % self.training.loader.steps_per_epoch == 0
         if not (epoch_ends and self._limit.due()) and not self._patience.due():
             return
+        self._limit.restart()
         self._patience.restart()
         report = run_report(self.training, self.folder, {}, {"images": len(self.training.images)}, ended=False)
         done = f"{step:,} of {self.training.steps:,} steps at {time.strftime('%H:%M:%S')}"
