@@ -217,7 +217,9 @@ def compare(root: Path, args: argparse.Namespace) -> None:
     runs: dict[str, list[str]] = {name: ["pretrain", *flags] for name, flags in ways(args.arch).items()}
     shift = ways(args.arch)["clip, shift"]
     for teacher in (f"random/{args.arch}", str(root / "clip, shift"), *([args.teacher] if args.teacher else [])):
-        runs[f"student of {Path(teacher).name}"] = ["compress", *shift, "--method", "regression", "--teacher", teacher]
+        words = ["compress", *shift, "--method", "regression", "--teacher", teacher]
+        words += ["--teacher-size", "64"] if teacher == args.teacher else []
+        runs[f"student of {Path(teacher).name}"] = words
     for name, words in runs.items():
         if args.ways and name not in args.ways:
             continue
