@@ -145,11 +145,7 @@ def draw_stores(axes: Axes, rows: list[Row]) -> None:
 
 
 def time_to_accuracy(rows: list[Row]) -> Figure:
-    """A panel for each set and net: kNN top-1 with its interval by minutes, a curve for each way.
-
-    Of rows that were measured again the last ones.
-    """
-    rows = list({tuple(row[name] for name in ("set", "arch", "cpus", "way", "minutes")): row for row in rows}.values())
+    """A panel for each set and net: kNN top-1 with its interval by minutes, a curve for each way."""
     works = list(dict.fromkeys((row["set"], row["arch"], row["cpus"]) for row in rows))
     names = list(dict.fromkeys(row["way"] for row in rows if row["minutes"]))
     matplotlib.rcParams.update(plots.MATPLOTLIB_RC)

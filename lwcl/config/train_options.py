@@ -174,9 +174,7 @@ class TrainOptions(DataOptions, MachineOptions):
     )
     monitor: tuple[str, ...] = setting((), "labelled images for a kNN score during training", group="Run", path=True)
     monitor_every: int = setting(1, "epochs between two kNN scores of --monitor", at_least=1, group="Run")
-    html: bool = setting(
-        False, "rewrite report.html at epoch ends and every minute, for a browser to follow the run", group="Run"
-    )
+    html: bool = setting(False, "rewrite report.html at epoch ends and every minute, to follow the run", group="Run")
     strict: bool = setting(False, "exit with code 3 if the embedding collapses", group="Run")
     devices: Auto[int] = setting(
         None,
