@@ -12,11 +12,12 @@ def settings_diff(
     """The settings that differ, as JSON: `name: (old, new)`, `absent` where one lacks it. 20 and 20.0 are the same."""
     before, after = json_compatible(old), json_compatible(new)
     names = [name for name in dict.fromkeys(itertools.chain(before, after)) if name not in ignore]
-    written = {
-        name: tuple(json.dumps(side[name]) if name in side else "absent" for side in (before, after)) for name in names
-    }
-    equal = {name for name in names if name in before and name in after and before[name] == after[name]}
-    return {name: (pair[0], pair[1]) for name, pair in written.items() if pair[0] != pair[1] and name not in equal}
+
+    def written(side: Mapping[str, Any], name: str) -> str:
+        return json.dumps(side[name]) if name in side else "absent"
+
+    differing = (n for n in names if n not in before or n not in after or before[n] != after[n])
+    return {name: (written(before, name), written(after, name)) for name in differing}
 
 
 def json_compatible(settings: Mapping[str, Any]) -> dict[str, Any]:
