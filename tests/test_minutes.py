@@ -159,7 +159,7 @@ def test_a_warm_up_is_compared_with_the_epochs_that_fit(images: Path, tmp_path: 
     long = [*words(images, tmp_path / "run", "--warmup", "900"), "--dry-run"]
     assert ran([*long, "--minutes", "1000"]) == 0
     assert ran([*long, "--minutes", "0.01"]) == 2
-    assert "A warm-up of 900 epochs in a run of 0.16" in capsys.readouterr().err
+    assert "A warm-up of 900 epochs does not fit in a run of 0.16" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("flags", "file"), [({"epochs": 3}, {}), ({}, {"epochs": 3})], ids=["flag", "file"])

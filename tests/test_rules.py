@@ -119,6 +119,6 @@ def test_a_method_chosen_without_a_recipe_takes_its_own_for_any_number_of_images
 
 def test_a_warm_up_that_leaves_no_epochs_is_refused() -> None:
     too_long = {"epochs": 2, "warmup": 2, "arch": "test_efficientnet", "data": "textures"}
-    with pytest.raises(UsageError, match="warm-up of 2 epochs in a run of 2 epochs leaves nothing"):
+    with pytest.raises(UsageError, match="warm-up of 2 epochs does not fit in a run of 2 epochs"):
         check_warmup(resolve_plan(plan_pretrain(too_long), RunFacts(3000, 64, 2, False)))
     check_warmup(resolve_plan(plan_pretrain({**too_long, "schedule": "constant"}), RunFacts(3000, 64, 2, False)))

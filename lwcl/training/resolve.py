@@ -208,7 +208,7 @@ def check_warmup(config: ResolvedConfig) -> None:
     warmup, epochs = config.optimization.warmup, config.optimization.epochs
     if config.optimization.schedule == "cosine" and warmup >= epochs:
         raise UsageError(
-            f"A warm-up of {plural(warmup, 'epoch')} in a run of {plural(epochs, 'epoch')} leaves nothing after it.",
+            f"A warm-up of {plural(warmup, 'epoch')} does not fit in a run of {plural(epochs, 'epoch')}.",
             remedy=f"Give a --warmup below {epochs:g}, or a longer run.",
         )
 
